@@ -1,0 +1,116 @@
+"""The `llava-finetune` command: finds the module of a subcommand, imports only that one, and runs its `main`.
+
+    llava-finetune doctor --json
+    llava-finetune plan --help
+
+Exit codes: 0 done, 1 found or failed, 2 wrong use. Errors are one message on stderr; `--debug` shows the traceback.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from llava_finetune import __version__
+from llava_finetune.errors import UserError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: the module whose `main(argv) -> int` runs it, and one line for `--help`."""
+
+    module: str
+    summary: str
+
+
+COMMANDS: dict[str, Command] = {
+    "train": Command("llava_finetune.train", "pretrain the projector, or fine-tune: full, LoRA, QLoRA"),
+    "evaluate": Command("llava_finetune.evaluate", "answer the questions of a records file and score the answers"),
+    "merge": Command("llava_finetune.merge", "merge an adapter and projector into its base, and verify it"),
+    "import": Command("llava_finetune.importing", "llava-hf layout to upstream's layout"),
+    "export": Command("llava_finetune.export", "upstream's layout to llava-hf, for transformers, vLLM and SGLang"),
+    "chat": Command("llava_finetune.chat", "talk to a model in the terminal"),
+    "serve": Command("llava_finetune.serve", "a web page and an OpenAI-compatible API for a model"),
+    "report": Command("llava_finetune.report", "one self-contained page of a run, or of several side by side"),
+    "plan": Command("llava_finetune.plan", "memory per GPU from the config alone, and the launcher line that fits"),
+    "doctor": Command("llava_finetune.doctor", "check this machine and set-up, or the dtypes of a model"),
+    "base": Command("llava_finetune.base_model", "build the small base model of the quickstart from packages"),
+}
+
+HEADER = "usage: llava-finetune [--debug] [--version] COMMAND ..."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return its exit code (0 done, 1 found or failed, 2 wrong use)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug, arguments = _take_debug(arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(help_text())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"llava-finetune {__version__}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        print(f"llava-finetune: no command {name!r}; commands: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return run_command(COMMANDS[name].module, rest, debug=debug)
+
+
+def run_command(module: str, argv: Sequence[str], *, debug: bool = False) -> int:
+    """Import `module` and run its `main(argv)`; a UserError or a closed pipe becomes a message and an exit code."""
+    try:
+        run: Callable[[Sequence[str]], int] = importlib.import_module(module).main
+        return run(argv)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug or not _is_message(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return int(getattr(error, "exit_code", 1))
+
+
+def help_text() -> str:
+    """The text of `llava-finetune --help`: every command with its line, exit codes and examples."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            HEADER,
+            "",
+            "Fine-tune LLaVA on your own pictures, from the official source, on today's stack.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`llava-finetune COMMAND --help` shows a command's flags and examples. Training is started by",
+            "scripts/pretrain.sh, finetune_full.sh, finetune_lora.sh and finetune_qlora.sh, which call `train`.",
+            "",
+            "examples:",
+            "  llava-finetune doctor",
+            "  llava-finetune plan --model liuhaotian/llava-v1.5-7b --mode lora --gpus 1x24GB",
+            "  llava-finetune evaluate --model runs/NAME --data val.json --images images",
+            "",
+            "exit codes: 0 done, 1 found or failed, 2 wrong use. --debug shows the traceback of an error.",
+        ]
+    )
+
+
+def _take_debug(arguments: list[str]) -> tuple[bool, list[str]]:
+    """Take `--debug` out of the arguments, wherever it stands before a `--`."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    head = [argument for argument in arguments[:end] if argument != "--debug"]
+    return len(head) != end, head + arguments[end:]
+
+
+def _is_message(error: Exception) -> bool:
+    """Whether the error's text is meant for the user: ours, data_prep's DataError, or an OSError with a file name."""
+    if isinstance(error, UserError) or type(error).__name__ in ("DataError", "StaleTree", "PatchError"):
+        return True
+    return isinstance(error, OSError) and error.filename is not None
