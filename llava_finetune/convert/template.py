@@ -1,0 +1,165 @@
+"""A chat template (jinja) that writes what training wrote: BOS, system prompt, turns and end tokens, answers marked.
+
+Why: the stock llava-hf template has no BOS, no system prompt and no end token, so a served model sees another prompt than
+the one it was trained on. Tokenizers differ in two habits that the text must make up for, found by trying (`STYLES`):
+upstream tokenises each stretch between pictures by itself, which gives a Llama tokenizer's leading space back after a
+picture and after BOS, and drops the first token after a picture when the text itself begins with the BOS token.
+
+    template = chat_template("vicuna_v1", Style(gap=" ", newline="\\n"), bos_token="<s>")
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Style:
+    """What stands after BOS and after a picture so that one tokenisation gives upstream's ids.
+
+    `gap` follows BOS and each picture (a Llama tokenizer needs the space); `newline` follows each picture.
+    """
+
+    gap: str
+    newline: str
+
+
+STYLES = (Style("", "\n"), Style(" ", "\n"), Style("", ""), Style(" ", ""))
+
+_CONTENT = """\
+{%- set ns.text = '' -%}
+{%- if message['content'] is string -%}
+{%- set ns.text = message['content'] | replace('<image>\\n', @picture@) -%}
+{%- else -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] in ['image', 'image_url'] -%}{%- set ns.text = ns.text + @picture@ -%}{%- endif -%}
+{%- endfor -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'text' -%}{%- set ns.text = ns.text + part['text'] -%}{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- set ns.text = ns.text | trim -%}
+"""
+
+_SYSTEM = """\
+{%- set ns = namespace(system=@system@, text='', index=0) -%}
+{%- for message in messages -%}
+{%- if message['role'] == 'system' -%}
+@content@{%- set ns.system = @system_head@ + ns.text -%}
+{%- endif -%}
+{%- endfor -%}
+{{- @bos@ -}}
+"""
+
+_LOOP = """\
+{%- for message in messages -%}
+{%- if message['role'] != 'system' -%}
+@content@{%- if message['role'] == 'user' -%}
+@user@
+{%- elif message['role'] == 'assistant' -%}
+@assistant@
+{%- else -%}
+{{- raise_exception('roles are system, user and assistant; got ' + message['role']) -}}
+{%- endif -%}
+{%- set ns.index = ns.index + 1 -%}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- @open@ -}}{%- endif -%}
+"""
+
+
+def chat_template(conversation: Any, style: Style, bos_token: str | None) -> str:
+    """The template of an upstream `Conversation`, as llava-hf's `chat_template.jinja`.
+
+    `bos_token` is None for a tokenizer that puts no BOS in front.
+    """
+    kind = conversation.sep_style.name
+    pieces = _PIECES[kind](conversation)
+    bos = (bos_token + style.gap) if bos_token else ""
+    content = _CONTENT.replace("@picture@", _quote("<image>" + style.gap + style.newline))
+    values = {
+        "system": _quote(conversation.system),
+        "system_head": _quote(pieces.system_head),
+        "bos": _quote(bos),
+        "user": pieces.user,
+        "assistant": pieces.assistant,
+        "open": _quote(pieces.open),
+    }
+    text = (_SYSTEM + pieces.prefix + _LOOP).replace("@content@", content)
+    for key, value in values.items():
+        text = text.replace(f"@{key}@", value)
+    return text
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """Jinja for one separator style: what precedes the turns, a user's turn, an answer, and the open end."""
+
+    prefix: str
+    user: str
+    assistant: str
+    open: str
+    system_head: str = ""
+
+
+def _answer(expression: str) -> str:
+    return "{%- generation -%}{{- " + expression + " -}}{%- endgeneration -%}"
+
+
+def _named_roles(conversation: Any, end: str) -> _Pieces:
+    """`USER: question ASSISTANT: answer</s>` and its relatives (styles SINGLE and TWO)."""
+    human, gpt = conversation.roles
+    return _Pieces(
+        prefix="{{- ns.system + " + _quote(conversation.sep) + " -}}",
+        user="{{- " + _quote(f"{human}: ") + " + ns.text + " + _quote(conversation.sep) + " -}}",
+        assistant="{{- " + _quote(f"{gpt}: ") + " -}}" + _answer("ns.text + " + _quote(end)),
+        open=f"{gpt}:",
+    )
+
+
+def _chatml(conversation: Any) -> _Pieces:
+    """`<|im_start|>user\\nquestion<|im_end|>` (style MPT); the system text carries its own head."""
+    human, gpt = conversation.roles
+    head = re.match(r"[^\n]*\n*", conversation.system)
+    return _Pieces(
+        prefix="{{- ns.system + " + _quote(conversation.sep) + " -}}",
+        user="{{- " + _quote(human) + " + ns.text + " + _quote(conversation.sep) + " -}}",
+        assistant="{{- " + _quote(gpt) + " -}}" + _answer("ns.text + " + _quote(conversation.sep)),
+        open=gpt,
+        system_head=head.group() if head else "",
+    )
+
+
+def _llama_2(conversation: Any) -> _Pieces:
+    """`[INST] question [/INST] answer </s>`; the system text stands inside the first instruction."""
+    system = "('<<SYS>>\\n' + ns.system + '\\n<</SYS>>\\n\\n' if ns.system and ns.index == 0 else '')"
+    begin = "(" + _quote(conversation.sep) + " if ns.index else '')"
+    return _Pieces(
+        prefix="",
+        user="{{- " + begin + " + '[INST] ' + " + system + " + ns.text + ' [/INST]' -}}",
+        assistant="{{- ' ' -}}" + _answer("ns.text + " + _quote(f" {conversation.sep2}")),
+        open="",
+    )
+
+
+def _plain(conversation: Any) -> _Pieces:
+    """Stage 1: a picture and its caption, without words of the user."""
+    user = "{{- '<image>' -}}"
+    return _Pieces(prefix="", user=user, assistant=_answer("ns.text + " + _quote(conversation.sep)), open="")
+
+
+_PIECES = {
+    "TWO": lambda conversation: _named_roles(conversation, conversation.sep2),
+    "SINGLE": lambda conversation: _named_roles(conversation, conversation.sep),
+    "MPT": _chatml,
+    "LLAMA_2": _llama_2,
+    "PLAIN": _plain,
+}
+
+
+def _quote(text: str) -> str:
+    """A jinja string literal."""
+    return json.dumps(text)
