@@ -9,11 +9,13 @@ Exit codes: 0 done, 1 found or failed, 2 wrong use. Errors are one message on st
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from llava_finetune import __version__
-from llava_finetune.errors import UserError
+from llava_finetune.errors import UserError, record_failure
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,14 @@ def run_command(module: str, argv: Sequence[str], *, debug: bool = False) -> int
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if debug or not _is_message(error):
+        traced = debug or not _is_message(error)
+        code = int(getattr(error, "exit_code", 1))
+        if "LOCAL_RANK" in os.environ:
+            _end_rank(error, code, traced=traced)
+        if traced:
             raise
         print(f"error: {error}", file=sys.stderr)
-        return int(getattr(error, "exit_code", 1))
+        return code
 
 
 def help_text() -> str:
@@ -100,6 +106,23 @@ def help_text() -> str:
             "exit codes: 0 done, 1 found or failed, 2 wrong use. --debug shows the traceback of an error.",
         ]
     )
+
+
+def _end_rank(error: Exception, code: int, *, traced: bool) -> NoReturn:
+    """End this rank of several at once: the first to fail speaks, the others' errors are mostly its echo.
+
+    Leaves through os._exit: an ordinary exit waits for collectives that the other ranks will never answer.
+    """
+    message = f"{type(error).__name__}: {error}" if traced else str(error)
+    name = f"[rank {os.environ.get('RANK', os.environ['LOCAL_RANK'])}]"
+    if record_failure(message):
+        text = "".join(traceback.format_exception(error)) if traced else f"error: {error}"
+        print(f"{name} {text}", file=sys.stderr)
+    else:
+        print(f"{name} ends too: {message.splitlines()[0][:200] if message else type(error).__name__}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _take_debug(arguments: list[str]) -> tuple[bool, list[str]]:

@@ -1,9 +1,17 @@
 """Errors whose message is the whole story: what, where, expected and found, what to do next.
 
 The command line prints them without a traceback (`--debug` shows it); anything else is a bug and keeps its traceback.
+In a run of several ranks the first one to fail leaves its message for the launcher, which prints it last.
 
     raise UserError("runs/a: no config.json; give the folder that training wrote")
 """
+
+import json
+import os
+from pathlib import Path
+
+FAILURE_VARIABLE = "LLAVA_FINETUNE_FAILURE"
+"""Environment variable with the file that the first failing rank writes."""
 
 
 class UserError(Exception):
@@ -16,3 +24,20 @@ class UsageError(UserError):
     """The command was called in a wrong way; it ends with exit code 2."""
 
     exit_code = 2
+
+
+def record_failure(message: str) -> bool:
+    """Leave this rank's message for the launcher; False where another rank of this machine did so before."""
+    path = os.environ.get(FAILURE_VARIABLE)
+    if not path:
+        return True
+    text = json.dumps({"rank": os.environ.get("RANK", "0"), "message": message})
+    own = Path(f"{path}.{os.getpid()}")
+    try:
+        own.write_text(text, encoding="utf-8")
+        os.link(own, path)  # fails where the file exists: one winner, and never half a message
+    except FileExistsError:
+        return False
+    except OSError:
+        return True  # a launcher that is gone, or a file system without links: this rank speaks for itself
+    return True

@@ -1,0 +1,139 @@
+"""Run a launcher to its end: pass signals on, and say in words why it ended.
+
+A run that is killed from outside leaves only a number (-9, -7, -8 ...); `explain` says what usually stands behind it.
+The first rank that fails writes its message to $LLAVA_FINETUNE_FAILURE (llava_finetune.errors), so that the last line
+of a run is the message of the rank that ended it and not a neighbour's "connection closed".
+
+    >>> run(["python", "-c", "raise SystemExit(3)"], os.environ)
+    3
+"""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from llava_finetune.errors import FAILURE_VARIABLE
+from llava_finetune.machine import available_ram, free_shm, readable
+
+SIGNALS = {
+    9: "killed by the system (SIGKILL), nearly always because host RAM ended. Every rank loads the model into RAM: use "
+    "fewer processes, ZeRO-3 (each rank keeps a part), --bits 4, fewer --dataloader_num_workers, or no CPU offload",
+    7: "bus error (SIGBUS), nearly always because /dev/shm is full. In a container: --shm-size=8g or --ipc=host; "
+    "else fewer --dataloader_num_workers",
+    8: "floating point exception (SIGFPE), nearly always a library built for another CPU or CUDA. Run `llava-finetune "
+    "doctor`, and rebuild DeepSpeed's operators: remove the folder that TORCH_EXTENSIONS_DIR names",
+    11: "segmentation fault (SIGSEGV), nearly always two libraries that do not fit. Run `llava-finetune doctor`; then "
+    "remove the folder that TORCH_EXTENSIONS_DIR names, so that DeepSpeed's operators are built again",
+    6: "aborted (SIGABRT): a library stopped the process; its own message stands above",
+    4: "illegal instruction (SIGILL): a library was built for a newer CPU. Remove the folder that TORCH_EXTENSIONS_DIR "
+    "names, so that DeepSpeed's operators are built for this one",
+    15: "ended by another process (SIGTERM): a queue's time limit, or a rank that failed before (its message is above)",
+}
+
+
+def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run `command`, wait, explain a bad end on stderr, and return its exit code (128 + n for signal n)."""
+    with tempfile.TemporaryDirectory(prefix="llava-finetune-") as folder:
+        failure = Path(folder) / "failure.json"
+        # torchrun alone hides a rank's signal behind exit code 1 and tells it on stderr.
+        stderr = subprocess.PIPE if command[0] == "torchrun" else None
+        try:
+            process = subprocess.Popen(command, env={**environment, FAILURE_VARIABLE: str(failure)}, stderr=stderr)
+        except FileNotFoundError:
+            print(f"error: no {command[0]} on PATH; run: bash scripts/setup.sh", file=sys.stderr)
+            return 1
+        code, tail = _wait(process)
+        number = signal_number(code, tail)
+        if code not in (0, 130):
+            print(_last_words(failure, code, number), file=sys.stderr)
+    return 128 + number if number else code
+
+
+def signal_number(code: int, output: str = "") -> int | None:
+    """The signal that ended a rank: from the exit code (-9, 137 and DeepSpeed's 247 are all 9) or torchrun's report."""
+    reported = re.findall(r"exitcode\s*:\s*-(\d+)", output)
+    if reported:
+        return int(reported[0])
+    for candidate in (-code, code - 128, 256 - code):
+        if candidate in SIGNALS:
+            return candidate
+    return None
+
+
+def explain(number: int) -> str:
+    """What a process killed by this signal most likely suffered from, with this machine's memory where that matters."""
+    text = SIGNALS.get(number, f"signal {number}")
+    if number == 9:
+        return f"{text}. Free RAM now: {readable(available_ram())}"
+    shm = free_shm()
+    return f"{text}. Free in /dev/shm now: {readable(shm)}" if number == 7 and shm is not None else text
+
+
+def free_port(preferred: int) -> int:
+    """`preferred` where it can be listened on, else a port that the system picks."""
+    for port in (preferred, 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("", port))
+            return int(probe.getsockname()[1])
+    return preferred
+
+
+def _last_words(failure: Path, code: int, number: int | None) -> str:
+    if failure.is_file():
+        first = json.loads(failure.read_text(encoding="utf-8"))
+        return f"rank {first['rank']} ended the run: {first['message']}"
+    if number is not None:
+        return f"a process ended with exit code -{number}: {explain(number)}"
+    return f"training ended with exit code {code}; its message stands above"
+
+
+def _wait(process: "subprocess.Popen[bytes]") -> tuple[int, str]:
+    """Wait for the process while a piped stderr is passed on; SIGTERM goes on to it. Returns code and stderr's tail."""
+    tail = bytearray()
+    reader = None
+    if process.stderr is not None:
+        reader = threading.Thread(target=_pass_on, args=(process.stderr, tail), daemon=True)
+        reader.start()
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(number)
+
+    old = signal.signal(signal.SIGTERM, forward)
+    try:
+        while True:
+            try:
+                code = process.wait()
+                break
+            except KeyboardInterrupt:
+                # The terminal has sent Ctrl-C to the ranks as well; they end by themselves.
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, old)
+    if reader is not None:
+        reader.join(timeout=5)
+    return code, tail.decode("utf-8", "replace")
+
+
+def _pass_on(source: IO[bytes], tail: bytearray, keep: int = 65536) -> None:
+    while chunk := os.read(source.fileno(), 65536):
+        sys.stderr.buffer.write(chunk)
+        sys.stderr.buffer.flush()
+        tail += chunk
+        del tail[:-keep]
+
+
+if os.name == "nt":  # Windows has no SIGKILL and its exit codes mean other things
+    SIGNALS = {}
