@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import torch
 
 from llava_finetune.errors import UserError
+from llava_finetune.manifest import read_json, write_json
 
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -58,7 +59,7 @@ def weight_files(folder: Path) -> list[Path]:
         raise UserError(f"{folder}: no such folder; give a folder that holds config.json and weights")
     for name in INDEX_FILES:
         if (folder / name).is_file():
-            mapping = json.loads((folder / name).read_text(encoding="utf-8"))["weight_map"]
+            mapping = read_json(folder / name)["weight_map"]
             files = [folder / shard for shard in dict.fromkeys(mapping.values())]
             break
     else:
@@ -209,26 +210,6 @@ class ShardWriter:
                 "weight_map": {key: names[number] for key, number in sorted(self.weight_map.items())},
             }
             write_json(self.folder / INDEX_FILES[0], index)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON through a temporary file, so that a reader sees the old file or the new one."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises UserError that names the file when it is missing or broken."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found; give the folder of a whole model") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
 
 
 def tensor_inventory(folder: Path) -> Iterator[tuple[str, tuple[int, ...], torch.dtype]]:

@@ -5,11 +5,12 @@ the one it was trained on. Tokenizers differ in two habits that the text must ma
 upstream tokenises each stretch between pictures by itself, which gives a Llama tokenizer's leading space back after a
 picture and after BOS, and drops the first token after a picture when the text itself begins with the BOS token.
 
-    template = chat_template("vicuna_v1", Style(gap=" ", newline="\\n"), bos_token="<s>")
+    template = chat_template("vicuna_v1", Style(" ", " ", "\\n"), bos_token="<s>")
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import dataclass
@@ -20,14 +21,15 @@ from typing import Any
 class Style:
     """What stands after BOS and after a picture so that one tokenisation gives upstream's ids.
 
-    `gap` follows BOS and each picture (a Llama tokenizer needs the space); `newline` follows each picture.
+    `bos_gap` follows BOS and `gap` each picture (a Llama tokenizer needs the space); `newline` follows each picture.
     """
 
+    bos_gap: str
     gap: str
     newline: str
 
 
-STYLES = (Style("", "\n"), Style(" ", "\n"), Style("", ""), Style(" ", ""))
+STYLES = tuple(Style(*texts) for texts in itertools.product(("", " "), ("", " "), ("\n", "")))
 
 _CONTENT = """\
 {%- set ns.text = '' -%}
@@ -78,7 +80,7 @@ def chat_template(conversation: Any, style: Style, bos_token: str | None) -> str
     """
     kind = conversation.sep_style.name
     pieces = _PIECES[kind](conversation)
-    bos = (bos_token + style.gap) if bos_token else ""
+    bos = (bos_token + style.bos_gap) if bos_token else ""
     content = _CONTENT.replace("@picture@", _quote("<image>" + style.gap + style.newline))
     values = {
         "system": _quote(conversation.system),
@@ -87,6 +89,7 @@ def chat_template(conversation: Any, style: Style, bos_token: str | None) -> str
         "user": pieces.user,
         "assistant": pieces.assistant,
         "open": _quote(pieces.open),
+        "image": _quote("<image>" + style.gap),
     }
     text = (_SYSTEM + pieces.prefix + _LOOP).replace("@content@", content)
     for key, value in values.items():
@@ -147,7 +150,7 @@ def _llama_2(conversation: Any) -> _Pieces:
 
 def _plain(conversation: Any) -> _Pieces:
     """Stage 1: a picture and its caption, without words of the user."""
-    user = "{{- '<image>' -}}"
+    user = "{{- @image@ -}}"
     return _Pieces(prefix="", user=user, assistant=_answer("ns.text + " + _quote(conversation.sep)), open="")
 
 

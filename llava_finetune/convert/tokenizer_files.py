@@ -12,8 +12,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from llava_finetune.convert.shards import read_json, write_json
 from llava_finetune.errors import UserError
+from llava_finetune.manifest import read_json, write_json
 
 IMAGE_TOKEN = "<image>"
 FILES = (

@@ -1,0 +1,56 @@
+"""Folders of models: finding one by path or hub id, writing one that appears whole or not at all.
+
+    with new_folder(Path("exported")) as partial: ...
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from llava_finetune.errors import UsageError, UserError
+
+
+def resolve_folder(name: str, *, beside: Path | None = None) -> Path:
+    """A local folder for a path or a hub id; a relative path is also looked for `beside` the model that names it.
+
+    A hub id is fetched (or found in the cache) with huggingface_hub; HF_HUB_OFFLINE is honoured.
+    """
+    candidates = [Path(name)] + ([beside / name] if beside else [])
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UserError(f"{name}: no such folder")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, ignore_patterns=["*.msgpack", "*.h5", "*.ot", "*.py"]))
+    except Exception as error:
+        raise UserError(f"{name}: neither a folder here nor a model that the hub gave ({str(error).splitlines()[0]})") from error
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target` that becomes it when the block ends well, and vanishes when it does not."""
+    check_free(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if target.is_dir():
+            target.rmdir()
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_free(target: Path) -> None:
+    """Refuse a target that holds something already."""
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise UsageError(f"{target}: exists and is not empty; give a new folder, nothing is overwritten")

@@ -1,0 +1,258 @@
+"""Does the exported folder answer as the model it came from? Token ids, pixel values and logits, compared on the spot.
+
+Why: a wrong chat template or a cropped picture does not fail, it only answers worse. transformers' own model and
+processor are the other side of every comparison.
+
+    reference = upstream_reference(loaded, template)
+    parity = compare(reference, Path("exported"), dtype)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llava_finetune.convert.probes import Probe, probes
+from llava_finetune.convert.template import STYLES, Style, chat_template
+from llava_finetune.errors import UserError
+from llava_finetune.masking import IMAGE_TOKEN_INDEX, encode, prompt_ids
+from llava_finetune.templates import conversation
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What upstream's own code makes of a probe."""
+
+    probe: Probe
+    input_ids: list[int]
+    labels: list[int] | None
+    pixel_values: list[torch.Tensor]
+    logits: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The largest differences that were seen, and what was allowed."""
+
+    logits: float
+    pixels: float
+    tolerance: float
+    dtype: torch.dtype
+    num_probes: int
+
+    def line(self) -> str:
+        """One line for the terminal and the manifest."""
+        kind = str(self.dtype).removeprefix("torch.")
+        return (
+            f"verified on {self.num_probes} conversations: token ids equal, pixel values differ by at most "
+            f"{self.pixels:.1e}, logits by at most {self.logits:.2e} ({kind}, allowed {self.tolerance:.1e})"
+        )
+
+
+def probe_ids(probe: Probe, template: str, tokenizer: Any) -> tuple[list[int], list[int] | None]:
+    """Token ids (-200 for a picture) of a probe, and the labels when it is answered."""
+    if probe.is_open:
+        return prompt_ids(probe.turns, template, tokenizer), None
+    encoded = encode(probe.turns, template, tokenizer)
+    return encoded.input_ids, encoded.labels
+
+
+def logit_tolerance(dtype: torch.dtype, scale: float) -> float:
+    """Largest allowed difference of logits: 1e-4 in fp32, a few units of the dtype's last place otherwise."""
+    if dtype == torch.float32:
+        return max(1e-4, 1e-5 * scale)
+    return 4 * torch.finfo(dtype).eps * max(scale, 1.0)
+
+
+def usable_probes(template: str, image_size: int) -> list[Probe]:
+    """The probes that a template can express: stage 1's `plain` has one picture and one caption."""
+    if template in ("plain", "v0_plain"):
+        return [Probe("caption", (("", "a red box"),), probes(image_size)[0].pictures)]
+    return list(probes(image_size))
+
+
+@torch.no_grad()
+def upstream_reference(loaded: Any, template: str) -> list[Reference]:
+    """Run every probe through upstream's tokenisation, picture processing and forward pass."""
+    from llava.mm_utils import process_images
+
+    size = loaded.model.get_vision_tower().config.image_size
+    out = []
+    for probe in usable_probes(template, size):
+        ids, labels = probe_ids(probe, template, loaded.tokenizer)
+        images: Any = None
+        pixel_values: list[torch.Tensor] = []
+        if probe.pictures:
+            pixel_values = [process_images([picture], loaded.image_processor, loaded.model.config)[0] for picture in probe.pictures]
+            images = [value.to(loaded.model.device, loaded.model.dtype) for value in pixel_values]
+            same = all(value.ndim == 3 for value in images)
+            images = torch.stack(images) if same else images
+        result = loaded.model(
+            input_ids=torch.tensor([ids], device=loaded.model.device),
+            images=images,
+            image_sizes=[picture.size for picture in probe.pictures] or None,
+        )
+        out.append(Reference(probe, ids, labels, pixel_values, result.logits[0].float().cpu()))
+    return out
+
+
+def choose_style(references: Sequence[tuple[Probe, list[int]]], tokenizer: Any, template: str, image_token: int) -> Style:
+    """The template style whose tokenisation gives upstream's ids for every probe.
+
+    `tokenizer` is the exported one, with `<image>` in it. Raises UserError when no style does.
+    """
+    problems = []
+    for style in STYLES:
+        text = render_template(template, style, tokenizer)
+        problem = ""
+        for probe, expected in references:
+            rendered = tokenizer.apply_chat_template(
+                probe.messages, chat_template=text, tokenize=False, add_generation_prompt=probe.is_open
+            )
+            ids = list(tokenizer(rendered, add_special_tokens=False).input_ids)
+            problem = problem or difference_of_ids(expected, ids, image_token, tokenizer, probe.name)
+        if not problem:
+            return style
+        problems.append(problem)
+    problem = problems[0]
+    raise UserError(
+        f'no chat template gives this tokenizer the ids of training with "{template}": {problem}. '
+        "The exported model would see another prompt than the trained one, so nothing was written"
+    )
+
+
+def render_template(template: str, style: Style, tokenizer: Any) -> str:
+    """The chat template text of an upstream conversation for one tokenizer."""
+    return chat_template(conversation(template), style, tokenizer.bos_token if adds_bos(tokenizer) else None)
+
+
+def adds_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer puts a BOS in front of a text by itself."""
+    ids = tokenizer("a").input_ids
+    return bool(ids) and tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
+
+
+def difference_of_ids(ours: Sequence[int], theirs: Sequence[int], image_token: int, tokenizer: Any, name: str) -> str:
+    """Empty when two id lists agree, a run of picture tokens counting as one picture; else where they part."""
+    left, right = _stretches(ours, IMAGE_TOKEN_INDEX), _stretches(theirs, image_token)
+    if left == right:
+        return ""
+    for a, b in zip(left, right, strict=False):
+        if a != b:
+            at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+            shown = [tokenizer.convert_ids_to_tokens(list(ids[max(0, at - 1) : at + 3])) for ids in (a, b)]
+            return f"{name}: expected ...{shown[0]}, got ...{shown[1]}"
+    return f"{name}: expected {len(left)} stretches of text, got {len(right)}"
+
+
+def _stretches(ids: Sequence[int], picture: int) -> list[list[int]]:
+    """The stretches of text between pictures, empty ones dropped."""
+    out: list[list[int]] = [[]]
+    for token in ids:
+        if token == picture:
+            out.append([])
+        else:
+            out[-1].append(token)
+    return [stretch for stretch in out if stretch]
+
+
+@torch.no_grad()
+def compare(
+    references: Sequence[Reference], folder: Path, dtype: torch.dtype, device: Any = "cpu", processor: Any = None
+) -> Parity:
+    """Compare with transformers' own model and processor (`folder`'s own unless one is given).
+
+    Raises UserError with the first difference: token ids, then pixel values, then logits.
+    """
+    import transformers
+    from transformers import AutoConfig, AutoProcessor
+
+    if processor is None:
+        processor = AutoProcessor.from_pretrained(str(folder), trust_remote_code=False)
+    name = AutoConfig.from_pretrained(str(folder), trust_remote_code=False).architectures[0]
+    model = getattr(transformers, name).from_pretrained(str(folder), dtype=dtype).to(device).eval()
+    worst = pixels = 0.0
+    tolerance = 0.0
+    for reference in references:
+        inputs = _processed(processor, reference, model)
+        pixels = max(pixels, _pixel_difference(reference, inputs))
+        if dtype != torch.float32 and "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
+        logits = model(**{key: value.to(device) for key, value in inputs.items()}).logits[0].float().cpu()
+        width = min(logits.shape[-1], reference.logits.shape[-1])
+        if logits.shape[0] != reference.logits.shape[0]:
+            raise UserError(
+                f"{reference.probe.name}: {logits.shape[0]} positions in transformers' model, "
+                f"{reference.logits.shape[0]} in upstream's: a picture takes another number of tokens"
+            )
+        worst = max(worst, (logits[:, :width] - reference.logits[:, :width]).abs().max().item())
+        tolerance = max(tolerance, logit_tolerance(dtype, reference.logits.abs().max().item()))
+    if not worst <= tolerance:
+        raise UserError(f"logits differ by {worst:.2e}, allowed {tolerance:.1e}: the folder would answer differently")
+    return Parity(worst, pixels, tolerance, dtype, len(references))
+
+
+def _processed(processor: Any, reference: Reference, model: Any) -> dict[str, torch.Tensor]:
+    inputs = processor.apply_chat_template(
+        reference.probe.messages,
+        add_generation_prompt=reference.probe.is_open,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    image_token = model.config.image_token_index
+    problem = difference_of_ids(
+        reference.input_ids, inputs["input_ids"][0].tolist(), image_token, processor.tokenizer, reference.probe.name
+    )
+    if problem:
+        raise UserError(f"token ids differ from training: {problem}")
+    return dict(inputs)
+
+
+def _pixel_difference(reference: Reference, inputs: dict[str, torch.Tensor]) -> float:
+    """Largest difference of pixel values; more than rounding is a UserError."""
+    worst = 0.0
+    for index, ours in enumerate(reference.pixel_values):
+        theirs = inputs["pixel_values"][index]
+        theirs = theirs[: ours.shape[0]] if ours.ndim == 4 else theirs
+        if ours.shape != theirs.shape:
+            raise UserError(f"{reference.probe.name}: pixel values of shape {tuple(theirs.shape)}, upstream has {tuple(ours.shape)}")
+        worst = max(worst, (ours.float() - theirs.float()).abs().max().item())
+    if worst > 1e-5:
+        raise UserError(f"{reference.probe.name}: pixel values differ by {worst:.2e}: the picture is cut or scaled otherwise")
+    return worst
+
+
+def processor_as_trained(
+    source: Path, config: dict[str, Any], references: Sequence[Reference], template: str, *, pad: bool
+) -> Any:
+    """A llava-hf folder's own tokenizer and picture settings, with upstream's chat template and padding.
+
+    The stock llava-hf processor has neither; what is compared is everything else.
+    """
+    import tempfile
+
+    from transformers import AutoProcessor
+
+    from llava_finetune.convert import configs, processor_files, tokenizer_files
+    from llava_finetune.manifest import write_json
+
+    family = configs.llava_hf_family(config)
+    whole = {
+        **config,
+        "vision_config": configs.vision_config(config),
+        "vision_feature_select_strategy": config.get("vision_feature_select_strategy", "default"),
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        image_token = tokenizer_files.write_tokenizer(source, folder, family.processor_class)
+        tokenizer = tokenizer_files.load_tokenizer(folder)
+        style = choose_style([(r.probe, r.input_ids) for r in references], tokenizer, template, image_token)
+        (folder / "chat_template.jinja").write_text(render_template(template, style, tokenizer), encoding="utf-8")
+        processor_files.write_processor(folder, processor_files.clip_preprocessor(source), whole, pad=pad)
+        write_json(folder / "config.json", config)
+        return AutoProcessor.from_pretrained(str(folder), trust_remote_code=False)
