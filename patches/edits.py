@@ -1,0 +1,271 @@
+"""The edits a patch is made of: each is bound to one file and one function, and says how many places it expects.
+
+    Replace("llava/utils.py", "build_logger", find="open(__name)", put="open(__name, encoding='utf-8')")
+
+An edit never guesses. Its result is Applied, or one of Missing, Ambiguous, Unchanged, AlreadyThere and Gone, each with
+its own message. `within` is a dotted path of classes and functions; "" is the module outside of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import libcst as cst
+
+from patches import pattern
+from patches.pattern import Match, Path
+
+
+@dataclass(frozen=True)
+class Applied:
+    """The edit took place; `module` is the new tree."""
+
+    module: cst.Module
+    places: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an edit did not take place. `message` is complete: expected, found, nearest."""
+
+    message: str
+
+
+class Missing(Failure):
+    """No place has the shape."""
+
+
+class Ambiguous(Failure):
+    """More or fewer places than expected."""
+
+
+class Unchanged(Failure):
+    """The edit would leave the code as it is."""
+
+
+class AlreadyThere(Failure):
+    """Upstream has the result already."""
+
+
+class Gone(Failure):
+    """The file or the function does not exist."""
+
+
+Result = Applied | Failure
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One counted rewrite. Subclasses say how `put` relates to what was found."""
+
+    file: str
+    within: str
+    find: str
+    put: str
+    count: int = 1
+
+    def build(self, template: list[Any], match: Match, found: list[Any]) -> list[Any]:
+        """The nodes that take the found ones' place."""
+        return pattern.fill(template, match.holes)
+
+    def apply(self, module: cst.Module) -> Result:
+        """The edit on one parsed file."""
+        scope = find_scope(module, self.within)
+        if isinstance(scope, Failure):
+            return scope
+        shape, template = self._parse()
+        node = pattern.node_at(module, scope)
+        into = bool(self.within)
+        matches = pattern.find(shape, node, into)
+        if self._is_done(template, matches, node, into):
+            return AlreadyThere(f"upstream already has `{first_line(self.put)}`: delete this patch")
+        if not matches:
+            return Missing(
+                f"expected {places(self.count)} like `{first_line(self.find)}`, found none{nearest(self.find, node)}"
+            )
+        if len(matches) != self.count:
+            lines = "; ".join(f"`{first_line(_code(node, match))}`" for match in matches[:4])
+            return Ambiguous(
+                f"expected {places(self.count)} like `{first_line(self.find)}`, found {len(matches)}: {lines}"
+            )
+        return self._rewrite(module, scope, matches, template)
+
+    def _parse(self) -> tuple[Any, list[Any]]:
+        expression, replacement = pattern.parse_expression(self.find), pattern.parse_expression(self.put)
+        if expression is not None and replacement is not None:
+            return expression, [replacement]
+        return pattern.parse_statements(self.find), pattern.parse_statements(self.put)
+
+    def _is_done(self, template: list[Any], matches: list[Match], node: cst.CSTNode, into: bool) -> bool:
+        """True when the result is there and nothing outside of it has the shape."""
+        if not template or isinstance(template[0], (cst.Name, cst.Attribute, cst.SimpleString, cst.Integer)):
+            return False
+        shape = template[0] if isinstance(template[0], cst.BaseExpression) else template
+        done = pattern.find(shape, node, into)
+        return bool(done) and all(any(_inside(match, other) for other in done) for match in matches)
+
+    def _rewrite(self, module: cst.Module, scope: Path, matches: list[Match], template: list[Any]) -> Result:
+        before = module.code
+        for match in reversed(matches):
+            path = (*scope, *match.path)
+            found = _nodes(module, path, match.length)
+            new = keep_comments(found, self.build(template, match, found))
+            if not new and _block_length(module, path) == match.length:
+                new = pattern.parse_statements("pass")
+            module = pattern.replace_at(module, path, match.length, new)
+        if module.code == before:
+            return Unchanged(f"`{first_line(self.put)}` in place of `{first_line(self.find)}` changes nothing")
+        return Applied(module, len(matches))
+
+
+class Replace(Edit):
+    """`put` takes the place of what `find` matches; an empty `put` removes the statements."""
+
+
+class _Statements(Edit):
+    def _parse(self) -> tuple[Any, list[Any]]:
+        return pattern.parse_statements(self.find), pattern.parse_statements(self.put)
+
+    def _is_done(self, template: list[Any], matches: list[Match], node: cst.CSTNode, into: bool) -> bool:
+        return bool(pattern.find(template, node, into))
+
+
+class Before(_Statements):
+    """`put` goes before the statements that `find` matches."""
+
+    def build(self, template: list[Any], match: Match, found: list[Any]) -> list[Any]:
+        return [*pattern.fill(template, match.holes), *found]
+
+
+class After(_Statements):
+    """`put` goes after the statements that `find` matches."""
+
+    def build(self, template: list[Any], match: Match, found: list[Any]) -> list[Any]:
+        return [*found, *pattern.fill(template, match.holes)]
+
+
+@dataclass(frozen=True)
+class AddParameter(Edit):
+    """`put` (one parameter with its default) is added to the function `within`, after the parameter named `find`."""
+
+    def apply(self, module: cst.Module) -> Result:
+        scope = find_scope(module, self.within)
+        if isinstance(scope, Failure):
+            return scope
+        function = pattern.node_at(module, scope)
+        parameters = function.params.params
+        names = [parameter.name.value for parameter in parameters]
+        new = cst.parse_statement(f"def f({self.put}): ...").params.params[0]  # type: ignore[union-attr]
+        if new.name.value in names:
+            return AlreadyThere(f"upstream's {self.within} already takes `{new.name.value}`: delete this patch")
+        if self.find not in names:
+            return Missing(f"expected a parameter `{self.find}`, found ({', '.join(names)})")
+        at = names.index(self.find) + 1
+        params = function.params.with_changes(params=[*parameters[:at], new, *parameters[at:]])
+        changed = pattern.replace_at(module, (*scope, ("params", None)), 1, [params])
+        return Applied(changed, 1)
+
+
+def find_scope(module: cst.Module, within: str) -> Path | Failure:
+    """The path of the class or function named by dots, "" being the module itself."""
+    path: Path = ()
+    for name in within.split(".") if within else ():
+        named = list(_definitions(pattern.node_at(module, path), path))
+        hits = [step for step, found in named if found == name]
+        if not hits:
+            close = difflib.get_close_matches(name, [found for _, found in named], 1)
+            hint = f"; the nearest name is `{close[0]}`" if close else ""
+            return Gone(f"expected `{name}` (of `{within}`), found no such class or function{hint}")
+        if len(hits) > 1:
+            return Ambiguous(f"expected one `{name}` (of `{within}`), found {len(hits)}")
+        path = hits[0]
+    return path
+
+
+def _definitions(node: Any, path: Path) -> Iterator[tuple[Path, str]]:
+    """The classes and functions right below a node, also those inside if, try and with, as paths and names."""
+    for field in ("body", "orelse", "handlers", "finalbody"):
+        value = getattr(node, field, None)
+        items: list[tuple[pattern.Step, Any]] = [((field, None), value)] if isinstance(value, cst.CSTNode) else []
+        if isinstance(value, (list, tuple)):
+            items = [((field, index), item) for index, item in enumerate(value)]
+        for step, item in items:
+            if isinstance(item, (cst.FunctionDef, cst.ClassDef)):
+                yield (*path, step), item.name.value
+            elif isinstance(
+                item, (cst.BaseCompoundStatement, cst.IndentedBlock, cst.Else, cst.Finally, cst.ExceptHandler)
+            ):
+                yield from _definitions(item, (*path, step))
+
+
+def _inside(match: Match, other: Match) -> bool:
+    """True when `match` lies in the region of `other`."""
+    depth = len(other.path)
+    if len(match.path) < depth or match.path[: depth - 1] != other.path[: depth - 1]:
+        return False
+    if not depth:
+        return True
+    (field, index), (other_field, other_index) = match.path[depth - 1], other.path[-1]
+    if field != other_field or index is None or other_index is None:
+        return (field, index) == (other_field, other_index)
+    return other_index <= index < other_index + other.length
+
+
+def _nodes(module: cst.Module, path: Path, length: int) -> list[Any]:
+    index = path[-1][1]
+    if index is None or length == 1:
+        return [pattern.node_at(module, path)]
+    block = pattern.node_at(module, path[:-1])
+    return list(getattr(block, path[-1][0])[index : index + length])
+
+
+def _block_length(module: cst.Module, path: Path) -> int:
+    return len(pattern.node_at(module, path[:-1]).body)
+
+
+def keep_comments(found: Sequence[Any], new: list[Any]) -> list[Any]:
+    """Comment lines above the first found statement stay above the first new one."""
+    if not new or not hasattr(found[0], "leading_lines") or not hasattr(new[0], "leading_lines"):
+        return new
+    if any(node is found[0] for node in new):
+        if new[0] is found[0]:
+            return new
+        bare = [node.with_changes(leading_lines=()) if node is found[0] else node for node in new]
+        return [bare[0].with_changes(leading_lines=found[0].leading_lines), *bare[1:]]
+    return [new[0].with_changes(leading_lines=[*found[0].leading_lines, *new[0].leading_lines]), *new[1:]]
+
+
+def places(count: int) -> str:
+    """`1 place`, `2 places`."""
+    return f"{count} place{'' if count == 1 else 's'}"
+
+
+def first_line(code: str) -> str:
+    """The first line of code, for a message."""
+    lines = [line.strip() for line in code.strip().splitlines()]
+    return (lines[0] if lines else "") + (" ..." if len(lines) > 1 else "")
+
+
+def source_of(node: cst.CSTNode) -> str:
+    """The code of one node, for a message."""
+    return cst.Module(body=[]).code_for_node(node).strip()
+
+
+def _code(scope: cst.CSTNode, match: Match) -> str:
+    return source_of(pattern.node_at(scope, match.path))
+
+
+def nearest(wanted: str, scope: cst.CSTNode) -> str:
+    """The statement of `scope` that looks most like the wanted code, ready to append to a message."""
+    lines = {
+        first_line(source_of(node))
+        for _, node in pattern.walk(scope)
+        if isinstance(node, (cst.BaseStatement,)) and node is not scope
+    }
+    best = max(
+        sorted(lines), key=lambda line: difflib.SequenceMatcher(None, first_line(wanted), line).ratio(), default=""
+    )
+    return f"; nearest: `{best}`" if best else ""

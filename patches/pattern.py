@@ -1,0 +1,278 @@
+"""Patterns over LibCST trees: code with holes, matched by shape, never by text.
+
+White space, comments, quotes, brackets around an expression and trailing commas do not count. In a pattern
+`__x` is any expression, `*__x` any run of call arguments, a line `__x` any run of statements, and `...` as the body of
+a compound statement any body (and any else). The same hole twice must hold the same code.
+
+    find("torch.load(*__args)", scope)  ->  [Match(path, length=1, holes={"__args": [Arg, Arg]})]
+"""
+
+from __future__ import annotations
+
+import ast
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import libcst as cst
+
+Holes = dict[str, Any]
+Step = tuple[str, int | None]
+Path = tuple[Step, ...]
+
+_LAYOUT = frozenset(
+    [
+        "leading_lines",
+        "trailing_whitespace",
+        "lines_after_decorators",
+        "lpar",
+        "rpar",
+        "comma",
+        "semicolon",
+        "header",
+        "footer",
+        "indent",
+        "equal",
+        "dot",
+        "lbrace",
+        "rbrace",
+        "lbracket",
+        "rbracket",
+        "first_colon",
+        "second_colon",
+        "start",
+        "end",
+        "default_indent",
+        "default_newline",
+        "encoding",
+        "has_trailing_newline",
+        "colon",
+        "arrow",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Match:
+    """Where a pattern was found: the path of the node, or of the first of `length` statements in a block."""
+
+    path: Path
+    length: int
+    holes: Mapping[str, Any]
+
+
+def parse_expression(code: str) -> cst.BaseExpression | None:
+    """The code as one expression, or None when it is not one."""
+    try:
+        return cst.parse_expression(textwrap.dedent(code).strip())
+    except cst.ParserSyntaxError:
+        return None
+
+
+def parse_statements(code: str) -> list[cst.BaseStatement]:
+    """The code as statements. Raises libcst.ParserSyntaxError."""
+    return list(cst.parse_module(textwrap.dedent(code).strip("\n") + "\n").body)
+
+
+def is_hole(name: str) -> bool:
+    """True for `__x`; dunder names such as `__init__` are ordinary names."""
+    return name.startswith("__") and not name.endswith("__") and len(name) > 2
+
+
+def _expression_hole(node: Any) -> str | None:
+    return node.value if isinstance(node, cst.Name) and is_hole(node.value) else None
+
+
+def _sequence_hole(node: Any) -> str | None:
+    if isinstance(node, cst.Arg) and node.star == "*":
+        return _expression_hole(node.value)
+    if isinstance(node, cst.SimpleStatementLine) and len(node.body) == 1 and isinstance(node.body[0], cst.Expr):
+        return _expression_hole(node.body[0].value)
+    return None
+
+
+def _is_ellipsis(body: Any) -> bool:
+    if isinstance(body, cst.SimpleStatementSuite):
+        statements: Sequence[Any] = body.body
+    elif isinstance(body, cst.IndentedBlock) and len(body.body) == 1:
+        line = body.body[0]
+        statements = line.body if isinstance(line, cst.SimpleStatementLine) else ()
+    else:
+        return False
+    return (
+        len(statements) == 1 and isinstance(statements[0], cst.Expr) and isinstance(statements[0].value, cst.Ellipsis)
+    )
+
+
+def significant_fields(node: cst.CSTNode) -> Iterator[str]:
+    """The names of a node's fields that carry meaning."""
+    for field in fields(node):
+        if field.name not in _LAYOUT and not field.name.startswith("whitespace"):
+            yield field.name
+
+
+def _bind(holes: Holes, name: str, value: Any) -> bool:
+    if name in holes:
+        return same(holes[name], value)
+    holes[name] = value
+    return True
+
+
+def same(left: Any, right: Any) -> bool:
+    """True when two nodes, or lists of nodes, are the same code apart from layout."""
+    return _match(left, right, {}, holes_allowed=False)
+
+
+def _match(pattern: Any, node: Any, holes: Holes, holes_allowed: bool = True) -> bool:
+    if isinstance(pattern, (list, tuple)) and isinstance(node, (list, tuple)):
+        return _match_run(list(pattern), list(node), holes, holes_allowed) == len(node)
+    if not isinstance(pattern, cst.CSTNode):
+        return bool(pattern == node)
+    if holes_allowed and (name := _expression_hole(pattern)) and isinstance(node, cst.BaseExpression):
+        return _bind(holes, name, node)
+    if type(pattern) is not type(node):
+        return False
+    if isinstance(pattern, cst.SimpleString) and isinstance(node, cst.SimpleString):
+        return bool(ast.literal_eval(pattern.value) == ast.literal_eval(node.value))
+    open_body = holes_allowed and hasattr(pattern, "body") and _is_ellipsis(pattern.body)
+    for field in significant_fields(pattern):
+        if open_body and field in ("body", "orelse", "finalbody", "handlers"):
+            continue
+        if not _match(getattr(pattern, field), getattr(node, field), holes, holes_allowed):
+            return False
+    return True
+
+
+def _match_run(
+    patterns: list[Any], nodes: list[Any], holes: Holes, holes_allowed: bool, exact: bool = True
+) -> int | None:
+    """How many nodes the patterns take from the front, or None; with `exact`, all of them or None."""
+    if not patterns:
+        return 0 if not exact or not nodes else None
+    name = _sequence_hole(patterns[0]) if holes_allowed else None
+    if name:
+        for taken in range(len(nodes) + 1):
+            trial = dict(holes)
+            if not _bind(trial, name, nodes[:taken]):
+                continue
+            rest = _match_run(patterns[1:], nodes[taken:], trial, holes_allowed, exact)
+            if rest is not None:
+                holes.update(trial)
+                return taken + rest
+        return None
+    if not nodes:
+        return None
+    trial = dict(holes)
+    if not _match(patterns[0], nodes[0], trial, holes_allowed):
+        return None
+    rest = _match_run(patterns[1:], nodes[1:], trial, holes_allowed, exact)
+    if rest is None:
+        return None
+    holes.update(trial)
+    return 1 + rest
+
+
+def children(node: cst.CSTNode) -> Iterator[tuple[Step, cst.CSTNode]]:
+    """The meaningful children of a node, each with its step."""
+    for field in significant_fields(node):
+        value = getattr(node, field)
+        if isinstance(value, cst.CSTNode):
+            yield (field, None), value
+        elif isinstance(value, (list, tuple)):
+            for index, item in enumerate(value):
+                if isinstance(item, cst.CSTNode):
+                    yield (field, index), item
+
+
+def walk(node: cst.CSTNode, path: Path = (), into_definitions: bool = True) -> Iterator[tuple[Path, cst.CSTNode]]:
+    """`node` and every node below it, outermost first; without `into_definitions`, no classes and functions."""
+    yield path, node
+    for step, child in children(node):
+        if not into_definitions and isinstance(child, (cst.FunctionDef, cst.ClassDef)):
+            continue
+        yield from walk(child, (*path, step), into_definitions)
+
+
+def find(
+    pattern: cst.BaseExpression | Sequence[cst.BaseStatement], scope: cst.CSTNode, into: bool = True
+) -> list[Match]:
+    """All places in `scope` that have the pattern's shape; statement runs do not overlap."""
+    matches: list[Match] = []
+    for path, node in walk(scope, (), into):
+        if isinstance(pattern, cst.BaseExpression):
+            holes: Holes = {}
+            if isinstance(node, cst.BaseExpression) and _match(pattern, node, holes):
+                matches.append(Match(path, 1, holes))
+        elif isinstance(node, (cst.IndentedBlock, cst.Module)):
+            matches += _find_runs(list(pattern), node, path)
+    return matches
+
+
+def _find_runs(pattern: list[Any], block: cst.IndentedBlock | cst.Module, path: Path) -> Iterator[Match]:
+    start = 0
+    while start < len(block.body):
+        holes: Holes = {}
+        length = _match_run(pattern, list(block.body[start:]), holes, holes_allowed=True, exact=False)
+        if length:
+            yield Match((*path, ("body", start)), length, holes)
+        start += length or 1
+
+
+def node_at(root: cst.CSTNode, path: Path) -> Any:
+    """The node that a path leads to."""
+    node: Any = root
+    for field, index in path:
+        node = getattr(node, field) if index is None else getattr(node, field)[index]
+    return node
+
+
+def replace_at(root: Any, path: Path, length: int, new: Sequence[Any]) -> Any:
+    """A copy of `root` in which the node (or run of statements) at `path` is `new`."""
+    if not path:
+        return new[0]
+    (field, index), rest = path[0], path[1:]
+    value = getattr(root, field)
+    if rest:
+        child = replace_at(value if index is None else value[index], rest, length, new)
+        return root.with_changes(**{field: child if index is None else [*value[:index], child, *value[index + 1 :]]})
+    if index is None:
+        return root.with_changes(**{field: new[0]})
+    return root.with_changes(**{field: [*value[:index], *new, *value[index + length :]]})
+
+
+class _Fill(cst.CSTTransformer):
+    """Puts captured code into a template's holes."""
+
+    def __init__(self, holes: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.holes = holes
+
+    def _captured(self, name: str) -> Any:
+        if name not in self.holes:
+            raise KeyError(f"the template's hole {name} is not in the pattern")
+        return self.holes[name]
+
+    def leave_Arg(self, original_node: cst.Arg, updated_node: cst.Arg) -> Any:
+        name = _sequence_hole(original_node)
+        if name is None:
+            return updated_node
+        bare = {"comma": cst.MaybeSentinel.DEFAULT, "whitespace_after_arg": cst.SimpleWhitespace("")}
+        captured = [argument.with_changes(**bare) for argument in self._captured(name)]
+        return cst.FlattenSentinel(captured)
+
+    def leave_SimpleStatementLine(self, original_node: cst.SimpleStatementLine, updated_node: Any) -> Any:
+        name = _sequence_hole(original_node)
+        return updated_node if name is None else cst.FlattenSentinel(self._captured(name))
+
+    def leave_Name(self, original_node: cst.Name, updated_node: cst.Name) -> Any:
+        captured = self.holes.get(original_node.value) if is_hole(original_node.value) else None
+        return captured.deep_clone() if isinstance(captured, cst.CSTNode) else updated_node
+
+
+def fill(template: Sequence[Any], holes: Mapping[str, Any]) -> list[Any]:
+    """The template's nodes with the captured code in place of the holes. Raises KeyError for an unknown hole."""
+    if template and isinstance(template[0], cst.BaseExpression):
+        return [template[0].visit(_Fill(holes))]
+    module = cst.Module(body=list(template)).visit(_Fill(holes))
+    return list(module.body)

@@ -1,0 +1,1 @@
+"""One file per patch; the order is in patches/series."""

@@ -1,0 +1,20 @@
+"""SDPA by default; flash attention when asked for and possible."""
+
+from patches.edits import Replace
+from patches.series import Kind, Patch
+
+PATCH = Patch(
+    kind=Kind.MEND,
+    origin="haotian-liu/LLaVA#36, #275, #1085 (problem 12)",
+    why="Asking for flash attention where it is not installed, or on a GPU before Ampere, ends in an error.",
+    not_outside="The keyword is made inside the function.",
+    drop_when="upstream falls back by itself",
+    edits=(
+        Replace(
+            "llava/model/builder.py",
+            "load_pretrained_model",
+            find="if use_flash_attn:\n    kwargs['attn_implementation'] = 'flash_attention_2'",
+            put="kwargs.setdefault('attn_implementation', placement.choose_attention(use_flash_attn, device))",
+        ),
+    ),
+)

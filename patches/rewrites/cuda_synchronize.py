@@ -1,0 +1,20 @@
+"""Saving under DeepSpeed waits for CUDA only where there is CUDA."""
+
+from patches.edits import Replace
+from patches.series import Kind, Patch
+
+PATCH = Patch(
+    kind=Kind.STACK,
+    origin="measured: AssertionError `Torch not compiled with CUDA enabled` when saving",
+    why="`torch.cuda.synchronize()` fails on machines without CUDA.",
+    not_outside="The call is inside upstream's save function.",
+    drop_when="upstream guards the call",
+    edits=(
+        Replace(
+            "llava/train/train.py",
+            "safe_save_model_for_hf_trainer",
+            find="torch.cuda.synchronize()\n__after",
+            put="if torch.cuda.is_available():\n    torch.cuda.synchronize()\n__after",
+        ),
+    ),
+)

@@ -1,0 +1,29 @@
+"""ALL_LAYERNORM_LAYERS lives in transformers.pytorch_utils today."""
+
+from patches.edits import After, Replace
+from patches.series import Kind, Patch
+
+FILE = "llava/train/llava_trainer.py"
+
+PATCH = Patch(
+    kind=Kind.STACK,
+    origin="measured: ImportError on transformers 5",
+    why="The list of norm layers moved to `transformers.pytorch_utils`; importing the trainer fails.",
+    not_outside="The import runs before any subclass can.",
+    drop_when="upstream imports it from its new place",
+    edits=(
+        Replace(
+            FILE,
+            "",
+            find="from transformers.trainer import is_sagemaker_mp_enabled, get_parameter_names, has_length, "
+            "ALL_LAYERNORM_LAYERS, logger",
+            put="from transformers.trainer import is_sagemaker_mp_enabled, get_parameter_names, has_length, logger",
+        ),
+        After(
+            FILE,
+            "",
+            find="from transformers import Trainer",
+            put="from transformers.pytorch_utils import ALL_LAYERNORM_LAYERS",
+        ),
+    ),
+)
