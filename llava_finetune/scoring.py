@@ -31,8 +31,8 @@ def score_file(
     """Return the predictions of a file with their questions and references filled in, and their scores.
 
     `records` is the human/gpt file whose answers are the references; without it the predictions must carry `question`
-    and `reference` themselves. Unless `partial`, every question of the records must be answered. Raises UserError naming
-    the file and the first prediction or question that does not fit.
+    and `reference` themselves. Unless `partial`, every question of the records must be answered. Raises UserError
+    naming the file and the first prediction or question that does not fit.
     """
     given = read_predictions(predictions)
     if records is None:

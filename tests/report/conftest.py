@@ -1,12 +1,15 @@
-"""Shared material of the report's tests: answer sets that probe the VQA scorer's clean-up.
+"""Shared material of the report's tests: answer sets that probe the VQA scorer's clean-up, and made run folders.
 
 python -m pytest tests/report -q
 """
 
 from __future__ import annotations
 
+import importlib.util
 import random
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,3 +70,19 @@ def make_answer_sets() -> Callable[[int], list[AnswerSet]]:
         return sets
 
     return make
+
+
+@pytest.fixture(scope="session")
+def run_maker() -> Any:
+    """Return the module `run_maker.py` beside this file."""
+    spec = importlib.util.spec_from_file_location("report_run_maker", Path(__file__).parent / "run_maker.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def make_run(run_maker: Any, tmp_path: Path) -> Callable[..., Path]:
+    """Return `make_run(name="made", **options)`, which writes a run folder below tmp_path."""
+    return lambda name="made", **options: run_maker.make_run(tmp_path / name, **options)

@@ -1,0 +1,191 @@
+"""Read whatever a run folder holds so far; nothing in it is required, and what is missing is said.
+
+A report is written while the run goes on, after a crash, and from a folder that someone copied half of. So every file is
+optional, a line that is just being written is left for the next time, and `problems` lists in words what could not be read.
+
+    run = read_run(Path("runs/quickstart")); run.evaluations["final"].scores["exact_match"]
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llava_finetune import metrics
+
+CONTROLS = ("text_prior", "blind", "shuffled")
+LABELS = {
+    "baseline": ("Before training", "the base model, same code"),
+    "text_prior": ("Text-only prior", "commonest training answer to the question"),
+    "blind": ("Blind", "the trained model, pictures withheld"),
+    "shuffled": ("Shuffled", "the trained model, pictures exchanged"),
+    "final": ("After training", "on pictures it has not seen"),
+}
+PROBE = "probe"
+NUMBER_IN_NAME = re.compile(r"(\d+)$")
+IMAGE_FOLDER_KEYS = ("eval_image_folder", "image_folder", "images")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of a run: its name, its Scores dict, and its predictions where they were kept."""
+
+    name: str
+    scores: Mapping[str, Any]
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """The name as a reader sees it: `After training`, `Step 60`."""
+        if self.name in LABELS:
+            return LABELS[self.name][0]
+        name = self.name.removeprefix(f"{PROBE}-")
+        if name in LABELS:
+            return LABELS[name][0]
+        number = NUMBER_IN_NAME.search(name)
+        return f"Step {int(number.group(1)):,}" if number else name.replace("_", " ").replace("-", " ").capitalize()
+
+    @property
+    def hint(self) -> str:
+        """What the evaluation is, in a few words."""
+        return LABELS.get(self.name, ("", ""))[1]
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a run folder holds."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    rows: list[dict[str, Any]]
+    evaluations: dict[str, Evaluation]
+    probes: list[Evaluation]
+    check: dict[str, Any]
+    problems: list[str]
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.resolve().name
+
+    @property
+    def last_step(self) -> int:
+        """The last step logged, 0 before the first."""
+        return max((int(row["step"]) for row in self.rows if is_number(row.get("step"))), default=0)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the evaluation after training is there."""
+        return "final" in self.evaluations
+
+    def points(self, key: str) -> list[tuple[float, float]]:
+        """Return (step, value) of every row that logs a finite number under `key`, by step."""
+        found = {float(row["step"]): float(row[key]) for row in self.rows if is_number(row.get(key))}
+        return sorted(found.items())
+
+    def argument(self, *names: str) -> Any:
+        """Return the first of these found in the manifest or in its arguments, else None."""
+        arguments = self.manifest.get("arguments")
+        for source in (self.manifest, arguments if isinstance(arguments, dict) else {}):
+            for name in names:
+                if source.get(name) is not None:
+                    return source[name]
+        return None
+
+    @property
+    def image_folder(self) -> Path | None:
+        """The folder that pictures are named relative to, as the manifest says it."""
+        folder = self.argument(*IMAGE_FOLDER_KEYS)
+        return Path(folder) if isinstance(folder, str) and folder else None
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder. Unreadable files become entries of `problems`; only a missing folder raises (FileNotFoundError)."""
+    if not folder.is_dir():
+        raise FileNotFoundError(folder)
+    problems: list[str] = []
+    manifest = _object(folder / "run.json", problems)
+    check = _object(folder / "check.json", problems)
+    rows = [row for row in _lines(folder / "log.jsonl", problems) if is_number(row.get("step"))]
+    found = _evaluations(folder, problems)
+    probes = sorted((e for name, e in found.items() if name.startswith(PROBE)), key=_order)
+    main = sorted((e for name, e in found.items() if not name.startswith(PROBE)), key=_order)
+    return Run(folder, manifest, rows, {e.name: e for e in main}, probes, check, problems)
+
+
+def is_number(value: Any) -> bool:
+    """Return whether the value is a finite number, and not a truth value."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def key_of(prediction: Mapping[str, Any]) -> tuple[str, int]:
+    """Return what names a question within an evaluation: the record's id and the turn."""
+    return str(prediction.get("id")), int(prediction.get("turn") or 0)
+
+
+def _order(evaluation: Evaluation) -> tuple[int, int, str]:
+    name = evaluation.name.removeprefix(f"{PROBE}-")
+    number = NUMBER_IN_NAME.search(name)
+    ranks = {"baseline": 0, "text_prior": 1, "blind": 2, "shuffled": 3, "final": 6}
+    return ranks.get(name, 5), int(number.group(1)) if number else 0, name
+
+
+def _evaluations(folder: Path, problems: list[str]) -> dict[str, Evaluation]:
+    names = {path.stem.removeprefix("scores-") for path in folder.glob("scores-*.json")}
+    names |= {path.stem.removeprefix("predictions-") for path in folder.glob("predictions-*.jsonl")}
+    evaluations = {}
+    for name in sorted(names):
+        predictions = [row for row in _lines(folder / f"predictions-{name}.jsonl", problems) if _is_prediction(row)]
+        scores = _object(folder / f"scores-{name}.json", problems)
+        if not is_number(scores.get("exact_match")):
+            if not predictions:
+                continue
+            scores = metrics.score(predictions)
+        evaluations[name] = Evaluation(name, scores, predictions)
+    return evaluations
+
+
+def _is_prediction(row: Mapping[str, Any]) -> bool:
+    return all(isinstance(row.get(key), str) for key in ("question", "answer", "reference"))
+
+
+def _object(path: Path, problems: list[str]) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        problems.append(f"{path.name} cannot be read: {error}")
+        return {}
+    if not isinstance(value, dict):
+        problems.append(f"{path.name} holds a {type(value).__name__} where an object is expected")
+        return {}
+    return value
+
+
+def _lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError) as error:
+        problems.append(f"{path.name} cannot be read: {error}")
+        return []
+    rows, num_broken = [], 0
+    for number, line in enumerate(lines, start=1):
+        try:
+            value = json.loads(line) if line.strip() else None
+        except ValueError:
+            # The last line has no end yet while the trainer writes it.
+            num_broken += number < len(lines)
+            continue
+        if isinstance(value, dict):
+            rows.append(value)
+    if num_broken:
+        problems.append(f"{path.name}: {num_broken} lines are not JSON and are left out")
+    return rows
