@@ -1,0 +1,175 @@
+"""Records as training examples: pictures prepared, conversations encoded, batches collated.
+
+Pictures are opened when their record is asked for. What a picture becomes is decided by the model's config
+(`image_aspect_ratio`: square, pad or anyres), through upstream's own `mm_utils`.
+
+    dataset = RecordDataset(records, encoder)
+    batch = Collator(pad_token_id=0)([dataset[0], dataset[1]])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from data_prep.record import DataError, images_of, open_image, resolve_image
+from llava_finetune.errors import UserError
+from llava_finetune.masking import IGNORE_INDEX, IMAGE_TOKEN, Encoded, encode
+
+
+def process_image(image: Image.Image, processor: Any, config: Any) -> torch.Tensor:
+    """Pixel values of one RGB picture, as upstream's `process_images` makes them.
+
+    Returns float32 of shape (3, H, W), or (views, 3, H, W) for anyres.
+    """
+    from llava.mm_utils import process_images
+
+    return process_images([image], processor, config)[0]  # type: ignore[no-any-return]
+
+
+def num_image_tokens(config: Any, tower: Any, size: tuple[int, int]) -> int:
+    """How many positions one picture of `size` (width, height) takes in the sequence."""
+    per_view = tower.num_patches + (getattr(config, "mm_vision_select_feature", "patch") == "cls_patch")
+    if getattr(config, "image_aspect_ratio", None) != "anyres":
+        return int(per_view)
+    from llava.mm_utils import get_anyres_image_grid_shape
+
+    side = tower.num_patches_per_side
+    grid = get_anyres_image_grid_shape(size, config.image_grid_pinpoints, tower.config.image_size)
+    width, height = grid
+    if not getattr(config, "mm_patch_merge_type", "flat").startswith("spatial"):
+        return int(per_view * (1 + width * height))
+    rows, columns = height * side, width * side
+    if "unpad" not in config.mm_patch_merge_type:
+        return int(per_view + rows * columns)
+    if size[0] / size[1] > columns / rows:
+        padding = (rows - int(size[1] * (columns / size[0]))) // 2
+        rows -= 2 * padding
+    else:
+        padding = (columns - int(size[0] * (rows / size[1]))) // 2
+        columns -= 2 * padding
+    return int(per_view + rows * (columns + 1))
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What turns a record into tensors: the model's tokenizer, template, image processor and config."""
+
+    tokenizer: Any
+    template: str
+    image_processor: Any
+    config: Any
+    image_folder: Path | None
+    tower: Any = None
+    max_length: int | None = None
+
+    def pictures(self, record: Mapping[str, Any]) -> tuple[list[torch.Tensor], list[tuple[int, int]]]:
+        """Pixel values and original (width, height) of every picture of a record."""
+        names = images_of(record)
+        if names and self.image_folder is None:
+            raise UserError(f"record {record.get('id')!r} has a picture, and no --image_folder is given")
+        pixels, sizes = [], []
+        for name in names:
+            image = open_image(resolve_image(self.image_folder, name))
+            pixels.append(process_image(image, self.image_processor, self.config))
+            sizes.append(image.size)
+        return pixels, sizes
+
+    def encode(self, record: Mapping[str, Any]) -> Encoded:
+        """Token ids and labels, checked: as many `<image>` as pictures, and something to learn."""
+        conversations = record["conversations"]
+        marks = sum(str(turn["value"]).count(IMAGE_TOKEN) for turn in conversations)
+        names = images_of(record)
+        if marks != len(names):
+            raise UserError(
+                f"record {record.get('id')!r}: {marks} {IMAGE_TOKEN} for {len(names)} pictures; "
+                f"write one {IMAGE_TOKEN} per picture in the human's words"
+            )
+        try:
+            return encode(conversations, self.template, self.tokenizer, self.max_length)
+        except UserError as error:
+            raise UserError(f"record {record.get('id')!r}: {error}") from None
+
+
+class RecordDataset(Dataset[dict[str, Any]]):
+    """Records as examples: input_ids and labels (int64, 1-d), images (list of float32), image_sizes, length, id."""
+
+    def __init__(self, records: Sequence[Mapping[str, Any]], encoder: Encoder) -> None:
+        self.records = records
+        self.encoder = encoder
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self.records[index]
+        try:
+            pixels, sizes = self.encoder.pictures(record)
+        except DataError as error:
+            raise UserError(f"record {record.get('id')!r}: {error}") from None
+        encoded = self.encoder.encode(record)
+        config, tower = self.encoder.config, self.encoder.tower
+        extra = sum(num_image_tokens(config, tower, size) - 1 for size in sizes) if tower is not None else 0
+        return {
+            "input_ids": torch.tensor(encoded.input_ids),
+            "labels": torch.tensor(encoded.labels),
+            "images": pixels,
+            "image_sizes": sizes,
+            "length": len(encoded.input_ids) + extra,
+            "id": str(record.get("id", index)),
+        }
+
+    @property
+    def modality_lengths(self) -> list[int]:
+        """Words per record, negative for text only: upstream's measure for grouping, so that the order is upstream's."""
+        lengths = []
+        for record in self.records:
+            words = sum(len(turn["value"].split()) for turn in record["conversations"])
+            lengths.append(words if "image" in record else -words)
+        return lengths
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Pad examples to one batch, as upstream does: right padding, pictures in order, a zero picture for text.
+
+    Returns input_ids, labels (int64, B x T), attention_mask (bool), images (float32 tensor, or a list where shapes
+    differ), image_sizes, and for the trainer's own use record_ids and num_tokens.
+    """
+
+    pad_token_id: int
+    blank: torch.Tensor | None = None
+    max_length: int | None = None
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        pad = torch.nn.utils.rnn.pad_sequence
+        ids = pad([example["input_ids"] for example in examples], True, self.pad_token_id)[:, : self.max_length]
+        labels = pad([example["labels"] for example in examples], True, IGNORE_INDEX)[:, : self.max_length]
+        lengths = torch.tensor([len(example["input_ids"]) for example in examples])
+        batch: dict[str, Any] = {
+            "input_ids": ids,
+            "labels": labels,
+            # By length, not by `ne(pad)`: a tokenizer whose pad is also its end token would lose the taught end.
+            "attention_mask": torch.arange(ids.shape[1])[None, :] < lengths[:, None],
+            "record_ids": [example["id"] for example in examples],
+            "num_tokens": sum(example["length"] for example in examples),
+        }
+        if self.blank is not None:
+            batch["images"], batch["image_sizes"] = self._images(examples)
+        return batch
+
+    def _images(self, examples: Sequence[Mapping[str, Any]]) -> tuple[Any, list[tuple[int, int]]]:
+        images: list[torch.Tensor] = []
+        sizes: list[tuple[int, int]] = []
+        for example in examples:
+            # Upstream's splice takes one picture for a record of text alone; it adds no token.
+            images += example["images"] or [self.blank]
+            sizes += example["image_sizes"] or [(self.blank.shape[-1], self.blank.shape[-2])]
+        same = all(image.shape == images[0].shape for image in images)
+        return (torch.stack(images) if same else images), sizes

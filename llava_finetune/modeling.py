@@ -1,0 +1,94 @@
+"""Upstream's model classes with a loss that is computed only where something is taught.
+
+A VQA record supervises about five of 640 tokens. The language-model head and the loss run on those alone: the same loss,
+without the full logits. The classes keep upstream's names, so that what they save is upstream's layout.
+
+    model = model_class("llava_llama").from_pretrained(folder)
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from llava_finetune.errors import UserError
+from llava_finetune.masking import IGNORE_INDEX
+
+FAMILIES = {
+    "llama": "LlavaLlamaForCausalLM",
+    "llava": "LlavaLlamaForCausalLM",
+    "llava_llama": "LlavaLlamaForCausalLM",
+    "mistral": "LlavaMistralForCausalLM",
+    "llava_mistral": "LlavaMistralForCausalLM",
+}
+
+
+def supervised_loss(hidden: torch.Tensor, labels: torch.Tensor, head: torch.nn.Module) -> torch.Tensor:
+    """Mean next-token cross entropy over the positions that are taught.
+
+    `hidden`: B x T x H; `labels`: int64 B x T with -100 where nothing is taught. Equal to the loss over full logits.
+    """
+    targets = labels[:, 1:]
+    taught = targets != IGNORE_INDEX
+    logits = head(hidden[:, :-1][taught]).float()
+    return functional.cross_entropy(logits, targets[taught])
+
+
+class SupervisedHead:
+    """Mixed in before an upstream class: with labels, the head runs on supervised positions and no logits are kept."""
+
+    def forward(
+        self: Any,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        images: Any = None,
+        image_sizes: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As upstream's forward; with `labels` (int64, B x T) the result holds the loss and no logits."""
+        if labels is None:
+            return super().forward(  # type: ignore[misc]
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                images=images,
+                image_sizes=image_sizes,
+                inputs_embeds=inputs_embeds,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+        if inputs_embeds is None:
+            _, position_ids, attention_mask, _, inputs_embeds, labels = self.prepare_inputs_labels_for_multimodal(
+                input_ids, position_ids, attention_mask, None, labels, images, image_sizes
+            )
+        hidden = self.get_model()(
+            input_ids=input_ids if inputs_embeds is None else None,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=False,
+        ).last_hidden_state
+        return CausalLMOutputWithPast(loss=supervised_loss(hidden, labels, self.lm_head))
+
+
+@functools.cache
+def model_class(model_type: str) -> Any:
+    """The training class for a config's `model_type`; unknown families are refused with what to do."""
+    import llava.model as upstream
+
+    if model_type not in FAMILIES:
+        raise UserError(
+            f'unknown model family "{model_type}"; known: {", ".join(sorted(FAMILIES))}. '
+            "A llava-hf checkpoint is converted with: llava-finetune import FOLDER OUTPUT"
+        )
+    name = FAMILIES[model_type]
+    parent = getattr(upstream, name)
+    return type(name, (SupervisedHead, parent), {"__module__": __name__, "__doc__": parent.__doc__})

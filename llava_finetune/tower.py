@@ -1,0 +1,183 @@
+"""Train a small CLIP vision tower on captioned pictures: an ordinary `CLIPVisionModel` folder comes out.
+
+The tower learns to name its captions' words from the mean of its patch features, by their conditional loss over the
+words that tell captions apart (Joulin et al. 2016, "Learning visual features from large weakly supervised data").
+The words' head is dropped: stage 1 aligns the patch features to the language model.
+
+    train_tower(Path("captions_train.json"), Path("pictures"), Path("runs/base/tower"))
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+
+from data_prep.record import images_of, open_image, read_records, resolve_image
+from llava_finetune.errors import UserError
+
+SIDE = 64
+MAX_SHIFT = 8
+BATCH = 64
+LEARNING_RATE = 1e-3
+VALIDATION_SHARE = 0.05
+
+
+def _processor() -> CLIPImageProcessor:
+    return CLIPImageProcessor(
+        size={"shortest_edge": SIDE},
+        crop_size={"height": SIDE, "width": SIDE},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+
+
+def _load(captions: Path, image_folder: Path, processor: Any) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+    """Pixels (N x 3 x 64 x 64), word targets (N x words, float 0/1) and the words, rarest-first order dropped."""
+    records = read_records(captions)
+    pictures, texts = [], []
+    for record in records:
+        name = images_of(record)[0]
+        picture = open_image(resolve_image(image_folder, name))
+        pictures.append(processor.preprocess(picture, return_tensors="pt")["pixel_values"][0])
+        texts.append(set(re.findall(r"[a-z]+", record["conversations"][-1]["value"].lower())))
+    if not texts:
+        raise UserError(f"{captions}: no captions; the tower has nothing to learn from")
+    everywhere = set.intersection(*texts)
+    words = sorted(set().union(*texts) - everywhere)
+    if not words:
+        raise UserError(f"{captions}: all captions have the same words; the tower has nothing to tell apart")
+    targets = torch.tensor([[float(word in text) for word in words] for text in texts])
+    return torch.stack(pictures), targets, words
+
+
+def _shifted(pixels: torch.Tensor) -> torch.Tensor:
+    """Random mirror, and random shifts of up to 8 pixels with the border repeated."""
+    batch = pixels.shape[0]
+    pixels = torch.where((torch.rand(batch) < 0.5)[:, None, None, None], pixels.flip(3), pixels)
+    padded = functional.pad(pixels, (MAX_SHIFT,) * 4, mode="replicate")
+    offset = torch.randint(0, 2 * MAX_SHIFT + 1, (batch, 2))
+    rows = offset[:, 0, None] + torch.arange(SIDE)
+    columns = offset[:, 1, None] + torch.arange(SIDE)
+    return padded[
+        torch.arange(batch)[:, None, None, None],
+        torch.arange(3)[None, :, None, None],
+        rows[:, None, :, None],
+        columns[:, None, None, :],
+    ]
+
+
+def _loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of each caption word against the words that are not in the caption, summed over its words.
+
+    A word competes with absent words only, so that two words of one caption never push each other down.
+    """
+    absent = logits.masked_fill(targets.bool(), float("-inf")).logsumexp(1, keepdim=True)
+    per_word = functional.softplus(absent - logits) * targets
+    return per_word.sum(1).mean()
+
+
+def _accuracy(logits: torch.Tensor, targets: torch.Tensor) -> float:
+    """Share of pictures whose top words are exactly their caption's words."""
+    counts = targets.sum(1).long()
+    ranked = logits.argsort(1, descending=True)
+    hits = [
+        set(row[:count].tolist()) == set(target.nonzero()[:, 0].tolist())
+        for row, count, target in zip(ranked, counts, targets, strict=True)
+    ]
+    return sum(hits) / len(hits)
+
+
+class _Words(torch.nn.Module):
+    def __init__(self, num_words: int, bf16: bool) -> None:
+        super().__init__()
+        self.bf16 = bf16
+        config = CLIPVisionConfig(
+            hidden_size=192,
+            num_hidden_layers=4,
+            num_attention_heads=3,
+            intermediate_size=512,
+            image_size=SIDE,
+            patch_size=16,
+            projection_dim=192,
+        )
+        self.tower = CLIPVisionModel._from_config(config, attn_implementation="eager")
+        self.head = torch.nn.Linear(192, num_words)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bf16):
+            features = self.tower(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
+            return self.head(features.mean(1)).float()  # type: ignore[no-any-return]
+
+
+def train_tower(captions: Path, image_folder: Path, output: Path, epochs: int = 36, seed: int = 0) -> float:
+    """Train the tower and save it with its image processor. Returns the share of held-out captions named exactly.
+
+    A twentieth of the given pictures is held out to measure; no other pictures are looked at.
+    """
+    from llava_finetune.precision import cpu_has_bf16
+
+    torch.manual_seed(seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    processor = _processor()
+    pixels, targets, words = _load(captions, image_folder, processor)
+    order = torch.randperm(len(pixels))
+    num_held = max(1, int(len(pixels) * VALIDATION_SHARE))
+    held, train = order[:num_held], order[num_held:]
+    print(
+        f"vision tower: {len(train)} captioned pictures, {len(words)} words ({', '.join(words[:12])} ...), {epochs} epochs"
+    )
+    model = _Words(len(words), bf16=device == "cuda" or cpu_has_bf16()).to(device)
+    share = 0.0
+    steps = max(1, len(train) // BATCH)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.05, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps * epochs, pct_start=0.15)
+    start = time.monotonic()
+    for epoch in range(1, epochs + 1):
+        loss = _epoch(model, pixels[train].to(device), targets[train].to(device), optimizer, schedule, steps)
+        if epoch % 4 == 0 or epoch == epochs:
+            with torch.no_grad():
+                share = _accuracy(model(pixels[held].to(device)).cpu(), targets[held])
+            left = (time.monotonic() - start) / epoch * (epochs - epoch)
+            print(
+                f"  epoch {epoch}/{epochs}  loss {loss:.4f}  held-out captions named {share:.1%}  {left:.0f} s left",
+                flush=True,
+            )
+    _save(model.tower, processor, output)
+    return share
+
+
+def _epoch(
+    model: _Words, pixels: torch.Tensor, targets: torch.Tensor, optimizer: Any, schedule: Any, steps: int
+) -> float:
+    order = torch.randperm(len(pixels))
+    total = 0.0
+    for step in range(steps):
+        chosen = order[step * BATCH : (step + 1) * BATCH]
+        loss = _loss(model(_shifted(pixels[chosen])), targets[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        total += loss.item()
+    return total / steps
+
+
+def _save(tower: CLIPVisionModel, processor: Any, output: Path) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=output.parent, prefix=".tower-"))
+    tower.save_pretrained(work)
+    processor.save_pretrained(work)
+    shutil.rmtree(output, ignore_errors=True)
+    os.replace(work, output)
+    output.chmod(0o755)
+    print(f"vision tower: {sum(p.numel() for p in tower.parameters()) / 1e6:.2f} M parameters in {output}")
