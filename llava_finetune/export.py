@@ -151,9 +151,6 @@ def _write(
 
     family = configs.upstream_family(described.config)
     image_token = tokenizer_files.write_tokenizer(source, out, family.processor_class)
-    tokenizer = tokenizer_files.load_tokenizer(out)
-    style = parity.choose_style([(r.probe, r.input_ids) for r in reference], tokenizer, template, image_token)
-    (out / "chat_template.jinja").write_text(parity.render_template(template, style, tokenizer), encoding="utf-8")
     before = _vocabulary_rows(source)
     rows = before if image_token < before else -(-(image_token + 1) // 64) * 64
     tally = _move_weights(source, described.tower, out, rows)
@@ -161,7 +158,11 @@ def _write(
     weights.check_complete(tally.written["model"], weights.expected_names(config), _either, out)
     pad = described.config.get("image_aspect_ratio") == "pad"
     processor_files.write_processor(out, described.image_processor, config, pad=pad)
-    write_configs(out, config, described.stop_ids, tokenizer)
+    write_configs(out, config, described.stop_ids, tokenizer_files.load_tokenizer(out))
+    # Only now: with config.json beside it transformers may read the tokenizer in another way.
+    tokenizer = tokenizer_files.load_tokenizer(out)
+    style = parity.choose_style([(r.probe, r.input_ids) for r in reference], tokenizer, template, image_token)
+    (out / "chat_template.jinja").write_text(parity.render_template(template, style, tokenizer), encoding="utf-8")
     return image_token, tally.line(), before
 
 

@@ -164,7 +164,7 @@ def _write(source: Path, out: Path, final: Path, config: dict[str, Any], aspect:
     def target(name: names.Name) -> weights.Target:
         return weights.Target("tower", names.to_clip(name)) if name.part == "tower" else weights.Target("model", names.to_upstream(name))
 
-    tokenizer_files.copy_tokenizer(source, out)
+    tokenizer_files.import_tokenizer(source, out)
     writers = {"model": ShardWriter(out), "tower": ShardWriter(out / TOWER)}
     tally = weights.Tally()
     files = weight_files(source)

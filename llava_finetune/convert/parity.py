@@ -250,9 +250,9 @@ def processor_as_trained(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         image_token = tokenizer_files.write_tokenizer(source, folder, family.processor_class)
+        write_json(folder / "config.json", config)
         tokenizer = tokenizer_files.load_tokenizer(folder)
         style = choose_style([(r.probe, r.input_ids) for r in references], tokenizer, template, image_token)
         (folder / "chat_template.jinja").write_text(render_template(template, style, tokenizer), encoding="utf-8")
         processor_files.write_processor(folder, processor_files.clip_preprocessor(source), whole, pad=pad)
-        write_json(folder / "config.json", config)
         return AutoProcessor.from_pretrained(str(folder), trust_remote_code=False)

@@ -1,4 +1,4 @@
-"""Tokenizer files, copied as they are, with the picture token added in the JSON.
+"""Tokenizer files: copied as they are, with a tokenizer.json that holds the tokenisation of training and `<image>`.
 
 Why not `save_pretrained`: transformers 5 drops `legacy` and `tokenizer.model`, and a legacy tokenizer then reloads as a
 new one that tokenises differently after `</s>`.
@@ -8,6 +8,7 @@ new one that tokenises differently after `</s>`.
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -53,35 +54,61 @@ def image_token_id(tokenizer: Any) -> int | None:
 
 
 def write_tokenizer(source: Path, target: Path, processor_class: str) -> int:
-    """Copy the tokenizer, add `<image>` if it is not there, set left padding; returns the token's id."""
+    """Write an exported model's tokenizer with `<image>` in it; returns that token's id.
+
+    tokenizer.json is always written, from the tokenizer as training loaded it: beside a llava config.json transformers
+    reads tokenizer.json as it stands, and without one it builds a tokenizer that never puts a leading space.
+    """
     copy_tokenizer(source, target)
     tokenizer = load_tokenizer(source)
     token = image_token_id(tokenizer)
     config_path = target / "tokenizer_config.json"
     config = read_json(config_path) if config_path.is_file() else {}
     if token is None:
-        token = max(tokenizer.get_vocab().values()) + 1
-        _add_token(target, config, token)
+        token = _add_image_token(tokenizer, config)
+        if (target / "added_tokens.json").is_file():
+            write_json(target / "added_tokens.json", {**read_json(target / "added_tokens.json"), IMAGE_TOKEN: token})
+    write_backend(tokenizer, target, source)
     config["processor_class"] = processor_class
     config["padding_side"] = "left"
     config.pop("chat_template", None)
     if tokenizer.pad_token is None:
         config["pad_token"] = tokenizer.unk_token or tokenizer.eos_token
     write_json(config_path, config)
-    written = image_token_id(load_tokenizer(target))
-    if written != token:
-        raise UserError(f"{source}: {IMAGE_TOKEN} should become token {token} and became {written}; unknown tokenizer kind")
     return token
 
 
-def _add_token(target: Path, config: dict[str, Any], token: int) -> None:
+def import_tokenizer(source: Path, target: Path) -> None:
+    """Write a llava-hf folder's tokenizer for training, tokenising exactly as it does there.
+
+    The class becomes the one that reads tokenizer.json as it stands: transformers 5's LlamaTokenizer would rebuild it.
+    """
+    copy_tokenizer(source, target)
+    write_backend(load_tokenizer(source), target, source)
+    path = target / "tokenizer_config.json"
+    config = read_json(path) if path.is_file() else {}
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    for key in ("chat_template", "processor_class", "padding_side"):
+        config.pop(key, None)
+    write_json(path, config)
+
+
+def write_backend(tokenizer: Any, target: Path, source: Path) -> None:
+    """Write tokenizer.json from a loaded tokenizer. Raises UserError for a tokenizer that has no such form."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError(f"{source}: {type(tokenizer).__name__} cannot be written as tokenizer.json; serving engines need that")
+    path = target / "tokenizer.json"
+    temporary = path.with_name(".tokenizer.json.part")
+    temporary.write_text(backend.to_str(pretty=True), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _add_image_token(tokenizer: Any, config: dict[str, Any]) -> int:
+    from tokenizers import AddedToken
+
+    tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, normalized=False, special=True)], special_tokens=True)
+    token = int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
     entry = {"content": IMAGE_TOKEN, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     config["added_tokens_decoder"] = {**config.get("added_tokens_decoder", {}), str(token): entry}
-    path = target / "tokenizer.json"
-    if path.is_file():
-        whole = read_json(path)
-        whole["added_tokens"] = [*whole.get("added_tokens", []), {"id": token, **entry}]
-        write_json(path, whole)
-    if (target / "added_tokens.json").is_file():
-        added = read_json(target / "added_tokens.json")
-        write_json(target / "added_tokens.json", {**added, IMAGE_TOKEN: token})
+    return token
