@@ -1,0 +1,89 @@
+"""The command line: one KIND per converter or tool, imported only when it is asked for.
+
+    python -m data_prep okvqa --help
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from collections.abc import Sequence
+
+from data_prep.errors import DataError, UsageError
+
+KINDS = {
+    "okvqa": ("data_prep.vqa", "OK-VQA questions and annotations with COCO folders"),
+    "vqa": ("data_prep.vqa", "VQAv2, or anything in its format"),
+    "easy-vqa": ("data_prep.easy_vqa", "easy-VQA from its Python package: 5,000 small pictures, no hub"),
+    "captions": ("data_prep.captions", "a folder of pictures and a CSV of captions"),
+    "captions-template": ("data_prep.captions_template", "write the CSV of captions to fill in"),
+    "table": ("data_prep.table", "CSV, TSV, JSONL, Excel or parquet with picture, question, answer"),
+    "hf": ("data_prep.hf", "a data set of the Hugging Face hub, a local folder, parquet, arrow"),
+    "heic": ("data_prep.heic", "phone pictures (HEIC) to upright JPEG"),
+    "generate": ("data_prep.generate", "let a language model write the conversations, from captions and boxes"),
+    "split": ("data_prep.split", "split records by picture into train, test and more"),
+    "mix": ("data_prep.mix", "mix several records files with weights"),
+    "check": ("data_prep.check", "find everything that would make training fail or go wrong"),
+    "show": ("data_prep.show", "a page of records as the model will see them"),
+}
+
+
+def usage() -> str:
+    """Return the overview that --help prints."""
+    rows = "\n".join(f"  {kind:<18} {text}" for kind, (_, text) in KINDS.items())
+    return (
+        "usage: python -m data_prep KIND [options]\n\n"
+        f"Turn what you have into LLaVA's human/gpt records, and check them.\n\n{rows}\n\n"
+        "examples:\n"
+        "  python -m data_prep okvqa --help\n"
+        "  python -m data_prep table pets.csv --image-folder photos --output records.json\n"
+        "  python -m data_prep check records.json --image-folder photos\n\n"
+        "Exit status: 0 done, 1 found or failed, 2 wrong use. --debug shows the traceback of an error."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the KIND named first in `argv`; return its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in {"-h", "--help"}:
+        print(usage())
+        return 0 if words else 2
+    if words[0] not in KINDS:
+        print(f"error: no kind {words[0]!r}; {_nearest(words[0])}", file=sys.stderr)
+        return 2
+    try:
+        module = importlib.import_module(KINDS[words[0]][0])
+        return int(module.main(words[1:]) if words[0] not in {"okvqa", "vqa"} else module.main(words))
+    except UsageError as error:
+        return _failed(error, 2, debug)
+    except DataError as error:
+        return _failed(error, 1, debug)
+    except KeyboardInterrupt:
+        print("\nstopped: nothing half-written was left", file=sys.stderr)
+        return 130
+
+
+def _failed(error: DataError, status: int, debug: bool) -> int:
+    if debug:
+        raise error
+    print(f"error: {error}", file=sys.stderr)
+    return status
+
+
+def _nearest(word: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(word, KINDS, 1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(KINDS)}"
+
+
+def _stop(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""The errors of data_prep: each message is the whole story (what, where, expected, found, what to do next).
+
+They are apart from the readers so that pictures and records can raise them without importing each other.
+
+    raise DataError("records.json", 'record "okvqa-1": no text in turn 2; write an answer or drop the record')
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class DataError(Exception):
+    """Data that cannot be used; the text names the file and, where there is one, the record."""
+
+    def __init__(self, where: object, problem: str) -> None:
+        """Join `where` (a file, as its path prints) and `problem`; a line break in a name is shown as an escape."""
+        self.where = printable(where)
+        self.problem = problem
+        super().__init__(f"{self.where}: {problem}")
+
+
+class UsageError(DataError):
+    """A command that was called wrongly: exit status 2."""
+
+    def __init__(self, problem: str) -> None:
+        """Keep `problem` as the whole message."""
+        super().__init__("", problem)
+        self.args = (problem,)
+
+    def __str__(self) -> str:
+        return self.problem
+
+
+class PictureFault(Enum):
+    """Why a picture cannot be used; the value is the word that tables and counts show."""
+
+    MISSING = "image missing"
+    OUTSIDE = "image outside the folder"
+    NOT_A_PICTURE = "not a picture"
+    TRUNCATED = "image truncated"
+    HUGE = "image too large"
+    UNREADABLE = "image unreadable"
+
+
+class PictureError(DataError):
+    """A picture that cannot be used, with its fault as a value for those who count."""
+
+    def __init__(self, where: object, fault: PictureFault, problem: str) -> None:
+        """Keep `fault` beside the message."""
+        self.fault = fault
+        super().__init__(where, problem)
+
+
+def printable(name: object) -> str:
+    """Return `name` as one line of text: control characters and broken Unicode become escapes.
+
+    >>> printable("a\\nb.jpg")
+    'a\\\\nb.jpg'
+    """
+    text = str(name)
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
