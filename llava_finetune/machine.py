@@ -1,8 +1,8 @@
 """What this machine has: GPUs, memory, /dev/shm, disk. Asked without torch, so that launchers and `plan` start at once.
 
-    >>> from llava_finetune.machine import available_ram
-    >>> available_ram() // 2**30
-    21
+>>> from llava_finetune.machine import available_ram
+>>> available_ram() // 2**30
+21
 """
 
 import os
