@@ -5,11 +5,11 @@ write_curves(read_run(Path("runs/quickstart")), Path("runs/quickstart"))
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_prep.files import atomic_file
 from llava_finetune.report.charts import smoothed
 from llava_finetune.report.run_folder import CONTROLS, Run, is_number
 
@@ -39,7 +39,7 @@ PANELS: dict[str, tuple[Line, ...]] = {
 
 
 def write_curves(run: Run, folder: Path) -> list[Path]:
-    """Write `curves.png`, `loss.png` and `scores.png`, each where the run has the numbers for it; return those written."""
+    """Write `curves.png`, `loss.png` and `scores.png`, each where the run has numbers for it; return those written."""
     written = []
     panels = [(title, lines) for title, lines in PANELS.items() if any(run.points(key) for key, _, _ in lines)]
     if panels:
@@ -153,10 +153,6 @@ def _dress(axes: Axes, title: str) -> None:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(temporary, format="png", dpi=130, facecolor="white")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(path) as stream:
+        figure.savefig(stream, format="png", dpi=130, facecolor="white")
     return path

@@ -13,12 +13,12 @@ read, as a JSON list or as JSON lines:
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.files import write_text
 from llava_finetune import metrics
 from llava_finetune.errors import UserError
 
@@ -54,7 +54,7 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
 
 
 def write_predictions(path: Path, predictions: Iterable[Mapping[str, Any]]) -> None:
-    """Write predictions as JSON lines, through a temporary file."""
+    """Write predictions as JSON lines, whole or not at all."""
     write_text(path, "".join(json.dumps(dict(item), ensure_ascii=False) + "\n" for item in predictions))
 
 
@@ -87,17 +87,6 @@ def question_id(item: Mapping[str, Any]) -> Any:
         return item["question_id"]
     found = NUMBER_AT_END.search(str(item.get("id", "")))
     return int(found.group(1)) if found else item.get("id")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text through a temporary file beside it, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _rows(path: Path) -> list[Any]:

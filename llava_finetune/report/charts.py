@@ -47,8 +47,8 @@ def line_chart(
 ) -> str:
     """Return a `<figure>` with the chart, or an empty text when no series has a point.
 
-    `share` fixes the axis to 0 to 100 %; `zero` starts it at 0. Series with `smooth` show the raw line faintly under a
-    running mean (weight 0.9).
+    `share` fixes the axis to 0 to 100 %; `zero` starts it at 0. Series with `smooth` show the raw line faintly under
+    its running mean.
     """
     drawn = [one for one in series if one.points]
     if not drawn:
@@ -83,12 +83,14 @@ def thinned(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
     return sorted(kept)
 
 
-def smoothed(points: Sequence[Point], weight: float = 0.9) -> list[Point]:
-    """Return the exponential running mean, corrected for its start as Adam's moments are."""
-    result, mean = [], 0.0
-    for count, (step, value) in enumerate(points, start=1):
-        mean = weight * mean + (1 - weight) * value
-        result.append((step, mean / (1 - weight**count)))
+def smoothed(points: Sequence[Point]) -> list[Point]:
+    """Return the mean of each point and its neighbours, a thirtieth of the line to either side: smooth without lag."""
+    reach = max(1, len(points) // 30)
+    result = []
+    for place, (step, _) in enumerate(points):
+        near = min(reach, place, len(points) - 1 - place)
+        values = [value for _, value in points[place - near : place + near + 1]]
+        result.append((step, sum(values) / len(values)))
     return result
 
 

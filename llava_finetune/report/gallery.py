@@ -2,7 +2,7 @@
 
 Pictures are shrunk and travel inside the page; one that cannot be opened leaves a note in its place and is counted.
 
-    cards, num_unreadable = gallery(results, Path("images"))
+    html = gallery(results, Pictures([Path("images")]))
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ SIGNS = {LOST: "\u2717", WRONG: "\u2717", GAINED: "\u2713", RIGHT: "\u2713"}
 class Pictures:
     """Opens pictures once each and keeps them as `<img>` texts; `unreadable` names those that could not be opened."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = folders
         self.unreadable: dict[str, str] = {}
         self._made: dict[str, str] = {}
 
@@ -46,17 +46,18 @@ class Pictures:
         return self._made[names[0]] + more
 
     def _read(self, name: str) -> str:
-        if self.folder is None:
-            self.unreadable[name] = "the manifest names no image folder"
-            return f'<div class="nopic">{escape(shortened(name, 40))}</div>'
-        try:
-            from data_prep.record import open_image, resolve_image
+        from data_prep.record import open_image, resolve_image
 
-            picture = open_image(resolve_image(self.folder, name))
-        except Exception as error:  # any decoder's error: a report shows the rest
-            self.unreadable[name] = str(error)
-            return f'<div class="nopic">cannot be opened: {escape(shortened(name, 40))}</div>'
-        return image_tag(picture, name)
+        self.unreadable[name] = "no image folder is known: give --image_folder"
+        for folder in self.folders:
+            try:
+                made = image_tag(open_image(resolve_image(folder, name)), name)
+            except Exception as error:  # any decoder's error: the page shows the rest and says this
+                self.unreadable[name] = str(error)
+            else:
+                del self.unreadable[name]
+                return made
+        return f'<div class="nopic">not found: {escape(shortened(name, 40))}</div>'
 
 
 def image_tag(picture: Any, name: str) -> str:
@@ -85,7 +86,9 @@ def gallery(results: Sequence[Outcome], pictures: Pictures) -> str:
     totals = {kind: sum(one.kind == kind for one in results) for kind in OUTCOMES}
     types = [name for name in metrics.TYPES if any(metrics.type_of(one.now) == name for one in sample)]
     cards = "".join(_card(one, pictures) for one in sample)
-    shown = f"{len(sample):,} of {len(results):,} answers are shown, chosen by a fixed rule; the predictions file has all."
+    shown = (
+        f"{len(sample):,} of {len(results):,} answers are shown, chosen by a fixed rule; the predictions file has all."
+    )
     return (
         f"{_filters(totals, types)}<p class=note>{shown} <span class=count aria-live=polite></span></p>"
         f'<div class="cards">{cards}</div><p><button type="button" class="morecards" hidden>Show more</button></p>'
@@ -145,9 +148,11 @@ def _card(one: Outcome, pictures: Pictures) -> str:
     if now.get("truncated"):
         lines.append(("note", "cut at the length limit", "bad"))
     rows = "".join(f'<dt>{name}</dt><dd class="{style}">{text}</dd>' for name, text, style in lines)
+    kind = escape(metrics.type_of(now), quote=True)
     return (
-        f'<article class="card {one.kind}" data-kind="{one.kind}" data-type="{escape(metrics.type_of(now), quote=True)}">'
-        f'<div class="pic">{pictures.tag(now.get("image"))}</div><p class="q">{escape(shortened(now["question"], 300))}</p>'
+        f'<article class="card {one.kind}" data-kind="{one.kind}" data-type="{kind}">'
+        f'<div class="pic">{pictures.tag(now.get("image"))}</div>'
+        f'<p class="q">{escape(shortened(now["question"], 300))}</p>'
         f'<dl>{rows}</dl><p class="id">{escape(shortened(str(now.get("id")), 60))}</p></article>'
     )
 

@@ -67,7 +67,7 @@ def paired(first: Evaluation | None, second: Evaluation | None) -> PairedTest | 
 
 
 def paired_vqa(first: Evaluation | None, second: Evaluation | None) -> PairedTest | None:
-    """Return the paired bootstrap test of the official VQA accuracy on the shared questions that have enough references."""
+    """Return the paired bootstrap test of the VQA accuracy, on the shared questions that have enough references."""
     pairs = _shared(first, second)
     a = metrics.vqa_accuracies([pair[0] for pair in pairs])
     b = metrics.vqa_accuracies([pair[1] for pair in pairs])
@@ -83,7 +83,7 @@ def confusions(predictions: Sequence[Mapping[str, Any]]) -> Counter[tuple[str, s
 def worst_records(
     predictions: Sequence[Mapping[str, Any]], limit: int = 10
 ) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    """Return the records with the most wrong answers: (record id, its predictions), the largest share first among equals."""
+    """Return (record id, its predictions) of the records with the most wrong answers, by share among equals."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for one in predictions:
         groups.setdefault(str(one.get("id")), []).append(one)

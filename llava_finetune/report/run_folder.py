@@ -1,7 +1,7 @@
 """Read whatever a run folder holds so far; nothing in it is required, and what is missing is said.
 
-A report is written while the run goes on, after a crash, and from a folder that someone copied half of. So every file is
-optional, a line that is just being written is left for the next time, and `problems` lists in words what could not be read.
+A report is written while the run goes on, after a crash, and from a folder that someone copied half of. So every file
+is optional, a line that is just being written is left for the next time, and `problems` lists what could not be read.
 
     run = read_run(Path("runs/quickstart")); run.evaluations["final"].scores["exact_match"]
 """
@@ -91,21 +91,24 @@ class Run:
     def argument(self, *names: str) -> Any:
         """Return the first of these found in the manifest or in its arguments, else None."""
         arguments = self.manifest.get("arguments")
-        for source in (self.manifest, arguments if isinstance(arguments, dict) else {}):
+        sources = [self.manifest, arguments if isinstance(arguments, dict) else {}]
+        sources += [group for group in sources[1].values() if isinstance(group, dict)]
+        for source in sources:
             for name in names:
                 if source.get(name) is not None:
                     return source[name]
         return None
 
     @property
-    def image_folder(self) -> Path | None:
-        """The folder that pictures are named relative to, as the manifest says it."""
-        folder = self.argument(*IMAGE_FOLDER_KEYS)
-        return Path(folder) if isinstance(folder, str) and folder else None
+    def image_folders(self) -> list[Path]:
+        """The folders that pictures may be named relative to: those the scores name, then those of the manifest."""
+        named = [one.scores.get("image_folder") for one in reversed(self.evaluations.values())]
+        named += [self.argument(key) for key in IMAGE_FOLDER_KEYS]
+        return [Path(folder) for folder in dict.fromkeys(named) if isinstance(folder, str) and folder]
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run folder. Unreadable files become entries of `problems`; only a missing folder raises (FileNotFoundError)."""
+    """Read a run folder. Unreadable files become `problems`; only a missing folder raises (FileNotFoundError)."""
     if not folder.is_dir():
         raise FileNotFoundError(folder)
     problems: list[str] = []
@@ -121,6 +124,11 @@ def read_run(folder: Path) -> Run:
 def is_number(value: Any) -> bool:
     """Return whether the value is a finite number, and not a truth value."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_broken(value: Any) -> bool:
+    """Return whether the value is a number, but NaN or infinite."""
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def key_of(prediction: Mapping[str, Any]) -> tuple[str, int]:

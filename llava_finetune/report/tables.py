@@ -23,6 +23,8 @@ METRIC_NAMES = {
 }
 MAX_CONFUSION_SIZE = 16
 MAX_CONFUSION_LIST = 12
+# Metrics this close to exact match in every row are left out.
+SAME = 0.002
 # Longer answers are no classes; a grid of them says nothing.
 MAX_CLASS_LENGTH = 24
 
@@ -30,7 +32,7 @@ Row = tuple[str, str, Mapping[str, Any]]
 
 
 def score_table(rows: Sequence[Row], highlight: str = "After training") -> str:
-    """Return the table of exact match with intervals: one row per (label, hint, Scores), one column per question type."""
+    """Return the table of exact match with intervals: a row per (label, hint, Scores), a column per question type."""
     names = [name for name in TYPES if any(name in scores.get("by_type", {}) for _, _, scores in rows)]
     columns = ["all", *names] if len(names) > 1 else ["all"]
     head = "".join(f'<th scope="col">{_column(name, rows)}</th>' for name in columns)
@@ -41,14 +43,14 @@ def score_table(rows: Sequence[Row], highlight: str = "After training") -> str:
         small = f"<small>{escape(hint)}</small>" if hint else ""
         body.append(f'<tr{style}><th scope="row">{escape(label)}{small}</th>{cells}</tr>')
     return (
-        f'<table class="scores" style="--n:{len(columns)}"><caption>Exact match in percent; bars and small print show the '
+        f'<table class="scores" style="--n:{len(columns)}"><caption>Exact match in percent; whiskers and small print: '
         f"95{chr(160)}% interval</caption><thead><tr><td></td>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
     )
 
 
 def metric_table(rows: Sequence[Row]) -> str:
-    """Return the table of the other metrics that any row has, or an empty text."""
-    names = [name for name in METRIC_NAMES if any(is_number(scores.get(name)) for _, _, scores in rows)]
+    """Return the table of the other metrics, those that differ from exact match anywhere, or an empty text."""
+    names = [name for name in METRIC_NAMES if any(_adds(scores, name) for _, _, scores in rows)]
     if not names:
         return ""
     head = "".join(f'<th scope="col">{METRIC_NAMES[name]}</th>' for name in names)
@@ -60,8 +62,9 @@ def metric_table(rows: Sequence[Row]) -> str:
         )
         body.append(f'<tr><th scope="row">{escape(label)}</th>{cells}</tr>')
     return (
-        '<div class="wide"><table class="plain"><caption>Other metrics, percent with 95\u00a0% interval</caption>'
-        f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        "<h3>Other metrics <small>percent, 95\u00a0% interval</small></h3>"
+        f'<div class="wide"><table class="plain"><thead><tr><td></td>{head}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
     )
 
 
@@ -153,6 +156,11 @@ def _fact(value: Any) -> str:
     return escape(shortened(str(value), 400))
 
 
+def _adds(scores: Mapping[str, Any], name: str) -> bool:
+    """Whether the metric says more than exact match does: on one-word answers token F1 is the same number."""
+    return is_number(scores.get(name)) and abs(scores[name] - scores["exact_match"]) >= SAME
+
+
 def _column(name: str, rows: Sequence[Row]) -> str:
     counts = [int((s if name == "all" else s.get("by_type", {}).get(name, {})).get("count", 0)) for _, _, s in rows]
     title = "All" if name == "all" else TYPE_NAMES.get(name, name)
@@ -166,7 +174,8 @@ def _cell(scores: Mapping[str, Any] | None) -> str:
     low, high = _percent_bounds(scores, "interval")
     return (
         f"<td>{_figure(scores, 'exact_match', 'interval')}"
-        f'<span class="bar" style="--v:{value:.2f};--lo:{low:.2f};--hi:{high:.2f}" aria-hidden="true"><i></i></span></td>'
+        f'<span class="bar" style="--v:{value:.2f};--lo:{low:.2f};--hi:{high:.2f}" aria-hidden="true">'
+        "<i></i></span></td>"
     )
 
 

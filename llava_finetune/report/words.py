@@ -1,7 +1,7 @@
 """The summary in words: what was measured, how sure it is, and what it does and does not show.
 
-Each sentence is made from numbers of the run folder alone; a number that is not there makes no sentence, and `missing` says
-which parts of a report are absent and how to get them.
+Each sentence is made from numbers of the run folder alone; a number that is not there makes no sentence, and `missing`
+says which parts of a report are absent and how to get them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from llava_finetune.report.numbers import duration, interval, percent, plural, points, short
 from llava_finetune.report.outcomes import GAINED, LOST, Outcome, current, paired
-from llava_finetune.report.run_folder import Evaluation, Run, is_number
+from llava_finetune.report.run_folder import Evaluation, Run, is_broken, is_number
 
 TYPE_NAMES = {"yes_no": "Yes/no", "number": "Number", "open": "Open"}
 # Eval loss above its minimum by more than this, with the training loss still falling, is called overfitting.
@@ -62,9 +62,7 @@ def missing(run: Run) -> list[str]:
     if not run.rows:
         absent.append("no training log (log.jsonl): training writes it")
     if "baseline" not in run.evaluations:
-        absent.append(
-            "no score before training (scores-baseline.json): train with --eval_data_path to measure it at step 0"
-        )
+        absent.append("no score before training (scores-baseline.json): train with --eval_data_path to measure it")
     if "final" not in run.evaluations:
         absent.append("no score after training (scores-final.json): it is written when training ends")
     if "text_prior" not in run.evaluations:
@@ -93,8 +91,9 @@ def overfitting(run: Run) -> str:
     if sum(after) / len(after) >= sum(until) / len(until):
         return ""
     return (
-        f"Overfitting: since step {best_step:,.0f} the loss on held-out data has risen from {short(best)} to {short(last)} "
-        f"(step {last_step:,.0f}) while the training loss fell; fewer epochs, more data or a lower rank may do better."
+        f"Overfitting: since step {best_step:,.0f} the loss on held-out data has risen from {short(best)} to "
+        f"{short(last)} (step {last_step:,.0f}) while the training loss fell; fewer epochs, more data or a lower rank "
+        "may do better."
     )
 
 
@@ -119,7 +118,7 @@ def _looking(run: Run) -> str:
         return ""
     text = ", ".join(parts)
     owed = now.scores["exact_match"] - max(one.scores["exact_match"] for one in _controls(run))
-    gain = f": {points(owed)} come from looking at the picture" if owed > 0 else ""
+    gain = f": {points(owed).removeprefix('+')} come from looking at the picture" if owed > 0 else ""
     return f"{text[0].upper()}{text[1:]}{gain}."
 
 
@@ -135,8 +134,8 @@ def _doubt(run: Run) -> str:
     if not close:
         return ""
     return (
-        f"The score cannot be told apart from: {', '.join(close)}. On these questions nothing shows that the model uses "
-        "the picture."
+        f"The score cannot be told apart from: {', '.join(close)}. On these questions nothing shows that the model "
+        "uses the picture."
     )
 
 
@@ -168,7 +167,8 @@ def _probe(run: Run) -> str:
         verb = "moved within chance"
     return (
         f"On the probe set the model {verb}: {percent(first.scores['exact_match'])} before, "
-        f"{percent(last.scores['exact_match'])} at {last.label.lower()} ({plural(int(last.scores['count']), 'question')})."
+        f"{percent(last.scores['exact_match'])} {'at ' if last.label.startswith('Step') else ''}{last.label.lower()} "
+        f"({plural(int(last.scores['count']), 'question')})."
     )
 
 
@@ -183,9 +183,7 @@ def _truncated(run: Run) -> str:
 
 
 def _not_finite(run: Run) -> str:
-    broken = [
-        row["step"] for row in run.rows for key in ("loss", "grad_norm") if key in row and not is_number(row[key])
-    ]
+    broken = [row["step"] for row in run.rows for key in ("loss", "grad_norm") if is_broken(row.get(key))]
     return f"Loss or gradient was not a number at step {broken[0]:,}." if broken else ""
 
 

@@ -10,16 +10,19 @@ import math
 from pathlib import Path
 from typing import Any
 
+from data_prep.files import write_text
 from llava_finetune.curves import write_curves
 from llava_finetune.report.outcomes import GAINED, LOST, RIGHT, WRONG, current, outcomes, paired
 from llava_finetune.report.page import run_page
 from llava_finetune.report.run_folder import CONTROLS, Run, read_run
 from llava_finetune.report.words import headline, missing, sentences
-from llava_finetune.scoring import write_text
 
 
-def write_run_report(folder: Path) -> Path:
-    """Write report.html, report.json and the PNG curves of a run; return the page's path."""
+def write_run_report(folder: Path, image_folder: Path | None = None) -> Path:
+    """Write report.html, report.json and the PNG curves of a run; return the page's path.
+
+    `image_folder` is tried before the folders that the scores and the manifest name.
+    """
     run = read_run(folder)
     try:
         pictures = [path.name for path in write_curves(run, folder)]
@@ -28,7 +31,7 @@ def write_run_report(folder: Path) -> Path:
         pictures = []
     write_json(folder / "report.json", {**summary(run), "curves": pictures})
     page = folder / "report.html"
-    write_text(page, run_page(run))
+    write_text(page, run_page(run, image_folder))
     return page
 
 
