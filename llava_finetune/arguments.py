@@ -22,7 +22,7 @@ from llava_finetune.precision import Precision, choose_precision
 
 @dataclass
 class ModelArguments:
-    """Which model, and how it is put together. None means: as the base says (a plain language model: upstream's default)."""
+    """Which model, and how it is put together. None: as the base says (a plain language model: upstream's default)."""
 
     model_name_or_path: str = field(metadata={"help": "base: a language model (stage 1) or a LLaVA, hub id or folder"})
     version: str | None = field(default=None, metadata={"help": "conversation template, e.g. v1, plain, chatml_direct"})
@@ -93,7 +93,6 @@ class TrainingArguments(transformers.TrainingArguments):
     resume: str = field(default="none", metadata={"help": "auto, none, or a checkpoint folder"})
     logging_steps: float = field(default=1, metadata={"help": "steps between log lines"})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "kept off: NaN is shown as NaN, and stops"})
-    report_to: str | list[str] = field(default="none", metadata={"help": "wandb, tensorboard or trackio"})
     save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints kept"})
 
 

@@ -1,6 +1,7 @@
 """Put together what is trained: base, vision tower, projector, adapters, in the right dtypes.
 
-What the base says wins; a flag that contradicts it is an error that names both values, unless --override_config is given.
+What the base says wins; a flag that contradicts it is an error that names both values, unless --override_config says
+so.
 """
 
 from __future__ import annotations
@@ -84,9 +85,10 @@ def resolve(model: ModelArguments, image_aspect_ratio: str | None, config: Any) 
 
 
 def template_of(version: str | None, base: str, config: Any, tokenizer: Any) -> str:
-    """The run's conversation template: the flag's, the base manifest's, or the family's; checked against the tokenizer."""
+    """The run's conversation template: the flag's, the manifest's, or the family's; checked against the tokenizer."""
     name = version or read_manifest(base).get("conversation")
-    if name is None:
+    if name is None or (name == "plain" and version is None):
+        # Stage 1 teaches captions without a template; what talks to its result uses the language model's own.
         ids = tokenizer("<|im_start|>", add_special_tokens=False).input_ids
         name = (
             "chatml_direct"
@@ -108,7 +110,7 @@ def load_tokenizer(path: str, cache_dir: str | None, max_length: int) -> Any:
 
 
 def attention(asked: str, cuda: bool) -> str:
-    """auto is SDPA; on CPU eager, whose backward is a third faster on short sequences (measured, docs/performance.md)."""
+    """auto is SDPA; on CPU eager, whose backward is faster on short sequences (measured, docs/performance.md)."""
     if asked != "auto":
         return asked
     return "sdpa" if cuda else "eager"

@@ -127,7 +127,7 @@ class RecordDataset(Dataset[dict[str, Any]]):
 
     @property
     def modality_lengths(self) -> list[int]:
-        """Words per record, negative for text only: upstream's measure for grouping, so that the order is upstream's."""
+        """Words per record, negative for text only: upstream's measure, so that grouped orders are upstream's."""
         lengths = []
         for record in self.records:
             words = sum(len(turn["value"].split()) for turn in record["conversations"])

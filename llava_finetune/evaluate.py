@@ -208,7 +208,7 @@ def _finish(arguments: argparse.Namespace, predictions: list[dict[str, Any]], na
         print(f"{len(predictions)} answers, {tokens} tokens in {seconds:.0f} s; written to {folder}")
         if truncated:
             print(
-                f"{truncated} of {len(predictions)} answers were cut off at --max_new_tokens {arguments.max_new_tokens}",
+                f"{truncated} of {len(predictions)} answers were cut off: --max_new_tokens {arguments.max_new_tokens}",
                 file=sys.stderr,
             )
 
@@ -220,9 +220,8 @@ def _show(scores: dict[str, Any], as_json: bool, name: str) -> None:
     rows = [("all", scores), *scores.get("by_type", {}).items()]
     for label, row in rows:
         low, high = row["interval"]
-        print(
-            f"{name:<12}{label:<8} exact match {row['exact_match']:7.2%}  95 % [{low:.2%}, {high:.2%}]  of {row['count']}"
-        )
+        interval = f"95 % [{low:.2%}, {high:.2%}]"
+        print(f"{name:<12}{label:<8} exact match {row['exact_match']:7.2%}  {interval}  of {row['count']}")
 
 
 if __name__ == "__main__":

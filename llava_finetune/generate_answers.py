@@ -37,6 +37,12 @@ class Question:
     reference: str
     record: Mapping[str, Any]
 
+    @property
+    def question_type(self) -> str | None:
+        """The data's own name for the kind of question: one per record, or one per turn."""
+        per_turn = self.record.get("question_types")
+        return per_turn[self.turn] if per_turn else self.record.get("question_type")
+
     def prediction(self, answer: str, num_tokens: int, truncated: bool) -> dict[str, Any]:
         return {
             "id": self.id,
@@ -47,7 +53,7 @@ class Question:
             "reference": self.reference,
             "answers": self.record.get("answers"),
             "type": metrics.question_type(self.reference),
-            "question_type": self.record.get("question_type"),
+            "question_type": self.question_type,
             "question_id": self.record.get("question_id"),
             "truncated": truncated,
             "num_tokens": num_tokens,
@@ -128,9 +134,8 @@ def answer(
         if now - last > 10:
             last = now
             rate = len(done) / (now - start)
-            say(
-                f"  {len(done)}/{len(questions)} questions  {rate:.1f}/s  {(len(questions) - len(done)) / rate:.0f} s left"
-            )
+            left = (len(questions) - len(done)) / rate
+            say(f"  {len(done)}/{len(questions)} questions  {rate:.1f}/s  {left:.0f} s left")
     return [done[index] for index in range(len(questions))]
 
 

@@ -1,8 +1,8 @@
 """Turn a conversation into token ids and labels: supervised exactly on the answers and their end tokens.
 
-Upstream has one masker per template, each re-tokenising the rounds and subtracting constants; on any mismatch it masks the
-whole sample in silence. Here every template is rendered once into segments, tokenised whole, and a token is supervised when
-its characters lie in an answer. One masker serves every template and every tokenizer.
+Upstream has one masker per template, each re-tokenising the rounds and subtracting constants; on any mismatch it masks
+the whole sample in silence. Here every template is rendered once into segments, tokenised whole, and a token is
+supervised when its characters lie in an answer. One masker serves every template and every tokenizer.
 
     encoded = encode(record["conversations"], "vicuna_v1", tokenizer)
 """
@@ -20,7 +20,7 @@ IMAGE_TOKEN = "<image>"
 IMAGE_TOKEN_INDEX = -200
 IGNORE_INDEX = -100
 
-Turn = Mapping[str, str]
+Turn = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -196,8 +196,7 @@ def _encode_segments(pieces: Sequence[Segment], tokenizer: Any) -> tuple[list[in
     for index, chunk in enumerate(text.split(IMAGE_TOKEN)):
         chunk_ids, spans = _tokenize(chunk, tokenizer)
         if index == 0:
-            bos = int(bool(chunk_ids) and chunk_ids[0] == tokenizer.bos_token_id and spans[0][0] == spans[0][1])
-            bos = bos or int(bool(chunk_ids) and chunk_ids[0] == tokenizer.bos_token_id)
+            bos = int(_adds_bos(tokenizer))
             if bos:
                 ids.append(chunk_ids[0])
                 labels.append(IGNORE_INDEX)
@@ -210,6 +209,12 @@ def _encode_segments(pieces: Sequence[Segment], tokenizer: Any) -> tuple[list[in
             labels.append(token if taught else IGNORE_INDEX)
         position += len(chunk) + len(IMAGE_TOKEN)
     return ids, labels
+
+
+def _adds_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer puts a BOS before every text. A text that begins with the BOS token itself is no sign."""
+    ids = tokenizer("a").input_ids
+    return bool(ids) and ids[0] == tokenizer.bos_token_id
 
 
 def _spans(labels: Sequence[int]) -> list[tuple[int, int]]:

@@ -1,7 +1,7 @@
 """Upstream's model classes with a loss that is computed only where something is taught.
 
-A VQA record supervises about five of 640 tokens. The language-model head and the loss run on those alone: the same loss,
-without the full logits. The classes keep upstream's names, so that what they save is upstream's layout.
+A VQA record supervises about five of 640 tokens. The language-model head and the loss run on those alone: the same
+loss, without the full logits. The classes keep upstream's names, so that what they save is upstream's layout.
 
     model = model_class("llava_llama").from_pretrained(folder)
 """

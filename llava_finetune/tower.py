@@ -9,7 +9,6 @@ The words' head is dropped: stage 1 aligns the patch features to the language mo
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
@@ -132,9 +131,7 @@ def train_tower(captions: Path, image_folder: Path, output: Path, epochs: int = 
     order = torch.randperm(len(pixels))
     num_held = max(1, int(len(pixels) * VALIDATION_SHARE))
     held, train = order[:num_held], order[num_held:]
-    print(
-        f"vision tower: {len(train)} captioned pictures, {len(words)} words ({', '.join(words[:12])} ...), {epochs} epochs"
-    )
+    print(f"vision tower: {len(train)} pictures, {len(words)} words ({', '.join(words[:12])}), {epochs} epochs")
     model = _Words(len(words), bf16=device == "cuda" or cpu_has_bf16()).to(device)
     share = 0.0
     steps = max(1, len(train) // BATCH)
@@ -178,6 +175,6 @@ def _save(tower: CLIPVisionModel, processor: Any, output: Path) -> None:
     tower.save_pretrained(work)
     processor.save_pretrained(work)
     shutil.rmtree(output, ignore_errors=True)
-    os.replace(work, output)
+    work.replace(output)
     output.chmod(0o755)
     print(f"vision tower: {sum(p.numel() for p in tower.parameters()) / 1e6:.2f} M parameters in {output}")

@@ -1,4 +1,4 @@
-"""The training loop: transformers' Trainer through upstream's LLaVATrainer (its optimizer groups and samplers), plus truth.
+"""The training loop: transformers' Trainer through upstream's LLaVATrainer, with its optimizer groups and samplers.
 
 Each log line holds step, loss, gradient norm, learning rate, samples/s, tokens/s, memory and time left; a NaN stops the
 run and names the records of its batch.
@@ -58,8 +58,8 @@ class RunTrainer(LLaVATrainer):  # type: ignore[misc]
         if not torch.isfinite(value):
             raise UserError(
                 f"step {self.state.global_step + 1}: the loss is {value.item()}, in the records "
-                f"{', '.join(self.batch_ids)}. Look at them with: python -m data_prep show; try a lower --learning_rate, "
-                "or --precision fp32 to rule out overflow"
+                f"{', '.join(self.batch_ids)}. Look at them with: python -m data_prep show; try a lower "
+                "--learning_rate, or --precision fp32 to rule out overflow"
             )
         return loss
 
