@@ -149,7 +149,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
 
 def apply_plan(settings: Settings) -> Settings:
     """Let `llava-finetune plan` choose batch, accumulation, ZeRO stage and checkpointing for the visible GPUs."""
-    from llava_finetune.plan import choose_for_launch
+    from llava_finetune.proposals import choose_for_launch
 
     choice = choose_for_launch(
         model=_wanted(settings, "--model_name_or_path", "MODEL"),

@@ -205,7 +205,7 @@ def _temporary(shape: Shape, setting: Setting, trained: int, shards: int) -> int
     # The tower is asked for one hidden state and keeps all of them.
     per_patch = shape.vision.hidden * (shape.vision.layers + 8) + shape.vision.intermediate
     tower = setting.weight_bytes * patches * per_patch
-    sharded = setting.stage == 3 and setting.num_gpus > 1
+    sharded = setting.stage == 3 and (setting.num_gpus > 1 or setting.offload)
     gathered = 2 * min(LIVE_PARAMETERS, language.num_parameters) if sharded else 0
     return round(max(backward, tower - kept, step - kept) + gathered)
 
