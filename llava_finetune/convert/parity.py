@@ -75,28 +75,29 @@ def usable_probes(template: str, image_size: int) -> list[Probe]:
     return list(probes(image_size))
 
 
-@torch.no_grad()
+@torch.inference_mode()
+def forward_logits(loaded: Any, input_ids: Sequence[int], pictures: Sequence[Any]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Logits (positions x vocabulary, fp32, CPU) of one conversation, and the pixel values of its RGB pictures."""
+    from llava_finetune.dataset import process_image
+
+    model = loaded.model
+    pixel_values = [process_image(picture, loaded.image_processor, model.config) for picture in pictures]
+    images: Any = [value.to(loaded.device, loaded.dtype) for value in pixel_values] or None
+    if images and all(value.ndim == 3 for value in images):
+        images = torch.stack(images)
+    ids = torch.tensor([list(input_ids)], device=loaded.device)
+    out = model(input_ids=ids, images=images, image_sizes=[picture.size for picture in pictures] or None)
+    return out.logits[0].float().cpu(), pixel_values
+
+
 def upstream_reference(loaded: Any, template: str) -> list[Reference]:
     """Run every probe through upstream's tokenisation, picture processing and forward pass."""
-    from llava.mm_utils import process_images
-
     size = loaded.model.get_vision_tower().config.image_size
     out = []
     for probe in usable_probes(template, size):
         ids, labels = probe_ids(probe, template, loaded.tokenizer)
-        images: Any = None
-        pixel_values: list[torch.Tensor] = []
-        if probe.pictures:
-            pixel_values = [process_images([picture], loaded.image_processor, loaded.model.config)[0] for picture in probe.pictures]
-            images = [value.to(loaded.model.device, loaded.model.dtype) for value in pixel_values]
-            same = all(value.ndim == 3 for value in images)
-            images = torch.stack(images) if same else images
-        result = loaded.model(
-            input_ids=torch.tensor([ids], device=loaded.model.device),
-            images=images,
-            image_sizes=[picture.size for picture in probe.pictures] or None,
-        )
-        out.append(Reference(probe, ids, labels, pixel_values, result.logits[0].float().cpu()))
+        logits, pixel_values = forward_logits(loaded, ids, probe.pictures)
+        out.append(Reference(probe, ids, labels, pixel_values, logits))
     return out
 
 
@@ -160,7 +161,7 @@ def _stretches(ids: Sequence[int], picture: int) -> list[list[int]]:
     return [stretch for stretch in out if stretch]
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def compare(
     references: Sequence[Reference], folder: Path, dtype: torch.dtype, device: Any = "cpu", processor: Any = None
 ) -> Parity:

@@ -1,0 +1,232 @@
+"""`llava-finetune merge`: add an adapter, its projector and its tower into the base, and verify that it answers alike.
+
+Why: a merged folder is what export, vLLM and further training read. It only appears when logits of the adapter and of the
+merged folder as read back from disk agree on held-out records, nothing is NaN and every tensor is accounted for.
+
+    llava-finetune merge runs/mine merged
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llava_finetune.errors import UserError
+
+EXAMPLES = """examples:
+  llava-finetune merge runs/mine merged
+  llava-finetune merge runs/mine merged --records test.json --images pictures --answers 100
+  llava-finetune merge runs/mine merged --dtype float32 --base /models/llava-v1.5-7b
+  llava-finetune merge runs/mine merged --compare-4bit
+
+The base is the one that the adapter's llava_finetune.json names; its weights' hash is checked. Held-out records come from
+--records, else from the run's evaluation file, else generated pictures and questions are asked.
+exit codes: 0 done, 1 refused or failed, 2 wrong use"""
+
+DTYPES = ("auto", "bfloat16", "float32", "float16")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What to verify on: a records file and its image folder, how many for logits, how many for greedy answers."""
+
+    records: Path | None = None
+    images: Path | None = None
+    num_records: int = 8
+    num_answers: int = 0
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What was written and how it was verified; differences are of logits over all positions of all records."""
+
+    folder: str
+    base: str | None
+    dtype: str
+    tensors: int
+    adapted: int
+    records: int
+    source: str
+    largest_difference: float
+    allowed: float
+    answers: int
+    same_answers: int
+    difference_4bit: float | None
+    seconds: float
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    out = argparse.ArgumentParser(
+        prog="llava-finetune merge",
+        description="Merge an adapter (or a projector) into its base, in upstream's layout, verified.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    out.add_argument("adapter", help="folder that training wrote: a LoRA adapter, or a projector")
+    out.add_argument("output", type=Path, help="folder to write; must be new or empty")
+    out.add_argument("--base", help="the base, when it is not where the manifest says; its hash must be the same")
+    out.add_argument("--dtype", choices=DTYPES, default="auto", help="dtype to merge and save in (default: the training's)")
+    out.add_argument("--device", default="auto", help="where to merge (default: auto)")
+    out.add_argument("--records", type=Path, help="held-out records to verify on")
+    out.add_argument("--images", type=Path, help="image folder of --records")
+    out.add_argument("--num-records", type=int, default=8, help="records whose logits are compared (default: 8)")
+    out.add_argument("--answers", type=int, default=0, help="also compare the greedy answers to this many questions")
+    out.add_argument("--compare-4bit", action="store_true", help="print how far 4-bit merged is from 4-bit base plus adapter")
+    out.add_argument("--json", action="store_true", help="print the result as JSON")
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 when the folder was written and verified."""
+    a = parser().parse_args(argv)
+    held_out = HeldOut(a.records, a.images, a.num_records, a.answers)
+    result = merge(
+        a.adapter, a.output, base=a.base, dtype=a.dtype, device=a.device, held_out=held_out, compare_4bit=a.compare_4bit
+    )
+    print(json.dumps(asdict(result)) if a.json else describe(result))
+    return 0
+
+
+def describe(result: Merged) -> str:
+    """The result in words."""
+    lines = [
+        f"{result.folder}: {result.tensors} tensors in {result.dtype}, {result.adapted} layers adapted, base {result.base}",
+        f"verified on {result.records} {result.source}: logits of merged and adapter differ by at most "
+        f"{result.largest_difference:.2e} (allowed {result.allowed:.1e}), no NaN, every tensor accounted for",
+    ]
+    if result.answers:
+        lines.append(f"greedy answers: {result.same_answers} of {result.answers} identical")
+    if result.difference_4bit is not None:
+        lines.append(f"4-bit: logits of merged and of base plus adapter differ by at most {result.difference_4bit:.2e}")
+    return "\n".join([*lines, f"{result.seconds:.0f} s; next: llava-finetune export {result.folder} exported"])
+
+
+def merge(
+    adapter: str,
+    output: Path,
+    *,
+    base: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    held_out: HeldOut | None = None,
+    compare_4bit: bool = False,
+) -> Merged:
+    """Merge, verify what was written, and let the folder appear.
+
+    Raises UserError, and writes nothing, for a base with other weights (both hashes and names are shown), a NaN, a tensor
+    that is missing or not in the base, or logits that differ by more than the dtype's noise.
+    """
+    from llava_finetune.convert import folders, merging
+    from llava_finetune.loading import base_of, kind_of, load
+    from llava_finetune.manifest import read_manifest
+
+    start = time.monotonic()
+    folders.check_free(output)
+    if kind_of(adapter) == "model":
+        raise UserError(f"{adapter} is a whole model: it has no adapter_config.json or mm_projector.bin to merge")
+    named = base_of(adapter, base, read_manifest(adapter))
+    wanted = held_out or HeldOut()
+    loaded = load(adapter, base=base, dtype=dtype, device=device, merge_adapter=False)
+    cases, source = merging.load_cases(adapter, loaded, wanted.records, wanted.images, wanted.num_records)
+    before = merging.logits_of(loaded, cases)
+    answers = greedy_answers(loaded, adapter, wanted)
+    used, place = str(loaded.dtype).removeprefix("torch."), str(loaded.device)
+    with folders.new_folder(output) as partial:
+        adapted, tensors = _merge_into(partial, loaded, Path(adapter), named)
+        del loaded
+        gc.collect()
+        again = load(str(partial), dtype=used, device=place)
+        found = merging.difference(before, merging.logits_of(again, cases), again.dtype)
+        if not found.largest <= found.allowed:
+            raise UserError(
+                f"{adapter}: merged logits differ from the adapter's by {found.largest:.2e}, allowed {found.allowed:.1e} in "
+                f"{used}; nothing was written (try --dtype float32)"
+            )
+        same = sum(a == b for a, b in zip(answers, greedy_answers(again, adapter, wanted), strict=True))
+        del again
+        four = _compare_4bit(adapter, base, partial, cases, place) if compare_4bit else None
+        _note_check(partial, found.largest, found.allowed, len(cases))
+    seconds = time.monotonic() - start
+    return Merged(
+        folder=str(output),
+        base=named,
+        dtype=used,
+        tensors=tensors,
+        adapted=adapted,
+        records=len(cases),
+        source=source,
+        largest_difference=found.largest,
+        allowed=found.allowed,
+        answers=len(answers),
+        same_answers=same,
+        difference_4bit=four,
+        seconds=seconds,
+    )
+
+
+def _merge_into(folder: Path, loaded: Any, adapter: Path, base: str) -> tuple[int, int]:
+    """Merge in memory and write `folder`; returns the numbers of adapted layers and of tensors."""
+    from llava_finetune.convert import merging
+    from llava_finetune.manifest import write_manifest
+
+    model, adapted, in_tower = loaded.model, 0, False
+    if hasattr(model, "merge_and_unload"):
+        adapted = merging.check_adapter_read(model, adapter)
+        in_tower = any("lora_" in name and "vision_tower" in name for name, _ in model.named_parameters())
+        model = model.merge_and_unload()
+    config = model.config
+    config.unfreeze_mm_vision_tower = bool(getattr(config, "unfreeze_mm_vision_tower", False) or in_tower)
+    config.tokenizer_padding_side = "right"
+    config.tune_mm_mlp_adapter = False
+    config.dtype = loaded.dtype
+    tensors = merging.model_tensors(model, with_tower=config.unfreeze_mm_vision_tower)
+    merging.check_tensors(tensors, base)
+    merging.save(folder, tensors, config, model.generation_config, (adapter, Path(base)))
+    write_manifest(
+        folder,
+        kind="model",
+        base=base,
+        conversation=loaded.template,
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        merged_from=str(adapter.resolve()),
+    )
+    return adapted, len(tensors)
+
+
+def greedy_answers(loaded: Any, adapter: str, wanted: HeldOut) -> list[str]:
+    """Greedy answers to the first `wanted.num_answers` held-out questions, none when none are asked for."""
+    if not wanted.num_answers:
+        return []
+    from data_prep.record import read_records
+    from llava_finetune.convert.merging import run_records
+    from llava_finetune.generate_answers import answer, questions_from
+
+    found = (wanted.records, wanted.images) if wanted.records else run_records(Path(adapter))
+    if found is None or found[0] is None:
+        raise UserError(f"--answers {wanted.num_answers}: no held-out records; give them with --records and --images")
+    questions = questions_from(read_records(found[0]), limit=wanted.num_answers)
+    return [str(prediction["answer"]) for prediction in answer(loaded, questions, found[1])]
+
+
+def _compare_4bit(adapter: str, base: str | None, merged: Path, cases: list[Any], device: str) -> float:
+    """How far the merged model in 4 bit is from the base in 4 bit plus the adapter."""
+    from llava_finetune.convert import merging
+    from llava_finetune.loading import load
+
+    over_base = merging.logits_of(load(adapter, base=base, bits=4, device=device, merge_adapter=False), cases)
+    folded = load(str(merged), bits=4, device=device)
+    return merging.difference(over_base, merging.logits_of(folded, cases), folded.dtype).largest
+
+
+def _note_check(folder: Path, largest: float, allowed: float, count: int) -> None:
+    from llava_finetune.manifest import NAME, read_manifest, write_json
+
+    verified = {"records": count, "largest_logit_difference": largest, "allowed": allowed}
+    write_json(folder / NAME, {**read_manifest(folder), "verified": verified})
