@@ -109,7 +109,8 @@ setup_pip() {
   while kill -0 "$pip" 2>/dev/null; do
     sleep 0.2
     beat=$((beat + 1))
-    ((beat % 100)) || setup_say "  ... $(grep -oE '^(Collecting|Downloading|Building|Installing) [^ ]+' "$SETUP_LOG" | tail -n 1)"
+    ((beat % 100)) || setup_say "  ... $(grep -oE '^ *(Collecting|Downloading|Building|Installing) [^ ]+' "$SETUP_LOG" |
+      tail -n 1 || true)"
   done
   trap - EXIT INT TERM
   wait "$pip" || setup_explain_pip "$what"
