@@ -112,7 +112,7 @@ class Edit:
         for match in reversed(matches):
             path = (*scope, *match.path)
             found = _nodes(module, path, match.length)
-            new = keep_comments(found, self.build(template, match, found))
+            new = keep_brackets(found, keep_comments(found, self.build(template, match, found)))
             if not new and _block_length(module, path) == match.length:
                 new = pattern.parse_statements("pass")
             module = pattern.replace_at(module, path, match.length, new)
@@ -236,6 +236,13 @@ def keep_comments(found: Sequence[Any], new: list[Any]) -> list[Any]:
         bare = [node.with_changes(leading_lines=()) if node is found[0] else node for node in new]
         return [bare[0].with_changes(leading_lines=found[0].leading_lines), *bare[1:]]
     return [new[0].with_changes(leading_lines=[*found[0].leading_lines, *new[0].leading_lines]), *new[1:]]
+
+
+def keep_brackets(found: Sequence[Any], new: list[Any]) -> list[Any]:
+    """Brackets around a found expression stay: they may hold its line breaks together."""
+    if len(new) != 1 or not isinstance(new[0], cst.BaseExpression) or not found[0].lpar:
+        return new
+    return [new[0].with_changes(lpar=[*found[0].lpar, *new[0].lpar], rpar=[*new[0].rpar, *found[0].rpar])]
 
 
 def places(count: int) -> str:

@@ -35,16 +35,29 @@ class ModelFolder:
     family: str
     is_llava: bool
     dtype: str | None
+    vision_tower: str | None = None
 
     def load_config(self) -> Any:
-        """The folder's config, else the base's, without a quantization that training left in it."""
+        """The folder's config, else the base's, with the tower's place, and without a quantization that QLoRA left."""
         from llava.model import LlavaConfig, LlavaMistralConfig
 
         config_class = LlavaMistralConfig if self.family == "mistral" else LlavaConfig
         holder = self.path if find_file(self.path, "config.json") else self.base
         config = config_class.from_pretrained(holder)
-        config.__dict__.pop("quantization_config", None)
+        if self.kind != MODEL:
+            config.__dict__.pop("quantization_config", None)
+        if self.is_llava:
+            config.mm_vision_tower = self.vision_tower or self.find_tower(config.mm_vision_tower)
         return config
+
+    def find_tower(self, name: str) -> str:
+        """The tower as config.json names it; one that moved along with the model's folder is found inside it."""
+        if not Path(name).exists():
+            for holder in (self.path, self.base):
+                for inside in (Path(holder or "") / name, Path(holder or "") / Path(name).name):
+                    if holder and (inside / "config.json").is_file():
+                        return str(inside)
+        return name
 
     def model_class(self) -> Any:
         """Upstream's class for the family."""
@@ -63,7 +76,7 @@ class ModelFolder:
         return found
 
 
-def describe(model_path: str, model_base: str | None = None) -> ModelFolder:
+def describe(model_path: str, model_base: str | None = None, vision_tower: str | None = None) -> ModelFolder:
     """What is at `model_path` (a folder or a hub id). Raises UserError when it cannot be loaded, saying what to do."""
     manifest = read_json(model_path, MANIFEST) or {}
     adapter = read_json(model_path, "adapter_config.json")
@@ -84,7 +97,8 @@ def describe(model_path: str, model_base: str | None = None) -> ModelFolder:
     if config is None:
         raise UserError(f"{model_path}: no config.json there; give a model, adapter or projector folder, or a hub id")
     refuse_unsupported(model_path, config)
-    return ModelFolder(model_path, base, kind, family_of(config), is_llava(config), manifest.get("dtype"))
+    family = family_of(config)
+    return ModelFolder(model_path, base, kind, family, is_llava(config), manifest.get("dtype"), vision_tower)
 
 
 def refuse_unsupported(model_path: str, config: dict[str, Any]) -> None:

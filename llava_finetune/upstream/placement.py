@@ -90,3 +90,10 @@ def place_vision_tower(model: Any, dtype: torch.dtype) -> Any:
     device = projector[0].device if projector else model.device
     tower.to(device=device, dtype=dtype)
     return tower
+
+
+def images_for(model: Any, images: Any) -> Any:
+    """Pixel tensors, stacked or a list of different sizes, on the model's device and in its dtype."""
+    if isinstance(images, list):
+        return [image.to(model.device, dtype=model.dtype) for image in images]
+    return images.to(model.device, dtype=model.dtype)

@@ -38,12 +38,13 @@ def quantization(load_8bit: bool, load_4bit: bool, dtype: torch.dtype) -> dict[s
 def load_whole(model_class: Any, path: str, **keywords: Any) -> Any:
     """`from_pretrained`, refusing a checkpoint that leaves the projector random. Raises UserError."""
     model, info = model_class.from_pretrained(path, output_loading_info=True, **keywords)
-    missing = sorted(key for key in info["missing_keys"] if "mm_projector" in key or "image_newline" in key)
+    watched = ("mm_projector", "image_newline", "vision_tower")
+    missing = sorted(key for key in info["missing_keys"] if any(part in key for part in watched))
     unexpected = sorted(key for key in info["unexpected_keys"] if "mm_projector" in key)
     mismatched = sorted(str(entry[0]) for entry in info.get("mismatched_keys", ()) if "mm_projector" in str(entry[0]))
     if missing or unexpected or mismatched:
         raise UserError(
-            f"{path}: its weights and its config.json describe two different projectors: "
+            f"{path}: its weights and its config.json describe two different models: "
             f"missing {_short(missing)}, unexpected {_short(unexpected)}, of another shape {_short(mismatched)}. "
             f"config.json says mm_projector_type {getattr(model.config, 'mm_projector_type', None)!r}; correct it there"
         )

@@ -1,0 +1,25 @@
+"""Any CLIP model is a vision tower, whatever its folder is called."""
+
+from patches.edits import Replace
+from patches.series import Kind, Patch
+
+PATCH = Patch(
+    kind=Kind.MEND,
+    origin="haotian-liu/LLaVA#246, yuezih/less-is-more#8 (problem 31)",
+    why="Hub names had to start with `openai` or `laion`; others ended in "
+    "`Unknown vision tower`, a missing one in a TypeError.",
+    not_outside="The test is inside the factory.",
+    drop_when="upstream reads the tower's config",
+    edits=(
+        Replace(
+            "llava/model/multimodal_encoder/builder.py",
+            "build_vision_tower",
+            find="is_absolute_path_exists = os.path.exists(vision_tower)\nif __known:\n    __made",
+            put="""
+                from llava_finetune.upstream import guards
+                if guards.is_clip(vision_tower):
+                    __made
+            """,
+        ),
+    ),
+)

@@ -1,0 +1,23 @@
+"""A loaded model's generation config can be saved."""
+
+from patches.edits import Before
+from patches.series import Kind, Patch
+
+PATCH = Patch(
+    kind=Kind.MEND,
+    origin="haotian-liu/LLaVA#1144, #1252 (problem 11); measured on transformers 5",
+    why="Vicuna and Llama-2 carry temperature and top_p without do_sample; saving a merged model raises.",
+    not_outside="Every caller that saves would have to know.",
+    drop_when="transformers saves such configs",
+    edits=(
+        Before(
+            "llava/model/builder.py",
+            "load_pretrained_model",
+            find="image_processor = None",
+            put="""
+                from llava_finetune.upstream import guards
+                guards.mend_generation_config(model)
+            """,
+        ),
+    ),
+)
