@@ -1,0 +1,98 @@
+"""Messages with pictures as a prompt: the ids that training would have written, and the pixel values.
+
+    prompt = build_prompt(loaded, [Message("user", "What is this?", (picture,))])
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from llava_finetune.errors import UserError
+
+IMAGE_TOKEN = "<image>"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a conversation: role (system, user or assistant), text, and RGB pictures of a user's message."""
+
+    role: str
+    text: str
+    pictures: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids with -200 for a picture, pixel values and (width, height) of each picture, positions it all takes."""
+
+    input_ids: list[int]
+    pixel_values: list[torch.Tensor]
+    sizes: list[tuple[int, int]]
+    length: int
+
+
+def build_prompt(loaded: Any, messages: Sequence[Message], max_new_tokens: int = 0) -> Prompt:
+    """The prompt that asks for the next answer.
+
+    Raises UserError when the roles do not alternate, a text holds `<image>`, or prompt and answer do not fit the context.
+    """
+    from llava_finetune.dataset import num_image_tokens, process_image
+
+    system, turns = turns_of(messages)
+    ids = ids_with_system(turns, system, loaded.template, loaded.tokenizer)
+    pictures = [picture for message in messages for picture in message.pictures]
+    config, tower = loaded.model.config, loaded.model.get_vision_tower()
+    length = len(ids) + sum(num_image_tokens(config, tower, picture.size) - 1 for picture in pictures)
+    if length + max_new_tokens > loaded.context_length:
+        raise UserError(
+            f"the conversation takes {length} tokens and {max_new_tokens} are asked for; the model reads "
+            f"{loaded.context_length}: shorten it, send fewer pictures or ask for fewer tokens"
+        )
+    pixels = [process_image(picture, loaded.image_processor, config) for picture in pictures]
+    return Prompt(ids, pixels, [picture.size for picture in pictures], length)
+
+
+def turns_of(messages: Sequence[Message]) -> tuple[str | None, list[dict[str, str]]]:
+    """The system text (None: the training's own) and human/gpt turns that end with the user's."""
+    system = None
+    turns: list[dict[str, str]] = []
+    for message in messages:
+        if IMAGE_TOKEN in message.text:
+            raise UserError(f"a message holds the text {IMAGE_TOKEN}, which stands for a picture; attach pictures, do not write it")
+        if message.role == "system":
+            system = message.text if system is None else f"{system}\n{message.text}"
+            continue
+        expected = "user" if len(turns) % 2 == 0 else "assistant"
+        if message.role != expected:
+            raise UserError(f'message {len(turns) + 1} is from "{message.role}", expected "{expected}": turns alternate')
+        marks = f"{IMAGE_TOKEN}\n" * len(message.pictures)
+        turns.append({"from": "human" if expected == "user" else "gpt", "value": (marks + message.text.strip()).strip()})
+    if len(turns) % 2 == 0:
+        raise UserError("the last message must be the user's: there is nothing to answer")
+    return system, turns
+
+
+def ids_with_system(turns: Sequence[dict[str, str]], system: str | None, template: str, tokenizer: Any) -> list[int]:
+    """Prompt ids; a given `system` text stands where the template's own does."""
+    from llava_finetune.masking import _encode_segments, prompt_ids, segments
+    from llava_finetune.templates import conversation
+
+    if system is None:
+        return prompt_ids(turns, template, tokenizer)
+    own = conversation(template)
+    if own.sep_style.name == "PLAIN":
+        raise UserError(f'the template "{template}" has no place for a system message')
+    pieces = segments([*turns, {"from": "gpt", "value": None}], template)  # type: ignore[dict-item,list-item]
+    head = re.match(r"[^\n]*\n*", own.system) if own.sep_style.name == "MPT" else None
+    wanted = (head.group() if head else "") + system
+    first = pieces[0].text
+    if own.system:
+        first = first.replace(own.system, wanted, 1)
+    else:
+        first = first.replace("[INST] ", f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n", 1)
+    return _encode_segments([type(pieces[0])(first), *pieces[1:]], tokenizer)[0]
