@@ -102,7 +102,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    report = run(load_series(), read_pristine(find_source(arguments.source)))
+    report = run(load_series(), read_pristine(find_source(arguments.source)), count_lines=True)
     print(markdown_table(report) if arguments.markdown else text_table(report))
     return 0
 

@@ -108,15 +108,16 @@ class Edit:
         return bool(done) and all(any(_inside(match, other) for other in done) for match in matches)
 
     def _rewrite(self, module: cst.Module, scope: Path, matches: list[Match], template: list[Any]) -> Result:
-        before = module.code
+        changed = False
         for match in reversed(matches):
             path = (*scope, *match.path)
             found = _nodes(module, path, match.length)
             new = keep_brackets(found, keep_comments(found, self.build(template, match, found)))
             if not new and _block_length(module, path) == match.length:
                 new = pattern.parse_statements("pass")
+            changed = changed or not pattern.same(found, new)
             module = pattern.replace_at(module, path, match.length, new)
-        if module.code == before:
+        if not changed:
             return Unchanged(f"`{first_line(self.put)}` in place of `{first_line(self.find)}` changes nothing")
         return Applied(module, len(matches))
 
@@ -195,9 +196,7 @@ def _definitions(node: Any, path: Path) -> Iterator[tuple[Path, str]]:
         for step, item in items:
             if isinstance(item, (cst.FunctionDef, cst.ClassDef)):
                 yield (*path, step), item.name.value
-            elif isinstance(
-                item, (cst.BaseCompoundStatement, cst.IndentedBlock, cst.Else, cst.Finally, cst.ExceptHandler)
-            ):
+            elif isinstance(item, pattern.HOLDERS):
                 yield from _definitions(item, (*path, step))
 
 

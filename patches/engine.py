@@ -55,10 +55,10 @@ class Report:
         return lines + self.broken
 
 
-def run(series: Sequence[Patch], pristine: Mapping[str, bytes], check_proofs: bool = True) -> Report:
+def run(series: Sequence[Patch], pristine: Mapping[str, bytes], count_lines: bool = False) -> Report:
     """Apply the series to the files in memory. `pristine` maps `llava/...` to bytes."""
     trees: dict[str, cst.Module] = {}
-    results = [_apply_patch(patch, pristine, trees) for patch in series]
+    results = [_apply_patch(patch, pristine, trees, count_lines) for patch in series]
     applied = [result.patch for result in results if result.status is Status.APPLIES]
     changed_by: dict[str, list[str]] = {}
     for patch in applied:
@@ -68,8 +68,7 @@ def run(series: Sequence[Patch], pristine: Mapping[str, bytes], check_proofs: bo
     for name, names in sorted(changed_by.items()):
         report.files[name] = (notice(names) + trees[name].code).encode("utf-8")
         report.broken += _prove_parse(name, trees[name])
-    if check_proofs:
-        report.broken += [line for patch in applied for line in _prove_absent(patch, trees)]
+    report.broken += [line for patch in applied for line in _prove_absent(patch, trees)]
     return report
 
 
@@ -81,12 +80,13 @@ def notice(names: Iterable[str]) -> str:
     )
 
 
-def _apply_patch(patch: Patch, pristine: Mapping[str, bytes], trees: dict[str, cst.Module]) -> PatchResult:
+def _apply_patch(
+    patch: Patch, pristine: Mapping[str, bytes], trees: dict[str, cst.Module], count_lines: bool
+) -> PatchResult:
     trial = dict(trees)
     failures: list[tuple[Edit, Failure]] = []
-    before: dict[str, str] = {}
     for edit in patch.edits:
-        result = _apply_edit(edit, pristine, trial, before)
+        result = _apply_edit(edit, pristine, trial)
         if isinstance(result, Failure):
             failures.append((edit, result))
         else:
@@ -96,13 +96,15 @@ def _apply_patch(patch: Patch, pristine: Mapping[str, bytes], trees: dict[str, c
             f"{edit.file}, {edit.within or 'module level'}: {failure.message}" for edit, failure in failures
         )
         return PatchResult(patch, _status(patch, [failure for _, failure in failures]), messages)
+    lines = 0
+    if count_lines:
+        texts = ((trees[name].code if name in trees else pristine[name].decode("utf-8"), name) for name in patch.files)
+        lines = sum(_changed(before, trial[name].code) for before, name in texts)
     trees.update(trial)
-    return PatchResult(patch, Status.APPLIES, (), sum(_changed(before[name], trial[name].code) for name in before))
+    return PatchResult(patch, Status.APPLIES, (), lines)
 
 
-def _apply_edit(
-    edit: Edit, pristine: Mapping[str, bytes], trees: dict[str, cst.Module], before: dict[str, str]
-) -> Result:
+def _apply_edit(edit: Edit, pristine: Mapping[str, bytes], trees: dict[str, cst.Module]) -> Result:
     if edit.file not in trees:
         if edit.file not in pristine:
             return Gone("expected this file, found none")
@@ -110,7 +112,6 @@ def _apply_edit(
             trees[edit.file] = cst.parse_module(pristine[edit.file].decode("utf-8"))
         except (cst.ParserSyntaxError, UnicodeDecodeError) as error:
             return Gone(f"expected Python, found a file that does not parse ({str(error).splitlines()[0]})")
-    before.setdefault(edit.file, trees[edit.file].code)
     return edit.apply(trees[edit.file])
 
 

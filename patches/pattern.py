@@ -10,6 +10,7 @@ a compound statement any body (and any else). The same hole twice must hold the 
 from __future__ import annotations
 
 import ast
+import functools
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -51,6 +52,9 @@ _LAYOUT = frozenset(
         "arrow",
     ]
 )
+
+
+HOLDERS = (cst.BaseCompoundStatement, cst.IndentedBlock, cst.Else, cst.Finally, cst.ExceptHandler)
 
 
 @dataclass(frozen=True)
@@ -105,11 +109,11 @@ def _is_ellipsis(body: Any) -> bool:
     )
 
 
-def significant_fields(node: cst.CSTNode) -> Iterator[str]:
-    """The names of a node's fields that carry meaning."""
-    for field in fields(node):
-        if field.name not in _LAYOUT and not field.name.startswith("whitespace"):
-            yield field.name
+@functools.cache
+def significant_fields(kind: type[cst.CSTNode]) -> tuple[str, ...]:
+    """The names of a node type's fields that carry meaning."""
+    names = (field.name for field in fields(kind))
+    return tuple(name for name in names if name not in _LAYOUT and not name.startswith("whitespace"))
 
 
 def _bind(holes: Holes, name: str, value: Any) -> bool:
@@ -136,7 +140,7 @@ def _match(pattern: Any, node: Any, holes: Holes, holes_allowed: bool = True) ->
     if isinstance(pattern, cst.SimpleString) and isinstance(node, cst.SimpleString):
         return bool(ast.literal_eval(pattern.value) == ast.literal_eval(node.value))
     open_body = holes_allowed and hasattr(pattern, "body") and _is_ellipsis(pattern.body)
-    for field in significant_fields(pattern):
+    for field in significant_fields(type(pattern)):
         if open_body and field in ("body", "orelse", "finalbody", "handlers"):
             continue
         if not _match(getattr(pattern, field), getattr(node, field), holes, holes_allowed):
@@ -175,7 +179,7 @@ def _match_run(
 
 def children(node: cst.CSTNode) -> Iterator[tuple[Step, cst.CSTNode]]:
     """The meaningful children of a node, each with its step."""
-    for field in significant_fields(node):
+    for field in significant_fields(type(node)):
         value = getattr(node, field)
         if isinstance(value, cst.CSTNode):
             yield (field, None), value
@@ -189,9 +193,22 @@ def walk(node: cst.CSTNode, path: Path = (), into_definitions: bool = True) -> I
     """`node` and every node below it, outermost first; without `into_definitions`, no classes and functions."""
     yield path, node
     for step, child in children(node):
-        if not into_definitions and isinstance(child, (cst.FunctionDef, cst.ClassDef)):
-            continue
-        yield from walk(child, (*path, step), into_definitions)
+        if into_definitions or not isinstance(child, (cst.FunctionDef, cst.ClassDef)):
+            yield from walk(child, (*path, step), into_definitions)
+
+
+def blocks(node: cst.CSTNode, path: Path, into_definitions: bool) -> Iterator[tuple[Path, Any]]:
+    """The module or the indented blocks in and below a node, without a look into expressions."""
+    if isinstance(node, (cst.IndentedBlock, cst.Module)):
+        yield path, node
+    for field in ("body", "orelse", "handlers", "finalbody"):
+        value = getattr(node, field, None)
+        single = isinstance(value, cst.CSTNode)
+        for index, child in enumerate([value] if single else value or ()):
+            if isinstance(child, (cst.FunctionDef, cst.ClassDef)) and not into_definitions:
+                continue
+            if isinstance(child, HOLDERS):
+                yield from blocks(child, (*path, (field, None if single else index)), into_definitions)
 
 
 def find(
@@ -199,13 +216,14 @@ def find(
 ) -> list[Match]:
     """All places in `scope` that have the pattern's shape; statement runs do not overlap."""
     matches: list[Match] = []
+    if not isinstance(pattern, cst.BaseExpression):
+        for path, block in blocks(scope, (), into):
+            matches += _find_runs(list(pattern), block, path)
+        return matches
     for path, node in walk(scope, (), into):
-        if isinstance(pattern, cst.BaseExpression):
-            holes: Holes = {}
-            if isinstance(node, cst.BaseExpression) and _match(pattern, node, holes):
-                matches.append(Match(path, 1, holes))
-        elif isinstance(node, (cst.IndentedBlock, cst.Module)):
-            matches += _find_runs(list(pattern), node, path)
+        holes: Holes = {}
+        if isinstance(node, cst.BaseExpression) and _match(pattern, node, holes):
+            matches.append(Match(path, 1, holes))
     return matches
 
 
