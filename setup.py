@@ -39,6 +39,7 @@ EXTRAS = {
     "gpu": ["flash-attn; sys_platform == 'linux'", "liger-kernel; sys_platform == 'linux'"],
     "quant": ["bitsandbytes"],
     "serve": ["gradio", "fastapi", "uvicorn", "python-multipart", "prometheus-client"],
+    "quickstart": ["easy-vqa"],
     "track": ["wandb", "tensorboard"],
     "dev": [
         "pytest",

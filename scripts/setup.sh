@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make .venv with the versions of constraints.txt, then fetch and patch upstream. Run again: reuses what is done.
 #
-#   bash scripts/setup.sh [EXTRA ...]      extras of setup.py: quant serve track dev gpu
+#   bash scripts/setup.sh [EXTRA ...]      extras of setup.py: quant serve quickstart track dev gpu
 #   source scripts/setup.sh                from another script; SETUP_EXTRAS="quant serve" names the extras
 #
 # PYTHON=/path/to/python3.12 names the interpreter. Needs no root, no hub and no CUDA: only pip's own package registry.

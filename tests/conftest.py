@@ -1,0 +1,54 @@
+"""What all tests share: golden files, one thread per process, and no network beyond this machine."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Before torch is imported: two test processes with two threads each fight on two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
+
+
+def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
+    """Fail any connection that leaves this machine, so that no test depends on a network."""
+    if event != "socket.connect":
+        return
+    address = arguments[1]
+    host = address[0] if isinstance(address, tuple) else ""
+    if host and not (host.startswith("127.") or host in ("localhost", "::1", "0.0.0.0")):
+        raise ConnectionRefusedError(f"tests do not leave this machine: {address}")
+
+
+sys.addaudithook(_refuse_network)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the golden files instead of comparing")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
+    """Compare a text with a committed file, or write it with --update-golden."""
+
+    def compare(path: Path, text: str) -> None:
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        assert path.is_file(), f"{path} is missing; make it with: pytest {request.node.nodeid} --update-golden"
+        assert text == path.read_text(encoding="utf-8"), f"differs from {path}; if on purpose: --update-golden"
+
+    return compare

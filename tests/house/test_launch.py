@@ -1,0 +1,223 @@
+"""Launchers and recipes: the command each one starts, the arithmetic it prints, and what it refuses."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = Path(__file__).parent / "golden"
+LAUNCHERS = ["pretrain", "finetune_full", "finetune_lora", "finetune_qlora"]
+RECIPES = sorted(path.stem for path in (ROOT / "scripts" / "recipes").glob("*.sh"))
+SCRIPTS = [f"scripts/{name}.sh" for name in LAUNCHERS] + [f"scripts/recipes/{name}.sh" for name in RECIPES]
+RUN = {"MODEL": "liuhaotian/llava-v1.5-7b", "DATA": "train.json", "IMAGES": "images", "OUTPUT": "runs/a"}
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def portable(text: str) -> str:
+    """The text without this machine's paths."""
+    return text.replace(str(Path(sys.prefix)), "$VENV").replace(str(ROOT), "$ROOT")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_dry_run_prints_the_golden_command_and_writes_nothing(
+    script: str, run_script: Run, with_gpus: Callable[..., None], golden: Callable[[Path, str], None], tmp_path: Path
+) -> None:
+    with_gpus(8)
+    variables = {} if "recipes" in script else RUN
+    result = run_script(script, "--dry-run", **variables)
+    assert result.returncode == 0, result.stderr
+    golden(GOLDEN / f"{Path(script).stem}.txt", portable(result.stdout))
+    assert list((tmp_path / "empty").iterdir()) == []
+    assert not (tmp_path / "record").exists()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_deepspeed_is_started_with_the_words_that_were_printed(
+    script: str, run_script: Run, with_gpus: Callable[..., None], tmp_path: Path
+) -> None:
+    with_gpus(8)
+    inputs = {"DATA": str(tmp_path / "d.json"), "IMAGES": str(tmp_path), "LAUNCH_CHECKS": "off", "MASTER_PORT": "29511"}
+    (tmp_path / "d.json").write_text("[]")
+    variables = {**RUN, **inputs} if "recipes" not in script else inputs
+    result = run_script(script, "--seed", "7", **variables)
+    assert result.returncode == 0, result.stderr
+    words = (tmp_path / "record").read_text().split("\n")[:-1]
+    printed = result.stdout[result.stdout.index("deepspeed") :].replace("\\\n", " ").split()
+    assert words == printed
+    assert words[:3] == ["deepspeed", "--no_local_rank", "--master_port"]
+    assert words[-2:] == ["--seed", "7"], "flags of the caller come last, so that they win"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_says_what_it_is_needs_and_takes(recipe: str) -> None:
+    header = (ROOT / "scripts" / "recipes" / f"{recipe}.sh").read_text().split("set -euo pipefail")[0]
+    for heading in ("What", "Needs", "Time", "Data", "Launch", "Change"):
+        assert f"# {heading} " in header, heading
+    assert f"bash scripts/recipes/{recipe}.sh" in header
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_launcher_is_short(script: str) -> None:
+    assert len((ROOT / script).read_text().splitlines()) <= 40
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "deepspeed_configs").glob("*.json")), ids=lambda path: path.stem)
+def test_a_deepspeed_config_is_hardware_only(path: Path) -> None:
+    values = json.loads(path.read_text())
+    assert "optimizer" not in values and "scheduler" not in values
+    assert values["zero_optimization"]["stage"] == int(path.stem[4])
+    assert ("offload_optimizer" in values["zero_optimization"]) == ("offload" in path.stem)
+    for name in ("train_batch_size", "gradient_accumulation_steps", "gradient_clipping"):
+        assert values[name] == "auto"
+
+
+def test_without_a_gpu_processes_run_on_the_cpu(run_script: Run) -> None:
+    out = run_script("scripts/finetune_lora.sh", "--dry-run", NUM_GPUS="2", **RUN).stdout
+    assert "DS_ACCELERATOR=cpu" in out and "OMP_NUM_THREADS=1" in out and "--num_gpus 2" in out
+    assert out.startswith("# 128 records a step = 2 process(s) x 4 x 16 accumulated\n")
+
+
+def test_one_process_without_deepspeed_is_plain_python(run_script: Run) -> None:
+    out = run_script("scripts/finetune_lora.sh", "--dry-run", DEEPSPEED_CONFIG="none", **RUN).stdout
+    assert "\npython \\\n  -m llava_finetune train \\\n" in out
+    assert "--deepspeed" not in out
+
+
+def test_several_processes_without_deepspeed_use_torchrun(run_script: Run, with_gpus: Callable[..., None]) -> None:
+    with_gpus(2)
+    out = run_script("scripts/finetune_lora.sh", "--dry-run", DEEPSPEED_CONFIG="none", **RUN).stdout
+    assert "torchrun \\\n  --nproc_per_node 2 \\\n  --master_port 29500 \\\n  -m llava_finetune train" in out
+
+
+def test_many_nodes_through_torchrun_keep_the_deepspeed_config(run_script: Run, with_gpus: Callable[..., None]) -> None:
+    with_gpus(8)
+    nodes = {"NNODES": "4", "NODE_RANK": "3", "MASTER_ADDR": "node-0"}
+    out = run_script("scripts/finetune_full.sh", "--dry-run", **RUN, **nodes).stdout
+    assert "--nnodes 4 \\\n  --node_rank 3 \\\n  --master_addr node-0 \\\n" in out
+    assert "deepspeed_configs/zero3.json" in out
+    assert out.startswith("# 128 records a step = 32 GPU(s) x 4 x 1 accumulated\n")
+
+
+def test_nodes_without_an_address_are_refused(run_script: Run, with_gpus: Callable[..., None]) -> None:
+    with_gpus(8)
+    result = run_script("scripts/finetune_full.sh", "--dry-run", NNODES="2", **RUN)
+    assert result.returncode == 2
+    assert result.stderr == "error: NNODES=2 needs NODE_RANK and MASTER_ADDR too; see docs/many-nodes.md\n"
+
+
+def test_a_hostfile_is_counted_and_passed_on(run_script: Run, with_gpus: Callable[..., None], tmp_path: Path) -> None:
+    with_gpus(8)
+    hostfile = tmp_path / "hosts"
+    hostfile.write_text("# ours\nnode-0 slots=8\nnode-1 slots=8\n")
+    out = run_script("scripts/finetune_lora.sh", "--dry-run", HOSTFILE=str(hostfile), **RUN).stdout
+    assert out.startswith("# 128 records a step = 16 GPU(s) x 4 x 2 accumulated\n")
+    assert f"--hostfile {hostfile}" in out and "--num_gpus" not in out
+
+
+def test_a_broken_hostfile_line_is_named(run_script: Run, tmp_path: Path) -> None:
+    hostfile = tmp_path / "hosts"
+    hostfile.write_text("node-0 slots=8\nnode-1 8\n")
+    result = run_script("scripts/finetune_lora.sh", "--dry-run", HOSTFILE=str(hostfile), **RUN)
+    assert result.returncode == 1
+    assert result.stderr == f"error: {hostfile}, line 2: expected `HOST slots=N`, found 'node-1 8'\n"
+
+
+def test_chosen_gpus_stay_chosen(run_script: Run, with_gpus: Callable[..., None]) -> None:
+    with_gpus(8)
+    out = run_script("scripts/finetune_lora.sh", "--dry-run", CUDA_VISIBLE_DEVICES="2,5", **RUN).stdout
+    assert "--include localhost:2,5" in out and "= 2 GPU(s) x" in out
+
+
+def test_a_global_batch_that_does_not_divide_is_said(run_script: Run, with_gpus: Callable[..., None]) -> None:
+    with_gpus(3)
+    out = run_script("scripts/finetune_lora.sh", "--dry-run", **RUN).stdout
+    assert out.startswith(
+        "# 132 records a step = 3 GPU(s) x 4 x 11 accumulated (GLOBAL_BATCH=128 is no multiple of 12)\n"
+    )
+
+
+def test_batch_flags_of_the_caller_win(run_script: Run, with_gpus: Callable[..., None]) -> None:
+    with_gpus(2)
+    flags = ["--per_device_train_batch_size", "3", "--gradient_accumulation_steps", "5"]
+    out = run_script("scripts/finetune_lora.sh", "--dry-run", *flags, **RUN).stdout
+    assert out.startswith("# 30 records a step = 2 GPU(s) x 3 x 5 accumulated\n")
+    assert out.count("--per_device_train_batch_size") == 1
+
+
+def test_auto_takes_the_plan(run_script: Run, with_gpus: Callable[..., None]) -> None:
+    with_gpus(2, 24)
+    result = run_script("scripts/finetune_full.sh", "--dry-run", "--auto", **RUN)
+    assert "# --auto: zero2_offload, batch" in result.stdout, result.stderr
+    assert "deepspeed_configs/zero2_offload.json" in result.stdout
+
+
+def test_auto_says_by_how_much_a_gpu_is_too_small(run_script: Run, with_gpus: Callable[..., None]) -> None:
+    with_gpus(1, 4)
+    result = run_script(
+        "scripts/finetune_qlora.sh", "--dry-run", "--auto", **{**RUN, "MODEL": "liuhaotian/llava-v1.6-34b"}
+    )
+    assert result.returncode == 1
+    assert "liuhaotian/llava-v1.6-34b: qlora needs at least " in result.stderr
+    assert " too little; " in result.stderr
+
+
+@pytest.mark.parametrize("bits", ["4", "8"])
+def test_quantised_weights_with_zero3_are_refused(bits: str, run_script: Run) -> None:
+    result = run_script("scripts/finetune_qlora.sh", "--dry-run", "--bits", bits, DEEPSPEED_CONFIG="zero3", **RUN)
+    assert result.returncode == 2
+    assert f"ZeRO-3 cannot partition {bits}-bit weights; use DEEPSPEED_CONFIG=zero2" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["MODEL", "DATA", "OUTPUT"])
+def test_a_missing_variable_is_named(name: str, run_script: Run) -> None:
+    result = run_script("scripts/finetune_lora.sh", "--dry-run", **{key: RUN[key] for key in RUN if key != name})
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: {name} is not set; {name}=... bash scripts/")
+
+
+def test_an_unknown_deepspeed_config_lists_the_known(run_script: Run) -> None:
+    result = run_script("scripts/finetune_lora.sh", "--dry-run", DEEPSPEED_CONFIG="zero9", **RUN)
+    assert result.returncode == 2
+    assert "give zero2, zero2_offload, zero3, zero3_offload, a path ending in .json, or none" in result.stderr
+
+
+def test_more_gpus_than_there_are_is_refused(run_script: Run, with_gpus: Callable[..., None]) -> None:
+    with_gpus(2)
+    result = run_script("scripts/finetune_lora.sh", "--dry-run", NUM_GPUS="4", **RUN)
+    assert result.returncode == 2
+    assert result.stderr == "error: NUM_GPUS=4, but this machine shows 2 GPU(s); set NUM_GPUS=2\n"
+
+
+def test_missing_data_is_found_before_anything_starts(run_script: Run, tmp_path: Path) -> None:
+    result = run_script("scripts/finetune_lora.sh", **RUN)
+    assert result.returncode == 1
+    assert result.stderr == "error: DATA=train.json: no such file; `python -m data_prep --help` makes one\n"
+    assert not (tmp_path / "record").exists()
+
+
+def test_help_lists_the_environment(run_script: Run) -> None:
+    result = run_script("scripts/finetune_lora.sh", "--help")
+    assert result.returncode == 0
+    for name in ("MODEL", "HOSTFILE", "DEEPSPEED_CONFIG", "--dry-run", "--auto"):
+        assert name in result.stdout
+
+
+def test_slurm_starts_the_launcher_once_on_each_node(
+    run_script: Run, with_gpus: Callable[..., None], programs: Path
+) -> None:
+    with_gpus(8)
+    for name, text in {
+        "scontrol": "echo node-7; echo node-8",
+        "srun": 'while [[ "$1" == --* ]]; do shift; done; SLURM_NODEID=1 exec "$@"',
+    }.items():
+        (programs / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (programs / name).chmod(0o755)
+    slurm = {"SLURM_JOB_NODELIST": "node-[7-8]", "SLURM_JOB_ID": "41", "SLURM_JOB_NUM_NODES": "2"}
+    slurm |= {"SLURM_GPUS_ON_NODE": "8", "SLURM_SUBMIT_DIR": str(ROOT)}
+    result = run_script("scripts/slurm.sbatch", "scripts/finetune_full.sh", "--dry-run", **slurm, **RUN)
+    assert result.returncode == 0, result.stderr
+    assert "--nnodes 2 \\\n  --node_rank 1 \\\n  --master_addr node-7 \\\n  --master_port 20041" in result.stdout
