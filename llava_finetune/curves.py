@@ -85,7 +85,8 @@ def _panel(axes: Axes, run: Run, title: str, lines: tuple[Line, ...]) -> None:
         if prior:
             axes.axhline(100 * prior.scores["exact_match"], color=DIM, ls="--", lw=1, label="text-only prior")
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.04)
+        axes.ticklabel_format(axis="y", scilimits=(-3, 4))
     _dress(axes, title)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(frameon=False, fontsize=8)
@@ -94,9 +95,9 @@ def _panel(axes: Axes, run: Run, title: str, lines: tuple[Line, ...]) -> None:
 
 def _bars(run: Run) -> list[tuple[str, str, Mapping[str, Any]]]:
     names = ["baseline", *CONTROLS, "final"]
-    colours = {"baseline": GREY, "final": BLUE}
+    colours = {"baseline": GREY, "text_prior": "#d8b384", "blind": "#cfc9bd", "shuffled": "#b3a7c4", "final": BLUE}
     found = [run.evaluations[name] for name in names if name in run.evaluations]
-    return [(one.label, colours.get(one.name, "#d3cfc6"), one.scores) for one in found]
+    return [(one.label, colours[one.name], one.scores) for one in found]
 
 
 def _scores(bars: Sequence[tuple[str, str, Mapping[str, Any]]]) -> Figure:

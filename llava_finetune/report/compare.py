@@ -15,7 +15,7 @@ from llava_finetune.report.outcomes import current, paired, paired_vqa
 from llava_finetune.report.page import document
 from llava_finetune.report.run_folder import Run
 from llava_finetune.report.sections import throughput
-from llava_finetune.report.tables import Row, metric_table, score_table, shortened
+from llava_finetune.report.tables import Row, difference, metric_table, score_table, shortened
 
 COLOURS = "abcdefgh"
 SIGNIFICANT = 0.05
@@ -103,8 +103,8 @@ def _tests(runs: Sequence[Run]) -> str:
             items.append(f"<li>{name}: no question that both answered</li>")
             continue
         shared = f" <small>{plural(test.count, 'shared question')}, {test.method}</small>"
-        more = f"; VQA accuracy {escape(vqa.in_words())}" if vqa else ""
-        items.append(f"<li>{name}: {escape(test.in_words())}{more}{shared}</li>")
+        more = f"; VQA accuracy {difference(vqa)}" if vqa else ""
+        items.append(f"<li>{name}: {difference(test)}{more}{shared}</li>")
     return f'<ul class="tests">{"".join(items)}</ul>' if items else ""
 
 

@@ -84,13 +84,14 @@ def gallery(results: Sequence[Outcome], pictures: Pictures) -> str:
         return ""
     sample = sampled(results)
     totals = {kind: sum(one.kind == kind for one in results) for kind in OUTCOMES}
+    names = OUTCOMES if any(one.before for one in results) else {WRONG: "Wrong", RIGHT: "Right"}
     types = [name for name in metrics.TYPES if any(metrics.type_of(one.now) == name for one in sample)]
     cards = "".join(_card(one, pictures) for one in sample)
     shown = (
         f"{len(sample):,} of {len(results):,} answers are shown, chosen by a fixed rule; the predictions file has all."
     )
     return (
-        f"{_filters(totals, types)}<p class=note>{shown} <span class=count aria-live=polite></span></p>"
+        f"{_filters(totals, names, types)}<p class=note>{shown} <span class=count aria-live=polite></span></p>"
         f'<div class="cards">{cards}</div><p><button type="button" class="morecards" hidden>Show more</button></p>'
         '<p class="nothing" hidden>No answer in this sample fits the filter.</p>'
     )
@@ -115,7 +116,7 @@ def _rank(prediction: Mapping[str, Any]) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _filters(totals: Mapping[str, int], types: Sequence[str]) -> str:
+def _filters(totals: Mapping[str, int], names: Mapping[str, str], types: Sequence[str]) -> str:
     from llava_finetune.report.words import TYPE_NAMES
 
     def chip(group: str, value: str, text: str, count: int | None = None, pressed: bool = False) -> str:
@@ -126,7 +127,7 @@ def _filters(totals: Mapping[str, int], types: Sequence[str]) -> str:
         )
 
     kinds = [chip("kind", "", "All", sum(totals.values()), True)]
-    kinds += [chip("kind", kind, text, totals[kind]) for kind, text in OUTCOMES.items() if totals[kind]]
+    kinds += [chip("kind", kind, text, totals[kind]) for kind, text in names.items() if totals[kind]]
     rows = f'<div class="chips" role="group" aria-label="Outcome">{"".join(kinds)}</div>'
     if len(types) > 1:
         kinds = [chip("type", "", "Every type", None, True), *(chip("type", name, TYPE_NAMES[name]) for name in types)]

@@ -17,9 +17,9 @@ from llava_finetune.report.run_folder import CONTROLS, Evaluation, Run, key_of
 LOST, WRONG, GAINED, RIGHT = "lost", "wrong", "gained", "right"
 OUTCOMES = {
     LOST: "Right to wrong",
-    WRONG: "Wrong",
+    WRONG: "Still wrong",
     GAINED: "Wrong to right",
-    RIGHT: "Right",
+    RIGHT: "Still right",
 }
 
 

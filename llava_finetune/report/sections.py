@@ -22,6 +22,7 @@ from llava_finetune.report.tables import (
     Row,
     confusion_grid,
     confusion_list,
+    difference,
     facts,
     group_table,
     metric_table,
@@ -125,7 +126,7 @@ def probe_section(run: Run) -> str:
     test = paired(first, last) if first is not last else None
     if test is None:
         return html
-    html += f'<ul class="tests"><li><b>{escape(test.in_words())}</b> from first to last</li></ul>'
+    html += f'<ul class="tests"><li>{difference(test)} from first to last</li></ul>'
     known = {key_of(one) for one in first.predictions if metrics.is_right(one)}
     lost = [one for one in last.predictions if key_of(one) in known and not metrics.is_right(one)]
     items = "".join(f"<li>{_mistake(one, 'for')}</li>" for one in lost[:NUM_LOST_SHOWN])
@@ -173,19 +174,17 @@ def _score_series(run: Run) -> list[Series]:
 
 def _tests(run: Run) -> str:
     now = current(run)
-    if now is None or not now.predictions:
+    if now is None or now.name == "baseline" or not now.predictions:
         return ""
     items = []
     for name in ("baseline", *CONTROLS):
-        other = run.evaluations.get(name) if name != now.name else None
+        other = run.evaluations.get(name)
         test = paired(other, now)
         if other and test:
-            items.append(f"<li><b>{escape(test.in_words())}</b> against {escape(other.label.lower())}</li>")
-    vqa = paired_vqa(run.evaluations.get("baseline"), now) if now.name != "baseline" else None
+            items.append(f"<li>{difference(test)} against {escape(other.label.lower())}</li>")
+    vqa = paired_vqa(run.evaluations.get("baseline"), now)
     if vqa:
-        items.append(
-            f"<li><b>{escape(vqa.in_words())}</b> VQA accuracy against before training (paired bootstrap)</li>"
-        )
+        items.append(f"<li>{difference(vqa)} VQA accuracy against before training (paired bootstrap)</li>")
     if not items:
         return ""
     title = "Differences on the same questions <small>exact match, McNemar's exact test</small>"

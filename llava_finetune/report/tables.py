@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from llava_finetune.metrics import TYPES
+from llava_finetune.intervals import PairedTest
+from llava_finetune.metrics import TYPES, question_type
 from llava_finetune.report.numbers import DASH, bare_percent, interval
 from llava_finetune.report.run_folder import is_number
 from llava_finetune.report.words import TYPE_NAMES
@@ -93,7 +94,8 @@ def confusion_grid(counts: Mapping[tuple[str, str], int]) -> str:
     references = Counter[str]()
     for (reference, _), count in counts.items():
         references[reference] += count
-    names = [name for name, _ in references.most_common()]
+    ranked = [name for name, _ in references.most_common()]
+    names = sorted(ranked, key=lambda name: TYPES.index(question_type(name)))
     if not 2 <= len(names) <= MAX_CONFUSION_SIZE or max(map(len, names)) > MAX_CLASS_LENGTH:
         return ""
     head = "".join(f'<th scope="col"><span>{escape(name) or "(empty)"}</span></th>' for name in [*names, "other"])
@@ -138,6 +140,12 @@ def facts(values: Mapping[str, Any], depth: int = 0) -> str:
         else:
             items.append(f"<dt>{label}</dt><dd>{_fact(value)}</dd>")
     return f'<dl class="facts">{"".join(items)}</dl>'
+
+
+def difference(test: PairedTest) -> str:
+    """Return a paired test as HTML: the difference, then its interval and p value in small print."""
+    figure, _, rest = test.in_words().replace("-", "\u2212").partition(" (")
+    return f"<b>{escape(figure)}</b> <small>{escape(rest.removesuffix(')'))}</small>"
 
 
 def shortened(text: str, limit: int = 80) -> str:

@@ -14,6 +14,8 @@ from llava_finetune.report.outcomes import GAINED, LOST, Outcome, current, paire
 from llava_finetune.report.run_folder import Evaluation, Run, is_broken, is_number
 
 TYPE_NAMES = {"yes_no": "Yes/no", "number": "Number", "open": "Open"}
+# With a hyphen that does not break the line.
+HELD_OUT = "held\u2011out picture"
 # Eval loss above its minimum by more than this, with the training loss still falling, is called overfitting.
 OVERFIT_RISE = 0.02
 
@@ -26,6 +28,13 @@ def headline(run: Run) -> str:
             return f"Training is at step {run.last_step:,}; nothing has been evaluated yet."
         return "This run has logged nothing yet."
     about = _about(now.scores)
+    measured = run.points("eval_exact_match")
+    if now.name == "baseline" and measured and measured[-1][0] > 0:
+        step, share = measured[-1]
+        return (
+            f"At step {step:,.0f} exact match on held-out data is {percent(share)}; "
+            f"it was {percent(now.scores['exact_match'])} before training."
+        )
     confidence = (
         f"(95{chr(160)}% interval {interval(now.scores['interval'])}{chr(160)}%)" if _bounds(now.scores) else ""
     )
@@ -100,7 +109,7 @@ def overfitting(run: Run) -> str:
 def _about(scores: Mapping[str, Any]) -> str:
     text = f"on {plural(int(scores.get('count', 0)), 'question')}"
     num_images = scores.get("num_images")
-    return f"{text} about {plural(num_images, 'held-out picture')}" if num_images else text
+    return f"{text} about {plural(num_images, HELD_OUT)}" if num_images else text
 
 
 def _looking(run: Run) -> str:

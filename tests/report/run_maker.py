@@ -1,6 +1,6 @@
 """Make a run folder as training leaves it: coloured shapes, 40 questions of three types, a log that falls.
 
-    make_run(Path("runs/made"), num_images=300)
+make_run(Path("runs/made"), num_images=300)
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from llava_finetune import metrics
 from llava_finetune.scoring import write_predictions
 
 COLOURS = {
-    "red": "#d33", "blue": "#36c", "green": "#2a4", "yellow": "#ec2", "black": "#222", "teal": "#199", "brown": "#853", "gray": "#888",
+    "red": "#d33", "blue": "#36c", "green": "#2a4", "yellow": "#ec2", "black": "#222",
+    "teal": "#199", "brown": "#853", "gray": "#888",
 }  # fmt: skip
 SHAPES = ("circle", "rectangle", "triangle")
 COMMAND = [
-    "deepspeed", "--num_gpus=2", "llava_finetune/train.py", "--deepspeed", "deepspeed_configs/zero2.json", "--lora_enable", "True",
-    "--lora_r", "128", "--lora_alpha", "256", "--data_path", "data/easy-vqa/train.json", "--output_dir", "runs/made run",
+    "deepspeed", "--num_gpus=2", "llava_finetune/train.py", "--deepspeed", "deepspeed_configs/zero2.json",
+    "--lora_enable", "True", "--lora_r", "128", "--lora_alpha", "256", "--data_path", "data/easy-vqa/train.json",
+    "--output_dir", "runs/made run",
 ]  # fmt: skip
 
 
@@ -48,7 +50,8 @@ def make_run(
         _evaluate(folder, name, questions, answer)
     for name, probe_skill in (("probe-baseline", 0.6), ("probe-30", 0.58), ("probe-final", 0.5)):
         if upto is None:
-            _evaluate(folder, name, _probe_questions(), lambda one, s=probe_skill: _answer(one, s, pick))  # type: ignore[misc]
+            answers = {one["id"]: _answer(one, probe_skill, pick) for one in _probe_questions()}
+            _evaluate(folder, name, _probe_questions(), lambda one, said=answers: said[one["id"]])
     (folder / "run.json").write_text(json.dumps(_manifest(images, steps, seed)))
     (folder / "check.json").write_text(json.dumps(_check(num_images)))
     return folder
@@ -69,15 +72,17 @@ def _questions(images: Path, number: int, pick: random.Random) -> Iterator[dict[
     picture.save(images / f"{number}.png")
     other = pick.choice(SHAPES)
     asked = [
-        ("What shape is in the image?", shape), ("What color is the shape?", colour), ("How many shapes are there?", "1"),
+        ("What shape is in the image?", shape), ("What color is the shape?", colour),
+        ("How many shapes are there?", "1"),
         (f"Is there a {other}?", "yes" if other == shape else "no"),
         (f"Does the image not contain a {other}?", "no" if other == shape else "yes"),
         (f"Is the shape {colour}?", "yes"),
     ]  # fmt: skip
     for turn, (question, reference) in enumerate(asked):
+        named = " ".join(question.split()[:2]).lower()
         yield {
-            "id": f"easy-vqa-{number}", "turn": turn, "image": f"{number}.png", "question": question, "reference": reference,
-            "answers": None, "type": metrics.question_type(reference), "question_type": " ".join(question.split()[:2]).lower(),
+            "id": f"easy-vqa-{number}", "turn": turn, "image": f"{number}.png", "question": question,
+            "reference": reference, "answers": None, "type": metrics.question_type(reference), "question_type": named,
             "truncated": False, "num_tokens": 2,
         }  # fmt: skip
 
@@ -98,7 +103,9 @@ def _answer(one: dict[str, Any], skill: float, pick: random.Random) -> str:
     return pick.choice(["2", "3"]) if one["type"] == "number" else pick.choice([*COLOURS, *SHAPES])
 
 
-def _evaluate(folder: Path, name: str, questions: list[dict[str, Any]], answer: Callable[[dict[str, Any]], str]) -> None:
+def _evaluate(
+    folder: Path, name: str, questions: list[dict[str, Any]], answer: Callable[[dict[str, Any]], str]
+) -> None:
     predictions = [{**one, "answer": answer(one)} for one in questions]
     write_predictions(folder / f"predictions-{name}.jsonl", predictions)
     (folder / f"scores-{name}.json").write_text(json.dumps(metrics.score(predictions)))
@@ -109,7 +116,8 @@ def _log(folder: Path, until: int, steps: int, pick: random.Random) -> None:
     for step in range(1, until + 1):
         part = step / steps
         rows.append({
-            "step": step, "epoch": round(2 * part, 3), "loss": 0.05 + 2.6 * math.exp(-6 * part) * pick.uniform(0.8, 1.2),
+            "step": step, "epoch": round(2 * part, 3),
+            "loss": 0.05 + 2.6 * math.exp(-6 * part) * pick.uniform(0.8, 1.2),
             "grad_norm": 0.4 + 6 * math.exp(-5 * part) * pick.uniform(0.5, 1.5),
             "learning_rate": 2e-4 * min(1.0, part / 0.05) * (0.5 + 0.5 * math.cos(math.pi * part)),
             "samples_per_second": pick.uniform(7, 9), "tokens_per_second": pick.uniform(380, 450),
@@ -126,11 +134,12 @@ def _log(folder: Path, until: int, steps: int, pick: random.Random) -> None:
 
 def _manifest(images: Path, steps: int, seed: int) -> dict[str, Any]:
     return {
-        "command": COMMAND, "started": "2026-05-04T09:12:33+00:00", "seed": seed, "total_steps": steps, "train_seconds": 431.0,
-        "git_commit": "3f2c9e1", "upstream": {"version": "1.2.2.post1", "commit": "24fa1d065bbeac8a145a796ab7218c6945a2536e"},
-        "series": "9f0b" * 16, "data_sha256": "ab12" * 16, "base": "build/base/smollm2-llava", "image_folder": str(images),
-        "versions": {"python": "3.11.9", "torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2", "deepspeed": "0.19.8"},
-        "arguments": {"lora_r": 128, "lora_alpha": 256, "learning_rate": 2e-4, "num_train_epochs": 2, "bf16": True, "seed": seed},
+        "command": COMMAND, "started": "2026-05-04T09:12:33+00:00", "seed": seed, "total_steps": steps,
+        "train_seconds": 431.0, "git_commit": "3f2c9e1", "upstream_commit": "24fa1d065bbeac8a145a796ab7218c6945a2536e",
+        "series": "9f0b" * 16, "data_sha256": "ab12" * 16, "base": "build/base/smollm2-llava",
+        "image_folder": str(images),
+        "versions": {"python": "3.11.9", "torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2"},
+        "arguments": {"lora_r": 128, "lora_alpha": 256, "learning_rate": 2e-4, "num_train_epochs": 2, "seed": seed},
     }  # fmt: skip
 
 
