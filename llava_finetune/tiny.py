@@ -199,15 +199,19 @@ def _tokenizer_files(folder: Path, kind: str) -> None:
 
 
 def _train_sentencepiece() -> bytes:
-    """A BPE model of VOCABULARY pieces with byte fallback; the same bytes every time."""
+    """A BPE model of VOCABULARY pieces with byte fallback; the same bytes every time.
+
+    As in Llama's vocabulary, `USER` is a piece and ` USER` is not: upstream's offsets for later rounds count on it.
+    """
     import sentencepiece
 
     text = (
         "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
-        "detailed, and polite answers to the user's questions. USER: What is the color of the shape in this picture? "
+        "detailed, and polite answers to the user's questions. What is the color of the shape in this picture? "
         "ASSISTANT: The shape is a red circle. Is there a blue triangle? No. How many squares are there? Two. "
     )
-    lines = [text, *text.split(". "), "Yes no red green blue black gray teal brown yellow circle rectangle triangle"]
+    words = "Yes no red green blue black gray teal brown yellow circle rectangle triangle"
+    lines = [text, *text.split(". "), words, *("(USER: /USER: .USER: >USER: " for _ in range(4))]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines * 4),
