@@ -24,7 +24,7 @@ KINDS = {
     "generate": ("data_prep.generate", "let a language model write the conversations, from captions and boxes"),
     "split": ("data_prep.split", "split records by picture into train, test and more"),
     "mix": ("data_prep.mix", "mix several records files with weights"),
-    "check": ("data_prep.check", "find everything that would make training fail or go wrong"),
+    "check": ("data_prep.check.command", "find everything that would make training fail or go wrong"),
     "show": ("data_prep.show", "a page of records as the model will see them"),
 }
 

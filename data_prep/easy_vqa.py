@@ -4,7 +4,8 @@ Its questions.json, in `train` and `test`, holds rows of question, answer and pi
 
     ["what is the blue shape?", "rectangle", 0], ["is there a triangle in the image?", "no", 0]
 
-All questions on one picture become one conversation, as LLaVA-1.5 did with VQAv2; captions for stage 1 are made from the answers:
+All questions on one picture become one conversation, as LLaVA-1.5 did with VQAv2; captions for stage 1 are made from
+the answers:
 
     python -m data_prep easy-vqa --output-dir data/easy-vqa
 """
@@ -64,7 +65,7 @@ def question_type(question: str, answer: str) -> str:
 
 
 def caption_of(rows: Iterable[Row]) -> str | None:
-    """Return "a blue rectangle" when the questions and answers of one picture tell its colour and its shape, else None."""
+    """Return "a blue rectangle" when the rows of one picture tell its colour and its shape, else None."""
     found: dict[str, str] = {}
     for question, answer, _ in rows:
         for thing, names in (("colour", COLOURS), ("shape", SHAPES)):

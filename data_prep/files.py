@@ -30,7 +30,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb", buffering=1 << 20) as stream:
             yield stream
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise DataError(path, write_problem(error)) from None
     finally:

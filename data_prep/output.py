@@ -1,7 +1,7 @@
 """What every converter ends with: records, their `.meta.json`, and one line that counts everything.
 
-A converter yields `Converted` and `Drop`; each stands for a number of source rows, so that rows in = rows converted + rows
-dropped whatever is merged or multiplied:
+A converter yields `Converted` and `Drop`; each stands for a number of source rows, so that rows in = rows converted +
+rows dropped whatever is merged or multiplied:
 
     counts = write_output(Path("records.json"), items, Origin("okvqa", sources=[...], image_folder=Path("coco")))
     print(counts)        # 9009 in, 9004 converted to 9004 records, 5 dropped (image missing 5)
@@ -144,7 +144,8 @@ def _checked(records: Iterable[Record], path: Path, counts: Counts) -> Iterator[
     yield from records
     if not counts.records:
         first = "; ".join(f"{reason}: {places[0]}" for reason, places in counts.examples.items())
-        raise DataError(path, f"no record came out, so nothing was written: {counts}" + (f"; first: {first}" if first else ""))
+        problem = f"no record came out, so nothing was written: {counts}"
+        raise DataError(path, f"{problem}; first: {first}" if first else problem)
 
 
 def unique_ids(records: Iterable[Record]) -> Iterator[Record]:

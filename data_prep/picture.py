@@ -3,8 +3,8 @@
     image = open_image(resolve_image("images", "holiday/IMG_1.HEIC"))
 
 It reads JPEG, PNG, WebP, AVIF, HEIC, GIF (first frame), TIFF, BMP, PPM and JPEG 2000; applies the EXIF orientation;
-scales 16-bit greys (Pillow alone turns them white); lays transparent pictures on white (Pillow alone shows whatever colour is
-under the transparency); and refuses pictures too large to be meant (MAX_PIXELS) before their pixels are decoded.
+scales 16-bit greys (Pillow alone turns them white); lays transparent pictures on white (Pillow alone shows whatever
+colour is under the transparency); and refuses pictures too large to be meant (MAX_PIXELS) before decoding them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import stat
 import warnings
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from data_prep.errors import PictureError, PictureFault
@@ -37,20 +38,17 @@ ORIENTATION = 0x0112
 def resolve_image(folder: str | os.PathLike[str], name: str) -> Path:
     """Return the path of picture `name` in `folder`.
 
-    Raises PictureError when the name is absolute, has `..`, or is a link that leads out of the folder: a records file from
-    elsewhere must not make training read other files. Whether the picture exists is not looked at.
+    Raises PictureError when the name is absolute, has `..`, or is a link that leads out of the folder: a records file
+    from elsewhere must not make training read other files. Whether the picture exists is not looked at.
     """
     root = os.fspath(folder)
-    parts = name.replace("\\", "/").split("/") if os.sep == "\\" else name.split("/")
-    if not name or "\0" in name or os.path.isabs(name) or ".." in parts:
-        shown = "an absolute name" if os.path.isabs(name) else "a name with .." if ".." in parts else "an empty name"
+    if not name or name[0] in "/\\" or "\0" in name or ".." in name.split("/"):
+        shown = "an absolute name" if name[:1] in {"/", "\\"} else "a name with .." if ".." in name else "an empty name"
         advice = "name pictures relative to the image folder"
         raise PictureError(name, PictureFault.OUTSIDE, f"{shown} leaves the image folder {root}; {advice}")
-    path = os.path.join(root, name)
-    parent, base = os.path.split(path)
-    inside = _real(parent)
-    if os.path.islink(path):
-        inside = os.path.realpath(path)
+    path = f"{root}{os.sep}{name}"
+    is_link = os.path.islink(path)  # noqa: PTH114  (strings: this runs once a picture in every pass)
+    inside = os.path.realpath(path) if is_link else _real(path.rpartition(os.sep)[0])
     real_root = _real(root)
     if inside != real_root and not inside.startswith(real_root.rstrip(os.sep) + os.sep):
         advice = "copy it in, or name the folder that holds it as the image folder"
@@ -66,11 +64,11 @@ def _real(folder: str) -> str:
 def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Return the picture at `path` as RGB, upright, first frame.
 
-    Raises PictureError for a missing file, text or a web page named .jpg, a truncated or damaged picture, and one of more
-    than `max_pixels` pixels.
+    Raises PictureError for a missing file, text or a web page named .jpg, a truncated or damaged picture, and one of
+    more than `max_pixels` pixels.
     """
     try:
-        with open(path, "rb") as stream:
+        with Path(path).open("rb") as stream:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 raise PictureError(path, PictureFault.NOT_A_PICTURE, "not a file")
             return decode(stream, path, max_pixels)
@@ -84,7 +82,7 @@ def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
 
 def decode(stream: io.BufferedIOBase, where: object, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Return the picture in `stream` as `open_image` does; `where` is its name for messages."""
-    image = open_lazily(stream, where, max_pixels)
+    image: Image.Image = open_lazily(stream, where, max_pixels)
     load(image, where)
     return upright_rgb(image)
 
@@ -93,10 +91,10 @@ def open_lazily(stream: io.BufferedIOBase, where: object, max_pixels: int = MAX_
     """Return Pillow's picture with its header read and its pixels not; raise PictureError as `open_image` does."""
     pillow = _pillow()
     try:
-        image = pillow.open(stream, formats=FORMATS)
+        image: Image.Image = pillow.open(stream, formats=FORMATS)
     except pillow.DecompressionBombError:
         raise PictureError(where, PictureFault.HUGE, _too_large(None, max_pixels)) from None
-    except Exception as error:  # noqa: BLE001  (plugins raise anything on damaged headers)
+    except Exception as error:  # plugins raise anything on damaged headers
         raise _not_opened(stream, where, error) from None
     if image.width * image.height > max_pixels:
         size = image.size
@@ -111,7 +109,7 @@ def load(image: Image.Image, where: object) -> None:
         image.load()
     except MemoryError:
         raise PictureError(where, PictureFault.HUGE, "needs more memory than there is; make it smaller") from None
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         cut = "truncated" in str(error) or "incomplete" in str(error).lower() or "end of" in str(error).lower()
         fault = PictureFault.TRUNCATED if cut else PictureFault.UNREADABLE
         what = "the picture is cut off" if cut else "the picture is damaged"
@@ -138,25 +136,27 @@ def _rgb(image: Image.Image) -> Image.Image:
         return _eight_bits(image).convert("RGB")
     if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
         layer = image.convert("RGBA")
-        white = _pillow().new("RGBA", layer.size, (255, 255, 255, 255))
-        return _pillow().alpha_composite(white, layer).convert("RGB")
+        white: Image.Image = _pillow().new("RGBA", layer.size, (255, 255, 255, 255))
+        white.alpha_composite(layer)
+        return white.convert("RGB")
     return image.convert("RGB")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Return a grey picture of 16 or 32 bits, or of floats, as 8 bits: full range to full range, never cut off."""
     wide = image.convert("F")
-    low, high = (float(end) for end in wide.getextrema())  # type: ignore[arg-type]
     if image.mode.startswith("I;16"):
         top = 65535.0
     else:
-        top = next((limit for limit in (1.0, 255.0, 65535.0) if high <= limit and (limit > 1 or image.mode == "F")), high)
+        high = float(wide.getextrema()[1])  # type: ignore[arg-type]
+        limits = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+        top = next((limit for limit in limits if high <= limit), high)
     return wide.point(lambda value: value * (255.0 / top) + 0.0).convert("L")
 
 
 @lru_cache(maxsize=1)
-def _pillow():  # type: ignore[no-untyped-def]  # noqa: ANN202  (a module)
-    """Return Pillow's Image module with HEIF registered and the warning of large pictures off: here they are an error."""
+def _pillow() -> ModuleType:
+    """Return Pillow's Image module, HEIF registered, the warning of large pictures off: here they are an error."""
     from PIL import Image
 
     Image.init()
@@ -187,7 +187,8 @@ def _not_opened(stream: io.BufferedIOBase, where: object, error: Exception) -> P
     if any(head.startswith(mark) for mark in MAGIC):
         problem = f"the picture is damaged ({_first_line(error)}); fetch it again or drop the record"
         return PictureError(where, PictureFault.TRUNCATED, problem)
-    return PictureError(where, PictureFault.NOT_A_PICTURE, f"not a picture: it begins with {head[:16]!r}; drop the record")
+    problem = f"not a picture: it begins with {head[:16]!r}; drop the record"
+    return PictureError(where, PictureFault.NOT_A_PICTURE, problem)
 
 
 MAGIC = {

@@ -103,9 +103,9 @@ class Records(Sequence[Record]):
 def read_records(path: str | os.PathLike[str]) -> Records:
     """Open a .json list or a .jsonl file of records.
 
-    A .jsonl file is read once, line by line, in under 40 MB plus 24 bytes a record; a .json list needs up to five times
-    its size while it is opened, then as little. Raises DataError for a missing file, for broken JSON in a list (line and
-    column), for text that is not UTF-8, and for JSON that is not a list of records.
+    A .jsonl file is read once, line by line, in under 40 MB plus 24 bytes a record; a .json list needs up to five
+    times its size while it is opened, then as little. Raises DataError for a missing file, for broken JSON in a list
+    (line and column), for text that is not UTF-8, and for JSON that is not a list of records.
     """
     file = Path(path)
     if not file.is_file():
@@ -240,8 +240,8 @@ def _state_of(path: Path) -> tuple[int, int]:
 def write_records(path: str | os.PathLike[str], records: Iterable[Mapping[str, Any]]) -> int:
     """Write `records` to `path` (.json: a list with one record a line; .jsonl) and return how many.
 
-    The file appears whole or not at all. Text stays readable UTF-8. Raises DataError when the disk is full or the folder
-    cannot be written.
+    The file appears whole or not at all. Text stays readable UTF-8. Raises DataError when the disk is full or the
+    folder cannot be written.
     """
     file = Path(path)
     lines = file.suffix.lower() in {".jsonl", ".ndjson"}
@@ -276,7 +276,8 @@ def images_of(record: Mapping[str, Any]) -> list[str]:
         return []
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise DataError(f'record "{record.get("id")}"', f'"image" must be a name or a list of names, found {value!r:.80}')
+        problem = f'"image" must be a name or a list of names, found {value!r:.80}'
+        raise DataError(f'record "{record.get("id")}"', problem)
     return names
 
 

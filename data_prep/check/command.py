@@ -1,0 +1,92 @@
+"""The command `check`: a table by kind, `--json`, a page, and `--fix`.
+
+    python -m data_prep check records.json --image-folder images --html check.html
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_prep.check.kinds import KINDS
+from data_prep.check.report import report_text
+from data_prep.check.run import check_records
+from data_prep.errors import UsageError
+
+EPILOG = """examples:
+  python -m data_prep check records.json --image-folder images
+  python -m data_prep check records.json --image-folder images --test test.json --html check.html
+  python -m data_prep check records.json --image-folder images --model checkpoints/llava-v1.5-7b
+  python -m data_prep check records.json --image-folder images --fix mended.json
+
+Exit status: 0 nothing stands in the way of training, 1 training would be wrong, 2 wrong use."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `check`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep check",
+        description="Find what in a records file would make training fail, go wrong, or measure the wrong thing.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("records", type=Path, nargs="?", help="records, .json or .jsonl")
+    parser.add_argument("--image-folder", type=Path, help="the folder that picture names are relative to")
+    parser.add_argument("--test", type=Path, help="a test file: finds pictures that are in both")
+    parser.add_argument("--test-image-folder", type=Path, help="its image folder, when it is another one")
+    parser.add_argument("--model", help="count tokens for this model (a folder or a hub name)")
+    parser.add_argument("--max-length", type=int, help="context length, in place of the model's own")
+    parser.add_argument("--conversation", help="conversation template, in place of the model's own")
+    parser.add_argument("--no-decode", action="store_true", help="only see that pictures are there")
+    parser.add_argument("--cache-dir", type=Path, help="keep the report here and reuse it while nothing changes")
+    parser.add_argument("--workers", type=int, help="processes that decode (default: one a core)")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--html", type=Path, help="write a page with the pictures of each finding")
+    parser.add_argument("--fix", type=Path, metavar="OUTPUT", help="write a new file with what can be mended")
+    parser.add_argument("--list", action="store_true", help="print every kind of finding and what --fix does about it")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Check, print, write what was asked for; return 1 when training would be wrong."""
+    args = build_parser().parse_args(argv)
+    if args.list:
+        print(kinds_table())
+        return 0
+    if args.records is None:
+        raise UsageError("check: name a records file, for example: python -m data_prep check records.json")
+    if args.image_folder is not None and not args.image_folder.is_dir():
+        raise UsageError(f"{args.image_folder}: no such folder; --image-folder is where the pictures are")
+    report = check_records(
+        args.records,
+        args.image_folder,
+        cache_dir=args.cache_dir,
+        model=args.model,
+        test_path=args.test,
+        test_image_folder=args.test_image_folder,
+        decode=not args.no_decode,
+        max_length=args.max_length,
+        template=args.conversation,
+        workers=args.workers,
+    )
+    print(json.dumps(report.as_json(), indent=2) if args.json else report_text(report))
+    if args.html:
+        from data_prep.check.page import write_page
+
+        write_page(report, args.html, args.test_image_folder)
+    if args.fix:
+        from data_prep.check.fix import fix
+
+        return fix(args.records, args.image_folder, report, args.fix, quiet=args.json)
+    return 0 if report.ok else 1
+
+
+def kinds_table() -> str:
+    """Return the table of kinds for the docs, as Markdown."""
+    rows = ["| Finding | Severity | Why | What to do | `--fix` |", "|---|---|---|---|---|"]
+    for kind in KINDS.values():
+        cells = [kind.name, kind.severity.value, kind.why, kind.remedy, kind.fixed or "-"]
+        rows.append("| " + " | ".join(cells).replace("<image>", "`<image>`") + " |")
+    return "\n".join(rows)

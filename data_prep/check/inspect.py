@@ -1,0 +1,106 @@
+"""What one picture file holds: whether it decodes, its kind, size, frames, and fingerprints to find it again.
+
+    facts = inspect_picture("images", "a.jpg")
+    facts.fault, facts.width, facts.digest
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from data_prep.errors import PictureError, PictureFault
+from data_prep.picture import ORIENTATION, extension_of, load, open_lazily, resolve_image
+
+THUMB = (9, 8)
+FINE = 64
+EXTENSIONS = {
+    ".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".mpo": ".jpg", ".tiff": ".tif", ".heif": ".heic",
+    ".hif": ".heic", ".dib": ".bmp", ".pgm": ".ppm", ".jp2": ".jp2", ".jpx": ".jp2",
+}  # fmt: skip
+
+
+class Facts(NamedTuple):
+    """What a picture file holds; `fault` is None for a good picture, else `problem` says what is wrong.
+
+    `digest` is of the bytes; `pattern` (64 bits: is each of 8 x 8 places brighter than its right neighbour) and `thumb`
+    (9 x 8 RGB) are of what it looks like.
+    """
+
+    fault: PictureFault | None = None
+    problem: str = ""
+    width: int = 0
+    height: int = 0
+    frames: int = 1
+    turned: bool = False
+    true_extension: str | None = None
+    digest: bytes = b""
+    pattern: int = 0
+    thumb: bytes = b""
+
+
+def inspect_picture(folder: str, name: str) -> Facts:
+    """Return the facts of picture `name` in `folder`; every pixel is decoded, nothing is raised."""
+    try:
+        path = resolve_image(folder, name)
+        return _inspect(path, name)
+    except PictureError as error:
+        return Facts(fault=error.fault, problem=error.problem)
+
+
+def _inspect(path: Path, name: str) -> Facts:
+    try:
+        with open(path, "rb") as stream:  # noqa: PTH123  (a tenth faster on small pictures)
+            raw = stream.read()
+    except (FileNotFoundError, NotADirectoryError):
+        raise PictureError(name, PictureFault.MISSING, f"no {path}") from None
+    except OSError as error:
+        raise PictureError(name, PictureFault.UNREADABLE, f"cannot be read ({error.strerror or error})") from None
+    image = open_lazily(io.BytesIO(raw), name)
+    width, height = image.size
+    turned = image.getexif().get(ORIENTATION, 1) != 1 if b"Exif" in raw[:4096] else False
+    if image.format == "JPEG" and min(width, height) >= 4 * FINE:
+        image.draft("RGB", (width // 8, height // 8))  # entropy-decodes every byte, inverse-transforms few
+    load(image, name)
+    thumb = _thumb(image)
+    return Facts(
+        width=width,
+        height=height,
+        frames=getattr(image, "n_frames", 1) if image.format != "MPO" else 1,
+        turned=turned,
+        true_extension=_true_extension(name, raw),
+        digest=hashlib.blake2b(raw, digest_size=16).digest(),
+        pattern=_pattern(thumb),
+        thumb=thumb.tobytes(),
+    )
+
+
+def _thumb(image: Image.Image) -> Image.Image:
+    if image.mode not in {"RGB", "L"}:
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    step = min(image.width // (2 * THUMB[0]), image.height // (2 * THUMB[1]))
+    if step > 1:
+        image = image.reduce(step)
+    return image.resize(THUMB, Image.Resampling.BOX).convert("RGB")
+
+
+def _pattern(thumb: Image.Image) -> int:
+    """Return the difference hash of a 9 x 8 thumbnail (Krawetz, "Kind of like that", 2013)."""
+    grey = thumb.convert("L").tobytes()
+    bits = 0
+    for place in range(len(grey) - 1):
+        if place % 9 != 8:
+            bits = bits << 1 | (grey[place] > grey[place + 1])
+    return bits
+
+
+def _true_extension(name: str, raw: bytes) -> str | None:
+    """Return the extension that the bytes ask for when the name says another, else None."""
+    said = os.path.splitext(name)[1].lower()  # noqa: PTH122
+    true = extension_of(raw[:16])
+    return true if true and EXTENSIONS.get(said, said) != true else None

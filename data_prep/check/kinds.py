@@ -1,0 +1,109 @@
+"""The kinds of trouble that a check finds: a closed list, each with how bad it is, why, and what to do.
+
+The table of the docs is made from this list:
+
+    python -m data_prep check --list
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from data_prep.errors import PictureFault
+
+
+class Severity(Enum):
+    """ERROR: training would fail or learn the wrong thing. WARNING: look at it. NOTE: good to know."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of trouble; `why` says what happens in training, `remedy` what to do, `fixed` what --fix does."""
+
+    name: str
+    severity: Severity
+    why: str
+    remedy: str
+    fixed: str = ""
+
+
+_E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        # the text of the file
+        Kind("broken record", _E, "the record cannot be parsed", "mend that line", "drops it"),
+        Kind("no conversation", _E, "training reads the list under `conversations`",
+             "convert it: python -m data_prep hf or table", "drops it"),
+        Kind("unknown role", _E, "upstream knows `human` and `gpt` only and stops with a KeyError",
+             "rename the role", "user becomes human, assistant and bot become gpt; others: drops the record"),
+        Kind("turns not alternating", _E, "upstream asserts human, gpt, human, gpt ... and dies with `assert 1`",
+             "merge or reorder the turns", "merges neighbours of one role; drops a first gpt and a last human turn"),
+        Kind("text not a string", _E, "upstream concatenates texts and fails on a number or null",
+             "write it as a string", "numbers and booleans become text; others: drops the record"),
+        Kind("empty text", _E, "an empty answer has no token to learn, and shifts upstream's masks", "write it",
+             "drops the question and its answer"),
+        Kind("broken Unicode", _E, "half of a surrogate pair: tokenizers refuse it", "write the character again",
+             "removes the half characters"),
+        Kind("end token in text", _E, "the model would learn to stop there, and upstream masks the whole sample",
+             "remove the token from the text", "removes it"),
+        Kind("role marker in text", _W, "`USER:` or `ASSISTANT:` inside a text looks like a new turn",
+             "check that it is meant"),
+        # pictures and their tokens
+        Kind("picture without <image>", _E, "the picture is silently ignored: upstream trains on the text alone",
+             "begin the first question with <image>", "adds it"),
+        Kind("<image> without picture", _E, "upstream takes the next record's picture, or stops with an IndexError",
+             "name the picture, or remove <image>", "removes it"),
+        Kind("<image> count", _E, "pictures and <image> tokens do not pair up, so pictures shift to wrong questions",
+             "one <image> for each picture", "adds or removes at the front"),
+        Kind("<image> in answer", _E, "the model cannot write a picture; upstream splices one into the answer",
+             "remove it from the answer", "removes it"),
+        Kind("wrong image key", _E, "training reads `image`; under another name the picture is silently ignored",
+             "rename the key to `image`", "renames it"),
+        Kind("image not a name", _E, "`image` must be a name or a list of names", "write the file's name", "drops it"),
+        Kind(PictureFault.MISSING.value, _E, "the run stops when it comes to this record",
+             "correct --image-folder or the name", "drops it"),
+        Kind(PictureFault.OUTSIDE.value, _E, "a name must not lead out of the image folder",
+             "name pictures relative to the folder", "drops it"),
+        Kind(PictureFault.NOT_A_PICTURE.value, _E, "the run stops when it comes to this record", "fetch it again",
+             "drops it"),
+        Kind(PictureFault.TRUNCATED.value, _E, "the run stops when it comes to this record", "fetch it again",
+             "drops it"),
+        Kind(PictureFault.HUGE.value, _E, "decoding it would take gigabytes in every worker", "make it smaller",
+             "drops it"),
+        Kind(PictureFault.UNREADABLE.value, _E, "the run stops when it comes to this record", "fetch it again",
+             "drops it"),
+        Kind("wrong extension", _N, "the bytes are of another kind than the name says; it is read by its bytes",
+             "nothing here; other tools may stumble"),
+        Kind("animated", _W, "only the first frame is seen", "check that the first frame shows what is asked"),
+        Kind("tiny picture", _W, "under 16 pixels a side there is little to see", "check that it is meant"),
+        Kind("turned by EXIF", _N, "shown upright here; upstream would train on it sideways", "nothing here"),
+        Kind("same picture twice", _N, "two names for the same bytes", "use one name: split keeps them together"),
+        Kind("similar pictures", _N, "they look the same at low resolution", "split by picture does not see that"),
+        # the whole file
+        Kind("no records", _E, "there is nothing to learn", "see what the converter dropped"),
+        Kind("no id", _N, "reports and predictions name records by id", "give each record an id", "numbers it"),
+        Kind("id twice", _W, "predictions of the two cannot be told apart", "make ids unique", "adds -2, -3 ..."),
+        Kind("record twice", _W, "the same picture and text: it counts double", "remove one", "drops the later"),
+        Kind("no picture", _N, "text-only records: fine as a part of a mixture", "nothing, when meant"),
+        Kind("one answer only", _W, "every answer is the same: the model learns to say it without looking",
+             "add other answers"),
+        Kind("one answer rules", _N, "one answer makes more than half: compare scores with the text prior",
+             "balance the answers or keep it in mind"),
+        Kind("picture in train and test", _E, "the test would measure memory, not sight",
+             "split by picture: python -m data_prep split", "drops it from this file"),
+        Kind("similar in train and test", _W, "a test picture looks like a training picture at low resolution",
+             "look at the pairs on the page (--html)"),
+        # with --model
+        Kind("no supervised token", _E, "nothing is learned from it (loss 0 or NaN)", "give it an answer", "drops it"),
+        Kind("answer cut off", _W, "longer than the model's context with its picture: the end is never learned",
+             "shorten it, split the conversation, or raise --model_max_length"),
+        Kind("not tokenizable", _E, "the model's tokenizer or template refuses it", "see the message", "drops it"),
+    )
+}  # fmt: skip

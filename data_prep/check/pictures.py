@@ -1,0 +1,107 @@
+"""What the pictures show when all facts are in: faults, repeats, lookalikes, and pictures that are in train and test.
+
+    picture_findings(report, records, {"a.jpg": [0, 7]}, {"a.jpg": Facts(...)})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from data_prep.check.inspect import Facts
+from data_prep.check.lookalikes import Lookalikes
+from data_prep.check.report import Example, Report
+from data_prep.check.texts import Fault
+from data_prep.errors import printable
+from data_prep.record import Records
+
+TINY = 16
+Uses = Mapping[str, Sequence[int]]
+
+
+def picture_findings(report: Report, records: Records, uses: Uses, facts: Mapping[str, Facts]) -> None:
+    """Add what is wrong with each picture to the report, at every record that uses it (counted once a picture)."""
+    for name, found in facts.items():
+        for fault in _faults(name, found):
+            _add(report, records, uses, fault, name)
+    for kind, name, other in repeats(facts):
+        detail = f"{printable(name)} and {printable(other)}"
+        _add(report, records, uses, Fault(kind, detail), name, other)
+    good = [found for found in facts.values() if found.width]
+    if good:
+        areas = sorted(found.width * found.height for found in good)
+        report.statistics["pictures"] = {
+            "good": len(good),
+            "smallest_pixels": areas[0],
+            "median_pixels": areas[len(areas) // 2],
+            "largest_pixels": areas[-1],
+        }
+
+
+def _add(report: Report, records: Records, uses: Uses, fault: Fault, name: str, other: str | None = None) -> None:
+    indices = uses[name]
+    first = indices[0]
+    report.add(fault.kind, Example(records.line(first), first, _id(records, first), fault.detail, name, other))
+    report.by_kind[fault.kind].indices.extend(indices[1:])
+
+
+def _id(records: Records, index: int) -> str:
+    return str(records[index].get("id", f"number {index + 1}"))
+
+
+def _faults(name: str, found: Facts) -> Iterator[Fault]:
+    shown = printable(name)
+    if found.fault is not None:
+        yield Fault(found.fault.value, f"{shown}: {found.problem}")
+        return
+    if found.true_extension:
+        yield Fault("wrong extension", f"{shown} holds {found.true_extension} bytes")
+    if found.frames > 1:
+        yield Fault("animated", f"{shown} has {found.frames} frames")
+    if found.turned:
+        yield Fault("turned by EXIF", shown)
+    if found.width and min(found.width, found.height) < TINY:
+        yield Fault("tiny picture", f"{shown} is {found.width} x {found.height}")
+
+
+def repeats(facts: Mapping[str, Facts]) -> Iterator[tuple[str, str, str]]:
+    """Yield (kind, name, earlier name) for pictures of the same bytes, and for pictures that look the same."""
+    digests: dict[bytes, str] = {}
+    looks = Lookalikes()
+    for name, found in facts.items():
+        if not found.digest:
+            continue
+        if (first := digests.setdefault(found.digest, name)) != name:
+            yield "same picture twice", name, first
+            continue
+        if other := looks.find(found):
+            yield "similar pictures", name, other
+        looks.add(name, found)
+
+
+def leak_findings(
+    report: Report,
+    records: Records,
+    uses: Uses,
+    facts: Mapping[str, Facts],
+    test_names: Iterable[str],
+    test_facts: Mapping[str, Facts],
+    same_folder: bool,
+) -> None:
+    """Add every picture of `records` that the test file has too: by name, by bytes, by look."""
+    names = set(test_names) if same_folder else set()
+    digests = {found.digest: name for name, found in test_facts.items() if found.digest}
+    looks = Lookalikes()
+    for name, found in test_facts.items():
+        if found.digest:
+            looks.add(name, found)
+    for name in uses:
+        mine = facts.get(name, Facts())
+        if name in names:
+            _add(report, records, uses, Fault("picture in train and test", printable(name)), name, name)
+        elif mine.digest and mine.digest in digests:
+            other = digests[mine.digest]
+            detail = f"{printable(name)} is {printable(other)} of the test file"
+            _add(report, records, uses, Fault("picture in train and test", detail), name, other)
+        elif mine.digest and (near := looks.find(mine)):
+            detail = f"{printable(name)} looks like {printable(near)} of the test file"
+            _add(report, records, uses, Fault("similar in train and test", detail), name, near)

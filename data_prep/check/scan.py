@@ -1,0 +1,134 @@
+"""Inspect many pictures on all cores, in processes of their own.
+
+    facts = scan("images", ["a.jpg", "b.jpg"])       # {"a.jpg": Facts(...), ...}
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from data_prep.check.inspect import Facts, inspect_picture
+from data_prep.errors import PictureFault
+from data_prep.progress import Progress
+
+CHUNK = 32
+FEW = 64
+"""Up to this many pictures are inspected in this process: starting others would take longer."""
+
+WORKER = (sys.executable, "-m", "data_prep.check.worker")
+
+
+class Worker:
+    """One inspecting process, started when first asked and again when it died."""
+
+    def __init__(self, command: Sequence[str] = WORKER) -> None:
+        """Keep the command; nothing is started yet."""
+        self._command = command
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def inspect(self, folder: str, names: Sequence[str]) -> list[Facts]:
+        """Return the facts of `names`; a picture that kills the process is found alone and named unreadable."""
+        facts = self._ask(folder, names)
+        if facts is not None:
+            return facts
+        if len(names) == 1:
+            return [Facts(fault=PictureFault.UNREADABLE, problem="the decoder crashed on it; drop the record")]
+        return [self.inspect(folder, [name])[0] for name in names]
+
+    def _ask(self, folder: str, names: Sequence[str]) -> list[Facts] | None:
+        process = self._process or self._start()
+        try:
+            assert process.stdin and process.stdout
+            pickle.dump((folder, list(names)), process.stdin, pickle.HIGHEST_PROTOCOL)
+            process.stdin.flush()
+            answer: list[Facts] = pickle.load(process.stdout)
+            return answer
+        except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+            self.close()
+            return None
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
+        env = {**os.environ, "PYTHONPATH": path}
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
+        return self._process
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def scan(folder: str | os.PathLike[str], names: Sequence[str], workers: int | None = None) -> dict[str, Facts]:
+    """Return the facts of every picture of `names`, inspected on all cores (or by `workers` processes).
+
+    Memory is about 700 bytes a picture, plus the largest pictures that are decoded at one time.
+    """
+    root = os.fspath(folder)
+    count = min(workers or num_cores(), len(names) // FEW)
+    with Progress("checking pictures", len(names), "pictures") as progress:
+        if count < 1:
+            return {name: inspect_picture(root, name) for name in progress.each(names)}
+        return _scan_in_processes(root, names, count, progress)
+
+
+def _scan_in_processes(root: str, names: Sequence[str], count: int, progress: Progress) -> dict[str, Facts]:
+    found: dict[str, Facts] = {}
+    chunks, lock = _chunks(names), threading.Lock()
+    failures: list[BaseException] = []
+
+    def feed(worker: Worker) -> None:
+        try:
+            while not failures:
+                with lock:
+                    chunk = next(chunks, None)
+                if chunk is None:
+                    return
+                facts = worker.inspect(root, chunk)
+                with lock:
+                    found.update(zip(chunk, facts, strict=True))
+                    progress.advance(len(chunk))
+        except BaseException as error:  # handed to the caller below
+            failures.append(error)
+
+    with ExitStack() as stack:
+        workers = [Worker() for _ in range(count)]
+        for worker in workers:
+            stack.callback(worker.close)
+        threads = [threading.Thread(target=feed, args=(worker,), daemon=True) for worker in workers]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        except KeyboardInterrupt as stop:
+            failures.append(stop)
+    if failures:
+        raise failures[0]
+    return {name: found[name] for name in names}
+
+
+def _chunks(names: Iterable[str]) -> Iterator[list[str]]:
+    chunk: list[str] = []
+    for name in names:
+        chunk.append(name)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

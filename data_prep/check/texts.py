@@ -1,0 +1,113 @@
+"""What is wrong with one record's texts: roles, order, empty or strange texts, `<image>` against pictures.
+
+    list(faults({"image": "a.jpg", "conversations": [{"from": "human", "value": "What?"}, ...]}))
+    # [Fault("picture without <image>", "1 picture, no <image> in a question")]
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from data_prep.errors import DataError
+from data_prep.record import IMAGE_TOKEN, images_of
+
+ROLES = {"human", "gpt"}
+END_TOKENS = re.compile(
+    r"</?s>|<\|(?:im_start|im_end|endoftext|end_of_text|begin_of_text|eot_id|start_header_id|end_header_id|end)\|>"
+    r"|<end_of_turn>|<start_of_turn>|\[/?INST\]|<</?SYS>>"
+)
+"""Tokens that end or begin a turn in a template of LLaVA's (Vicuna, Llama-2 and -3, Mistral, ChatML, MPT, Phi, Gemma)."""
+
+ROLE_MARKERS = re.compile(r"\b(?:USER|ASSISTANT): ")
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+WRONG_IMAGE_KEYS = ("images", "image_path", "image_file", "img", "picture", "image_id")
+
+
+class Fault(NamedTuple):
+    """One thing wrong: the name of its kind (see kinds.KINDS) and what exactly is there."""
+
+    kind: str
+    detail: str
+
+
+def faults(record: Mapping[str, Any]) -> Iterator[Fault]:
+    """Yield everything that is wrong with the texts of one record."""
+    turns = record.get("conversations")
+    if not isinstance(turns, list) or not turns:
+        yield Fault("no conversation", _why_no_conversation(record))
+        return
+    if not all(isinstance(turn, dict) and "from" in turn and "value" in turn for turn in turns):
+        bad = next(turn for turn in turns if not (isinstance(turn, dict) and "from" in turn and "value" in turn))
+        yield Fault("no conversation", f'a turn is {{"from": ..., "value": ...}}, found {bad!r:.80}')
+        return
+    yield from _order_faults([turn["from"] for turn in turns])
+    for number, turn in enumerate(turns, 1):
+        yield from _text_faults(number, turn["from"], turn["value"])
+    yield from _image_faults(record, turns)
+
+
+def _why_no_conversation(record: Mapping[str, Any]) -> str:
+    if "conversations" in record:
+        return f'"conversations" is {record["conversations"]!r:.60}, expected a list of turns'
+    keys = ", ".join(list(record)[:6])
+    hint = "; this is the layout of `messages`: python -m data_prep hf reads it" if "messages" in record else ""
+    return f'no "conversations", only {keys}{hint}'
+
+
+def _order_faults(roles: list[Any]) -> Iterator[Fault]:
+    unknown = [role for role in roles if not isinstance(role, str) or role not in ROLES]
+    if unknown:
+        near = {"user": "human", "assistant": "gpt", "bot": "gpt", "model": "gpt"}.get(str(unknown[0]).lower())
+        hint = f"; write {near}" if near else ""
+        yield Fault("unknown role", f'role "{unknown[0]}", expected human or gpt{hint}')
+        return
+    expected = ["human", "gpt"] * ((len(roles) + 1) // 2)
+    wrong = next((place for place, role in enumerate(roles) if role != expected[place]), None)
+    if wrong is not None:
+        yield Fault("turns not alternating", f"turn {wrong + 1} is from {roles[wrong]}, expected {expected[wrong]}")
+    elif len(roles) % 2:
+        yield Fault("turns not alternating", f"turn {len(roles)} is a question without an answer")
+
+
+def _text_faults(number: int, role: Any, text: Any) -> Iterator[Fault]:
+    if not isinstance(text, str):
+        yield Fault("text not a string", f"turn {number}: {text!r:.60}")
+        return
+    if not text.strip():
+        yield Fault("empty text", f"turn {number} ({role}) is empty")
+    if found := END_TOKENS.search(text):
+        yield Fault("end token in text", f"turn {number}: {found.group()} in {_around(text, found)!r}")
+    if found := ROLE_MARKERS.search(text):
+        yield Fault("role marker in text", f"turn {number}: {_around(text, found)!r}")
+    if found := LONE_SURROGATE.search(text):
+        yield Fault("broken Unicode", f"turn {number}: {_around(text, found)!r}")
+    if role == "gpt" and IMAGE_TOKEN in text:
+        yield Fault("<image> in answer", f"turn {number}: {text!r:.60}")
+
+
+def _around(text: str, found: re.Match[str], width: int = 12) -> str:
+    return text[max(0, found.start() - width) : found.end() + width]
+
+
+def _image_faults(record: Mapping[str, Any], turns: list[Any]) -> Iterator[Fault]:
+    try:
+        num_images = len(images_of(record))
+    except DataError as error:
+        yield Fault("image not a name", error.problem)
+        return
+    questions = [turn["value"] for turn in turns if turn["from"] != "gpt" and isinstance(turn["value"], str)]
+    num_tokens = sum(text.count(IMAGE_TOKEN) for text in questions)
+    if "image" not in record and (key := next((key for key in WRONG_IMAGE_KEYS if key in record), None)):
+        yield Fault("wrong image key", f'"{key}": {record[key]!r:.60}, expected "image"')
+    elif num_images and not num_tokens:
+        yield Fault("picture without <image>", f"{_plural(num_images, 'picture')}, no <image> in a question")
+    elif num_tokens and not num_images:
+        yield Fault("<image> without picture", f"{num_tokens} <image>, no picture named")
+    elif num_tokens != num_images:
+        yield Fault("<image> count", f"{num_tokens} <image> for {_plural(num_images, 'picture')}")
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
