@@ -46,8 +46,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model_flags(out)
-    out.add_argument("--image", action="append", default=[], metavar="PATH", help="picture for the first message; repeatable")
-    out.add_argument("--once", metavar="QUESTION", help="answer one question on stdout and leave; - reads it from stdin")
+    out.add_argument(
+        "--image", action="append", default=[], metavar="PATH", help="picture for the first message; repeatable"
+    )
+    out.add_argument(
+        "--once", metavar="QUESTION", help="answer one question on stdout and leave; - reads it from stdin"
+    )
     out.add_argument("--system", help="system text instead of the training's own")
     out.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: 0)")
     out.add_argument("--top-p", type=float, default=1.0)
@@ -135,7 +139,7 @@ class Chat:
         from llava_finetune.serve.prompts import Message
 
         system = [Message("system", self.system)] if self.system is not None else []
-        prompt = self.engine.prompt([*system, *self.messages], self.sampling)
+        prompt = self.engine.prompt([*system, *self.messages])
         ticket = self.engine.submit(prompt, self.sampling)
         answer, events = "", iter(ticket)
         while True:

@@ -55,7 +55,9 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("output", type=Path, help="folder to write; must be new or empty")
     out.add_argument("--conversation", help="conversation template (default: the model's manifest, else its family's)")
     out.add_argument("--vision-tower", help="the tower's folder, when the one named in config.json is elsewhere")
-    out.add_argument("--dtype", default="auto", help="dtype of the check: auto (the model's own), float32, bfloat16, float16")
+    out.add_argument(
+        "--dtype", default="auto", help="dtype of the check: auto (the model's own), float32, bfloat16, float16"
+    )
     out.add_argument("--device", default="auto", help="device of the check (default: auto)")
     out.add_argument("--json", action="store_true", help="print the result as JSON")
     return out
@@ -107,7 +109,9 @@ def export(
         config={**config, "dtype": str(loaded.dtype).removeprefix("torch.")},
         vision=tower.vision_tower.config.to_dict(),
         image_processor=loaded.image_processor.to_dict(),
-        tower=None if config.get("unfreeze_mm_vision_tower") else folders.resolve_folder(tower.vision_tower_name, beside=source),
+        tower=None
+        if config.get("unfreeze_mm_vision_tower")
+        else folders.resolve_folder(tower.vision_tower_name, beside=source),
         stop_ids=stop_token_ids(template, loaded.tokenizer),
     )
     used_dtype, used_device = loaded.dtype, loaded.device
@@ -118,7 +122,13 @@ def export(
         checked = parity.compare(reference, partial, used_dtype, used_device)
         _write_manifest(partial, source, template, str(used_dtype), rows, checked.line())
     return Exported(
-        str(output), configs.upstream_family(config).model_class, template, image_token, tally, checked.line(), time.monotonic() - start
+        str(output),
+        configs.upstream_family(config).model_class,
+        template,
+        image_token,
+        tally,
+        checked.line(),
+        time.monotonic() - start,
     )
 
 
@@ -143,9 +153,7 @@ def _read_config(source: Path) -> dict[str, Any]:
     return dict(read_json(source / "config.json"))
 
 
-def _write(
-    source: Path, out: Path, described: _Described, template: str, reference: list[Any]
-) -> tuple[int, str, int]:
+def _write(source: Path, out: Path, described: _Described, template: str, reference: list[Any]) -> tuple[int, str, int]:
     """Everything but the manifest; returns the picture token, the tally's line and the rows of the vocabulary before."""
     from llava_finetune.convert import configs, parity, processor_files, tokenizer_files, weights
 
@@ -198,7 +206,9 @@ def _move_weights(source: Path, tower: Path | None, out: Path, rows: int) -> Any
         return weights.Target("model", names.to_llava_hf(parsed))
 
     writer, tally = ShardWriter(out), weights.Tally()
-    weights.move_tensors(weight_files(source), weights.route_with(names.from_upstream, to_model, source), {"model": writer}, tally, rows)
+    weights.move_tensors(
+        weight_files(source), weights.route_with(names.from_upstream, to_model, source), {"model": writer}, tally, rows
+    )
     if tower is not None:
         weights.move_tensors(weight_files(tower), from_tower, {"model": writer}, tally)
     writer.finish()

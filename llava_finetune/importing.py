@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_finetune.errors import UsageError, UserError
+from llava_finetune.errors import UsageError
 
 TOWER = "vision_tower"
 EXAMPLES = """examples:
@@ -55,13 +55,17 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("model", help="folder or hub id in llava-hf's layout")
     out.add_argument("output", type=Path, help="folder to write; must be new or empty")
-    out.add_argument("--conversation", help="conversation template (default: manifest, else told from the chat template)")
+    out.add_argument(
+        "--conversation", help="conversation template (default: manifest, else told from the chat template)"
+    )
     out.add_argument(
         "--image-aspect-ratio",
         choices=("pad", "square"),
         help="pad to a square, or crop; default: what the processor says, else pad, as LLaVA-1.5 was trained",
     )
-    out.add_argument("--dtype", default="auto", help="dtype of the check: auto (the model's own), float32, bfloat16, float16")
+    out.add_argument(
+        "--dtype", default="auto", help="dtype of the check: auto (the model's own), float32, bfloat16, float16"
+    )
     out.add_argument("--device", default="auto", help="device of the check (default: auto)")
     out.add_argument("--json", action="store_true", help="print the result as JSON")
     return out
@@ -126,9 +130,16 @@ def guess_conversation(source: Path) -> str:
     for name in ("chat_template.jinja", "chat_template.json", "processor_config.json", "tokenizer_config.json"):
         path = source / name
         if path.is_file():
-            found = path.read_text(encoding="utf-8") if path.suffix == ".jinja" else read_json(path).get("chat_template")
+            found = (
+                path.read_text(encoding="utf-8") if path.suffix == ".jinja" else read_json(path).get("chat_template")
+            )
             text = text or str(found or "")
-    for mark, name in (("[INST]", "mistral_instruct"), ("<|im_start|>", "chatml_direct"), ("USER:", "vicuna_v1"), ("role'].upper()", "vicuna_v1")):
+    for mark, name in (
+        ("[INST]", "mistral_instruct"),
+        ("<|im_start|>", "chatml_direct"),
+        ("USER:", "vicuna_v1"),
+        ("role'].upper()", "vicuna_v1"),
+    ):
         if mark in text:
             return name
     raise UsageError(
@@ -162,7 +173,11 @@ def _write(source: Path, out: Path, final: Path, config: dict[str, Any], aspect:
     from llava_finetune.manifest import write_json
 
     def target(name: names.Name) -> weights.Target:
-        return weights.Target("tower", names.to_clip(name)) if name.part == "tower" else weights.Target("model", names.to_upstream(name))
+        return (
+            weights.Target("tower", names.to_clip(name))
+            if name.part == "tower"
+            else weights.Target("model", names.to_upstream(name))
+        )
 
     tokenizer_files.import_tokenizer(source, out)
     writers = {"model": ShardWriter(out), "tower": ShardWriter(out / TOWER)}
@@ -173,12 +188,21 @@ def _write(source: Path, out: Path, final: Path, config: dict[str, Any], aspect:
         writer.finish()
     vision = configs.vision_config(config)
     full = {**config, "architectures": [configs.llava_hf_family(config).model_class]}
-    written = {names.to_llava_hf(parsed) for parsed in map(_written_name, set().union(*tally.written.values())) if parsed}
+    written = {
+        names.to_llava_hf(parsed) for parsed in map(_written_name, set().union(*tally.written.values())) if parsed
+    }
     weights.check_complete(written, weights.expected_names(full), names.from_llava_hf, source)
     vocabulary = rows or config["text_config"].get("vocab_size", 32064)
-    upstream = configs.to_upstream(config, vision_tower=str((final / TOWER).resolve()), aspect_ratio=aspect, vocab_size=vocabulary)
+    upstream = configs.to_upstream(
+        config, vision_tower=str((final / TOWER).resolve()), aspect_ratio=aspect, vocab_size=vocabulary
+    )
     write_json(out / "config.json", upstream)
-    tower_config = {**vision, "model_type": "clip_vision_model", "architectures": ["CLIPVisionModel"], "dtype": upstream["dtype"]}
+    tower_config = {
+        **vision,
+        "model_type": "clip_vision_model",
+        "architectures": ["CLIPVisionModel"],
+        "dtype": upstream["dtype"],
+    }
     write_json(out / TOWER / "config.json", tower_config)
     write_json(out / TOWER / "preprocessor_config.json", processor_files.clip_preprocessor(source))
     return tally.line()
@@ -197,7 +221,9 @@ def _write_manifest(out: Path, source: Path, template: str, config: dict[str, An
     write_manifest(out, kind="model", base=None, conversation=template, dtype=str(dtype), imported_from=str(source))
 
 
-def _verify(source: Path, out: Path, config: dict[str, Any], template: str, aspect: str, dtype: str, device: str) -> str:
+def _verify(
+    source: Path, out: Path, config: dict[str, Any], template: str, aspect: str, dtype: str, device: str
+) -> str:
     """Upstream's code on the new folder against transformers' code on the old one."""
     from llava_finetune.convert import parity
     from llava_finetune.loading import load

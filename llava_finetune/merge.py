@@ -72,13 +72,17 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("adapter", help="folder that training wrote: a LoRA adapter, or a projector")
     out.add_argument("output", type=Path, help="folder to write; must be new or empty")
     out.add_argument("--base", help="the base, when it is not where the manifest says; its hash must be the same")
-    out.add_argument("--dtype", choices=DTYPES, default="auto", help="dtype to merge and save in (default: the training's)")
+    out.add_argument(
+        "--dtype", choices=DTYPES, default="auto", help="dtype to merge and save in (default: the training's)"
+    )
     out.add_argument("--device", default="auto", help="where to merge (default: auto)")
     out.add_argument("--records", type=Path, help="held-out records to verify on")
     out.add_argument("--images", type=Path, help="image folder of --records")
     out.add_argument("--num-records", type=int, default=8, help="records whose logits are compared (default: 8)")
     out.add_argument("--answers", type=int, default=0, help="also compare the greedy answers to this many questions")
-    out.add_argument("--compare-4bit", action="store_true", help="print how far 4-bit merged is from 4-bit base plus adapter")
+    out.add_argument(
+        "--compare-4bit", action="store_true", help="print how far 4-bit merged is from 4-bit base plus adapter"
+    )
     out.add_argument("--json", action="store_true", help="print the result as JSON")
     return out
 

@@ -18,7 +18,10 @@ from llava_finetune.errors import UserError
 Config = dict[str, Any]
 
 TEXT_TYPES = {"llava_llama": "llama", "llava": "llama", "llava_mistral": "mistral"}
-UPSTREAM_TYPES = {"llama": ("llava_llama", "LlavaLlamaForCausalLM"), "mistral": ("llava_mistral", "LlavaMistralForCausalLM")}
+UPSTREAM_TYPES = {
+    "llama": ("llava_llama", "LlavaLlamaForCausalLM"),
+    "mistral": ("llava_mistral", "LlavaMistralForCausalLM"),
+}
 _SHARED = ("architectures", "model_type", "transformers_version", "_name_or_path", "auto_map", "quantization_config")
 _UPSTREAM_ONLY = ("mm_", "image_", "tune_mm", "freeze_mm", "use_mm_proj", "unfreeze_mm", "tokenizer_", "vision_tower")
 
@@ -58,10 +61,14 @@ def upstream_family(config: Mapping[str, Any]) -> Family:
     aspect, merge = config.get("image_aspect_ratio", "square"), config.get("mm_patch_merge_type") or "flat"
     if aspect == "anyres":
         if merge != "spatial_unpad":
-            raise UserError(f'config.json: mm_patch_merge_type "{merge}" with anyres; LlavaNext knows only "spatial_unpad"')
+            raise UserError(
+                f'config.json: mm_patch_merge_type "{merge}" with anyres; LlavaNext knows only "spatial_unpad"'
+            )
         return Family.LLAVA_NEXT
     if aspect not in ("pad", "square", None) or merge != "flat":
-        raise UserError(f'config.json: image_aspect_ratio "{aspect}" with mm_patch_merge_type "{merge}" has no llava-hf layout')
+        raise UserError(
+            f'config.json: image_aspect_ratio "{aspect}" with mm_patch_merge_type "{merge}" has no llava-hf layout'
+        )
     return Family.LLAVA
 
 
@@ -80,7 +87,9 @@ def llava_hf_family(config: Mapping[str, Any]) -> Family:
     if vision != "clip_vision_model":
         raise UserError(f'config.json: vision_config.model_type "{vision}"; upstream reads only "clip_vision_model"')
     if config.get("projector_hidden_act", "gelu") != "gelu" or not config.get("multimodal_projector_bias", True):
-        raise UserError("config.json: upstream's projector is two linear layers with bias around a GELU; this one differs")
+        raise UserError(
+            "config.json: upstream's projector is two linear layers with bias around a GELU; this one differs"
+        )
     if not isinstance(config.get("vision_feature_layer", -2), int):
         raise UserError("config.json: vision_feature_layer is a list; upstream reads one layer")
     return Family(model_type)
@@ -106,7 +115,9 @@ def to_llava_hf(config: Mapping[str, Any], vision: Mapping[str, Any], *, image_t
         "projector_hidden_act": "gelu",
         "tie_word_embeddings": bool(text.get("tie_word_embeddings", False)),
         "vision_feature_layer": config.get("mm_vision_select_layer", -2),
-        "vision_feature_select_strategy": "full" if config.get("mm_vision_select_feature") == "cls_patch" else "default",
+        "vision_feature_select_strategy": "full"
+        if config.get("mm_vision_select_feature") == "cls_patch"
+        else "default",
         "text_config": text,
         "vision_config": _without_name(vision),
     }
@@ -190,4 +201,6 @@ def _text_config(model_type: str, values: Mapping[str, Any]) -> Config:
 
 
 def _without_name(config: Mapping[str, Any]) -> Config:
-    return {k: v for k, v in config.items() if k not in ("_name_or_path", "architectures", "transformers_version", "dtype")}
+    return {
+        k: v for k, v in config.items() if k not in ("_name_or_path", "architectures", "transformers_version", "dtype")
+    }

@@ -1,6 +1,6 @@
 """Folders of models: finding one by path or hub id, writing one that appears whole or not at all.
 
-    with new_folder(Path("exported")) as partial: ...
+with new_folder(Path("exported")) as partial: ...
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def resolve_folder(name: str, *, beside: Path | None = None) -> Path:
     try:
         return Path(snapshot_download(name, ignore_patterns=["*.msgpack", "*.h5", "*.ot", "*.py"]))
     except Exception as error:
-        raise UserError(f"{name}: neither a folder here nor a model that the hub gave ({str(error).splitlines()[0]})") from error
+        raise UserError(
+            f"{name}: neither a folder here nor a model that the hub gave ({str(error).splitlines()[0]})"
+        ) from error
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The parts of a merge: held-out cases, logits, the account of every tensor, the folder that is written.
 
-    cases, source = load_cases(adapter, loaded, records=None, images=None, count=8)
+cases, source = load_cases(adapter, loaded, records=None, images=None, count=8)
 """
 
 from __future__ import annotations
@@ -52,14 +52,20 @@ def run_records(adapter: Path) -> tuple[Path, Path | None] | None:
     return None
 
 
-def load_cases(adapter: str, loaded: Any, records: Path | None, images: Path | None, count: int) -> tuple[list[Case], str]:
+def load_cases(
+    adapter: str, loaded: Any, records: Path | None, images: Path | None, count: int
+) -> tuple[list[Case], str]:
     """Cases to compare on, and what they are in words."""
     found = (records, images) if records else run_records(Path(adapter))
     if found is None:
         size = loaded.model.get_vision_tower().config.image_size
         chosen = usable_probes(loaded.template, size)
-        return [Case(probe_ids(p, loaded.template, loaded.tokenizer)[0], p.pictures) for p in chosen], "generated conversations"
-    return [_record_case(record, loaded, found[1]) for record in _first(found[0], count)], f"held-out records of {found[0]}"
+        return [
+            Case(probe_ids(p, loaded.template, loaded.tokenizer)[0], p.pictures) for p in chosen
+        ], "generated conversations"
+    return [
+        _record_case(record, loaded, found[1]) for record in _first(found[0], count)
+    ], f"held-out records of {found[0]}"
 
 
 def _first(path: Path, count: int) -> list[Any]:
@@ -79,7 +85,9 @@ def _record_case(record: Any, loaded: Any, folder: Path | None) -> Case:
     if images and folder is None:
         raise UserError(f"record {record.get('id')!r} has a picture; give its folder with --images")
     pictures = tuple(open_image(resolve_image(folder, name)) for name in images) if folder else ()
-    return Case(encode(record["conversations"], loaded.template, loaded.tokenizer, loaded.context_length).input_ids, pictures)
+    return Case(
+        encode(record["conversations"], loaded.template, loaded.tokenizer, loaded.context_length).input_ids, pictures
+    )
 
 
 def logits_of(loaded: Any, cases: Sequence[Case]) -> list[torch.Tensor]:
@@ -88,7 +96,9 @@ def logits_of(loaded: Any, cases: Sequence[Case]) -> list[torch.Tensor]:
     for case in cases:
         logits = forward_logits(loaded, case.input_ids, case.pictures)[0]
         if not bool(torch.isfinite(logits).all()):
-            raise UserError("the model's logits are NaN or infinite; its weights or its dtype are broken (try --dtype float32)")
+            raise UserError(
+                "the model's logits are NaN or infinite; its weights or its dtype are broken (try --dtype float32)"
+            )
         out.append(logits)
     return out
 
@@ -107,7 +117,9 @@ def check_adapter_read(model: Any, adapter: Path) -> int:
     used = set(get_peft_model_state_dict(model))
     if stored != used:
         odd = sorted(stored ^ used)
-        raise UserError(f"{adapter}: {len(odd)} adapter tensors do not match the base, first {odd[0]}; is it another model's?")
+        raise UserError(
+            f"{adapter}: {len(odd)} adapter tensors do not match the base, first {odd[0]}; is it another model's?"
+        )
     return sum(name.endswith("lora_A.weight") or "lora_embedding_A" in name for name in stored)
 
 

@@ -86,7 +86,11 @@ def to_llava_hf(name: Name) -> str:
 
 def to_upstream(name: Name) -> str:
     """Upstream's spelling of a neutral name (a tower's tensors as upstream saves a trained tower)."""
-    prefix = {"text": "model.", "tower": "model.vision_tower.vision_tower.vision_model.", "projector": "model.mm_projector."}
+    prefix = {
+        "text": "model.",
+        "tower": "model.vision_tower.vision_tower.vision_model.",
+        "projector": "model.mm_projector.",
+    }
     if name.part == "head":
         return "lm_head.weight"
     if name.part == "newline":

@@ -76,7 +76,9 @@ def usable_probes(template: str, image_size: int) -> list[Probe]:
 
 
 @torch.inference_mode()
-def forward_logits(loaded: Any, input_ids: Sequence[int], pictures: Sequence[Any]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def forward_logits(
+    loaded: Any, input_ids: Sequence[int], pictures: Sequence[Any]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Logits (positions x vocabulary, fp32, CPU) of one conversation, and the pixel values of its RGB pictures."""
     from llava_finetune.dataset import process_image
 
@@ -101,7 +103,9 @@ def upstream_reference(loaded: Any, template: str) -> list[Reference]:
     return out
 
 
-def choose_style(references: Sequence[tuple[Probe, list[int]]], tokenizer: Any, template: str, image_token: int) -> Style:
+def choose_style(
+    references: Sequence[tuple[Probe, list[int]]], tokenizer: Any, template: str, image_token: int
+) -> Style:
     """The template style whose tokenisation gives upstream's ids for every probe.
 
     `tokenizer` is the exported one, with `<image>` in it. Raises UserError when no style does.
@@ -221,10 +225,14 @@ def _pixel_difference(reference: Reference, inputs: dict[str, torch.Tensor]) -> 
         theirs = inputs["pixel_values"][index]
         theirs = theirs[: ours.shape[0]] if ours.ndim == 4 else theirs
         if ours.shape != theirs.shape:
-            raise UserError(f"{reference.probe.name}: pixel values of shape {tuple(theirs.shape)}, upstream has {tuple(ours.shape)}")
+            raise UserError(
+                f"{reference.probe.name}: pixel values of shape {tuple(theirs.shape)}, upstream has {tuple(ours.shape)}"
+            )
         worst = max(worst, (ours.float() - theirs.float()).abs().max().item())
     if worst > 1e-5:
-        raise UserError(f"{reference.probe.name}: pixel values differ by {worst:.2e}: the picture is cut or scaled otherwise")
+        raise UserError(
+            f"{reference.probe.name}: pixel values differ by {worst:.2e}: the picture is cut or scaled otherwise"
+        )
     return worst
 
 

@@ -68,7 +68,9 @@ def clip_preprocessor(folder: Path) -> dict[str, Any]:
         settings = read_json(folder / "processor_config.json").get("image_processor") or {}
     missing = [key for key in ("size", "image_mean", "image_std") if key not in settings]
     if missing:
-        raise UserError(f"{folder}: no image processor settings ({', '.join(missing)}); expected preprocessor_config.json")
+        raise UserError(
+            f"{folder}: no image processor settings ({', '.join(missing)}); expected preprocessor_config.json"
+        )
     return {key: settings[key] for key in _KEPT if key in settings} | {"image_processor_type": "CLIPImageProcessor"}
 
 

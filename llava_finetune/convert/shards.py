@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,7 +85,11 @@ def _check_whole(path: Path) -> None:
         text = file.read(length) if length < size else b""
     try:
         header = json.loads(text)
-        expected = 8 + length + max((value["data_offsets"][1] for key, value in header.items() if key != "__metadata__"), default=0)
+        expected = (
+            8
+            + length
+            + max((value["data_offsets"][1] for key, value in header.items() if key != "__metadata__"), default=0)
+        )
     except (ValueError, KeyError, TypeError):
         expected = -1
     if size != expected:
@@ -119,7 +123,9 @@ class _OpenShard(AbstractContextManager[list[StoredTensor]]):
         out = []
         for name in file.keys():  # noqa: SIM118 (not a dict)
             part = file.get_slice(name)
-            out.append(StoredTensor(name, tuple(part.get_shape()), names[part.get_dtype()], lambda n=name: file.get_tensor(n)))
+            out.append(
+                StoredTensor(name, tuple(part.get_shape()), names[part.get_dtype()], lambda n=name: file.get_tensor(n))
+            )
         return out
 
     def _pickle(self) -> list[StoredTensor]:
@@ -153,7 +159,11 @@ def write_safetensors(path: Path, tensors: Sequence[StoredTensor]) -> None:
         for size in tensor.shape:
             count *= size
         end = offset + count * tensor.dtype.itemsize
-        header[tensor.name] = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        header[tensor.name] = {
+            "dtype": DTYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -168,7 +178,9 @@ def write_safetensors(path: Path, tensors: Sequence[StoredTensor]) -> None:
 def _write_bytes(file: BinaryIO, tensor: StoredTensor) -> None:
     value = tensor.load()
     if tuple(value.shape) != tensor.shape or value.dtype != tensor.dtype:
-        raise ValueError(f"{tensor.name}: announced {tensor.shape} {tensor.dtype}, got {tuple(value.shape)} {value.dtype}")
+        raise ValueError(
+            f"{tensor.name}: announced {tensor.shape} {tensor.dtype}, got {tuple(value.shape)} {value.dtype}"
+        )
     if value.numel():
         file.write(memoryview(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy()))
 

@@ -97,7 +97,9 @@ def write_backend(tokenizer: Any, target: Path, source: Path) -> None:
     """Write tokenizer.json from a loaded tokenizer. Raises UserError for a tokenizer that has no such form."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise UserError(f"{source}: {type(tokenizer).__name__} cannot be written as tokenizer.json; serving engines need that")
+        raise UserError(
+            f"{source}: {type(tokenizer).__name__} cannot be written as tokenizer.json; serving engines need that"
+        )
     path = target / "tokenizer.json"
     temporary = path.with_name(".tokenizer.json.part")
     temporary.write_text(backend.to_str(pretty=True), encoding="utf-8")
@@ -109,6 +111,13 @@ def _add_image_token(tokenizer: Any, config: dict[str, Any]) -> int:
 
     tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, normalized=False, special=True)], special_tokens=True)
     token = int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
-    entry = {"content": IMAGE_TOKEN, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    entry = {
+        "content": IMAGE_TOKEN,
+        "lstrip": False,
+        "normalized": False,
+        "rstrip": False,
+        "single_word": False,
+        "special": True,
+    }
     config["added_tokens_decoder"] = {**config.get("added_tokens_decoder", {}), str(token): entry}
     return token

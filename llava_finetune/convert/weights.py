@@ -53,9 +53,7 @@ class Tally:
         return f"{count} tensors written, {self.skipped.total()} skipped" + (f" ({reasons})" if reasons else "")
 
 
-def route_with(
-    parse: Callable[[str], Name | None], target: Callable[[Name], Target | Skip], source: Path
-) -> Route:
+def route_with(parse: Callable[[str], Name | None], target: Callable[[Name], Target | Skip], source: Path) -> Route:
     """A route from a parser of names; a name that the parser does not know stops the conversion."""
 
     def route(name: str) -> Target | Skip:
@@ -63,7 +61,9 @@ def route_with(
             return Skip("computed buffer")
         parsed = parse(name)
         if parsed is None:
-            raise UserError(f"{source}: tensor {name} has no place in the other layout; is this a LLaVA of this family?")
+            raise UserError(
+                f"{source}: tensor {name} has no place in the other layout; is this a LLaVA of this family?"
+            )
         return target(parsed)
 
     return route

@@ -1,6 +1,6 @@
 """Answers on demand: one engine behind the terminal chat, the web page and the OpenAI-compatible API.
 
-    llava-finetune serve runs/mine --port 8000
+llava-finetune serve runs/mine --port 8000
 """
 
 from collections.abc import Sequence

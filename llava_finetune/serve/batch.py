@@ -61,7 +61,9 @@ class Batch:
             return
         first = int(self.mask.any(0).nonzero()[0])
         self.mask = self.mask[:, first:]
-        self.cache = _rebuilt([(keys[index][:, :, first:], values[index][:, :, first:]) for keys, values in _layers(self.cache)])
+        self.cache = _rebuilt(
+            [(keys[index][:, :, first:], values[index][:, :, first:]) for keys, values in _layers(self.cache)]
+        )
 
     def _forward(self, cache: Any, mask: torch.Tensor, positions: torch.Tensor, **inputs: Any) -> torch.Tensor:
         model = self.loaded.model
@@ -86,7 +88,9 @@ class Batch:
         images = [value.to(loaded.device, loaded.dtype) for value in images]
         if all(value.ndim == 3 for value in images):
             images = torch.stack(images)
-        _, _, mask, _, embeds, _ = loaded.model.prepare_inputs_labels_for_multimodal(ids, None, mask, None, None, images, sizes)
+        _, _, mask, _, embeds, _ = loaded.model.prepare_inputs_labels_for_multimodal(
+            ids, None, mask, None, None, images, sizes
+        )
         return embeds, mask.long()
 
     def _append(self, cache: Any, mask: torch.Tensor) -> None:

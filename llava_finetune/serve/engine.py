@@ -1,9 +1,9 @@
 """One thread that answers: takes waiting requests into a batch between two tokens, streams text, stops what is abandoned.
 
-    engine = Engine(load("runs/mine")); engine.start()
-    ticket = engine.submit(prompt, Sampling(max_new_tokens=64))
-    for event in ticket: ...
-    engine.close()
+engine = Engine(load("runs/mine")); engine.start()
+ticket = engine.submit(prompt, Sampling(max_new_tokens=64))
+for event in ticket: ...
+engine.close()
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -125,13 +125,17 @@ class Engine:
         self.thread.start()
         return self
 
-    def prompt(self, messages: Sequence[Message], sampling: Sampling) -> Prompt:
+    def prompt(self, messages: Sequence[Message]) -> Prompt:
         """The prompt for messages; see `build_prompt` for what it refuses."""
-        return build_prompt(self.loaded, messages, sampling.max_new_tokens)
+        return build_prompt(self.loaded, messages)
 
     def submit(self, prompt: Prompt, sampling: Sampling, notify: Callable[[Event], None] | None = None) -> Ticket:
-        """Queue a request. Raises QueueFull beyond the bound and ShuttingDown while closing."""
-        ticket = Ticket(prompt, sampling, notify)
+        """Queue a request; its length is cut to what the context has left.
+
+        Raises QueueFull beyond the bound and ShuttingDown while closing.
+        """
+        room = self.loaded.context_length - prompt.length
+        ticket = Ticket(prompt, replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room)), notify)
         with self.changed:
             if self.closing:
                 raise ShuttingDown("the server is shutting down; ask again later")
@@ -187,7 +191,10 @@ class Engine:
 
     def _join(self, joining: list[Ticket]) -> None:
         logits = self.batch.join([ticket.prompt for ticket in joining])
-        rows = [_Row(ticket, TextStream(self.loaded.tokenizer, ticket.sampling.stop), self._generator(ticket)) for ticket in joining]
+        rows = [
+            _Row(ticket, TextStream(self.loaded.tokenizer, ticket.sampling.stop), self._generator(ticket))
+            for ticket in joining
+        ]
         self.rows += rows
         self.largest_batch = max(self.largest_batch, len(self.rows))
         self._advance(rows, logits)

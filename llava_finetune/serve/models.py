@@ -1,6 +1,6 @@
 """Load what chat and serve answer with, and say what it costs: load time, memory, tokens a second.
 
-    engine = load_engine(choice, max_batch=8, max_queue=32)
+engine = load_engine(choice, max_batch=8, max_queue=32)
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", help="base of an adapter, when it is not where the manifest says")
     parser.add_argument("--dtype", default="auto", help="auto, bf16, fp16 or fp32 (default: what it was trained in)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
-    parser.add_argument("--bits", type=int, default=16, choices=(16, 8, 4), help="quantise the language model (default: 16)")
+    parser.add_argument(
+        "--bits", type=int, default=16, choices=(16, 8, 4), help="quantise the language model (default: 16)"
+    )
     parser.add_argument("--vision-tower", help="the tower's folder, when it is not where config.json says")
 
 

@@ -1,6 +1,6 @@
 """Messages with pictures as a prompt: the ids that training would have written, and the pixel values.
 
-    prompt = build_prompt(loaded, [Message("user", "What is this?", (picture,))])
+prompt = build_prompt(loaded, [Message("user", "What is this?", (picture,))])
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Prompt:
     length: int
 
 
-def build_prompt(loaded: Any, messages: Sequence[Message], max_new_tokens: int = 0) -> Prompt:
+def build_prompt(loaded: Any, messages: Sequence[Message]) -> Prompt:
     """The prompt that asks for the next answer.
 
-    Raises UserError when the roles do not alternate, a text holds `<image>`, or prompt and answer do not fit the context.
+    Raises UserError when the roles do not alternate, a text holds `<image>`, or the context is full.
     """
     from llava_finetune.dataset import num_image_tokens, process_image
 
@@ -48,10 +48,10 @@ def build_prompt(loaded: Any, messages: Sequence[Message], max_new_tokens: int =
     pictures = [picture for message in messages for picture in message.pictures]
     config, tower = loaded.model.config, loaded.model.get_vision_tower()
     length = len(ids) + sum(num_image_tokens(config, tower, picture.size) - 1 for picture in pictures)
-    if length + max_new_tokens > loaded.context_length:
+    if length >= loaded.context_length:
         raise UserError(
-            f"the conversation takes {length} tokens and {max_new_tokens} are asked for; the model reads "
-            f"{loaded.context_length}: shorten it, send fewer pictures or ask for fewer tokens"
+            f"the conversation takes {length} tokens, pictures included, and the model reads {loaded.context_length}; "
+            "shorten it, or send fewer pictures"
         )
     pixels = [process_image(picture, loaded.image_processor, config) for picture in pictures]
     return Prompt(ids, pixels, [picture.size for picture in pictures], length)
@@ -63,15 +63,21 @@ def turns_of(messages: Sequence[Message]) -> tuple[str | None, list[dict[str, st
     turns: list[dict[str, str]] = []
     for message in messages:
         if IMAGE_TOKEN in message.text:
-            raise UserError(f"a message holds the text {IMAGE_TOKEN}, which stands for a picture; attach pictures, do not write it")
+            raise UserError(
+                f"a message holds the text {IMAGE_TOKEN}, which stands for a picture; attach pictures, do not write it"
+            )
         if message.role == "system":
             system = message.text if system is None else f"{system}\n{message.text}"
             continue
         expected = "user" if len(turns) % 2 == 0 else "assistant"
         if message.role != expected:
-            raise UserError(f'message {len(turns) + 1} is from "{message.role}", expected "{expected}": turns alternate')
+            raise UserError(
+                f'message {len(turns) + 1} is from "{message.role}", expected "{expected}": turns alternate'
+            )
         marks = f"{IMAGE_TOKEN}\n" * len(message.pictures)
-        turns.append({"from": "human" if expected == "user" else "gpt", "value": (marks + message.text.strip()).strip()})
+        turns.append(
+            {"from": "human" if expected == "user" else "gpt", "value": (marks + message.text.strip()).strip()}
+        )
     if len(turns) % 2 == 0:
         raise UserError("the last message must be the user's: there is nothing to answer")
     return system, turns

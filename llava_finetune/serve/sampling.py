@@ -1,7 +1,7 @@
 """How the next token is chosen and when an answer ends; text that grows token by token.
 
-    stream = TextStream(tokenizer, stops=("\\n\\n",))
-    stream.push(token)          # the text that is certain now
+stream = TextStream(tokenizer, stops=("\\n\\n",))
+stream.push(token)          # the text that is certain now
 """
 
 from __future__ import annotations

@@ -1,0 +1,234 @@
+"""`llava-finetune serve`: the web page and the OpenAI-compatible API of a model, in one process.
+
+llava-finetune serve runs/mine --port 8000
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import getpass
+import ipaddress
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_finetune.errors import UsageError, UserError
+from llava_finetune.serve.models import ModelChoice, add_model_flags, base_model_of, choice_of, described, load_model
+
+EXAMPLES = """examples:
+  llava-finetune serve runs/mine                      page and API on http://127.0.0.1:8000
+  llava-finetune serve runs/mine --bits 4 --no-compare
+  LLAVA_SERVE_PASSWORD=... llava-finetune serve runs/mine --host 0.0.0.0 --user me
+  curl http://127.0.0.1:8000/v1/models
+
+The page shows the base model beside the fine-tuned one when the manifest names a base that is a LLaVA. API:
+/v1/chat/completions, /v1/models, /health, /metrics. LLAVA_API_KEY (or --api-key-file) asks API callers for a bearer key.
+On another address than loopback the page asks for --user and LLAVA_SERVE_PASSWORD, and so does the API.
+exit codes: 0 stopped, 1 failed, 2 wrong use"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    out = argparse.ArgumentParser(
+        prog="llava-finetune serve",
+        description="A web page and an OpenAI-compatible API for a model.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_model_flags(out)
+    out.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    out.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
+    out.add_argument("--name", help="model name in the API (default: the folder's name)")
+    out.add_argument("--no-compare", action="store_true", help="do not load the base model")
+    out.add_argument("--no-page", action="store_true", help="only the API")
+    out.add_argument(
+        "--user", help="user name that page and API ask for; the password is read from LLAVA_SERVE_PASSWORD"
+    )
+    out.add_argument("--api-key-file", type=Path, help="file with the API's bearer key (else LLAVA_API_KEY)")
+    out.add_argument(
+        "--allow-remote", action="append", default=[], metavar="HOST", help="fetch pictures from this public host"
+    )
+    out.add_argument("--max-batch", type=int, default=8, help="answers at the same time (default: 8)")
+    out.add_argument("--max-queue", type=int, default=32, help="requests waiting at most, 429 beyond (default: 32)")
+    out.add_argument("--max-picture-mb", type=float, default=10, help="megabytes of a picture (default: 10)")
+    out.add_argument("--max-pixels", type=int, default=40_000_000, help="pixels of a picture (default: 40,000,000)")
+    out.add_argument("--max-pictures", type=int, default=8, help="pictures of a request (default: 8)")
+    out.add_argument("--grace", type=float, default=60, help="seconds to finish answers when stopped (default: 60)")
+    out.add_argument(
+        "--records", type=Path, help="records for the page's examples (default: the run's evaluation file)"
+    )
+    out.add_argument("--images", type=Path, help="image folder of --records")
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until SIGINT or SIGTERM; answers under way are finished."""
+    arguments = parser().parse_args(argv)
+    access = access_of(arguments)
+    _require_packages(page=not arguments.no_page)
+    listening = listen(arguments.host, arguments.port)
+    with listening, _scratch() as scratch:
+        choice = choice_of(arguments)
+        loaded = load_model(choice)
+        print(described(loaded, choice), flush=True)
+        server, about = build_server(arguments, access, loaded, choice)
+        application = build_application(arguments, server, about, scratch)
+        host, port = listening.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        print(
+            f"page and API on http://{shown}:{port}" if not arguments.no_page else f"API on http://{shown}:{port}/v1",
+            flush=True,
+        )
+        try:
+            run(application, server, listening, arguments.grace)
+        finally:
+            for engine in server.engines.values():
+                engine.close(1)
+    print("stopped", flush=True)
+    return 0
+
+
+def access_of(arguments: argparse.Namespace) -> Any:
+    """Who may ask. Raises UsageError when others could reach the server and nothing asks who they are."""
+    from llava_finetune.serve.guards import LOOPBACK, Access
+
+    key = os.environ.get("LLAVA_API_KEY") or None
+    if arguments.api_key_file:
+        key = arguments.api_key_file.read_text(encoding="utf-8").strip()
+        if not key:
+            raise UsageError(f"{arguments.api_key_file}: empty; put the key into it")
+    password = os.environ.get("LLAVA_SERVE_PASSWORD") or None
+    if arguments.user and not password and sys.stdin.isatty():
+        password = getpass.getpass(f"password for {arguments.user}: ") or None
+    if is_loopback(arguments.host):
+        user = arguments.user if password else None
+        return Access(key, user, password if user else None, LOOPBACK | {arguments.host})
+    if not arguments.user or not password:
+        raise UsageError(
+            f"--host {arguments.host} can be reached by others: give --user NAME and the password in LLAVA_SERVE_PASSWORD "
+            "(or listen on 127.0.0.1 and use an SSH tunnel)"
+        )
+    return Access(key, arguments.user, password, None)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, taken before the model is loaded so that a busy port is told at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    out = socket.socket(family, socket.SOCK_STREAM)
+    out.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        out.bind((host, port))
+    except OSError as error:
+        out.close()
+        raise UserError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port") from error
+    out.listen(2048)
+    return out
+
+
+def build_server(arguments: argparse.Namespace, access: Any, loaded: Any, choice: ModelChoice) -> tuple[Any, str]:
+    """Engines (the base's too, when it can answer) and what the page says about them."""
+    from llava_finetune.serve.api import Server
+    from llava_finetune.serve.engine import Engine
+    from llava_finetune.serve.pictures import Limits
+
+    limits = Limits(
+        picture_bytes=int(arguments.max_picture_mb * 1e6),
+        body_bytes=int(arguments.max_picture_mb * 1e6 * 1.4 * min(arguments.max_pictures, 4)) + 1_000_000,
+        pixels=arguments.max_pixels,
+        pictures=arguments.max_pictures,
+        remote_hosts=frozenset(host.lower() for host in arguments.allow_remote),
+    )
+    queueing = {"max_batch": arguments.max_batch, "max_queue": arguments.max_queue}
+    name = arguments.name or Path(choice.model).resolve().name
+    engines = {name: Engine(loaded, **queueing).start()}
+    about = described(loaded, choice).split(": ", 1)[1]
+    base = None if arguments.no_compare else base_model_of(loaded, choice)
+    if base is None and not arguments.no_compare:
+        print("no base model to compare with: the manifest names none that is a LLaVA and is still there", flush=True)
+    if base is not None:
+        base_choice = ModelChoice(base, None, choice.dtype, choice.device, choice.bits, choice.vision_tower)
+        base_loaded = load_model(base_choice)
+        print(described(base_loaded, base_choice), flush=True)
+        engines[f"{Path(base).name} (base)"] = Engine(base_loaded, **queueing).start()
+    return Server(engines, limits, access), about
+
+
+def build_application(arguments: argparse.Namespace, server: Any, about: str, scratch: Path) -> Any:
+    """API, and the page unless it is not wanted."""
+    from llava_finetune.serve.api import build_app
+
+    app = build_app(server)
+    if arguments.no_page:
+        return app
+    os.environ["GRADIO_TEMP_DIR"] = str(scratch)
+    from llava_finetune.serve.examples import load_examples
+    from llava_finetune.serve.page import mount
+
+    examples = load_examples(Path(arguments.model), arguments.records, arguments.images, scratch / "examples")
+    return mount(app, server, examples, about)
+
+
+def run(application: Any, server: Any, listening: socket.socket, grace: float) -> None:
+    """Serve on a socket until a signal; then take nothing new, finish answers, and leave."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        application, log_level="warning", access_log=False, timeout_graceful_shutdown=max(1, int(grace)), lifespan="on"
+    )
+    graceful_server(config, server).run(sockets=[listening])
+
+
+def graceful_server(config: Any, server: Any) -> Any:
+    """uvicorn's server, which leaves as soon as the last answer is out: an open page would hold it for the whole grace."""
+    import uvicorn
+
+    class GracefulServer(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            for engine in server.engines.values():
+                engine.closing = True
+            release = asyncio.create_task(self.release_when_done())
+            await super().shutdown(sockets)
+            release.cancel()
+
+        async def release_when_done(self) -> None:
+            while server.under_way or any(engine.busy for engine in server.engines.values()):
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.5)  # the last bytes reach their readers
+            self.force_exit = True
+
+    return GracefulServer(config)
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A private folder for uploads, removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="llava-serve-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_packages(*, page: bool) -> None:
+    import importlib.util
+
+    wanted = ["fastapi", "uvicorn", "prometheus_client", *(["gradio"] if page else [])]
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"{', '.join(missing)} missing: pip install -c constraints.txt -e '.[serve]'")

@@ -1,0 +1,279 @@
+"""The web page: a chat with pictures, streamed, with the base model beside the fine-tuned one.
+
+Why in this process: the page shows the error itself when something fails, there is no worker to start and no port between.
+Nothing is fetched from or sent to anywhere else: fonts are the system's, analytics are off.
+
+    mount(app, server, Example.from_records(...), described)
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import gradio as gr
+
+from llava_finetune.errors import UserError
+from llava_finetune.serve.api import Server
+from llava_finetune.serve.engine import Done, Event, Failed, Text, Ticket
+from llava_finetune.serve.pictures import KINDS, picture_from_bytes
+from llava_finetune.serve.prompts import Message
+from llava_finetune.serve.sampling import Sampling
+
+CSS = """
+.gradio-container {max-width: 1100px !important; margin: auto}
+footer {display: none !important}
+#title p {margin: 0; opacity: .75}
+"""
+Chats = dict[str, list[dict[str, Any]]]
+
+
+class Talk:
+    """One visitor's conversation: what was asked, each model's answers, and the answers under way.
+
+    A plain class: Gradio copies dataclasses, and the Stop button must reach the conversation that is being answered.
+    """
+
+    def __init__(self) -> None:
+        self.questions: list[Message] = []
+        self.files: list[list[str]] = []
+        self.answers: dict[str, list[str]] = {}
+        self.errors: dict[str, str] = {}
+        self.tickets: list[Ticket] = []
+
+    def stop(self) -> None:
+        """Stop the answers under way; what is there stays."""
+        for ticket in self.tickets:
+            ticket.cancel()
+
+    def messages(self, model: str) -> list[Message]:
+        """The conversation as `model` has it, ending with the last question."""
+        out: list[Message] = []
+        for question, answer in zip(self.questions, [*self.answers.get(model, []), ""], strict=False):
+            out += [question, Message("assistant", answer)]
+        return out[:-1]
+
+    def shown(self, model: str) -> list[dict[str, Any]]:
+        """The conversation for a chat window."""
+        out: list[dict[str, Any]] = []
+        answers = self.answers.get(model, [])
+        for index, question in enumerate(self.questions):
+            out += [{"role": "user", "content": {"path": path}} for path in self.files[index]]
+            out.append({"role": "user", "content": question.text})
+            if index < len(answers) and answers[index]:
+                out.append({"role": "assistant", "content": answers[index]})
+        if model in self.errors:
+            out.append({"role": "assistant", "content": f"**Error:** {self.errors[model]}"})
+        return out
+
+    def drop_last(self) -> tuple[Message, list[str]] | None:
+        """Take the last question back, with its answers."""
+        self.errors = {}
+        if not self.questions:
+            return None
+        count = len(self.questions) - 1
+        self.answers = {model: answers[:count] for model, answers in self.answers.items()}
+        return self.questions.pop(), self.files.pop()
+
+
+class Page:
+    """The handlers of the page, apart from its looks."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.models = list(server.engines)
+
+    def ask(
+        self, sent: dict[str, Any], talk: Talk, temperature: float, top_p: float, length: float, compare: bool
+    ) -> Iterator[list[Any]]:
+        """Answer a message; yields (talk, one chat per model) as the text grows."""
+        talk = talk or Talk()
+        text, paths = (sent or {}).get("text") or "", list((sent or {}).get("files") or [])
+        if not text.strip() and not paths:
+            yield self._view(talk)
+            return
+        if talk.errors:  # the failed question is shown until the next one comes
+            talk.drop_last()
+        try:
+            message = self._message(text, paths)
+        except UserError as error:
+            talk.errors = {model: str(error) for model in self.models}
+            talk.questions.append(Message("user", text))
+            talk.files.append([])
+            yield self._view(talk)
+            return
+        talk.questions.append(message)
+        talk.files.append(paths)
+        yield from self._answer(talk, Sampling(int(length), float(temperature), float(top_p)), compare)
+
+    def retry(self, talk: Talk, temperature: float, top_p: float, length: float, compare: bool) -> Iterator[list[Any]]:
+        """Answer the last question again."""
+        talk = talk or Talk()
+        last = talk.drop_last()
+        if last is not None:
+            talk.questions.append(last[0])
+            talk.files.append(last[1])
+            yield from self._answer(talk, Sampling(int(length), float(temperature), float(top_p)), compare)
+        else:
+            yield self._view(talk)
+
+    def clear(self, talk: Talk | None) -> list[Any]:
+        """Stop, and begin a new conversation."""
+        if talk:
+            talk.stop()
+        return self._view(Talk())
+
+    def _message(self, text: str, paths: Sequence[str]) -> Message:
+        limits = self.server.limits
+        if len(paths) > limits.pictures:
+            raise UserError(f"{len(paths)} pictures in one message, at most {limits.pictures} are taken")
+        pictures = []
+        for path in paths:
+            file = Path(path)
+            if file.stat().st_size > limits.picture_bytes:
+                raise UserError(
+                    f"{file.name} has {file.stat().st_size:,} bytes, at most {limits.picture_bytes:,} are taken"
+                )
+            pictures.append(picture_from_bytes(file.read_bytes(), limits, file.name))
+        return Message("user", text, tuple(pictures))
+
+    def _answer(self, talk: Talk, sampling: Sampling, compare: bool) -> Iterator[list[Any]]:
+        events: queue.SimpleQueue[tuple[str, Event]] = queue.SimpleQueue()
+        models = self.models if compare else self.models[:1]
+        waiting = set()
+        talk.tickets, talk.errors = [], {}
+        number = len(talk.questions)
+        for model in models:
+            talk.answers[model] = [*talk.answers.get(model, []), *[""] * number][: number - 1] + [""]
+            try:
+                engine = self.server.engines[model]
+                prompt = engine.prompt(talk.messages(model))
+                ticket = engine.submit(prompt, sampling, lambda event, name=model: events.put((name, event)))
+                talk.tickets.append(ticket)
+                waiting.add(model)
+            except UserError as error:
+                talk.errors[model] = str(error)
+        try:
+            yield self._view(talk)
+            while waiting:
+                self._take(talk, waiting, *events.get())
+                while not events.empty():
+                    self._take(talk, waiting, *events.get())
+                yield self._view(talk)
+        finally:
+            talk.stop()
+
+    def _take(self, talk: Talk, waiting: set[str], model: str, event: Event) -> None:
+        if isinstance(event, Text):
+            talk.answers[model][-1] += event.text
+            return
+        waiting.discard(model)
+        if isinstance(event, Failed):
+            talk.errors[model] = event.message
+            self.server.metrics.refused(model, 500)
+        elif isinstance(event, Done):
+            self.server.metrics.answered(model, event)
+            if event.reason == "cancel":
+                talk.answers[model][-1] += " [stopped]"
+
+    def _view(self, talk: Talk) -> list[Any]:
+        return [talk, *(talk.shown(model) for model in self.models)]
+
+
+def build_page(server: Server, examples: Sequence[tuple[str, list[str]]], about: str) -> gr.Blocks:
+    """The page: a chat window per model, one line to type or paste into, settings, examples."""
+    page = Page(server)
+    compares = len(page.models) > 1
+    with gr.Blocks(analytics_enabled=False, title="llava-finetune", delete_cache=(600, 3600)) as blocks:
+        gr.Markdown(f"## {page.models[0]}\n{about}", elem_id="title")
+        talk = gr.State(None, delete_callback=lambda value: value.stop() if value else None)
+        compare = gr.Checkbox(compares, label="Base model beside it", visible=compares, elem_id="compare")
+        with gr.Row():
+            chats = [_chat_window(name, index) for index, name in enumerate(page.models)]
+        message = gr.MultimodalTextbox(
+            file_count="multiple",
+            file_types=sorted(KINDS | {".jpeg"}),
+            placeholder="Ask about a picture: paste, drop or upload it here",
+            show_label=False,
+            max_plain_text_length=100_000,
+            max_lines=8,
+            elem_id="message",
+        )
+        with gr.Row():
+            stop = gr.Button("Stop", elem_id="stop", min_width=80)
+            retry = gr.Button("Retry", elem_id="retry", min_width=80)
+            clear = gr.Button("New chat", elem_id="clear", min_width=80)
+        settings = _settings(server)
+        if examples:
+            gr.Examples(
+                [[{"text": text, "files": files}] for text, files in examples], message, label="From the evaluation set"
+            )
+        outputs = [talk, *chats]
+        _wire(page, message, talk, [*settings, compare], outputs, stop, retry, clear)
+        if compares:
+            compare.change(lambda on: gr.Chatbot(visible=on), compare, chats[1], api_visibility="private")
+    blocks.queue(default_concurrency_limit=64, max_size=256)
+    return blocks
+
+
+def _chat_window(name: str, index: int) -> gr.Chatbot:
+    return gr.Chatbot(
+        label=name,
+        height=420,
+        min_width=280,
+        elem_id=f"chat-{index}",
+        feedback_options=None,
+        buttons=["copy"],
+        allow_tags=False,
+        group_consecutive_messages=True,
+    )
+
+
+def _settings(server: Server) -> list[Any]:
+    longest = min(engine.loaded.context_length for engine in server.engines.values())
+    with gr.Accordion("Settings", open=False):
+        temperature = gr.Slider(0, 2, 0, step=0.05, label="Temperature (0: the likeliest words)", elem_id="temperature")
+        top_p = gr.Slider(0.05, 1, 1, step=0.05, label="Top-p", elem_id="top-p")
+        length = gr.Slider(1, longest, min(512, longest), step=1, label="Longest answer, in tokens", elem_id="length")
+    return [temperature, top_p, length]
+
+
+def _wire(
+    page: Page, message: Any, talk: Any, settings: list[Any], outputs: list[Any], stop: Any, retry: Any, clear: Any
+) -> None:
+    """Connect what is clicked to what is done. The message is kept in a state so that the line is free at once."""
+    sent = gr.State()
+    private = {"api_visibility": "private", "show_progress": "hidden"}
+    taken = message.submit(lambda value: (value, None), message, [sent, message], queue=False, **private)
+    taken.then(page.ask, [sent, talk, *settings], outputs, **private)
+    retry.click(page.retry, [talk, *settings], outputs, **private)
+    stop.click(lambda value: value.stop() if value else None, talk, None, queue=False, **private)
+    clear.click(page.clear, talk, outputs, queue=False, **private)
+
+
+def mount(app: Any, server: Server, examples: Sequence[tuple[str, list[str]]], about: str) -> Any:
+    """Put the page at / of the API's application."""
+    access = server.access
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    return gr.mount_gradio_app(
+        app,
+        build_page(server, examples, about),
+        path="/",
+        auth=access.admits_login if access.password else None,
+        auth_message="Sign in" if access.password else None,
+        max_file_size=server.limits.picture_bytes,
+        show_error=True,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        theme=theme,
+        css=CSS,
+    )

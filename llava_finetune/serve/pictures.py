@@ -1,0 +1,70 @@
+"""Pictures that arrive over the network: limited in bytes, pixels and kind; remote ones only from named public hosts.
+
+picture = picture_from_url("data:image/png;base64,...", Limits())
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from llava_finetune.errors import UserError
+
+KINDS = {".jpg", ".png", ".webp", ".gif", ".bmp", ".avif", ".heic"}
+_DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may bring: bytes of a body and of a picture, pixels of a picture, pictures, and remote hosts."""
+
+    body_bytes: int = 32_000_000
+    picture_bytes: int = 10_000_000
+    pixels: int = 40_000_000
+    pictures: int = 8
+    remote_hosts: frozenset[str] = frozenset()
+
+
+def picture_from_bytes(data: bytes, limits: Limits, where: str = "the picture") -> Any:
+    """An upright RGB picture. Raises UserError for another kind of file, too many bytes or pixels, and damage."""
+    from data_prep.picture import decode, extension_of
+    from data_prep.record import DataError
+
+    if len(data) > limits.picture_bytes:
+        raise UserError(f"{where} has {len(data):,} bytes, at most {limits.picture_bytes:,} are taken; make it smaller")
+    if extension_of(data[:16]) not in KINDS:
+        kinds = ", ".join(sorted(kind.removeprefix(".") for kind in KINDS))
+        raise UserError(f"{where} is not a picture of a known kind ({kinds}); it begins with {data[:8]!r}")
+    try:
+        return decode(io.BytesIO(data), where, limits.pixels)
+    except DataError as error:
+        raise UserError(str(error)) from error
+
+
+def picture_from_url(url: str, limits: Limits) -> Any:
+    """The picture of a data URL, or of a web address whose host is allowed. Every other scheme is refused."""
+    match = _DATA_URL.match(url)
+    if match:
+        return picture_from_bytes(decode_base64(url[match.end() :], limits), limits)
+    scheme = url.split(":", 1)[0][:16] if ":" in url else "none"
+    if scheme in ("http", "https"):
+        from llava_finetune.serve.remote import fetch
+
+        return picture_from_bytes(fetch(url, limits), limits)
+    raise UserError(f"image_url with scheme {scheme!r}: send a data URL (data:image/png;base64,...)")
+
+
+def decode_base64(text: str, limits: Limits) -> bytes:
+    """Bytes of a base64 text. Raises UserError for malformed text, and before decoding when it is too long."""
+    if len(text) * 3 // 4 > limits.picture_bytes + 4:
+        raise UserError(
+            f"the picture has about {len(text) * 3 // 4:,} bytes, at most {limits.picture_bytes:,} are taken"
+        )
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise UserError(f"the picture's base64 is malformed: {error}") from None
