@@ -1,0 +1,125 @@
+"""The llava-finetune command: quick, lazy, and errors as one message."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llava_finetune import cli, errors
+from llava_finetune.errors import UsageError, UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_python(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """This Python with a bare environment, in the checkout."""
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), **variables}
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=environment, cwd=ROOT, timeout=60
+    )
+
+
+def make_command(folder: Path, body: str) -> dict[str, str]:
+    """A module `failing` whose main has this body, importable through the returned environment."""
+    (folder / "failing.py").write_text(
+        f"import os, time\nfrom llava_finetune.errors import *\ndef main(argv):\n    {body}\n"
+    )
+    return {"PYTHONPATH": f"{folder}:{ROOT}"}
+
+
+START = "from llava_finetune.cli import run_command; import sys; sys.exit(run_command('failing', [], debug={debug}))"
+
+
+def test_help_imports_no_heavy_package() -> None:
+    code = (
+        "import sys; from llava_finetune.cli import main; main(['--help']);"
+        "print([name for name in ('torch', 'transformers', 'deepspeed', 'PIL', 'numpy') if name in sys.modules])"
+    )
+    result = run_python("-c", code)
+    assert result.stdout.endswith("[]\n"), result.stdout + result.stderr
+
+
+def test_help_answers_at_once() -> None:
+    times = []
+    for _ in range(3):
+        start = time.monotonic()
+        assert run_python("-m", "llava_finetune", "--help").returncode == 0
+        times.append(time.monotonic() - start)
+    assert min(times) < 0.3
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name, command in cli.COMMANDS.items():
+        assert f"  {name} " in text and command.summary in text
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_a_module(name: str) -> None:
+    assert importlib.util.find_spec(cli.COMMANDS[name].module) is not None
+
+
+def test_no_command_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+
+
+def test_an_unknown_command_lists_the_known(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["tune"]) == 2
+    assert capsys.readouterr().err.startswith("llava-finetune: no command 'tune'; commands: train, evaluate, merge")
+
+
+@pytest.mark.parametrize(("error", "code"), [(UserError, 1), (UsageError, 2)])
+def test_an_error_is_its_message_and_exit_code(error: type[UserError], code: int, tmp_path: Path) -> None:
+    environment = make_command(tmp_path, f"raise {error.__name__}('a.json: no records; give another file')")
+    result = run_python("-c", START.format(debug=False), **environment)
+    assert (result.returncode, result.stderr) == (code, "error: a.json: no records; give another file\n")
+
+
+def test_a_missing_file_is_a_message(tmp_path: Path) -> None:
+    result = run_python("-c", START.format(debug=False), **make_command(tmp_path, "open('gone.json')"))
+    assert result.returncode == 1
+    assert result.stderr == "error: [Errno 2] No such file or directory: 'gone.json'\n"
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    result = run_python("-c", START.format(debug=True), **make_command(tmp_path, "raise UserError('bad')"))
+    assert result.stderr.startswith("Traceback") and result.returncode == 1
+
+
+def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
+    result = run_python("-c", START.format(debug=False), **make_command(tmp_path, "return 1 / 0"))
+    assert "ZeroDivisionError" in result.stderr and "Traceback" in result.stderr
+
+
+def test_debug_is_taken_from_anywhere_before_a_double_dash() -> None:
+    assert cli._take_debug(["a", "--debug", "--", "--debug"]) == (True, ["a", "--", "--debug"])
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    environment = make_command(tmp_path, "[print('x' * 1000, flush=True) for _ in range(10000)]; return 0")
+    command = f'{sys.executable} -c "{START.format(debug=False)}" | head -n 1'
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, timeout=60)
+    assert result.stderr == ""
+
+
+def test_the_first_rank_that_fails_speaks_and_the_others_are_brief(tmp_path: Path) -> None:
+    failure = tmp_path / "failure.json"
+    environment = make_command(
+        tmp_path,
+        "raise UserError('record 7: no picture') if os.environ['RANK'] == '1' "
+        "else RuntimeError('connection closed by peer')",
+    )
+    said = {}
+    for rank in ("1", "0"):
+        ranks = {"RANK": rank, "LOCAL_RANK": rank, errors.FAILURE_VARIABLE: str(failure)}
+        result = run_python("-c", START.format(debug=False), **environment, **ranks)
+        assert result.returncode == 1
+        said[rank] = result.stderr
+    assert said["1"] == "[rank 1] error: record 7: no picture\n"
+    assert said["0"] == "[rank 0] ends too: RuntimeError: connection closed by peer\n"
+    assert json.loads(failure.read_text()) == {"rank": "1", "message": "record 7: no picture"}

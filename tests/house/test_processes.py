@@ -1,0 +1,137 @@
+"""How a run's end is told: exit codes of killed ranks, and the message of the rank that ended it."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llava_finetune import preflight, processes
+from llava_finetune.errors import UserError
+
+KILL = "import os, signal; os.kill(os.getpid(), signal.{})"
+TORCHRUN = """#!/usr/bin/env bash
+echo 'Signal 7 (SIGBUS) received by PID 4' >&2
+echo '  exitcode  : -7 (pid: 4)' >&2
+exit 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "number"), [(-9, 9), (137, 9), (247, 9), (-7, 7), (249, 7), (248, 8), (245, 11), (1, None), (3, None)]
+)
+def test_an_exit_code_is_read_as_its_signal(code: int, number: int | None) -> None:
+    assert processes.signal_number(code) == number
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "words"),
+    [
+        ("SIGKILL", 137, ("-9", "host RAM", "Free RAM now")),
+        ("SIGBUS", 135, ("-7", "/dev/shm", "--shm-size=8g", "Free in /dev/shm now")),
+        ("SIGFPE", 136, ("-8", "llava-finetune doctor", "TORCH_EXTENSIONS_DIR")),
+        ("SIGSEGV", 139, ("-11", "doctor")),
+    ],
+)
+def test_a_killed_process_is_explained(
+    name: str, code: int, words: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert processes.run([sys.executable, "-c", KILL.format(name)], os.environ) == code
+    text = capfd.readouterr().err
+    for word in words:
+        assert word in text
+
+
+def test_torchrun_tells_the_signal_on_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    program = tmp_path / "torchrun"
+    program.write_text(TORCHRUN)
+    program.chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    old = os.environ["PATH"]
+    os.environ["PATH"] = path["PATH"]
+    try:
+        assert processes.run(["torchrun"], {**os.environ}) == 135
+    finally:
+        os.environ["PATH"] = old
+    text = capfd.readouterr().err
+    assert "Signal 7 (SIGBUS) received by PID 4" in text, "what torchrun says is passed on"
+    assert "a process ended with exit code -7: bus error" in text
+
+
+def test_the_message_of_the_rank_that_failed_comes_last(capfd: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "import os, sys; os.environ['RANK'] = '1'\n"
+        "from llava_finetune.errors import record_failure\n"
+        "record_failure('record 7: no picture'); print('noise', file=sys.stderr); sys.exit(1)"
+    )
+    assert processes.run([sys.executable, "-c", code], os.environ) == 1
+    assert capfd.readouterr().err == "noise\nrank 1 ended the run: record 7: no picture\n"
+
+
+def test_a_good_run_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    assert processes.run([sys.executable, "-c", "print('done')"], os.environ) == 0
+    assert capfd.readouterr() == ("done\n", "")
+
+
+def test_a_missing_launcher_names_setup(capfd: pytest.CaptureFixture[str]) -> None:
+    assert processes.run(["no-such-launcher"], os.environ) == 1
+    assert capfd.readouterr().err == "error: no no-such-launcher on PATH; run: bash scripts/setup.sh\n"
+
+
+def test_sigterm_is_passed_on_to_the_run() -> None:
+    code = (
+        "import os, sys; from llava_finetune.processes import run\n"
+        "sys.exit(run([sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(60)'], os.environ))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.terminate()
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert b"ended by another process (SIGTERM)" in err
+
+
+def test_a_held_port_is_left_to_its_owner() -> None:
+    with socket.socket() as holder:
+        holder.bind(("", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        assert processes.free_port(port) != port
+    assert processes.free_port(port) == port
+
+
+def test_too_small_shared_memory_is_refused_before_the_start() -> None:
+    with pytest.raises(UserError, match=r"/dev/shm has 64 MB free, 2 processes need 134 MB .* --shm-size=8g"):
+        preflight.require_shm(2, 64_000_000)
+    preflight.require_shm(1, 64_000_000)
+    preflight.require_shm(8, None)
+
+
+def test_too_little_ram_is_refused_before_the_start() -> None:
+    with pytest.raises(UserError, match=r"2 process\(es\) need about 30.0 GB of RAM .* 20.0 GB are free .* -9"):
+        preflight.require_ram(30 * 10**9, 2, 20 * 10**9)
+    preflight.require_ram(10, 2, 20)
+
+
+def test_ram_grows_with_the_ranks_that_load_the_whole_model(root: Path) -> None:
+    model, config = "liuhaotian/llava-v1.5-7b", root / "deepspeed_configs"
+    one, eight = (
+        preflight.ram_needed(model, "lora", ranks, on_gpu=True, config=config / "zero2.json") or 0 for ranks in (1, 8)
+    )
+    assert one > 14 * 10**9 and eight == 8 * one
+    sharded = preflight.ram_needed(model, "lora", 8, on_gpu=True, config=config / "zero3.json") or 0
+    assert sharded < eight / 3
+
+
+def test_a_model_that_is_not_at_hand_is_not_guessed(root: Path) -> None:
+    assert preflight.ram_needed("some/other-model", "lora", 2, on_gpu=True, config=None) is None
+
+
+def test_a_broken_deepspeed_config_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text('{"zero_optimization": {"stage": 3,}}')
+    with pytest.raises(UserError, match=r"mine.json: not JSON \(line 1: .*compare deepspeed_configs/zero2.json"):
+        preflight.zero_stage(path)
