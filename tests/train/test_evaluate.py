@@ -1,0 +1,147 @@
+"""Evaluation answers every question once, in order, the same in any batch; bad input is one clear message."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep.record import read_records
+from llava_finetune import metrics
+from llava_finetune.errors import UsageError, UserError
+from llava_finetune.evaluate import main
+from llava_finetune.generate_answers import Pictures, answer, questions_from, stop_ids
+from llava_finetune.loading import Loaded, kind_of, load
+from llava_finetune.manifest import write_json
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny: Path) -> Loaded:
+    return load(tiny, dtype="fp32")
+
+
+def quiet(_: str) -> None:
+    return None
+
+
+def test_questions_are_asked_alone_and_keep_their_order_and_pictures(questions: Path) -> None:
+    found = questions_from(read_records(questions / "records.json"))
+    assert [(q.id, q.turn) for q in found[:3]] == [("q-0", 0), ("q-0", 1), ("q-1", 0)]
+    assert found[1].images == ("0.png",)
+    assert found[-2].images == ("0.png", "1.png")
+    assert found[-1].images == ()
+    assert len(questions_from(read_records(questions / "records.json"), max_images=2)) == 4
+    assert len(questions_from(read_records(questions / "records.json"), limit=3)) == 3
+
+
+def test_answers_do_not_depend_on_the_batch(loaded: Loaded, questions: Path) -> None:
+    asked = questions_from(read_records(questions / "records.json"))
+    one = answer(loaded, asked, questions, batch_size=1, max_new_tokens=5, say=quiet)
+    many = answer(loaded, asked, questions, batch_size=7, max_new_tokens=5, say=quiet)
+    assert [p["answer"] for p in one] == [p["answer"] for p in many]
+    assert [p["id"] for p in one] == [q.id for q in asked]
+    assert any(p["answer"] for p in one)
+    assert all(p["num_tokens"] <= 5 for p in one)
+
+
+def test_a_cut_off_answer_is_marked(loaded: Loaded, questions: Path) -> None:
+    asked = questions_from(read_records(questions / "records.json"), limit=4)
+    found = answer(loaded, asked, questions, max_new_tokens=1, say=quiet)
+    stops = set(stop_ids(loaded))
+    assert stops
+    for prediction in found:
+        assert prediction["truncated"] == (prediction["num_tokens"] == 1)
+
+
+def test_blank_pictures_are_all_zero_and_shuffled_ones_are_never_the_own(loaded: Loaded, questions: Path) -> None:
+    names = [f"{index}.png" for index in range(8)]
+    blank = Pictures(questions, loaded.image_processor, loaded.model.config, "blank", names)
+    assert not blank.get("3.png")[0].any()
+    shuffled = Pictures(questions, loaded.image_processor, loaded.model.config, "shuffled", names)
+    assert sorted(shuffled.swapped.values()) == names
+    assert all(name != other for name, other in shuffled.swapped.items())
+    with pytest.raises(UserError, match="at least two pictures"):
+        Pictures(questions, loaded.image_processor, loaded.model.config, "shuffled", ["0.png", "0.png"])
+
+
+def test_the_command_writes_every_prediction_and_its_scores(tiny: Path, questions: Path, tmp_path: Path) -> None:
+    words = ["--model", str(tiny), "--data", str(questions / "records.json"), "--image_folder", str(questions)]
+    words += ["--output", str(tmp_path), "--max_new_tokens", "4", "--dtype", "fp32"]
+    assert main([*words, "--train_data", str(questions / "records.json")]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "predictions-final.jsonl").read_text().splitlines()]
+    assert len(rows) == 18
+    assert [row["type"] for row in rows[:2]] == ["number", "yes_no"]
+    scores = json.loads((tmp_path / "scores-final.json").read_text())
+    assert scores["count"] == 18
+    assert scores["exact_match"] == metrics.score(rows)["exact_match"]
+    prior = json.loads((tmp_path / "scores-text_prior.json").read_text())
+    assert prior["by_type"]["yes_no"]["exact_match"] == 1.0
+    assert main([*words, "--name", "again", "--num_processes", "2"]) == 0
+    again = [json.loads(line) for line in (tmp_path / "predictions-again.jsonl").read_text().splitlines()]
+    assert again == rows
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "either --model to answer the questions, or --predictions"),
+        (["--model", "m", "--predictions", "p"], "either --model"),
+        (["--model", "m"], "--data RECORDS"),
+    ],
+)
+def test_wrong_use_is_named(words: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        main(words)
+
+
+def test_a_missing_picture_names_the_file(tiny: Path, questions: Path, tmp_path: Path) -> None:
+    records = json.loads((questions / "records.json").read_text())
+    records[2]["image"] = "gone.png"
+    (tmp_path / "records.json").write_text(json.dumps(records))
+    words = ["--model", str(tiny), "--data", str(tmp_path / "records.json"), "--image_folder", str(questions)]
+    with pytest.raises(UserError, match=r"gone\.png"):
+        main([*words, "--output", str(tmp_path), "--max_new_tokens", "2"])
+    assert not list(tmp_path.glob("predictions-*"))
+
+
+def test_a_folder_is_known_by_its_files(tiny: Path, tmp_path: Path) -> None:
+    named = tmp_path / "not-an-mpt-prompt-tuned-lora"
+    shutil.copytree(tiny, named)
+    assert kind_of(named) == "model"
+    assert load(named).template == load(tiny).template
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no model weights, adapter_config\.json or mm_projector\.bin"):
+        load(tmp_path / "empty")
+
+
+def test_half_a_shard_is_refused(tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "half")
+    file = tmp_path / "half" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(UserError, match=r"half.*cannot be loaded"):
+        load(tmp_path / "half")
+
+
+def adapter_folder(tiny: Path, folder: Path, **manifest: Any) -> Path:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    shutil.copy(tiny / "config.json", folder)
+    write_json(folder / "llava_finetune.json", manifest)
+    return folder
+
+
+def test_a_wrong_base_is_refused_with_both_names(tiny: Path, tmp_path: Path) -> None:
+    folder = adapter_folder(tiny, tmp_path / "adapter", base="bases/other", base_sha256="f" * 64)
+    with pytest.raises(UserError, match=r"was trained on bases/other \(weights ffffffffffff\), but .* other weights"):
+        load(folder, base=str(tiny))
+
+
+def test_an_adapter_without_a_known_base_says_what_to_give(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="give the base with --base"):
+        load(adapter_folder(tiny, tmp_path / "adapter"))
+    gone = adapter_folder(tiny, tmp_path / "moved", base="/gone/base", base_sha256=None)
+    with pytest.raises(UserError, match="/gone/base is gone"):
+        load(gone)
