@@ -156,7 +156,8 @@ def _match_run(
         return 0 if not exact or not nodes else None
     name = _sequence_hole(patterns[0]) if holes_allowed else None
     if name:
-        for taken in range(len(nodes) + 1):
+        shortest = len(nodes) if len(patterns) == 1 else 0  # a hole at the end takes the rest of the block
+        for taken in range(shortest, len(nodes) + 1):
             trial = dict(holes)
             if not _bind(trial, name, nodes[:taken]):
                 continue

@@ -16,7 +16,7 @@ PATCH = Patch(
         AddParameter(FILE, FUNCTION, find="use_flash_attn", put="dtype='auto'"),
         Replace(FILE, FUNCTION, find="torch.float16", put="dtype", count=5),
         Replace(FILE, FUNCTION, find="kwargs['torch_dtype'] = __dtype", put="kwargs['dtype'] = __dtype"),
-        Replace(FILE, FUNCTION, find="print('Convert to FP16...')\n__cast", put="__cast"),
+        Replace(FILE, FUNCTION, find="print('Convert to FP16...')", put=""),
     ),
     proofs=(Absent(FILE, "", "torch.float16"), Absent(FILE, FUNCTION, "torch.float16")),
 )

@@ -13,8 +13,8 @@ PATCH = Patch(
         Replace(
             "llava/train/train.py",
             "safe_save_model_for_hf_trainer",
-            find="torch.cuda.synchronize()\n__after",
-            put="if torch.cuda.is_available():\n    torch.cuda.synchronize()\n__after",
+            find="torch.cuda.synchronize()",
+            put="if torch.cuda.is_available():\n    torch.cuda.synchronize()",
         ),
     ),
 )

@@ -13,9 +13,9 @@ PATCH = Patch(
         After(
             "llava/train/train.py",
             "train",
-            find="model_args, data_args, training_args = parser.parse_args_into_dataclasses()",
+            find="model_args, data_args, training_args = parser.parse_args_into_dataclasses(*__args)",
             put="""
-                if training_args.deepspeed and training_args.use_cpu:
+                if training_args.deepspeed and training_args.use_cpu and "RANK" in os.environ:
                     import deepspeed
                     deepspeed.init_distributed()
             """,

@@ -1,6 +1,6 @@
 """The model worker runs on any device, in any dtype, and knows by its files that a model sees."""
 
-from patches.edits import AddParameter, Replace
+from patches.edits import AddParameter, After, Replace
 from patches.series import Absent, Kind, Patch
 
 FILE = "llava/serve/model_worker.py"
@@ -26,12 +26,7 @@ PATCH = Patch(
             find="'llava' in self.model_name.lower()",
             put="self.image_processor is not None",
         ),
-        Replace(
-            FILE,
-            "ModelWorker.__init__",
-            find="self.device = device\n__rest",
-            put="__rest\nself.device = self.model.device",
-        ),
+        After(FILE, "ModelWorker.__init__", find="self.is_multimodal = __eyes", put="self.device = self.model.device"),
         Replace(
             FILE,
             STREAM,
