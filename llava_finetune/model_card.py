@@ -75,7 +75,7 @@ def _front_matter(name: str, saved: Mapping[str, Any], run: Run) -> str:
 
 
 def _model_index(name: str, final: Evaluation, run: Run) -> list[str]:
-    data = run.argument("eval_data_path", "data_path")
+    data = run.argument("eval_data_path")
     dataset = Path(data).stem if isinstance(data, str) else "held-out questions"
     lines = [
         "model-index:", f"- name: {json.dumps(name)}", "  results:", "  - task:",
