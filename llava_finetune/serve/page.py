@@ -26,11 +26,14 @@ from llava_finetune.serve.prompts import Message
 from llava_finetune.serve.sampling import Sampling
 
 CSS = """
-.gradio-container {max-width: 1100px !important; margin: auto}
+.gradio-container {width: 100% !important; max-width: 1100px !important; margin: auto !important}
 footer {display: none !important}
-#title p {margin: 0; opacity: .75}
+#title p {margin: 0; opacity: .75; overflow-wrap: anywhere}
+@media (max-width: 640px) {
+  .chat-window {height: 36vh !important; min-height: 220px !important}
+  .gradio-container main {padding: 8px !important}
+}
 """
-Chats = dict[str, list[dict[str, Any]]]
 
 
 class Talk:
@@ -205,9 +208,9 @@ def build_page(server: Server, examples: Sequence[tuple[str, list[str]]], about:
             elem_id="message",
         )
         with gr.Row():
-            stop = gr.Button("Stop", elem_id="stop", min_width=80)
-            retry = gr.Button("Retry", elem_id="retry", min_width=80)
-            clear = gr.Button("New chat", elem_id="clear", min_width=80)
+            stop = gr.Button("Stop", elem_id="stop", min_width=80, size="sm")
+            retry = gr.Button("Retry", elem_id="retry", min_width=80, size="sm")
+            clear = gr.Button("New chat", elem_id="clear", min_width=80, size="sm")
         settings = _settings(server)
         if examples:
             gr.Examples(
@@ -227,6 +230,7 @@ def _chat_window(name: str, index: int) -> gr.Chatbot:
         height=420,
         min_width=280,
         elem_id=f"chat-{index}",
+        elem_classes=["chat-window"],
         feedback_options=None,
         buttons=["copy"],
         allow_tags=False,
