@@ -1,6 +1,6 @@
 """The command line: one KIND per converter or tool, imported only when it is asked for.
 
-    python -m data_prep okvqa --help
+python -m data_prep okvqa --help
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Files that appear whole or not at all, and their hashes.
 
-    with atomic_file(Path("records.json")) as stream:
-        stream.write(b"[]")
+with atomic_file(Path("records.json")) as stream:
+    stream.write(b"[]")
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The check that every converter ends with, and its option.
 
-    add_check_option(parser); ...; return finish(Path("records.json"), Path("images"), args.check)
+add_check_option(parser); ...; return finish(Path("records.json"), Path("images"), args.check)
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A line of progress with rate and time left, for anything over a few seconds.
 
-    with Progress("converting", 9009, "rows") as progress:
-        for row in progress.each(rows): ...
-    # converting 4512 of 9009 rows, 3021/s, 1 s left
+with Progress("converting", 9009, "rows") as progress:
+    for row in progress.each(rows): ...
+# converting 4512 of 9009 rows, 3021/s, 1 s left
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Find everything in a records file that would make training fail, go wrong in silence, or measure the wrong thing.
 
-    report = check_records("records.json", "images", cache_dir="runs/cache")
-    if not report.ok: print(report_text(report))
+report = check_records("records.json", "images", cache_dir="runs/cache")
+if not report.ok: print(report_text(report))
 """
 
 from data_prep.check.kinds import Severity

@@ -1,6 +1,6 @@
 """The command `check`: a table by kind, `--json`, a page, and `--fix`.
 
-    python -m data_prep check records.json --image-folder images --html check.html
+python -m data_prep check records.json --image-folder images --html check.html
 """
 
 from __future__ import annotations

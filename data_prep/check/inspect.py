@@ -1,7 +1,7 @@
 """What one picture file holds: whether it decodes, its kind, size, frames, and fingerprints to find it again.
 
-    facts = inspect_picture("images", "a.jpg")
-    facts.fault, facts.width, facts.digest
+facts = inspect_picture("images", "a.jpg")
+facts.fault, facts.width, facts.digest
 """
 
 from __future__ import annotations

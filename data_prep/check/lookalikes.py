@@ -1,8 +1,8 @@
 """Find pictures that are the same bytes, or look the same, without comparing every two.
 
-    seen = Lookalikes()
-    seen.add("a.jpg", facts_of_a)
-    seen.find(facts_of_b)        # "a.jpg" when b looks like it, else None
+seen = Lookalikes()
+seen.add("a.jpg", facts_of_a)
+seen.find(facts_of_b)        # "a.jpg" when b looks like it, else None
 """
 
 from __future__ import annotations

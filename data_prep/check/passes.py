@@ -1,6 +1,6 @@
 """The pass over all records: texts, ids, repeats, answers, and which picture is named where.
 
-    seen = RecordPass(report); seen.run(records); seen.pictures["a.jpg"]     # numbers of the records that name it
+seen = RecordPass(report); seen.run(records); seen.pictures["a.jpg"]     # numbers of the records that name it
 """
 
 from __future__ import annotations

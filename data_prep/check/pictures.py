@@ -1,6 +1,6 @@
 """What the pictures show when all facts are in: faults, repeats, lookalikes, and pictures that are in train and test.
 
-    picture_findings(report, records, {"a.jpg": [0, 7]}, {"a.jpg": Facts(...)})
+picture_findings(report, records, {"a.jpg": [0, 7]}, {"a.jpg": Facts(...)})
 """
 
 from __future__ import annotations

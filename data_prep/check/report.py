@@ -1,6 +1,6 @@
 """What a check found, as values: kinds with counts and first examples; as JSON and as a table.
 
-    report.ok; report.findings[0].examples[0].record     # first bad record's id
+report.ok; report.findings[0].examples[0].record     # first bad record's id
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Inspect many pictures on all cores, in processes of their own.
 
-    facts = scan("images", ["a.jpg", "b.jpg"])       # {"a.jpg": Facts(...), ...}
+facts = scan("images", ["a.jpg", "b.jpg"])       # {"a.jpg": Facts(...), ...}
 """
 
 from __future__ import annotations

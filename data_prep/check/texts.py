@@ -1,7 +1,7 @@
 """What is wrong with one record's texts: roles, order, empty or strange texts, `<image>` against pictures.
 
-    list(faults({"image": "a.jpg", "conversations": [{"from": "human", "value": "What?"}, ...]}))
-    # [Fault("picture without <image>", "1 picture, no <image> in a question")]
+list(faults({"image": "a.jpg", "conversations": [{"from": "human", "value": "What?"}, ...]}))
+# [Fault("picture without <image>", "1 picture, no <image> in a question")]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ END_TOKENS = re.compile(
     r"</?s>|<\|(?:im_start|im_end|endoftext|end_of_text|begin_of_text|eot_id|start_header_id|end_header_id|end)\|>"
     r"|<end_of_turn>|<start_of_turn>|\[/?INST\]|<</?SYS>>"
 )
-"""Tokens that end or begin a turn in a template of LLaVA's (Vicuna, Llama-2 and -3, Mistral, ChatML, MPT, Phi, Gemma)."""
+"""Tokens that end or begin a turn in some template (Vicuna, Llama-2 and -3, Mistral, ChatML, MPT, Phi, Gemma)."""
 
 ROLE_MARKERS = re.compile(r"\b(?:USER|ASSISTANT): ")
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
