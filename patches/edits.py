@@ -250,8 +250,8 @@ def places(count: int) -> str:
 
 
 def first_line(code: str) -> str:
-    """The first line of code, for a message."""
-    lines = [line.strip() for line in code.strip().splitlines()]
+    """The first line of code, for a message; comments do not count."""
+    lines = [line.strip() for line in code.strip().splitlines() if not line.strip().startswith("#")]
     return (lines[0] if lines else "") + (" ..." if len(lines) > 1 else "")
 
 

@@ -1,0 +1,92 @@
+"""A series is all or nothing, reports every failure at once, and proves what it claims."""
+
+import pytest
+
+from patches.edits import Edit, Replace
+from patches.engine import Report, Status, run
+from patches.series import Absent, Kind, Patch, load_series, read_order
+
+PRISTINE = {"llava/a.py": b"import os\n\n\ndef f(x):\n    return os.path.join(x, 'a')\n", "llava/b.py": b"y = 1\n"}
+
+
+def patch(name: str, *edits: Edit, proofs: tuple[Absent, ...] = ()) -> Patch:
+    """A patch with the words that do not matter here."""
+    return Patch(Kind.MEND, "test", "why", "outside", "drop", edits, proofs, name)
+
+
+GOOD = patch("good", Replace("llava/b.py", "", find="y = 1", put="y = 2"))
+DRIFTED = patch(
+    "drifted",
+    Replace("llava/a.py", "f", find="os.path.join(x, 'a')", put="join(x)"),
+    Replace("llava/a.py", "f", find="os.path.split(x)", put="split(x)"),
+)
+GONE = patch("gone", Replace("llava/c.py", "", find="z = 1", put="z = 2"))
+REDUNDANT = patch("redundant", Replace("llava/a.py", "f", find="os.join(x)", put="os.path.join(x, 'a')"))
+
+
+def run_all(*patches: Patch) -> Report:
+    """The series on the two files above."""
+    return run(patches, PRISTINE)
+
+
+def test_all_failures_are_reported_at_once_and_the_rest_still_applies() -> None:
+    report = run_all(DRIFTED, GONE, REDUNDANT, GOOD)
+    assert [result.status for result in report.results] == [
+        Status.DRIFTED,
+        Status.GONE,
+        Status.REDUNDANT,
+        Status.APPLIES,
+    ]
+    assert len(report.failed) == 3
+    assert report.failed[0].startswith("drifted: llava/a.py, f: expected 1 place like `os.path.split(x)`, found none")
+    assert report.failed[1] == "gone: llava/c.py, module level: expected this file, found none"
+    assert "delete this patch" in report.failed[2]
+
+
+def test_a_patch_of_which_one_edit_fails_changes_nothing() -> None:
+    assert run_all(DRIFTED).files == PRISTINE
+
+
+def test_a_changed_file_says_so_and_an_unchanged_one_keeps_its_bytes() -> None:
+    report = run_all(GOOD)
+    first = report.files["llava/b.py"].decode().splitlines()[0]
+    assert first.startswith("# This file was changed by llava-finetune (patches: good)")
+    assert "Apache-2.0" in first
+    assert report.files["llava/a.py"] == PRISTINE["llava/a.py"]
+
+
+def test_a_broken_proof_is_a_failure() -> None:
+    report = run_all(patch("p", *GOOD.edits, proofs=(Absent("llava/b.py", "", "2"),)))
+    assert report.failed == ["p: llava/b.py, : `2` is still there"]
+
+
+def test_a_template_without_needed_brackets_is_a_failure() -> None:
+    report = run(
+        [patch("p", Replace("llava/b.py", "", find="g(__x)", put="__x * 2"))], {"llava/b.py": b"y = g(1 + 1)\n"}
+    )
+    assert "does not read as it was built" in report.failed[0]
+
+
+def test_the_same_input_gives_the_same_bytes(pristine: dict[str, bytes]) -> None:
+    series = load_series()
+    assert run(series, pristine).files == run(series, dict(reversed(pristine.items()))).files
+
+
+@pytest.mark.parametrize("name", read_order())
+def test_a_patch_is_small_has_one_intention_and_gives_its_reasons(name: str) -> None:
+    [loaded] = [each for each in load_series() if each.name == name]
+    assert loaded.edits
+    for text in (loaded.origin, loaded.why, loaded.not_outside, loaded.drop_when):
+        assert len(text) > 8
+    inserted = [line for edit in loaded.edits for line in edit.put.strip().splitlines()]
+    assert len(inserted) <= 40
+
+
+def test_the_whole_series_applies_to_the_pin(pristine: dict[str, bytes]) -> None:
+    assert run(load_series(), pristine).failed == []
+
+
+def test_the_stack_patches_stand_alone(pristine: dict[str, bytes]) -> None:
+    report = run(load_series(Kind.STACK), pristine)
+    assert report.failed == []
+    assert all(name.startswith(("llava/train/", "llava/model/multimodal_encoder/")) for name in report.changed_by)
