@@ -44,6 +44,9 @@ class RunTrainer(LLaVATrainer):  # type: ignore[misc]
 
     def __init__(self, *arguments: Any, save_extras: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
+        # Our forward takes **kwargs, which the Trainer reads as "scales its own loss": it would then neither divide by
+        # the accumulated steps nor average over ranks. The loss is a mean per micro-batch, as upstream's.
+        self.model_accepts_loss_kwargs = False
         self.save_extras = save_extras
         self.num_tokens = 0
         self.num_samples = 0
