@@ -67,6 +67,9 @@ class Run:
     probes: list[Evaluation]
     check: dict[str, Any]
     problems: list[str]
+    # Stages that came before this one in the same run: projector pretraining before fine-tuning.
+    earlier: list[Run] = field(default_factory=list)
+    stage: str = ""
 
     @property
     def name(self) -> str:
@@ -108,7 +111,10 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run folder. Unreadable files become `problems`; only a missing folder raises (FileNotFoundError)."""
+    """Read a run folder; where stages trained in folders below it, the last one is the run and the others `earlier`.
+
+    Unreadable files become `problems`; only a missing folder raises (FileNotFoundError).
+    """
     if not folder.is_dir():
         raise FileNotFoundError(folder)
     problems: list[str] = []
@@ -116,9 +122,25 @@ def read_run(folder: Path) -> Run:
     check = _object(folder / "check.json", problems)
     rows = [row for row in _lines(folder / "log.jsonl", problems) if is_number(row.get("step"))]
     found = _evaluations(folder, problems)
+    earlier: list[Run] = []
+    stage = ""
+    if not manifest and not rows:
+        stages = _stages(folder)
+        if stages:
+            *earlier, last = stages
+            stage = last.name
+            manifest, rows, check = last.manifest, last.rows, check or last.check
+            problems += [f"{last.name}/{problem}" for problem in last.problems]
+            found = {**{one.name: one for one in [*last.evaluations.values(), *last.probes]}, **found}
     probes = sorted((e for name, e in found.items() if name.startswith(PROBE)), key=_order)
     main = sorted((e for name, e in found.items() if not name.startswith(PROBE)), key=_order)
-    return Run(folder, manifest, rows, {e.name: e for e in main}, probes, check, problems)
+    return Run(folder, manifest, rows, {e.name: e for e in main}, probes, check, problems, earlier, stage)
+
+
+def _stages(folder: Path) -> list[Run]:
+    """The stages that trained in folders of their own below a run, first to last."""
+    found = [path for path in sorted(folder.iterdir()) if (path / "run.json").exists() or (path / "log.jsonl").exists()]
+    return sorted((read_run(path) for path in found), key=lambda run: str(run.manifest.get("started", "")))
 
 
 def is_number(value: Any) -> bool:

@@ -64,11 +64,12 @@ def curves_section(run: Run) -> str:
     prior = run.evaluations.get("text_prior")
     levels = [Level(LABELS["text_prior"][0].lower(), prior.scores["exact_match"])] if prior else []
     loss = [
-        Series("train", "a", run.points("loss"), smooth=True),
+        _loss(run),
         Series("held out", "b", run.points("eval_loss"), dots=True),
     ]
     charts = [
-        line_chart("Loss", loss),
+        *(line_chart(f"Loss, {one.name}", [_loss(one)]) for one in run.earlier),
+        line_chart(f"Loss, {run.stage}" if run.stage else "Loss", loss),
         line_chart("Scores on held-out data", _score_series(run), levels=levels, share=True),
         line_chart("Gradient norm", [Series("norm", "d", run.points("grad_norm"), smooth=True)]),
         line_chart("Learning rate", [Series("rate", "c", run.points("learning_rate"))]),
@@ -140,10 +141,12 @@ def manifest_section(run: Run) -> str:
     """The command that repeats the run, and what it ran on."""
     if not run.manifest:
         return ""
-    command = run.manifest.get("command")
-    text = shlex.join(map(str, command)) if isinstance(command, list) else str(command or "")
+    text = _command(run)
     button = '<p><button type="button" class="copy" data-of="command">Copy the command</button></p>'
     block = f'<pre id="command">{escape(text)}</pre>{button}' if text else ""
+    if run.earlier:
+        before = "".join(f"<h3>{escape(one.name)}</h3><pre>{escape(_command(one))}</pre>" for one in run.earlier)
+        block = f"{before}<h3>{escape(run.stage)}</h3>{block}"
     rest = {name: value for name, value in run.manifest.items() if name not in ("command", "arguments")}
     arguments = run.manifest.get("arguments")
     given = f"<details><summary>Every argument</summary>{facts(arguments)}</details>" if arguments else ""
@@ -159,6 +162,10 @@ def missing_section(run: Run, pictures: Pictures) -> str:
         said.append(f"{plural(len(pictures.unreadable), 'picture')} could not be shown, the first: {name} ({reason})")
     items = "".join(f"<li>{escape(text)}</li>" for text in said)
     return f'<ul class="missing">{items}</ul>' if items else ""
+
+
+def _loss(run: Run) -> Series:
+    return Series("train", "a", run.points("loss"), smooth=True)
 
 
 def _score_series(run: Run) -> list[Series]:
@@ -189,6 +196,11 @@ def _tests(run: Run) -> str:
         return ""
     title = "Differences on the same questions <small>exact match, McNemar's exact test</small>"
     return f'<h3>{title}</h3><ul class="tests">{"".join(items)}</ul>'
+
+
+def _command(run: Run) -> str:
+    command = run.manifest.get("command")
+    return shlex.join(map(str, command)) if isinstance(command, list) else str(command or "")
 
 
 def _mistake(one: Mapping[str, Any], word: str) -> str:

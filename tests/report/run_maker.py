@@ -144,7 +144,17 @@ def _manifest(images: Path, steps: int, seed: int) -> dict[str, Any]:
 
 
 def _check(num_images: int) -> dict[str, Any]:
+    """As `python -m data_prep check --json` prints it."""
+    answers = {
+        "count": 6 * num_images, "distinct": 14,
+        "most_common": [["yes", 0.3], ["no", 0.2], ["1", 0.17], ["circle", 0.06], ["triangle", 0.05], ["red", 0.03]],
+    }  # fmt: skip
+    finding = {
+        "kind": "pictures that look alike", "severity": "note", "count": 12, "why": "train and test may share them",
+        "remedy": "look at them", "examples": [],
+    }  # fmt: skip
     return {
-        "records": num_images, "questions": 6 * num_images, "pictures": num_images, "missing pictures": 0,
-        "picture sizes": {"64 x 64": num_images}, "answer types": {"yes_no": 0.5, "number": 0.17, "open": 0.33},
+        "ok": True, "path": "data/easy-vqa/train.json", "image_folder": "images", "records": num_images,
+        "pictures": num_images, "decoded": True, "seconds": 1.5, "findings": [finding],
+        "statistics": {"answers": answers, "turns": {"12": num_images}, "pictures": {"good": num_images}},
     }  # fmt: skip

@@ -120,6 +120,34 @@ def test_a_running_run_is_reported_as_far_as_it_is(make_run):
     assert "final" not in data
 
 
+def test_stages_in_folders_of_their_own_are_one_run(make_run):
+    folder = make_run(num_images=2)
+    for name, started in (("pretrain", "2026-05-04T08:00:00"), ("finetune", "2026-05-04T09:00:00")):
+        (folder / name).mkdir()
+        manifest = json.loads((folder / "run.json").read_text())
+        (folder / name / "run.json").write_text(
+            json.dumps({**manifest, "started": started, "command": ["train", name]})
+        )
+        shutil.copy(folder / "log.jsonl", folder / name)
+    (folder / "run.json").unlink()
+    (folder / "log.jsonl").unlink()
+    page, data = report_of(folder)
+    assert "Loss, pretrain" in page.text and "Loss, finetune" in page.text
+    assert "train pretrain" in page.text and "train finetune" in page.text
+    assert data["last_step"] == 60 and data["missing"] == []
+
+
+def test_a_check_of_the_data_is_summed_up(make_run):
+    folder = make_run(num_images=1)
+    found = {"kind": "record twice", "severity": "warning", "count": 6, "why": "it counts double", "examples": []}
+    statistics = {"answers": {"count": 9, "distinct": 2, "most_common": [["red", 0.667], ["blue", 0.333]]}}
+    check = {"ok": True, "path": "r.json", "records": 9, "pictures": 2, "decoded": True, "statistics": statistics}
+    (folder / "check.json").write_text(json.dumps({**check, "findings": [found]}))
+    page, _ = report_of(folder)
+    assert "9 records, 2 pictures, all decoded in r.json: nothing stands in the way of training." in page.text
+    assert "it counts double" in page.text and "percent of 9 answers, 2 different" in page.text
+
+
 def test_an_empty_folder_still_gives_a_page(tmp_path):
     page, data = written_report_of(tmp_path)
     assert page.sections == ["missing"]
