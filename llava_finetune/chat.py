@@ -159,8 +159,8 @@ class Chat:
                 self.messages.append(Message("assistant", answer))
                 rate = event.completion_tokens / max(event.seconds, 1e-9)
                 print(
-                    f"[{event.prompt_tokens} + {event.completion_tokens} tokens, first after {event.first_token:.2f} s, "
-                    f"{rate:.1f} tokens/s, ended by {event.reason}]",
+                    f"[{event.prompt_tokens} + {event.completion_tokens} tokens, "
+                    f"first after {event.first_token:.2f} s, {rate:.1f} tokens/s, ended by {event.reason}]",
                     file=sys.stderr,
                 )
                 return
@@ -211,7 +211,7 @@ def run_command(chat: Chat, line: str) -> None:
     except ValueError as error:
         raise UserError(f"{line}: {error}; put a path with spaces between quotes") from None
     if name == "/image" and rest:
-        paths = [os.path.expanduser(path) for path in rest]
+        paths = [str(Path(path).expanduser()) for path in rest]
         chat.attach(paths, [_picture(path) for path in paths])
         print(f"{len(chat.waiting)} picture(s) for the next message", file=chat.out)
     elif name == "/reset":

@@ -1,8 +1,8 @@
 """`llava-finetune export`: a trained model in llava-hf's layout, for transformers, vLLM, SGLang and llama.cpp.
 
-Why: serving engines read LlavaForConditionalGeneration and LlavaNextForConditionalGeneration. The folder gets a processor
-that pads where upstream pads and a chat template that writes what training wrote, and it only appears when token ids,
-pixel values and logits agree with transformers' own implementation.
+Why: serving engines read LlavaForConditionalGeneration and LlavaNextForConditionalGeneration. The folder gets a
+processor that pads where upstream pads and a chat template that writes what training wrote, and it only appears when
+token ids, pixel values and logits agree with transformers' own implementation.
 
     llava-finetune export runs/merged exported
 """
@@ -25,8 +25,8 @@ EXAMPLES = """examples:
   llava-finetune export liuhaotian/llava-v1.5-7b llava-1.5-7b-exported --dtype float16
   vllm serve exported          (docs/deploy.md: vLLM, SGLang, transformers, llama.cpp and Ollama)
 
-An adapter is merged first. The conversion streams one tensor at a time; the check at the end loads the model once in each
-implementation, one after the other.
+An adapter is merged first. The conversion streams one tensor at a time; the check at the end loads the model once in
+each implementation, one after the other.
 exit codes: 0 done, 1 refused or failed, 2 wrong use"""
 
 
@@ -154,7 +154,7 @@ def _read_config(source: Path) -> dict[str, Any]:
 
 
 def _write(source: Path, out: Path, described: _Described, template: str, reference: list[Any]) -> tuple[int, str, int]:
-    """Everything but the manifest; returns the picture token, the tally's line and the rows of the vocabulary before."""
+    """Everything but the manifest; returns the picture token, the tally's line and the vocabulary's rows before."""
     from llava_finetune.convert import configs, parity, processor_files, tokenizer_files, weights
 
     family = configs.upstream_family(described.config)

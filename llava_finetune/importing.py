@@ -1,8 +1,8 @@
 """`llava-finetune import`: a llava-hf model in upstream's layout, to fine-tune it from the official source.
 
 Why: llava-hf checkpoints (llava-1.5-7b-hf, llava-v1.6-mistral-7b-hf, tiny-llava-v1-hf ...) name their tensors otherwise
-and hold the vision tower inside; upstream wants a flat config and a tower folder. The folder only appears when token ids,
-pixel values and logits agree with transformers' own model.
+and hold the vision tower inside; upstream wants a flat config and a tower folder. The folder only appears when token
+ids, pixel values and logits agree with transformers' own model.
 
     llava-finetune import llava-hf/llava-1.5-7b-hf llava-1.5-7b
 """
@@ -143,8 +143,8 @@ def guess_conversation(source: Path) -> str:
         if mark in text:
             return name
     raise UsageError(
-        f"{source}: no chat template that tells the conversation; name it: --conversation vicuna_v1 (LLaVA-1.5, 1.6-vicuna), "
-        "mistral_instruct (1.6-mistral) or chatml_direct (1.6-34B)"
+        f"{source}: no chat template that tells the conversation; name it: --conversation vicuna_v1 "
+        "(LLaVA-1.5, 1.6-vicuna), mistral_instruct (1.6-mistral) or chatml_direct (1.6-34B)"
     )
 
 

@@ -1,7 +1,7 @@
 """`llava-finetune merge`: add an adapter, its projector and its tower into the base, and verify that it answers alike.
 
-Why: a merged folder is what export, vLLM and further training read. It only appears when logits of the adapter and of the
-merged folder as read back from disk agree on held-out records, nothing is NaN and every tensor is accounted for.
+Why: a merged folder is what export, vLLM and further training read. It only appears when logits of the adapter and of
+the merged folder as read back from disk agree on held-out records, nothing is NaN and every tensor is accounted for.
 
     llava-finetune merge runs/mine merged
 """
@@ -25,8 +25,8 @@ EXAMPLES = """examples:
   llava-finetune merge runs/mine merged --dtype float32 --base /models/llava-v1.5-7b
   llava-finetune merge runs/mine merged --compare-4bit
 
-The base is the one that the adapter's llava_finetune.json names; its weights' hash is checked. Held-out records come from
---records, else from the run's evaluation file, else generated pictures and questions are asked.
+The base is the one that the adapter's llava_finetune.json names; its weights' hash is checked. Held-out records come
+from --records, else from the run's evaluation file, else generated pictures and questions are asked.
 exit codes: 0 done, 1 refused or failed, 2 wrong use"""
 
 DTYPES = ("auto", "bfloat16", "float32", "float16")
@@ -101,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def describe(result: Merged) -> str:
     """The result in words."""
     lines = [
-        f"{result.folder}: {result.tensors} tensors in {result.dtype}, {result.adapted} layers adapted, base {result.base}",
+        f"{result.folder}: {result.tensors} tensors in {result.dtype}, {result.adapted} layers adapted, "
+        f"base {result.base}",
         f"verified on {result.records} {result.source}: logits of merged and adapter differ by at most "
         f"{result.largest_difference:.2e} (allowed {result.allowed:.1e}), no NaN, every tensor accounted for",
     ]
@@ -124,8 +125,8 @@ def merge(
 ) -> Merged:
     """Merge, verify what was written, and let the folder appear.
 
-    Raises UserError, and writes nothing, for a base with other weights (both hashes and names are shown), a NaN, a tensor
-    that is missing or not in the base, or logits that differ by more than the dtype's noise.
+    Raises UserError, and writes nothing, for a base with other weights (both hashes and names are shown), a NaN, a
+    tensor that is missing or not in the base, or logits that differ by more than the dtype's noise.
     """
     from llava_finetune.convert import folders, merging
     from llava_finetune.loading import base_of, kind_of, load
@@ -150,8 +151,8 @@ def merge(
         found = merging.difference(before, merging.logits_of(again, cases), again.dtype)
         if not found.largest <= found.allowed:
             raise UserError(
-                f"{adapter}: merged logits differ from the adapter's by {found.largest:.2e}, allowed {found.allowed:.1e} in "
-                f"{used}; nothing was written (try --dtype float32)"
+                f"{adapter}: merged logits differ from the adapter's by {found.largest:.2e}, "
+                f"allowed {found.allowed:.1e} in {used}; nothing was written (try --dtype float32)"
             )
         same = sum(a == b for a, b in zip(answers, greedy_answers(again, adapter, wanted), strict=True))
         del again

@@ -46,8 +46,8 @@ class Family(Enum):
 def upstream_family(config: Mapping[str, Any]) -> Family:
     """Which llava-hf architecture expresses a config of upstream's layout.
 
-    Raises UserError when none does: another language model, a projector other than mlp2x_gelu, an anyres model that does
-    not merge with spatial_unpad, start and end tokens around pictures.
+    Raises UserError when none does: another language model, a projector other than mlp2x_gelu, an anyres model that
+    does not merge with spatial_unpad, start and end tokens around pictures.
     """
     model_type = config.get("model_type")
     if model_type not in TEXT_TYPES:

@@ -47,7 +47,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         yield partial
         if target.is_dir():
             target.rmdir()
-        os.replace(partial, target)
+        partial.replace(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -124,7 +124,7 @@ def check_adapter_read(model: Any, adapter: Path) -> int:
 
 
 def model_tensors(model: Any, *, with_tower: bool) -> dict[str, torch.Tensor]:
-    """Tensors of a merged model under upstream's names; a frozen tower stays in its own folder, a tied head is not kept."""
+    """Tensors of a merged model under upstream's names; a frozen tower stays in its folder, a tied head is left out."""
     tied = bool(getattr(model.config, "tie_word_embeddings", False))
     out: dict[str, torch.Tensor] = {}
     for name, value in model.state_dict().items():

@@ -10,8 +10,8 @@ writer holds a whole shard.
 from __future__ import annotations
 
 import json
-import os
 import struct
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -137,14 +137,11 @@ class _OpenShard(AbstractContextManager[list[StoredTensor]]):
 def load_pickle(path: Path) -> dict[str, torch.Tensor]:
     """A `.bin` state dict on the CPU, mapped from disk, read with `weights_only` so that no code in it can run."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError as error:
-        if "mmap" not in str(error):
-            raise UserError(f"{path}: not a whole PyTorch file ({str(error).splitlines()[0]})") from error
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        # Files from before PyTorch 1.6 are no zip archives and cannot be mapped.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
         raise UserError(
-            f"{path}: refused: it is not a plain file of tensors ({str(error).splitlines()[0]}); "
+            f"{path}: refused: it is not a plain and whole file of tensors ({str(error).splitlines()[0]}); "
             "a pickle can run code, so only weights are read from .bin files"
         ) from error
     return dict(state)
@@ -172,7 +169,7 @@ def write_safetensors(path: Path, tensors: Sequence[StoredTensor]) -> None:
         file.write(struct.pack("<Q", len(text)) + text)
         for tensor in tensors:
             _write_bytes(file, tensor)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _write_bytes(file: BinaryIO, tensor: StoredTensor) -> None:
@@ -215,7 +212,7 @@ class ShardWriter:
         if count > 1:
             names = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
         for path, name in zip(self.written, names, strict=False):
-            os.replace(path, self.folder / name)
+            path.replace(self.folder / name)
         if count > 1:
             index = {
                 "metadata": {"total_size": self.total_size},

@@ -1,9 +1,9 @@
 """A chat template (jinja) that writes what training wrote: BOS, system prompt, turns and end tokens, answers marked.
 
-Why: the stock llava-hf template has no BOS, no system prompt and no end token, so a served model sees another prompt than
-the one it was trained on. Tokenizers differ in two habits that the text must make up for, found by trying (`STYLES`):
-upstream tokenises each stretch between pictures by itself, which gives a Llama tokenizer's leading space back after a
-picture and after BOS, and drops the first token after a picture when the text itself begins with the BOS token.
+Why: the stock llava-hf template has no BOS, no system prompt and no end token, so a served model sees another prompt
+than the one it was trained on. Tokenizers differ in two habits that the text must make up for, found by trying
+(`STYLES`): upstream tokenises each stretch between pictures by itself, which gives a Llama tokenizer's leading space
+back after a picture and after BOS, and drops the first token after a picture when the text itself begins with BOS.
 
     template = chat_template("vicuna_v1", Style(" ", " ", "\\n"), bos_token="<s>")
 """

@@ -8,7 +8,6 @@ new one that tokenises differently after `</s>`.
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -103,7 +102,7 @@ def write_backend(tokenizer: Any, target: Path, source: Path) -> None:
     path = target / "tokenizer.json"
     temporary = path.with_name(".tokenizer.json.part")
     temporary.write_text(backend.to_str(pretty=True), encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _add_image_token(tokenizer: Any, config: dict[str, Any]) -> int:

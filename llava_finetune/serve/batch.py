@@ -1,7 +1,7 @@
 """A batch of answers that grow together: rows join and leave between two steps.
 
-Why not `generate`: a request that comes while others are answered joins at the next token instead of waiting for the whole
-batch, each row has its own temperature, length and stop texts, and an abandoned answer stops costing at once.
+Why not `generate`: a request that comes while others are answered joins at the next token instead of waiting for the
+whole batch, each row has its own temperature, length and stop texts, and an abandoned answer stops costing at once.
 Rows are left padded; keys carry their own positions, so padding a cache on the left changes nothing.
 """
 

@@ -28,8 +28,9 @@ EXAMPLES = """examples:
   LLAVA_SERVE_PASSWORD=... llava-finetune serve runs/mine --host 0.0.0.0 --user me
   curl http://127.0.0.1:8000/v1/models
 
-The page shows the base model beside the fine-tuned one when the manifest names a base that is a LLaVA. API:
-/v1/chat/completions, /v1/models, /health, /metrics. LLAVA_API_KEY (or --api-key-file) asks API callers for a bearer key.
+The page shows the base model beside the fine-tuned one when the manifest names a base that is a LLaVA.
+API: /v1/chat/completions, /v1/models, /health, /metrics. LLAVA_API_KEY (or --api-key-file) asks API callers for a
+bearer key.
 On another address than loopback the page asks for --user and LLAVA_SERVE_PASSWORD, and so does the API.
 exit codes: 0 stopped, 1 failed, 2 wrong use"""
 
@@ -112,8 +113,8 @@ def access_of(arguments: argparse.Namespace) -> Any:
         return Access(key, user, password if user else None, LOOPBACK | {arguments.host})
     if not arguments.user or not password:
         raise UsageError(
-            f"--host {arguments.host} can be reached by others: give --user NAME and the password in LLAVA_SERVE_PASSWORD "
-            "(or listen on 127.0.0.1 and use an SSH tunnel)"
+            f"--host {arguments.host} can be reached by others: give --user NAME and the password in "
+            "LLAVA_SERVE_PASSWORD (or listen on 127.0.0.1 and use an SSH tunnel)"
         )
     return Access(key, arguments.user, password, None)
 
@@ -195,7 +196,7 @@ def run(application: Any, server: Any, listening: socket.socket, grace: float) -
 
 
 def graceful_server(config: Any, server: Any) -> Any:
-    """uvicorn's server, which leaves as soon as the last answer is out: an open page would hold it for the whole grace."""
+    """uvicorn's server, which leaves once the last answer is out: an open page would hold it for the whole grace."""
     import uvicorn
 
     class GracefulServer(uvicorn.Server):

@@ -1,4 +1,4 @@
-"""One thread that answers: takes waiting requests into a batch between two tokens, streams text, stops what is abandoned.
+"""One thread that answers: takes waiting requests into a batch between two tokens, streams text, drops the abandoned.
 
 engine = Engine(load("runs/mine")); engine.start()
 ticket = engine.submit(prompt, Sampling(max_new_tokens=64))

@@ -1,7 +1,7 @@
 """What stands before every request: host and origin checks, the size of a body, who may ask, and what a browser may do.
 
-Why: a server on loopback is reachable by every page the user visits (DNS rebinding, cross-site posts), and one on another
-address by everybody. The page may load nothing from elsewhere and send nothing elsewhere.
+Why: a server on loopback is reachable by every page the user visits (DNS rebinding, cross-site posts), and one on
+another address by everybody. The page may load nothing from elsewhere and send nothing elsewhere.
 
     app.add_middleware(Guard, access=Access(), limits=Limits())
 """
@@ -27,8 +27,9 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 HEADERS = (
     (
         b"content-security-policy",
-        b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-        b"img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
+        b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+        b"style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
+        b"font-src 'self' data:; connect-src 'self' data: blob:; "
         b"worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'",
     ),
     (b"x-content-type-options", b"nosniff"),
@@ -38,7 +39,7 @@ HEADERS = (
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask: the bearer key, the user and password (None: not asked for), and the host names this server answers to.
+    """Who may ask: the bearer key, user and password (None: not asked for), and the host names this server answers to.
 
     `hosts` None means any name, for a server behind a proxy or on a public address; a password guards that.
     """
@@ -119,9 +120,8 @@ class Guard:
         if self.access.hosts is not None and host not in self.access.hosts:
             return 403, "forbidden", f"this server does not answer to the host name {host!r}"
         origin = headers.get("origin")
-        if scope["method"] not in ("GET", "HEAD") and origin and origin != "null":
-            if origin.split("://", 1)[-1] != headers.get("host"):
-                return 403, "forbidden", "requests from other web sites are refused"
+        if scope["method"] not in ("GET", "HEAD") and origin and origin.split("://", 1)[-1] != headers.get("host"):
+            return 403, "forbidden", "requests from other web sites are refused"
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > self.limits.body_bytes:
             return 413, "too_large", _too_large(self.limits)

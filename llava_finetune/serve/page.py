@@ -1,6 +1,6 @@
 """The web page: a chat with pictures, streamed, with the base model beside the fine-tuned one.
 
-Why in this process: the page shows the error itself when something fails, there is no worker to start and no port between.
+Why in this process: the page shows the error itself when something fails; there is no worker and no port between.
 Nothing is fetched from or sent to anywhere else: fonts are the system's, analytics are off.
 
     mount(app, server, Example.from_records(...), described)
@@ -152,7 +152,7 @@ class Page:
         talk.tickets, talk.errors = [], {}
         number = len(talk.questions)
         for model in models:
-            talk.answers[model] = [*talk.answers.get(model, []), *[""] * number][: number - 1] + [""]
+            talk.answers[model] = [*[*talk.answers.get(model, []), *[""] * number][: number - 1], ""]
             try:
                 engine = self.server.engines[model]
                 prompt = engine.prompt(talk.messages(model))

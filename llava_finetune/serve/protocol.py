@@ -1,4 +1,4 @@
-"""The part of OpenAI's chat protocol that is spoken here, checked; what would change an answer and is not done is refused.
+"""The part of OpenAI's chat protocol that is spoken here, checked; what would change an answer unnoticed is refused.
 
 request = ChatRequest.model_validate(body)
 """

@@ -1,7 +1,7 @@
-"""Fetch a picture from a named public host: no private network, no redirect, no second look-up, a limit on bytes and time.
+"""Fetch a picture from a named public host: no private network, no redirect, no second look-up, limited bytes and time.
 
-Why by hand: a server that fetches addresses for its callers can be made to ask its own network (SSRF). The name is looked
-up once, every address must be public, and the connection goes to that address.
+Why by hand: a server that fetches addresses for its callers can be made to ask its own network (SSRF). The name is
+looked up once, every address must be public, and the connection goes to that address.
 
     fetch("https://example.com/a.png", Limits(remote_hosts=frozenset({"example.com"})))
 """

@@ -1,0 +1,185 @@
+"""Merge: the merged folder answers as the adapter did, in upstream's layout, or nothing is written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from llava_finetune.errors import UserError
+from llava_finetune.merge import HeldOut, main, merge
+
+Make = Callable[[str], Path]
+FAMILIES = ("llava-1.5", "1.6-vicuna", "1.6-mistral", "1.6-yi")
+
+
+def test_greedy_answers_are_identical_on_100_records(adapter: Path, held_out: Path, tmp_path: Path) -> None:
+    wanted = HeldOut(held_out / "records.json", held_out, num_records=8, num_answers=100)
+    result = merge(str(adapter), tmp_path / "merged", held_out=wanted)
+    assert (result.answers, result.same_answers) == (100, 100)
+    assert result.records == 8
+    assert result.largest_difference < 1e-4
+    manifest = json.loads((tmp_path / "merged" / "llava_finetune.json").read_text())
+    assert manifest["kind"] == "model"
+    assert manifest["merged_from"] == str(adapter.resolve())
+    assert manifest["verified"]["records"] == 8
+
+
+def test_the_adapter_changed_the_answers(adapter: Path, family: Make, held_out: Path) -> None:
+    """Without this the test above could pass on an adapter that does nothing."""
+    from llava_finetune.loading import load
+    from llava_finetune.merge import greedy_answers
+
+    wanted = HeldOut(held_out / "records.json", held_out, num_answers=10)
+    tuned = greedy_answers(load(str(adapter), dtype="fp32"), str(adapter), wanted)
+    base = greedy_answers(load(str(family("llava-1.5")), dtype="fp32"), str(adapter), wanted)
+    assert sum(a != b for a, b in zip(tuned, base, strict=True)) >= 8
+
+
+@pytest.mark.parametrize("name", FAMILIES[1:])
+def test_every_family_merges_and_loads_by_its_files(
+    name: str, family: Make, kit: SimpleNamespace, tmp_path: Path
+) -> None:
+    kit.train_adapter(family(name), tmp_path / "run")
+    result = merge(str(tmp_path / "run"), tmp_path / "merged")
+    assert result.largest_difference < 1e-4
+    assert result.adapted == 14
+    base, merged = kit.tensors(family(name)), kit.tensors(tmp_path / "merged")
+    changed = {
+        key
+        for key in merged
+        if not torch.equal(merged[key], base[key.replace("vision_tower.vision_model", "vision_tower")])
+    }
+    assert len([key for key in changed if "layers" in key]) == 14
+    assert {key for key in changed if "mm_projector" in key} == {key for key in merged if "mm_projector" in key}
+    assert not any("vision_tower" in key for key in changed)
+
+
+def test_an_adapter_in_the_tower_is_merged_and_the_tower_kept(
+    family: Make, kit: SimpleNamespace, tmp_path: Path
+) -> None:
+    targets = r".*(model\.layers\.\d+\.self_attn\.q_proj|vision_tower.*self_attn\.v_proj)"
+    kit.train_adapter(family("llava-1.5"), tmp_path / "run", targets)
+    result = merge(str(tmp_path / "run"), tmp_path / "merged")
+    assert result.adapted == 4
+    assert any("vision_tower" in name for name in kit.tensors(tmp_path / "merged"))
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["unfreeze_mm_vision_tower"] is True
+
+
+def test_bf16_is_merged_within_its_noise(adapter: Path, tmp_path: Path, kit: SimpleNamespace) -> None:
+    result = merge(str(adapter), tmp_path / "merged", dtype="bfloat16")
+    assert 0 < result.largest_difference <= result.allowed
+    assert {value.dtype for value in kit.tensors(tmp_path / "merged").values()} == {torch.bfloat16}
+
+
+def test_a_projector_alone_is_merged(family: Make, tmp_path: Path, kit: SimpleNamespace) -> None:
+    from llava_finetune.manifest import write_manifest
+
+    base, run = family("llava-1.5"), tmp_path / "run"
+    run.mkdir()
+    state = {k: v + 0.1 for k, v in kit.tensors(base).items() if "mm_projector" in k}
+    torch.save(state, run / "mm_projector.bin")
+    shutil.copyfile(base / "config.json", run / "config.json")
+    write_manifest(run, kind="projector", base=str(base), conversation="vicuna_v1", dtype="float32")
+    merge(str(run), tmp_path / "merged")
+    merged = kit.tensors(tmp_path / "merged")
+    assert all(torch.equal(merged[key], value) for key, value in state.items())
+
+
+def test_the_difference_in_4_bit_is_printed(adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(adapter), str(tmp_path / "merged"), "--compare-4bit"]) == 0
+    out = capsys.readouterr().out
+    assert "logits of merged and adapter differ by at most" in out
+    assert "4-bit: logits of merged and of base plus adapter differ by at most" in out
+
+
+def test_a_wrong_base_is_refused_with_hashes_and_names(
+    adapter: Path, family: Make, tmp_path: Path, kit: SimpleNamespace
+) -> None:
+    from llava_finetune.manifest import weights_sha256
+
+    right, wrong = family("llava-1.5"), tmp_path / "other-base"
+    shutil.copytree(right, wrong)
+    kit.sharpen(wrong)
+    with pytest.raises(UserError) as caught:
+        merge(str(adapter), tmp_path / "merged", base=str(wrong))
+    for part in (str(right), str(wrong), str(weights_sha256(right))[:12], str(weights_sha256(wrong))[:12]):
+        assert part in str(caught.value)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_broken_merge_is_noticed_and_nothing_is_written(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llava_finetune.convert import merging
+
+    honest = merging.model_tensors
+
+    def halved(model: object, *, with_tower: bool) -> dict[str, torch.Tensor]:
+        state = honest(model, with_tower=with_tower)
+        return {name: value / 2 if "q_proj" in name else value for name, value in state.items()}
+
+    monkeypatch.setattr(merging, "model_tensors", halved)
+    with pytest.raises(UserError, match="merged logits differ from the adapter's by"):
+        merge(str(adapter), tmp_path / "merged")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nan_in_an_adapter_is_refused(adapter: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    run = tmp_path / "run"
+    shutil.copytree(adapter, run)
+    state = load_file(run / "adapter_model.safetensors")
+    first = next(iter(state))
+    state[first] = state[first] * float("nan")
+    save_file(state, run / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"is not finite|NaN"):
+        merge(str(run), tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_adapter_tensors_that_fit_nothing_are_refused(adapter: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    run = tmp_path / "run"
+    shutil.copytree(adapter, run)
+    state = load_file(run / "adapter_model.safetensors")
+    name = next(iter(state))
+    state[name.replace("layers.0", "layers.9")] = state[name].clone()
+    save_file(state, run / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"adapter tensors do not match the base, first .*layers.9"):
+        merge(str(run), tmp_path / "merged")
+
+
+def test_a_pickle_in_place_of_the_projector_cannot_run(adapter: Path, tmp_path: Path) -> None:
+    import pickle
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str, str]]:
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    run = tmp_path / "run"
+    shutil.copytree(adapter, run)
+    (run / "non_lora_trainables.bin").write_bytes(pickle.dumps({"a": Evil()}, protocol=2))
+    with pytest.raises(Exception, match=r"(?i)weights.only"):
+        merge(str(run), tmp_path / "merged")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_whole_model_has_nothing_to_merge(family: Make, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"is a whole model: it has no adapter_config\.json or mm_projector\.bin to merge"
+    ):
+        merge(str(family("llava-1.5")), tmp_path / "out")
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no model weights"):
+        merge(str(tmp_path / "empty"), tmp_path / "out")
