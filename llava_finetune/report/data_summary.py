@@ -42,8 +42,8 @@ def _sentence(check: Mapping[str, Any]) -> str:
     if is_number(check.get("pictures")):
         parts.append(plural(int(check["pictures"]), "picture") + (", all decoded" if check.get("decoded") else ""))
     verdict = "nothing stands in the way of training" if check.get("ok") else "the check found errors"
-    source = f" in {check['path']}" if isinstance(check.get("path"), str) else ""
-    return f"{', '.join(parts)}{source}: {verdict}." if parts else f"{verdict.capitalize()}."
+    source = f"{check['path']}: " if isinstance(check.get("path"), str) else ""
+    return f"{source}{', '.join(parts)}; {verdict}." if parts else f"{verdict.capitalize()}."
 
 
 def _findings(findings: Any) -> str:

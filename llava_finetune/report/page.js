@@ -50,7 +50,7 @@ document.querySelectorAll(".chart").forEach((chart) => {
     cursor.setAttribute("x1", x);
     cursor.setAttribute("x2", x);
     cursor.removeAttribute("hidden");
-    read.replaceChildren(`step ${step.toLocaleString("en")}`, ...series.map((one) => {
+    read.replaceChildren(`step ${step.toLocaleString("en")}\u2002`, ...series.map((one) => {
       const key = document.createElement("span");
       key.className = `key ${one.colour}`;
       const value = document.createElement("b");

@@ -144,7 +144,7 @@ def test_a_check_of_the_data_is_summed_up(make_run):
     check = {"ok": True, "path": "r.json", "records": 9, "pictures": 2, "decoded": True, "statistics": statistics}
     (folder / "check.json").write_text(json.dumps({**check, "findings": [found]}))
     page, _ = report_of(folder)
-    assert "9 records, 2 pictures, all decoded in r.json: nothing stands in the way of training." in page.text
+    assert "r.json: 9 records, 2 pictures, all decoded; nothing stands in the way of training." in page.text
     assert "it counts double" in page.text and "percent of 9 answers, 2 different" in page.text
 
 
