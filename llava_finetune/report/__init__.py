@@ -12,16 +12,16 @@ from pathlib import Path
 __all__ = ["main", "write_report"]
 
 
-def write_report(run_dir: Path | str, image_folder: Path | None = None) -> Path:
+def write_report(run_dir: Path | str, image_folder: Path | None = None, *, curves: bool = True) -> Path:
     """Write report.html, report.json and PNG curves into a run folder from whatever it holds; return the page's path.
 
     Pictures come from `image_folder`, else from the folder that the scores or run.json name. May be called at any
-    moment of a run. A part without numbers is left out and named on the page; only a missing
-    folder raises (FileNotFoundError).
+    moment of a run; `curves=False` leaves out the PNG pictures, which cost a second. A part without numbers is left out
+    and named on the page; only a missing folder raises (FileNotFoundError).
     """
     from llava_finetune.report.writing import write_run_report
 
-    return write_run_report(Path(run_dir), image_folder)
+    return write_run_report(Path(run_dir), image_folder, curves=curves)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,14 +18,14 @@ from llava_finetune.report.run_folder import CONTROLS, Run, read_run
 from llava_finetune.report.words import headline, missing, sentences
 
 
-def write_run_report(folder: Path, image_folder: Path | None = None) -> Path:
+def write_run_report(folder: Path, image_folder: Path | None = None, *, curves: bool = True) -> Path:
     """Write report.html, report.json and the PNG curves of a run; return the page's path.
 
     `image_folder` is tried before the folders that the scores and the manifest name.
     """
     run = read_run(folder)
     try:
-        pictures = [path.name for path in write_curves(run, folder)]
+        pictures = [path.name for path in write_curves(run, folder)] if curves else []
     except ImportError as error:
         run.problems.append(f"no PNG curves: {error}")
         pictures = []
