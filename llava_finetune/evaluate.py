@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--name", default=None, help="final by default, blind or shuffled with --blind")
     out.add_argument("--blind", choices=("blank", "shuffled"), help="withhold the pictures, or give another's")
     out.add_argument("--limit", type=int, default=0, help="questions at most")
+    out.add_argument("--sample", type=int, default=0, help="draw this many questions, always the same")
     out.add_argument("--max_images", type=int, default=0, help="records at most")
     out.add_argument("--batch_size", type=int, default=32)
     out.add_argument("--max_new_tokens", type=int, default=64)
@@ -87,7 +88,8 @@ def _questions(arguments: argparse.Namespace) -> list[Any]:
     from llava_finetune.generate_answers import questions_from
 
     try:
-        questions = questions_from(read_records(arguments.data), arguments.max_images, arguments.limit)
+        records = read_records(arguments.data)
+        questions = questions_from(records, arguments.max_images, arguments.limit, arguments.sample)
     except DataError as error:
         raise UserError(str(error)) from error
     if not questions:

@@ -8,6 +8,7 @@ length; the answers come back in the order of the questions.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,8 +61,13 @@ class Question:
         }
 
 
-def questions_from(records: Iterable[Mapping[str, Any]], max_images: int = 0, limit: int = 0) -> list[Question]:
-    """The questions of records in order; at most `limit`, of at most the first `max_images` records (0: all)."""
+def questions_from(
+    records: Iterable[Mapping[str, Any]], max_images: int = 0, limit: int = 0, sample: int = 0
+) -> list[Question]:
+    """The questions of records in order; at most `limit`, of at most the first `max_images` records (0: all).
+
+    `sample` draws that many of all questions at random, always the same ones, and keeps their order.
+    """
     questions: list[Question] = []
     for index, record in enumerate(records):
         if max_images and index >= max_images:
@@ -69,6 +75,8 @@ def questions_from(records: Iterable[Mapping[str, Any]], max_images: int = 0, li
         for turn, text, reference in metrics.questions_of(record):
             images = tuple(images_of(record))
             questions.append(Question(str(record.get("id", index)), turn, images, text, reference, record))
+    if sample and sample < len(questions):
+        questions = [questions[index] for index in sorted(random.Random(0).sample(range(len(questions)), sample))]
     return questions[:limit] if limit else questions
 
 

@@ -8,7 +8,7 @@
 # A finished step is kept and a killed one goes on; a changed setting redoes what depends on it. Real models, same script:
 #   LANGUAGE_MODEL=lmsys/vicuna-7b-v1.5 VISION_TOWER=openai/clip-vit-large-patch14-336 SELECT_LAYER=-2 VERSION=v1 \
 #     bash scripts/quickstart.sh
-# Environment: RUN (runs/quickstart), PROCESSES (2), LANGUAGE_MODEL, VISION_TOWER, SELECT_LAYER, VERSION, STEPS, TEST_IMAGES.
+# Environment: RUN (runs/quickstart), PROCESSES (2), LANGUAGE_MODEL, VISION_TOWER, SELECT_LAYER, VERSION, STEPS, QUESTIONS.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -28,7 +28,7 @@ RUN="${RUN:-runs/quickstart}"
 PROCESSES="${PROCESSES:-2}"
 SELECT_LAYER="${SELECT_LAYER:--1}"
 VERSION="${VERSION:-chatml_direct}"
-if ((FULL)); then : "${STEPS:=520}" "${TEST_IMAGES:=1000}"; else : "${STEPS:=150}" "${TEST_IMAGES:=300}"; fi
+if ((FULL)); then : "${STEPS:=500}" "${QUESTIONS:=0}"; else : "${STEPS:=120}" "${QUESTIONS:=1500}"; fi
 BASE="$RUN/base"
 LANGUAGE_MODEL="${LANGUAGE_MODEL:-$BASE/language-model}"
 VISION_TOWER="${VISION_TOWER:-$BASE/tower}"
@@ -83,7 +83,7 @@ merge() {
 }
 
 evaluate() {
-  llava-finetune evaluate --data "$RUN/data/test.json" --image_folder "$PICTURES" --max_images "$TEST_IMAGES" \
+  llava-finetune evaluate --data "$RUN/data/test.json" --image_folder "$PICTURES" --sample "$QUESTIONS" \
     --output "$RUN" --num_processes "$PROCESSES" --batch_size 64 --max_new_tokens 12 "$@"
 }
 

@@ -35,6 +35,10 @@ def test_questions_are_asked_alone_and_keep_their_order_and_pictures(questions: 
     assert found[-1].images == ()
     assert len(questions_from(read_records(questions / "records.json"), max_images=2)) == 4
     assert len(questions_from(read_records(questions / "records.json"), limit=3)) == 3
+    drawn = [questions_from(read_records(questions / "records.json"), sample=5) for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    assert [found.index(question) for question in drawn[0]] == sorted(found.index(question) for question in drawn[0])
+    assert len(drawn[0]) == 5
 
 
 def test_answers_do_not_depend_on_the_batch(loaded: Loaded, questions: Path) -> None:
