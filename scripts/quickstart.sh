@@ -35,6 +35,8 @@ VISION_TOWER="${VISION_TOWER:-$BASE/tower}"
 PICTURES="$(python -c 'import easy_vqa, pathlib; print(pathlib.Path(easy_vqa.__file__).parent / "data")')"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" TRANSFORMERS_VERBOSITY=error
 export OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0 PYTHONWARNINGS=ignore HF_HUB_DISABLE_PROGRESS_BARS=1
+# Without it every command says that DeepSpeed found no GPU.
+command -v nvidia-smi >/dev/null || export DS_ACCELERATOR=cpu
 mkdir -p "$RUN/.done"
 
 # Seconds each step took on two cores of a server CPU; what is left is their sum, scaled by how this machine compares.
@@ -55,7 +57,7 @@ step() {
   local name="$1" why="$2" index=0 began=$SECONDS
   shift 2
   while [[ "${NAMES[index]}" != "$name" ]]; do index=$((index + 1)); done
-  chain="$(printf '%s\n' "$chain" "$@" | cksum)"
+  chain="$(printf '%s\n' "$chain" "${MODEL:-}" "${DATA:-}" "${PER_GPU_BATCH:-}" "${GLOBAL_BATCH:-}" "$@" | cksum)"
   if [[ "$(cat "$RUN/.done/$name" 2>/dev/null)" == "$chain" ]]; then
     printf '[%d/%d] %s: done already\n' $((index + 1)) ${#NAMES[@]} "$name"
     return
@@ -100,15 +102,16 @@ fi
 MODEL="$LANGUAGE_MODEL" DATA="$RUN/data/captions_train.json" PER_GPU_BATCH=32 GLOBAL_BATCH=64 \
   step pretrain "stage 1: the projector learns to say pictures in the language model's words" \
   train pretrain "$RUN/pretrain" --vision_tower "$VISION_TOWER" --mm_vision_select_layer "$SELECT_LAYER" \
-  --max_steps 60 --learning_rate 2e-3 --save_steps 20 --save_total_limit 1
+  --max_steps 80 --warmup_steps 8 --learning_rate 2e-3 --save_steps 40 --save_total_limit 1
 step baseline "the same questions before fine-tuning, by the same code" \
   evaluate --model "$RUN/pretrain" --name baseline --train_data "$RUN/data/train.json"
-MODEL="$LANGUAGE_MODEL" DATA="$RUN/data/train.json" PER_GPU_BATCH=8 GLOBAL_BATCH=16 \
+MODEL="$LANGUAGE_MODEL" DATA="$RUN/data/train.json" PER_GPU_BATCH=4 GLOBAL_BATCH=8 \
   step finetune "stage 2: LoRA r 128, alpha 256 on the language model, projector trained, tower frozen, ZeRO-2" \
   train finetune_lora "$RUN/finetune" --vision_tower "$VISION_TOWER" --mm_vision_select_layer "$SELECT_LAYER" \
   --mm_projector_type mlp2x_gelu --mm_use_im_patch_token False --version "$VERSION" \
-  --pretrain_mm_mlp_adapter "$RUN/pretrain/mm_projector.bin" --max_steps "$STEPS" --learning_rate 5e-4 \
-  --mm_projector_lr 5e-4 --lora_dropout 0 --save_steps 50 --save_total_limit 1
+  --pretrain_mm_mlp_adapter "$RUN/pretrain/mm_projector.bin" --group_by_modality_length True \
+  --max_steps "$STEPS" --warmup_steps 10 --learning_rate 5e-4 --mm_projector_lr 5e-4 --lora_dropout 0 \
+  --save_steps 40 --save_total_limit 1
 step final "after fine-tuning" evaluate --model "$RUN/finetune" --name final
 step blind "the same model with its pictures withheld: what it knows without looking" \
   evaluate --model "$RUN/finetune" --blind blank
