@@ -2,8 +2,8 @@
 
     python -m data_prep heic photos --output-dir jpeg --prefix holiday-
 
-Every HEIC, AVIF, TIFF, WebP ... becomes a JPEG; JPEG files are copied with their bytes as they are when they are upright
-and their metadata is kept or absent, else turned and written again at quality 95.
+Every HEIC, AVIF, TIFF, WebP ... becomes a JPEG; JPEG files are copied with their bytes as they are when they are
+upright and their metadata is kept or absent, else turned and written again at quality 95.
 """
 
 from __future__ import annotations

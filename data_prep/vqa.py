@@ -34,7 +34,7 @@ from data_prep.progress import Progress
 from data_prep.record import broken_json, conversation, decode_utf8, kind_of
 from data_prep.vqa_answers import distinct_answers, most_common_answer
 
-EXAMPLES = """  python -m data_prep okvqa --questions q.json --annotations a.json --image-folder coco --output okvqa.json
+EXAMPLES = """  python -m data_prep okvqa --questions q.json --annotations a.json --image-folder coco --output r.json
   (the same with) --merge-by-image         one conversation for each picture
   (the same with) --answer all             a record for every distinct answer"""
 

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = check_records(
         args.records,
         args.image_folder,
-        cache_dir=args.cache_dir,
+        cache_dir=None if args.fix else args.cache_dir,  # --fix needs every place, the cache keeps the first
         model=args.model,
         test_path=args.test,
         test_image_folder=args.test_image_folder,
@@ -73,9 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     print(json.dumps(report.as_json(), indent=2) if args.json else report_text(report))
     if args.html:
-        from data_prep.check.page import write_page
+        from data_prep.check.page import write_check_page
 
-        write_page(report, args.html, args.test_image_folder)
+        write_check_page(report, args.html, args.test_image_folder)
     if args.fix:
         from data_prep.check.fix import fix
 

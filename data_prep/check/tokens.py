@@ -1,0 +1,118 @@
+"""Token lengths of records for one model: pictures counted as the tokens they become, answers that would be cut off.
+
+token_findings(report, records, {"a.jpg": (640, 480)}, "liuhaotian/llava-v1.5-7b", None, None)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from data_prep.check.report import Example, Report
+from data_prep.check.texts import faults
+from data_prep.errors import DataError
+from data_prep.model_view import ModelView, open_model
+from data_prep.progress import Progress
+from data_prep.record import Record, Records, images_of
+
+IMAGE_TOKEN_INDEX = -200
+IGNORE_INDEX = -100
+UNKNOWN_SIZE = (336, 336)
+
+
+class Lengths(NamedTuple):
+    """A record's length in tokens, and where its first and last taught token stand (positions from 0)."""
+
+    total: int
+    first_taught: int
+    last_taught: int
+    taught: int
+
+
+def token_findings(
+    report: Report,
+    records: Records,
+    sizes: Mapping[str, tuple[int, int]],
+    model: str,
+    max_length: int | None,
+    template: str | None,
+) -> None:
+    """Add what `model` would cut off or refuse; records whose texts are wrong already are left out.
+
+    `sizes` are the pictures' (width, height): LLaVA-1.6 cuts large pictures into more views.
+    """
+    view = open_model(model, template, max_length)
+    totals: list[int] = []
+    taught = 0
+    with Progress("counting tokens", len(records), "records") as progress:
+        for index in progress.each(range(len(records))):
+            try:
+                record = records[index]
+            except DataError:
+                continue
+            if any(report_fault.kind in _BLOCKING for report_fault in faults(record)):
+                continue
+            lengths = _examine(report, record, index, records.line(index), view, sizes)
+            if lengths:
+                totals.append(lengths.total)
+                taught += lengths.taught
+    report.statistics["tokens"] = _statistics(totals, taught, view, sizes)
+
+
+_BLOCKING = {
+    "no conversation", "unknown role", "turns not alternating", "text not a string", "broken Unicode", "image not a name",
+    "<image> count", "<image> in answer", "<image> without picture",
+}  # fmt: skip
+
+
+def _examine(
+    report: Report, record: Record, index: int, line: int, view: ModelView, sizes: Mapping[str, tuple[int, int]]
+) -> Lengths | None:
+    name = str(record.get("id", f"number {index + 1}"))
+    names = images_of(record)
+    try:
+        encoded = view.encode(record["conversations"])
+        lengths = measure(encoded, [view.image_tokens(sizes.get(image, UNKNOWN_SIZE)) for image in names])
+    except ValueError as error:
+        kind = "no supervised token" if "no supervised token" in str(error) else "not tokenizable"
+        report.add(kind, Example(line, index, name, str(error)))
+        return None
+    if lengths.first_taught >= view.context:
+        detail = f"its first answer begins at token {lengths.first_taught + 1} of {view.context}"
+        report.add("no supervised token", Example(line, index, name, detail))
+    elif lengths.last_taught >= view.context:
+        report.add(
+            "answer cut off", Example(line, index, name, f"{lengths.total} tokens, the model takes {view.context}")
+        )
+    return lengths
+
+
+def measure(encoded: Any, image_tokens: list[int]) -> Lengths:
+    """Return a record's lengths with each picture counted as the tokens it becomes, in the order of the pictures."""
+    pending = iter(image_tokens)
+    place = taught = 0
+    first = last = -1
+    for token, label in zip(encoded.input_ids, encoded.labels, strict=True):
+        if label != IGNORE_INDEX:
+            first = place if first < 0 else first
+            last = place
+            taught += 1
+        place += next(pending, 1) if token == IMAGE_TOKEN_INDEX else 1
+    return Lengths(place, first, last, taught)
+
+
+def _statistics(
+    totals: list[int], taught: int, view: ModelView, sizes: Mapping[str, tuple[int, int]]
+) -> dict[str, int | float | str]:
+    ordered = sorted(totals) or [0]
+    per_picture = {view.image_tokens(size) for size in sizes.values()} or {view.image_tokens(UNKNOWN_SIZE)}
+    low, high = min(per_picture), max(per_picture)
+    return {
+        "mean": round(sum(ordered) / len(ordered), 2),
+        "median": ordered[len(ordered) // 2],
+        "max": ordered[-1],
+        "taught_share": round(taught / max(sum(ordered), 1), 6),
+        "image_tokens": str(low) if low == high else f"{low} to {high}",
+        "context": view.context,
+        "template": view.template,
+    }

@@ -1,0 +1,190 @@
+"""A Hugging Face data set to records: streamed, pictures written with their bytes as they are.
+
+    python -m data_prep hf HuggingFaceH4/llava-instruct-mix-vsft --output train.json --image-folder images
+
+The layout is recognised by the columns (see hf_layouts.py), or named by options. Pictures go to the image folder under
+the hash of their bytes, so that a picture that many rows share is written once, and a run that was killed goes on quickly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import os
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import DataError, UsageError
+from data_prep.files import write_problem
+from data_prep.hf_layouts import Columns, Layout, answers_of, recognise, require_known, turns_of
+from data_prep.hf_rows import open_rows
+from data_prep.options import SHORT_ANSWER, add_output_options, converter_parser, write_and_check
+from data_prep.output import Converted, Drop, Origin, Reason
+from data_prep.picture import extension_of
+from data_prep.progress import Progress
+from data_prep.rows import Row
+from data_prep.vqa import merge_by_image
+
+QUESTION = "What is in this picture?"
+ID_COLUMNS = ("id", "question_id", "uid", "__key__")
+EXAMPLES = """  python -m data_prep hf HuggingFaceH4/llava-instruct-mix-vsft --limit 10000 --output train.json
+  python -m data_prep hf pieces.parquet --question "Which chess piece is this?" --output r.json
+  python -m data_prep hf okvqa_folder --split validation --suffix short --output test.json --image-folder images"""
+
+
+class PictureStore:
+    """Writes pictures below a folder under the hash of their bytes; a picture already there is not written again."""
+
+    def __init__(self, folder: Path, source: Path | None) -> None:
+        """Keep the folder, and where relative paths of the data set begin."""
+        self.folder = folder
+        self.source = source
+        self._root = os.path.realpath(folder)
+
+    def name_of(self, cell: Any) -> str | None:
+        """Return the name of the picture in a cell (bytes, {"bytes", "path"}, or a path), None when it is none."""
+        raw = cell.get("bytes") if isinstance(cell, Mapping) else cell
+        if isinstance(raw, bytes):
+            return self.save(raw)
+        path = cell.get("path") if isinstance(cell, Mapping) else cell
+        return self._from_disk(path) if isinstance(path, str) and path else None
+
+    def _from_disk(self, path: str) -> str | None:
+        found = Path(path) if self.source is None else self.source / path
+        if not found.is_file():
+            return None
+        real = os.path.realpath(found)
+        if real.startswith(self._root + os.sep):
+            return Path(real).relative_to(self._root).as_posix()
+        return self.save(found.read_bytes())
+
+    def save(self, raw: bytes) -> str | None:
+        """Write `raw` unless it is there already; return its name, None for bytes that are no picture."""
+        extension = extension_of(raw[:16])
+        if extension is None:
+            return None
+        digest = hashlib.blake2b(raw, digest_size=12).hexdigest()
+        name = f"{digest[:2]}/{digest}{extension}"
+        path = f"{self.folder}/{name}"
+        if not os.path.exists(path):  # noqa: PTH110  (strings: once a picture)
+            _write(path, raw)
+        return name
+
+
+def _write(path: str, raw: bytes) -> None:
+    part = f"{path}.{os.getpid()}.part"
+    try:
+        try:
+            stream = open(part, "wb", buffering=0)  # noqa: PTH123, SIM115
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+            stream = open(part, "wb", buffering=0)  # noqa: PTH123, SIM115
+        with stream:
+            stream.write(raw)
+        os.replace(part, path)  # noqa: PTH105
+    except BaseException as error:
+        Path(part).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise DataError(path, write_problem(error)) from None
+        raise
+
+
+def convert(
+    rows: Iterable[tuple[int, Row]], layout: Layout, store: PictureStore, args: argparse.Namespace
+) -> Iterator[Converted | Drop]:
+    """Yield a record for each row, or why there is none."""
+    stem = Path(args.source).stem if Path(args.source).exists() else args.source.replace("/", "-")
+    for number, row in rows:
+        where = f"{args.source} row {number}"
+        cells = row.get(layout.image) if layout.image else None
+        cells = cells if isinstance(cells, list) else [] if cells is None else [cells]
+        names = [store.name_of(cell) for cell in cells]
+        if None in names:
+            yield Drop(Reason.IMAGE_UNREADABLE, where)
+            continue
+        if not names and layout.kind in {"question", "caption"}:
+            yield Drop(Reason.NO_IMAGE, where)
+            continue
+        try:
+            turns = turns_of(row, layout, len(names), args.question, args.suffix)
+        except ValueError as error:
+            reason = Reason.NO_ANSWER if "empty answer" in str(error) else Reason.BAD_TURNS
+            yield Drop(reason, f"{where}: {error}")
+            continue
+        yield Converted(_record(row, layout, [str(name) for name in names], turns, f"{stem}-{number}"))
+
+
+def _record(row: Row, layout: Layout, names: list[str], turns: list[tuple[str, str]], name: str) -> dict[str, Any]:
+    given = next((row[key] for key in ID_COLUMNS if isinstance(row.get(key), str | int)), None)
+    record: dict[str, Any] = {"id": str(given) if given not in {None, ""} else name}
+    if names:
+        record["image"] = names[0] if len(names) == 1 else names
+    record["conversations"] = [{"from": role, "value": text} for role, text in turns]
+    if layout.kind == "question":
+        record["answers"] = answers_of(row, layout)
+    return record
+
+
+def chosen(rows: Iterator[Row], total: int | None, args: argparse.Namespace) -> Iterator[tuple[int, Row]]:
+    """Yield (row number, row): all, the first --limit, or --sample drawn by the seed, in the order of the data set."""
+    numbered = enumerate(rows)
+    if args.sample is None:
+        return itertools.islice(numbered, args.limit)
+    if total is None:
+        raise UsageError("--sample needs a data set whose size is known: a local one; use --limit, or download it")
+    wanted = set(random.Random(args.seed).sample(range(total), min(args.sample, total)))
+    return ((number, row) for number, row in numbered if number in wanted)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `hf`."""
+    parser = converter_parser("hf", "A Hugging Face data set to records.", EXAMPLES)
+    parser.add_argument("source", help="OWNER/NAME of the hub, a folder, a parquet or arrow file, a saved data set")
+    add_output_options(parser, pictures=False)
+    parser.add_argument("--image-folder", type=Path, help="where the pictures go (default: images beside --output)")
+    parser.add_argument("--split", help="default: train")
+    parser.add_argument("--config", help="configuration (subset) of the data set")
+    parser.add_argument("--revision", help="commit or tag of the hub, to get the same data again")
+    parser.add_argument("--limit", type=int, help="take the first N rows")
+    parser.add_argument("--sample", type=int, help="take N rows drawn with --seed")
+    parser.add_argument("--seed", type=int, default=0, help="seed of --sample")
+    parser.add_argument("--image-column", help="the column with the picture or pictures")
+    parser.add_argument("--messages-column", help="the column with the turns")
+    parser.add_argument("--question-column", help="the column with the question")
+    parser.add_argument("--answer-column", help="the column with the answer or answers")
+    parser.add_argument("--caption-column", help="the column with the caption")
+    parser.add_argument("--question", default=QUESTION, help=f"asked for captions; default: {QUESTION!r}")
+    parser.add_argument("--suffix", default="", help="added to each question; short: LLaVA-1.5's short-answer prompt")
+    parser.add_argument("--merge-by-image", action="store_true", help="all questions on a picture in one conversation")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert a data set."""
+    args = build_parser().parse_args(argv)
+    args.suffix = SHORT_ANSWER if args.suffix == "short" else args.suffix
+    folder = args.image_folder or args.output.parent / "images"
+    files, rows, total = open_rows(args.source, args.split, args.config, args.revision)
+    first = next(rows, None)
+    if first is None:
+        raise DataError(args.source, "no row in it")
+    asked = Columns(
+        args.image_column, args.messages_column, args.question_column, args.answer_column, args.caption_column
+    )
+    layout = recognise(first, asked, args.source)
+    if layout.kind in {"question", "caption"}:
+        require_known(layout, first, args.source)
+    print(f"layout: {layout.kind} (text {layout.text}, picture {layout.image}, answer {layout.answer})")
+    source = Path(args.source)
+    store = PictureStore(folder, source if source.is_dir() else source.parent if source.exists() else None)
+    picked = chosen(itertools.chain([first], rows), total, args)
+    with Progress("converting", args.sample or args.limit or total, "rows") as progress:
+        items = convert(progress.each(picked), layout, store, args)
+        if args.merge_by_image:
+            items = merge_by_image(items, "hf")
+        names = ("split", "config", "revision", "limit", "sample", "seed", "question", "suffix")
+        choices = {"source": args.source, **{name: getattr(args, name) for name in names}, "layout": layout._asdict()}
+        return write_and_check(args, items, Origin("hf", files, folder, choices))

@@ -1,0 +1,157 @@
+"""Rows of a Hugging Face data set, streamed: from the hub, a local folder, parquet, arrow, or one saved to disk.
+
+    name, rows, total = open_rows("HuggingFaceH4/llava-instruct-mix-vsft", split="train")
+    next(rows)      # {"messages": [...], "images": [{"bytes": b"...", "path": None}]}
+
+Pictures stay the bytes they are. Local parquet and arrow files are read 32 rows at a time, whatever their row groups:
+memory does not grow with the data; everything else streams through `datasets`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import DataError
+from data_prep.rows import Row
+
+BATCH = 32
+SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
+
+
+def open_rows(
+    source: str, split: str | None, config: str | None = None, revision: str | None = None
+) -> tuple[list[Path], Iterator[Row], int | None]:
+    """Return (local files read, rows, how many there are or None) of a data set.
+
+    Raises DataError for an unknown source or split, with the splits there are.
+    """
+    path = Path(source)
+    if path.is_dir() and (path / "dataset_dict.json").is_file():
+        path = _saved_split(path, split)
+        split = None
+    files = _files(path)
+    if files:
+        chosen = files if path.is_file() else _of_split(path, files, split)
+        return chosen, itertools.chain.from_iterable(map(_rows_of, chosen)), sum(map(_count, chosen))
+    if not path.exists() and (path.suffix or source.startswith((".", "/")) or source.count("/") != 1):
+        raise DataError(source, "no such file or folder (a data set of the hub is named OWNER/NAME)")
+    return [], _hub_rows(source, split or "train", config, revision), None
+
+
+def _saved_split(path: Path, split: str | None) -> Path:
+    names = sorted(child.name for child in path.iterdir() if (child / "state.json").is_file())
+    wanted = split or ("train" if "train" in names else names[0] if names else "train")
+    if wanted not in names:
+        raise DataError(path, f'no split "{wanted}"; there are {", ".join(names)}')
+    return path / wanted
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the arrow or parquet files of a source: itself, those of a saved data set, or all parquet files below."""
+    if path.is_file():
+        return [path] if path.suffix in {".parquet", ".arrow"} else []
+    if (path / "state.json").is_file():
+        return sorted(path.glob("data-*.arrow"))
+    return sorted(path.rglob("*.parquet")) if path.is_dir() else []
+
+
+def _of_split(folder: Path, files: Sequence[Path], split: str | None) -> list[Path]:
+    named = {file: _split_in(file.relative_to(folder).as_posix()) for file in files}
+    known = sorted({name for name in named.values() if name})
+    if not known and split in {None, "train"}:
+        return list(files)
+    wanted = split or ("train" if "train" in known else known[0])
+    chosen = [file for file in files if named[file] == wanted]
+    if not chosen:
+        raise DataError(folder, f'no split "{wanted}"; its files name {", ".join(known) or "no split"}')
+    return chosen
+
+
+def _split_in(name: str) -> str | None:
+    words = re.split(r"[-_./]", name.lower())
+    return next((split for split in SPLITS if split in words), None)
+
+
+def _rows_of(file: Path) -> Iterator[Row]:
+    import pyarrow
+
+    try:
+        if file.suffix == ".parquet":
+            yield from _parquet_rows(file)
+        else:
+            yield from _arrow_rows(file)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowException) as error:
+        problem = f"a damaged {file.suffix[1:]} file ({str(error).splitlines()[0]:.100})"
+        raise DataError(file, f"{problem}; fetch it again") from None
+
+
+def _parquet_rows(file: Path) -> Iterator[Row]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False) as parquet:
+        for batch in parquet.iter_batches(batch_size=BATCH, use_threads=False):
+            yield from batch.to_pylist()
+
+
+def _arrow_rows(file: Path) -> Iterator[Row]:
+    import pyarrow
+
+    with pyarrow.OSFile(str(file), "rb") as stream:
+        try:
+            reader = pyarrow.ipc.open_stream(stream)
+            batches: Iterator[Any] = iter(reader)
+        except pyarrow.ArrowInvalid:
+            stream.seek(0)
+            whole = pyarrow.ipc.open_file(stream)
+            batches = (whole.get_batch(number) for number in range(whole.num_record_batches))
+        for batch in batches:
+            for start in range(0, batch.num_rows, BATCH):
+                yield from batch.slice(start, BATCH).to_pylist()
+
+
+def _count(file: Path) -> int:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        if file.suffix == ".parquet":
+            return int(pyarrow.parquet.read_metadata(file).num_rows)
+        return sum(1 for _ in _arrow_rows(file)) if file.stat().st_size < 1 << 20 else _count_batches(file)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowException) as error:
+        problem = f"not a {file.suffix[1:]} file, or cut off ({str(error).splitlines()[0]:.100})"
+        raise DataError(file, f"{problem}; fetch it again") from None
+
+
+def _count_batches(file: Path) -> int:
+    import pyarrow
+
+    with pyarrow.memory_map(str(file)) as stream:
+        try:
+            return sum(batch.num_rows for batch in pyarrow.ipc.open_stream(stream))
+        except pyarrow.ArrowInvalid:
+            whole = pyarrow.ipc.open_file(stream)
+            return sum(whole.get_batch(number).num_rows for number in range(whole.num_record_batches))
+
+
+def _hub_rows(source: str, split: str, config: str | None, revision: str | None) -> Iterator[Row]:
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(source, config, split=split, revision=revision, streaming=True)
+        yield from rows.decode(False)
+    except DataError:
+        raise
+    except (FileNotFoundError, ConnectionError, OSError) as error:
+        problem = f"cannot be reached or read ({_first_line(error)})"
+        advice = "check the name and the network, or download it and give the folder"
+        raise DataError(source, f"{problem}; {advice}") from None
+    except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        raise DataError(source, f"{_first_line(error)}; see --split and --config") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
