@@ -24,6 +24,8 @@ MAX_SIDE = 320
 QUALITY = 80
 # Pictures this small look smeared when they are blown up smoothly.
 PIXELATED_BELOW = 128
+# Mean length of references from which cards are wide.
+LONG = 30
 SIGNS = {LOST: "\u2717", WRONG: "\u2717", GAINED: "\u2713", RIGHT: "\u2713"}
 
 
@@ -74,7 +76,7 @@ def image_tag(picture: Any, name: str) -> str:
     style = ' class="pixels"' if small else ""
     return (
         f'<img{style} width="{picture.width}" height="{picture.height}" alt="{escape(name, quote=True)}" '
-        f'loading="lazy" src="data:image/{"png" if small else "jpeg"};base64,{data}">'
+        f'decoding="async" src="data:image/{"png" if small else "jpeg"};base64,{data}">'
     )
 
 
@@ -87,12 +89,15 @@ def gallery(results: Sequence[Outcome], pictures: Pictures) -> str:
     names = OUTCOMES if any(one.before for one in results) else {WRONG: "Wrong", RIGHT: "Right"}
     types = [name for name in metrics.TYPES if any(metrics.type_of(one.now) == name for one in sample)]
     cards = "".join(_card(one, pictures) for one in sample)
+    is_long = sum(len(one.now["reference"]) for one in sample) > LONG * len(sample)
     shown = (
         f"{len(sample):,} of {len(results):,} answers are shown, chosen by a fixed rule; the predictions file has all."
     )
+    style = "cards long" if is_long else "cards"
     return (
         f"{_filters(totals, names, types)}<p class=note>{shown} <span class=count aria-live=polite></span></p>"
-        f'<div class="cards">{cards}</div><p><button type="button" class="morecards" hidden>Show more</button></p>'
+        f'<div class="{style}">{cards}</div>'
+        '<p><button type="button" class="morecards" hidden>Show more</button></p>'
         '<p class="nothing" hidden>No answer in this sample fits the filter.</p>'
     )
 

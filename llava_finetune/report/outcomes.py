@@ -13,6 +13,7 @@ from typing import Any
 from llava_finetune import metrics
 from llava_finetune.intervals import PairedTest, mcnemar, paired_bootstrap
 from llava_finetune.report.run_folder import CONTROLS, Evaluation, Run, key_of
+from llava_finetune.text_overlap import token_f1
 
 LOST, WRONG, GAINED, RIGHT = "lost", "wrong", "gained", "right"
 OUTCOMES = {
@@ -83,14 +84,15 @@ def confusions(predictions: Sequence[Mapping[str, Any]]) -> Counter[tuple[str, s
 def worst_records(
     predictions: Sequence[Mapping[str, Any]], limit: int = 10
 ) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    """Return (record id, its predictions) of the records with the most wrong answers, by share among equals."""
+    """Return (record id, its predictions): most wrong answers first, then largest share, then least overlap."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for one in predictions:
         groups.setdefault(str(one.get("id")), []).append(one)
 
-    def badness(item: tuple[str, list[Mapping[str, Any]]]) -> tuple[int, float]:
-        num_wrong = sum(not metrics.is_right(one) for one in item[1])
-        return num_wrong, num_wrong / len(item[1])
+    def badness(item: tuple[str, list[Mapping[str, Any]]]) -> tuple[int, float, float]:
+        wrong = [one for one in item[1] if not metrics.is_right(one)]
+        overlap = sum(token_f1(one["answer"], metrics.references_of(one)) for one in wrong)
+        return len(wrong), len(wrong) / len(item[1]), -overlap / max(1, len(wrong))
 
     wrong = [item for item in groups.items() if badness(item)[0]]
     return sorted(wrong, key=badness, reverse=True)[:limit]

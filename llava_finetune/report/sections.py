@@ -93,9 +93,10 @@ def confusions_section(run: Run) -> str:
     if now is None or not now.predictions:
         return ""
     counts = confusions(now.predictions)
+    if all(map(metrics.is_right, now.predictions)):
+        return "<p>Every answer is right.</p>"
     listed = confusion_list(counts)
-    wrong = f"<h3>Commonest wrong answers</h3>{listed}" if listed else "<p>Every answer is right.</p>"
-    return confusion_grid(counts) + wrong
+    return confusion_grid(counts) + (f"<h3>Commonest wrong answers</h3>{listed}" if listed else "")
 
 
 def worst_section(run: Run, pictures: Pictures) -> str:

@@ -24,6 +24,7 @@ METRIC_NAMES = {
 }
 MAX_CONFUSION_SIZE = 16
 MAX_CONFUSION_LIST = 12
+MAX_LISTED_LENGTH = 40
 # Metrics this close to exact match in every row are left out.
 SAME = 0.002
 # Longer answers are no classes; a grid of them says nothing.
@@ -116,8 +117,14 @@ def confusion_grid(counts: Mapping[tuple[str, str], int]) -> str:
 
 
 def confusion_list(counts: Mapping[tuple[str, str], int]) -> str:
-    """Return the commonest wrong answers as a list, or an empty text when nothing is wrong."""
-    wrong = Counter({pair: count for pair, count in counts.items() if pair[0] != pair[1]})
+    """Return the commonest wrong answers as a list, sentences left out; an empty text when there is none."""
+    wrong = Counter(
+        {
+            pair: count
+            for pair, count in counts.items()
+            if pair[0] != pair[1] and max(map(len, pair)) <= MAX_LISTED_LENGTH
+        }
+    )
     if not wrong:
         return ""
     items = "".join(
