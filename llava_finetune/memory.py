@@ -55,6 +55,16 @@ class Setting:
         return self.bits if self.mode == "qlora" else 16
 
     @property
+    def wide_stream(self) -> bool:
+        """Whether the hidden states are fp32: peft casts a quantised base's other weights so; only ZeRO undoes it."""
+        return self.base_bits != 16 and self.stage < 2
+
+    @property
+    def stream_bytes(self) -> int:
+        """Bytes of one value of the hidden states."""
+        return 4 if self.wide_stream else self.weight_bytes
+
+    @property
     def has_adapters(self) -> bool:
         """Whether LoRA adapters are trained."""
         return self.mode in ("lora", "qlora")
@@ -86,15 +96,13 @@ def sequence_length(shape: Shape, setting: Setting) -> int:
 
 def trainable_parameters(shape: Shape, setting: Setting) -> int:
     """Parameters that this mode trains: the projector, and adapters or the whole language model."""
-    adapters = shape.lora_parameters(setting.rank, setting.targets) if setting.has_adapters else 0
     language = shape.language.num_parameters if setting.mode == "full" else 0
-    return shape.projector_parameters + adapters + language
+    return shape.projector_parameters + _adapters(shape, setting) + language
 
 
 def estimate(shape: Shape, setting: Setting) -> Estimate:
     """Bytes on one GPU for this model and setting."""
     trained = trainable_parameters(shape, setting)
-    adapters = shape.lora_parameters(setting.rank, setting.targets) if setting.has_adapters else 0
     shards = setting.num_gpus if setting.stage >= 2 else 1
     spread = setting.num_gpus if setting.stage == 3 else 1
     trained_bytes = setting.weight_bytes if setting.stage >= 2 or setting.mode == "full" else 4
@@ -102,10 +110,10 @@ def estimate(shape: Shape, setting: Setting) -> Estimate:
     resident = (frozen + trained_bytes * shape.projector_parameters) / spread
     return Estimate(
         weights=round(0 if setting.offload and setting.stage == 3 else resident),
-        adapters=round(trained_bytes * adapters / spread),
+        adapters=round(trained_bytes * _adapters(shape, setting) / spread),
         gradients=round(0 if setting.offload else trained_bytes * trained / shards),
         optimizer=round(0 if setting.offload else _optimizer_bytes(setting) * trained / shards),
-        activations=_kept_activations(shape, setting),
+        activations=_activations(shape, setting),
         logits=_logits(shape, setting),
         temporary=_temporary(shape, setting, trained, shards),
         context=CONTEXT,
@@ -124,13 +132,18 @@ def host_ram(shape: Shape, setting: Setting, *, on_gpu: bool) -> int:
     return ranks * PYTHON[True] + max(loading, offloaded)
 
 
+def _adapters(shape: Shape, setting: Setting) -> int:
+    return shape.lora_parameters(setting.rank, setting.targets) if setting.has_adapters else 0
+
+
 def _weight_bytes(shape: Shape, setting: Setting) -> float:
     """The base's weights before sharding: linears of the language model quantised, the rest in 16 bit."""
     language = shape.language
     linears = language.layers * language.layer_linear_parameters
     rest = language.num_parameters - linears + shape.vision.num_parameters + shape.projector_parameters
     per_linear = float(setting.weight_bytes) if setting.base_bits == 16 else BYTES_PER_WEIGHT[setting.base_bits]
-    return per_linear * linears + setting.weight_bytes * rest
+    extra = (4 - setting.weight_bytes) * (language.num_parameters - linears) if setting.wide_stream else 0
+    return per_linear * linears + setting.weight_bytes * rest + extra
 
 
 def _projector_bytes(shape: Shape, setting: Setting) -> int:
@@ -149,11 +162,11 @@ def _layer_bytes_per_token(language: Language, setting: Setting) -> float:
 
     Two norms keep their input in fp32; attention keeps q, k, v and its output; the MLP keeps gate, up and silu(gate).
     A trained weight keeps its input; LoRA keeps the dropped input and the mask of each of its modules, and its inner
-    product. fp32 adapters (no ZeRO) keep a 16-bit copy of themselves, which is counted per layer, not per token.
+    product.
     """
     w = setting.weight_bytes
     h, i, q, kv = language.hidden, language.intermediate, language.query_size, language.kv_size
-    kept = 8 * h + w * (2 * q + 2 * kv) + w * 3 * i + 4 * language.heads
+    kept = 8 * h + w * (2 * q + 2 * kv) + setting.stream_bytes * 3 * i + 4 * language.heads
     if setting.mode == "full":
         return kept + w * 4 * h + w * i
     if setting.has_adapters:
@@ -172,16 +185,18 @@ def _adapted(name: str, targets: str) -> bool:
     return "language" in parts or ("language.attention" in parts and name in ("q_proj", "k_proj", "v_proj", "o_proj"))
 
 
-def _kept_activations(shape: Shape, setting: Setting) -> int:
-    """What the forward pass leaves for the backward pass: every layer, or with checkpointing every layer's input."""
+def _activations(shape: Shape, setting: Setting) -> int:
+    """Kept for the backward pass: every layer; with checkpointing every layer's input, and one layer computed again."""
     language, tokens = shape.language, setting.batch * sequence_length(shape, setting)
     per_layer = _layer_bytes_per_token(language, setting)
-    inputs = setting.weight_bytes * language.hidden * language.layers * tokens
+    inputs = setting.stream_bytes * language.hidden * language.layers * tokens
     layers = inputs + per_layer * tokens if setting.checkpointing else per_layer * language.layers * tokens
-    images = setting.batch * setting.images * shape.views * shape.vision.num_patches
-    projector = images * setting.weight_bytes * (shape.vision.hidden + 2 * language.hidden)
-    # The embeddings before and after the pictures are spliced in, and the last norm in fp32.
-    return round(layers + projector + tokens * language.hidden * (2 * setting.weight_bytes + 4))
+    patches = setting.batch * setting.images * shape.views * shape.vision.num_patches
+    projector = patches * setting.weight_bytes * (shape.vision.hidden + 2 * language.hidden)
+    # fp32 adapters (no ZeRO) run through autocast, which keeps a 16-bit copy of each until the forward pass is over.
+    copies = 0 if setting.stage >= 2 else setting.weight_bytes * _adapters(shape, setting)
+    # The embeddings before and after the pictures are spliced in, and the last norm's input in fp32.
+    return round(layers + copies + projector + tokens * language.hidden * (2 * setting.weight_bytes + 4))
 
 
 def _logits(shape: Shape, setting: Setting) -> int:
@@ -193,13 +208,18 @@ def _logits(shape: Shape, setting: Setting) -> int:
 def _temporary(shape: Shape, setting: Setting, trained: int, shards: int) -> int:
     """What the worst moment holds besides what is kept: a layer's backward, the tower's forward, the optimizer's step.
 
-    The three do not meet, and the tower and the step do not meet the kept activations either.
+    The moments do not meet: the logits are gone when a layer's backward begins, and neither the tower's forward nor
+    the step meets the activations.
     """
     language, tokens = shape.language, setting.batch * sequence_length(shape, setting)
-    kept = _kept_activations(shape, setting) + _logits(shape, setting)
-    backward = setting.weight_bytes * tokens * 3 * language.intermediate
+    logits = _logits(shape, setting)
+    kept = _activations(shape, setting) + logits
+    fp32_adapters = setting.has_adapters and setting.stage < 2
+    backward = tokens * language.intermediate * (2 * setting.stream_bytes + (4 if fp32_adapters else 0))
     if setting.base_bits != 16:
         backward += 2 * max(rows * columns for rows, columns in language.linears().values())
+    if setting.mode == "full":
+        backward += setting.weight_bytes * max(rows * columns for rows, columns in language.linears().values())
     step = _step_bytes(setting, trained // shards)
     patches = setting.batch * setting.images * shape.views * (shape.vision.num_patches + 1)
     # The tower is asked for one hidden state and keeps all of them.
@@ -207,7 +227,7 @@ def _temporary(shape: Shape, setting: Setting, trained: int, shards: int) -> int
     tower = setting.weight_bytes * patches * per_patch
     sharded = setting.stage == 3 and (setting.num_gpus > 1 or setting.offload)
     gathered = 2 * min(LIVE_PARAMETERS, language.num_parameters) if sharded else 0
-    return round(max(backward, tower - kept, step - kept) + gathered)
+    return round(max(backward - logits, tower - kept, step - kept, 0) + gathered)
 
 
 def _step_bytes(setting: Setting, trained: int) -> int:

@@ -1,0 +1,139 @@
+"""llava-finetune plan: the table, the launcher line, and what fits where."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llava_finetune import plan, proposals
+from llava_finetune.cli import main
+from llava_finetune.errors import UsageError
+from llava_finetune.machine import GB
+from llava_finetune.memory import Setting, estimate
+from llava_finetune.shapes import read_shape
+
+SEVEN = "liuhaotian/llava-v1.5-7b"
+
+
+def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
+    assert main(["plan", "--model", SEVEN, "--json", *arguments]) == 0
+    return dict(json.loads(capsys.readouterr().out))
+
+
+def test_the_plan_of_7b_lora_on_24_gb_is_golden(
+    capsys: pytest.CaptureFixture[str], golden: Callable[[Path, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "available_ram", lambda: 64 * GB)
+    assert main(["plan", "--model", SEVEN, "--mode", "lora", "--gpus", "1x24GB"]) == 0
+    golden(Path(__file__).parent / "golden" / "plan.txt", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("mode", "gpus", "config"),
+    [
+        ("lora", "1x24GB", "zero2"),
+        ("qlora", "1x16GB", "zero2"),
+        ("full", "8x80GB", "zero2"),
+        ("full", "8x24GB", "zero3"),
+        ("full", "1x24GB", "zero2_offload"),
+    ],
+)
+def test_a_proposal_fits_its_gpus(mode: str, gpus: str, config: str) -> None:
+    number, size = proposals.read_gpus(gpus)
+    found = proposals.propose(read_shape(SEVEN), Setting(mode, num_gpus=number), size, 128)
+    assert found is not None and found.config == config
+    assert found.estimate.total <= size
+    assert found.setting.batch * found.accumulation * number == 128
+
+
+def test_a_qlora_is_never_given_zero3() -> None:
+    settings = list(proposals.candidates(Setting("qlora", num_gpus=8)))
+    assert {setting.stage for setting in settings} == {2}
+
+
+def test_the_smallest_setting_is_the_smallest_of_all() -> None:
+    shape, wanted = read_shape(SEVEN), Setting("full", num_gpus=2)
+    setting, size = proposals.smallest(shape, wanted)
+    assert (
+        size
+        == estimate(shape, setting).total
+        == min(estimate(shape, one).total for one in proposals.candidates(wanted))
+    )
+
+
+def test_a_gpu_too_small_for_the_mode_says_by_how_much(capsys: pytest.CaptureFixture[str]) -> None:
+    model = "liuhaotian/llava-v1.6-34b"
+    assert main(["plan", "--model", model, "--mode", "qlora", "--gpus", "1x24GB"]) == 1
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"{model}: qlora needs at least ") and " too little; " in last
+    assert "use lora or full on these GPUs" in last, "offloaded 16-bit modes need less of the GPU"
+
+
+def test_json_holds_every_mode_with_and_without_checkpointing(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = planned(capsys, "--gpus", "1x24GB")
+    modes = answer["modes"]
+    assert isinstance(modes, dict) and set(modes) == set(plan.MODES)
+    for values in modes.values():
+        assert set(values["bytes"]) == {"with_checkpointing", "without_checkpointing"}
+        parts = dict(values["bytes"]["with_checkpointing"])
+        assert parts.pop("total") == sum(parts.values())
+    assert modes["lora"]["trainable_parameters"] == 340_795_392
+
+
+def test_the_records_lengths_and_pictures_are_counted(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "<image>\n<image>\n" + "word " * 200}, {"from": "gpt", "value": "yes " * 50}]
+    rows = [{"id": "a", "image": ["a.png", "b.png"], "conversations": turns}] * 3
+    path = tmp_path / "records.json"
+    path.write_text(json.dumps(rows))
+    found = proposals.lengths(str(path))
+    assert found["images"] == 2
+    assert 250 < found["text_tokens"] < 500 and 50 <= found["supervised_tokens"] < 80
+
+
+def test_data_without_pictures_needs_less(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    turns = [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "good day"}]
+    path = tmp_path / "records.json"
+    path.write_text(json.dumps([{"id": "a", "conversations": turns}] * 3))
+    with_pictures = planned(capsys, "--gpus", "8x80GB")["modes"]
+    without = planned(capsys, "--gpus", "8x80GB", "--data", str(path))["modes"]
+    assert isinstance(with_pictures, dict) and isinstance(without, dict)
+    assert without["lora"]["setting"]["batch"] >= with_pictures["lora"]["setting"]["batch"]
+    assert without["lora"]["setting"]["images"] == 0
+
+
+@pytest.mark.parametrize("text", ["4", "x24GB", "0x24GB", "24"])
+def test_an_unreadable_gpu_list_shows_how_to_write_it(text: str) -> None:
+    with pytest.raises(UsageError, match=rf"--gpus {text}: expected NUMBERxSIZE, for example 1x24GB"):
+        proposals.read_gpus(text)
+
+
+def test_without_a_gpu_the_plan_asks_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proposals, "gpus", list)
+    with pytest.raises(UsageError, match=r"this machine shows no GPU; say which ones the plan is for: --gpus 1x24GB"):
+        proposals.read_gpus(None)
+
+
+def test_the_printed_line_is_a_command_that_runs(
+    capsys: pytest.CaptureFixture[str],
+    run_script: Callable[..., "subprocess.CompletedProcess[str]"],
+    with_gpus: Callable[..., None],
+    root: Path,
+) -> None:
+    with_gpus(4, 40)
+    assert main(["plan", "--model", SEVEN, "--mode", "full", "--gpus", "4x40GB"]) == 0
+    out = capsys.readouterr().out
+    words = out[out.index("MODEL=") :].split("\n\n")[0].replace("\\\n", " ").split()
+    variables = dict(word.split("=", 1) for word in words[: words.index("bash")])
+    script, *flags = words[words.index("bash") + 1 :]
+    result = run_script(script, "--dry-run", *flags, **variables)
+    assert result.returncode == 0, result.stderr
+    assert f"--per_device_train_batch_size {variables['PER_GPU_BATCH']}" in result.stdout
+
+
+def test_planning_imports_no_torch() -> None:
+    code = "import sys; import llava_finetune.plan, llava_finetune.launch; print('torch' in sys.modules)"
+    import sys
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -1,0 +1,108 @@
+"""Shapes from configs: parameter counts of published models, and of real tiny ones, to the last parameter."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llava_finetune.errors import UserError
+from llava_finetune.memory import Setting, trainable_parameters
+from llava_finetune.shapes import KNOWN_MODELS, read_shape, shape_of
+from llava_finetune.tiny import FAMILIES, make_tiny_llava
+
+SEVEN = "liuhaotian/llava-v1.5-7b"
+
+
+def test_the_published_counts_of_the_7b_come_out() -> None:
+    shape = read_shape(SEVEN)
+    assert shape.language.num_parameters == 6_738_415_616
+    assert shape.lora_parameters(128) == 319_815_680
+    assert shape.projector_parameters == 20_979_712
+    assert trainable_parameters(shape, Setting("lora")) == 319_815_680 + 20_979_712
+
+
+@pytest.mark.parametrize(
+    ("model", "language", "lora", "tokens"),
+    [
+        ("liuhaotian/llava-v1.5-13b", 13_015_864_320, 500_695_040, 576),
+        ("liuhaotian/llava-v1.6-mistral-7b", 7_241_732_096, 335_544_320, 2928),
+        ("liuhaotian/llava-v1.6-34b", 34_388_917_248, 983_040_000, 2928),
+        ("llava-hf/llava-1.5-7b-hf", 6_738_939_904, 319_815_680, 576),
+        ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", 1_100_048_384, 100_925_440, 576),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", 134_515_008, 39_075_840, 576),
+    ],
+)
+def test_a_built_in_model_has_its_published_size(model: str, language: int, lora: int, tokens: int) -> None:
+    shape = read_shape(model)
+    assert (shape.language.num_parameters, shape.lora_parameters(128), shape.image_tokens) == (language, lora, tokens)
+
+
+@pytest.mark.parametrize("model", json.loads(KNOWN_MODELS.read_text())["models"])
+def test_every_built_in_model_is_read(model: str) -> None:
+    shape = read_shape(model)
+    assert shape.language.num_parameters > 10**8 and shape.vision.num_parameters > 10**8
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_counts_equal_a_real_models_parameters(family: str, tmp_path: Path) -> None:
+    import llava.model  # noqa: F401  registers the config classes
+    import torch
+    import transformers
+
+    from llava_finetune.building import target_modules
+    from llava_finetune.modeling import model_class
+
+    folder = make_tiny_llava(tmp_path / "model", family)
+    config = transformers.AutoConfig.from_pretrained(folder)
+    model = model_class(config.model_type).from_pretrained(folder, dtype=torch.float32)
+    tower = model.get_vision_tower()
+    if not tower.is_loaded:
+        tower.load_model()
+    shape = read_shape(str(folder))
+    counted = shape.language.num_parameters + shape.vision.num_parameters + shape.projector_parameters
+    assert counted == sum(parameter.numel() for parameter in model.parameters())
+    modules = dict(model.named_modules())
+    for targets in ("language", "language.attention", "vision", "projector", "language,vision"):
+        sizes = [modules[name] for name in target_modules(targets, model)]
+        expected = sum(8 * (module.in_features + module.out_features) for module in sizes)
+        assert shape.lora_parameters(8, targets) == expected, targets
+
+
+def test_image_tokens_equal_the_drivers_count(tmp_path: Path) -> None:
+    import llava.model  # noqa: F401  registers the config classes
+    import transformers
+
+    from llava_finetune.dataset import num_image_tokens
+    from llava_finetune.modeling import model_class
+
+    folder = make_tiny_llava(tmp_path / "model", "1.6-mistral")
+    config = transformers.AutoConfig.from_pretrained(folder)
+    tower = model_class(config.model_type).from_pretrained(folder).get_vision_tower()
+    most = max(num_image_tokens(config, tower, size) for size in [(112, 112), (200, 200), (56, 112), (112, 56)])
+    assert read_shape(str(folder)).image_tokens == most
+
+
+def test_an_adapter_has_its_bases_shape(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": SEVEN}))
+    assert read_shape(str(tmp_path)).language == read_shape(SEVEN).language
+
+
+def test_an_unknown_hub_id_says_what_else_is_possible() -> None:
+    with pytest.raises(UserError, match=r"some/model: neither a folder with config.json nor a hub id that is built in"):
+        read_shape("some/model")
+
+
+def test_an_unknown_family_is_named() -> None:
+    with pytest.raises(UserError, match=r"m: model family 'gpt2' is not supported; known: llama, "):
+        shape_of({"model_type": "gpt2"}, "m")
+
+
+def test_a_broken_config_names_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"hidden_size": }')
+    with pytest.raises(UserError, match=r"config.json: not JSON \(line 1"):
+        read_shape(str(tmp_path))
+
+
+def test_an_unknown_tower_is_named() -> None:
+    with pytest.raises(UserError, match=r"vision tower some/tower is neither a folder nor built in"):
+        shape_of({"model_type": "llama", "mm_vision_tower": "some/tower"}, "m")
