@@ -17,6 +17,7 @@ from itertools import pairwise
 from typing import Any
 
 from llava_finetune import text_overlap, vqa_scorer
+from llava_finetune.errors import UserError
 from llava_finetune.intervals import bootstrap, wilson
 
 Prediction = Mapping[str, Any]
@@ -62,9 +63,20 @@ def type_of(prediction: Prediction) -> str:
 
 
 def references_of(prediction: Prediction) -> list[str]:
-    """Return every reference of the question: `answers` where there are some, else the one `reference`."""
+    """Return every reference of the question: `answers` where there are some, else the one `reference`.
+
+    Raises UserError naming the record when `answers` is not a list of texts.
+    """
     answers = prediction.get("answers")
-    return list(answers) if answers else [prediction["reference"]]
+    if not answers:
+        return [str(prediction["reference"])]
+    wrong = next((one for one in answers if not isinstance(one, str)), None) if isinstance(answers, list) else answers
+    if wrong is not None:
+        raise UserError(
+            f'record "{prediction.get("id")}": answers holds a {type(wrong).__name__}; expected a list of texts, '
+            "such as the ten answers of a VQA question"
+        )
+    return list(answers)
 
 
 def vqa_accuracies(predictions: Sequence[Prediction]) -> list[float | None]:
@@ -103,12 +115,18 @@ def score(predictions: Sequence[Prediction]) -> Scores:
 def questions_of(record: Mapping[str, Any]) -> Iterator[tuple[int, str, str]]:
     """Yield (turn, question, reference) for every question and answer of a human/gpt record; turn counts from 0.
 
-    The picture's placeholder is taken out of the question.
+    The picture's placeholder is taken out of the question. Raises UserError naming the record when a turn is no text.
     """
     turns = record.get("conversations") or []
     pairs = [(a, b) for a, b in pairwise(turns) if a.get("from") == "human" and b.get("from") == "gpt"]
     for turn, (human, gpt) in enumerate(pairs):
-        yield turn, bare_question(human["value"]), str(gpt["value"])
+        for side in (human, gpt):
+            if not isinstance(side.get("value"), str):
+                raise UserError(
+                    f'record "{record.get("id")}": turn {turn} of {side["from"]} holds a '
+                    f"{type(side.get('value')).__name__}; expected a text"
+                )
+        yield turn, bare_question(human["value"]), gpt["value"]
 
 
 def bare_question(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from llava_finetune.errors import UserError
 from llava_finetune.metrics import is_right, normalise, question_type, questions_of, score, text_prior
 
 
@@ -95,6 +96,20 @@ def test_ten_references_bring_the_official_accuracy():
 
 def test_three_references_are_too_few_for_the_official_accuracy():
     assert "vqa_accuracy" not in score([prediction("dog", "dog", answers=["dog"] * 3)])
+
+
+@pytest.mark.parametrize(
+    ("answers", "found"), [([{"answer": "dog"}] * 10, "dict"), ("dog", "str"), (["dog", 3], "int")]
+)
+def test_references_of_a_wrong_type_are_refused_by_record(answers, found):
+    with pytest.raises(UserError, match=rf'record "r1": answers holds a {found}; expected a list of texts'):
+        score([prediction("dog", "dog", answers=answers)])
+
+
+@pytest.mark.parametrize("value", [None, 3, ["yes"]])
+def test_an_answer_that_is_no_text_is_refused_by_record(value):
+    with pytest.raises(UserError, match=r'record "r": turn 0 of gpt holds a \w+; expected a text'):
+        list(questions_of(record("Is it?", value)))
 
 
 def test_long_references_bring_rouge_and_bleu():

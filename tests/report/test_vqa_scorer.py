@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llava_finetune.vqa_scorer import CONTRACTIONS, NUMBER_WORDS, clean, official_percent, question_accuracy
@@ -90,7 +90,7 @@ def test_scores_equal_the_published_procedure_on_sets_with_every_contraction():
             assert question_accuracy(answer, references) == stepwise_accuracy(answer, references)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(alphabet=st.sampled_from("aT 1,.'-/!?\n\tn\u0663\u00a0"), max_size=12), st.data())
 def test_scores_equal_the_published_procedure_on_any_text(answer, data):
     near = st.sampled_from([answer, answer.lower(), answer.replace(".", ""), f"the {answer}", "no"])
