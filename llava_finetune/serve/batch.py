@@ -112,11 +112,15 @@ class Batch:
 
 
 def _with_blanks(prompts: Sequence[Prompt], like: torch.Tensor) -> tuple[Any, list[tuple[int, int]]]:
-    """Pictures in order; a prompt without one gets a blank, which upstream's splice takes and adds no token for."""
+    """Pictures in order; a prompt without one gets a blank, which upstream's splice takes and adds no token for.
+
+    An anyres blank is one view: several would have to fit a grid.
+    """
+    blank = torch.zeros_like(like[:1] if like.ndim == 4 else like)
     images: list[torch.Tensor] = []
     sizes: list[tuple[int, int]] = []
     for prompt in prompts:
-        images += prompt.pixel_values or [torch.zeros_like(like)]
+        images += prompt.pixel_values or [blank]
         sizes += prompt.sizes or [(1, 1)]
     return images, sizes
 

@@ -12,9 +12,11 @@ import getpass
 import ipaddress
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -200,6 +202,19 @@ def graceful_server(config: Any, server: Any) -> Any:
     import uvicorn
 
     class GracefulServer(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """As uvicorn's, which raises the signal again at the end: then nothing would be cleaned up."""
+            if threading.current_thread() is not threading.main_thread():
+                yield
+                return
+            before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             for engine in server.engines.values():
                 engine.closing = True

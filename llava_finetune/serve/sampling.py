@@ -52,7 +52,9 @@ class TextStream:
         self.stopped = False
 
     def push(self, token: int) -> str:
-        """Add a token; returns the text that is certain now."""
+        """Add a token; returns the text that is certain now, nothing after a stop text."""
+        if self.stopped:
+            return ""
         self.ids.append(token)
         before = self._decode(self.ids[self.begin : self.read])
         now = self._decode(self.ids[self.begin :])
@@ -62,7 +64,8 @@ class TextStream:
         if not self.given:
             self.text = self.text.lstrip()
         self._cut_at_stop()
-        return self._give(len(self.text.rstrip()) - self._possible_stop())
+        certain = self.text[: len(self.text.rstrip()) - self._possible_stop()]
+        return self._give(len(certain.rstrip()))
 
     def finish(self) -> str:
         """The rest of the text at the end of the answer."""
