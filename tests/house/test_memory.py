@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from allocations import Allocations
 from PIL import Image
 
 from llava_finetune.memory import CONTEXT, Setting, estimate, host_ram
 from llava_finetune.shapes import read_shape
 from llava_finetune.tiny import make_tiny_llava
+from tests.house.allocations import Allocations
 
 SIZES = {
     "hidden_size": 256,
