@@ -25,7 +25,11 @@ Turn = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of the prompt's text; `supervised` pieces are what the model is taught to write."""
+    """A piece of the prompt's text; `supervised` pieces are what the model is taught to write.
+
+    A prompt for generation ends before the space of "ASSISTANT: yes", so that space belongs to what is taught: Llama's
+    tokenizer gives it a token of its own before a digit.
+    """
 
     text: str
     supervised: bool = False
@@ -94,7 +98,7 @@ def _render_two(conversation: Any, turns: Sequence[Turn]) -> list[Segment]:
         elif turn["value"] is None:
             out.append(Segment(f"{gpt}:"))
         else:
-            out += [Segment(f"{gpt}: "), Segment(turn["value"] + conversation.sep2, True)]
+            out += [Segment(f"{gpt}:"), Segment(f" {turn['value']}{conversation.sep2}", True)]
     return out
 
 
@@ -107,7 +111,7 @@ def _render_single(conversation: Any, turns: Sequence[Turn]) -> list[Segment]:
         elif turn["value"] is None:
             out.append(Segment(f"{gpt}:"))
         else:
-            out += [Segment(f"{gpt}: "), Segment(turn["value"] + conversation.sep, True)]
+            out += [Segment(f"{gpt}:"), Segment(f" {turn['value']}{conversation.sep}", True)]
     return out
 
 
@@ -135,7 +139,7 @@ def _render_llama_2(conversation: Any, turns: Sequence[Turn]) -> list[Segment]:
             begin = conversation.sep if index else ""
             out.append(Segment(f"{begin}[INST] {text} [/INST]"))
         elif turn["value"] is not None:
-            out += [Segment(" "), Segment(f"{turn['value']} {conversation.sep2}", True)]
+            out.append(Segment(f" {turn['value']} {conversation.sep2}", True))
     return out
 
 
