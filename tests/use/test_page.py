@@ -1,4 +1,4 @@
-"""The web page in a real headless Chromium: upload, ask, stream, stop, compare, reload, broken and huge pictures, errors.
+"""The web page in a real headless Chromium: upload, ask, stream, stop, compare, reload, broken and huge pictures.
 
 It needs Chromium: scripts/browser.sh finds or installs one.
 """
@@ -178,8 +178,10 @@ def test_stop_ends_the_answer_and_the_chat_goes_on(page: Any, page_server: Any) 
 def test_retry_answers_again_and_new_chat_forgets(page: Any, page_server: Any) -> None:
     set_length(page, 8)
     ask(page, "Again?")
-    before = answer(page).inner_text()
+    answer(page)
     idle(page_server)
+    page.wait_for_timeout(500)
+    before = answer(page).inner_text()
     page.locator("#retry").click()
     page.wait_for_timeout(1000)
     idle(page_server)
@@ -244,11 +246,15 @@ def test_a_picture_of_too_many_pixels_is_refused_with_the_limit(page: Any, tmp_p
     page.locator("#chat-0").get_by_text("more than the 4,000,000 allowed").wait_for()
 
 
-def test_an_upload_of_too_many_bytes_is_refused(page: Any, page_server: Any, tmp_path: Path) -> None:
-    (tmp_path / "large.png").write_bytes(b"\x89PNG\r\n\x1a\n" + os.urandom(1_500_000))
-    with page.expect_response(re.compile("/gradio_api/upload")) as response:
-        page.locator("#message input[type=file]").set_input_files(str(tmp_path / "large.png"))
-    assert response.value.status == 413
+def test_an_upload_of_too_many_bytes_is_refused_by_page_and_server(page: Any, page_server: Any, tmp_path: Path) -> None:
+    large = b"\x89PNG\r\n\x1a\n" + os.urandom(1_500_000)
+    (tmp_path / "large.png").write_bytes(large)
+    page.locator("#message input[type=file]").set_input_files(str(tmp_path / "large.png"))
+    page.get_by_text(re.compile("exceed the maximum allowed size")).first.wait_for()
+    sent = httpx.post(f"{page_server.url}/gradio_api/upload", files={"files": ("large.png", large, "image/png")})
+    assert sent.status_code == 413
+    vast = httpx.post(f"{page_server.url}/gradio_api/upload", files={"files": ("vast.png", large * 3, "image/png")})
+    assert vast.status_code == 413
 
 
 def test_a_failing_model_shows_what_failed(page: Any, page_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,10 +334,10 @@ def test_the_page_asks_for_user_and_password_when_it_has_one(loaded: Any, kit: S
     from llava_finetune.serve.page import mount
 
     server = Server({"tiny": Engine(loaded).start()}, access=Access(user="me", password="pw", hosts=None))
-    with kit.serving(server, mount(build_app(server), server, [], "closed")) as running:
-        with httpx.Client(base_url=running.url) as visitor:
-            assert visitor.get("/config").status_code == 401
-            assert visitor.post("/gradio_api/run/predict", json={"data": [], "fn_index": 0}).status_code == 401
-            assert visitor.post("/login", data={"username": "me", "password": "no"}).status_code == 400
-            assert visitor.post("/login", data={"username": "me", "password": "pw"}).status_code == 200
-            assert visitor.get("/config").status_code == 200
+    application = mount(build_app(server), server, [], "closed")
+    with kit.serving(server, application) as running, httpx.Client(base_url=running.url) as visitor:
+        assert visitor.get("/config").status_code == 401
+        assert visitor.post("/gradio_api/run/predict", json={"data": [], "fn_index": 0}).status_code == 401
+        assert visitor.post("/login", data={"username": "me", "password": "no"}).status_code == 400
+        assert visitor.post("/login", data={"username": "me", "password": "pw"}).status_code == 200
+        assert visitor.get("/config").status_code == 200
