@@ -90,6 +90,15 @@ class TrainingArguments(transformers.TrainingArguments):
     vision_tower_lr: float | None = field(default=None, metadata={"help": "its learning rate; default: the run's"})
     mm_projector_lr: float | None = field(default=None, metadata={"help": "projector's learning rate"})
     group_by_modality_length: bool = field(default=False, metadata={"help": "batch records of like length and kind"})
+    group_by_real_length: bool = field(
+        default=False, metadata={"help": "group by tokens, pictures counted, instead of upstream's count of words"}
+    )
+    unpadded: bool = field(
+        default=True, metadata={"help": "run layers on real tokens only and gather pictures in one call; same loss"}
+    )
+    fast_lora: bool = field(default=True, metadata={"help": "LoRA layers with fewer passes; same loss, same files"})
+    trim_heap: bool = field(default=True, metadata={"help": "on CPU, give freed memory back after each step"})
+    profile: int = field(default=0, metadata={"help": "profile this many steps and say where the time goes"})
     resume: str = field(default="none", metadata={"help": "auto, none, or a checkpoint folder"})
     logging_steps: float = field(default=1, metadata={"help": "steps between log lines"})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "kept off: NaN is shown as NaN, and stops"})

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from data_prep.record import DataError, images_of, open_image, resolve_image
 from llava_finetune.errors import UserError
 from llava_finetune.masking import IGNORE_INDEX, IMAGE_TOKEN, Encoded, encode
+from llava_finetune.splice import lay_out, unique_pictures
 
 
 def process_image(image: Image.Image, processor: Any, config: Any) -> torch.Tensor:
@@ -115,13 +116,15 @@ class RecordDataset(Dataset[dict[str, Any]]):
             raise UserError(f"record {record.get('id')!r}: {error}") from None
         encoded = self.encoder.encode(record)
         config, tower = self.encoder.config, self.encoder.tower
-        extra = sum(num_image_tokens(config, tower, size) - 1 for size in sizes) if tower is not None else 0
+        image_tokens = [num_image_tokens(config, tower, size) if tower is not None else 1 for size in sizes]
         return {
             "input_ids": torch.tensor(encoded.input_ids),
             "labels": torch.tensor(encoded.labels),
             "images": pixels,
             "image_sizes": sizes,
-            "length": len(encoded.input_ids) + extra,
+            "image_names": images_of(record),
+            "image_tokens": image_tokens,
+            "length": len(encoded.input_ids) + sum(image_tokens) - len(image_tokens),
             "id": str(record.get("id", index)),
         }
 
@@ -140,12 +143,14 @@ class Collator:
     """Pad examples to one batch, as upstream does: right padding, pictures in order, a zero picture for text.
 
     Returns input_ids, labels (int64, B x T), attention_mask (bool), images (float32 tensor, or a list where shapes
-    differ), image_sizes, and for the trainer's own use record_ids and num_tokens.
+    differ), image_sizes, and for the trainer's own use record_ids and num_tokens. With `unpadded` also `layout`
+    (see splice.py), and each different picture once.
     """
 
     pad_token_id: int
     blank: torch.Tensor | None = None
     max_length: int | None = None
+    unpadded: bool = False
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         pad = torch.nn.utils.rnn.pad_sequence
@@ -160,6 +165,10 @@ class Collator:
             "record_ids": [example["id"] for example in examples],
             "num_tokens": sum(example["length"] for example in examples),
         }
+        if self.unpadded and self.blank is not None:
+            pixels, sizes, chosen = unique_pictures(examples)
+            batch["layout"] = lay_out(examples, chosen, self.max_length)
+            examples = [{"images": pixels, "image_sizes": sizes}]
         if self.blank is not None:
             batch["images"], batch["image_sizes"] = self._images(examples)
         return batch

@@ -17,6 +17,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from llava_finetune.errors import UserError
 from llava_finetune.masking import IGNORE_INDEX
+from llava_finetune.splice import laid_out_loss
 
 FAMILIES = {
     "llama": "LlavaLlamaForCausalLM",
@@ -51,9 +52,12 @@ class SupervisedHead:
         inputs_embeds: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         past_key_values: Any = None,
+        layout: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """As upstream's forward; with `labels` (int64, B x T) the result holds the loss and no logits."""
+        """As upstream's forward; with `labels` (int64, B x T) or a `layout` the result holds the loss and no logits."""
+        if layout is not None:
+            return CausalLMOutputWithPast(loss=laid_out_loss(self, layout, images, image_sizes))
         if labels is None:
             return super().forward(  # type: ignore[misc]
                 input_ids=input_ids,

@@ -32,8 +32,10 @@ from llava_finetune.building import (
 )
 from llava_finetune.dataset import Collator, Encoder, RecordDataset
 from llava_finetune.errors import UserError
+from llava_finetune.fast_lora import speed_up
 from llava_finetune.manifest import file_sha256, run_manifest, write_json
 from llava_finetune.saving import FolderWriter
+from llava_finetune.splice import can_unpad, unpad_attention
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,7 +77,8 @@ def train(arguments: Arguments) -> Any:
     if not len(records):
         raise UserError(f"{arguments.data.data_path}: no records; nothing to train on")
     size = tower.config.image_size
-    collator = Collator(tokenizer.pad_token_id, torch.zeros(3, size, size), tokenizer.model_max_length)
+    unpadded = _make_fast(model, training, say)
+    collator = Collator(tokenizer.pad_token_id, torch.zeros(3, size, size), tokenizer.model_max_length, unpadded)
     writer = FolderWriter(arguments, tokenizer, template, tower.image_processor, is_main)
     if is_main:
         _write_run(output, arguments, model, template, len(records))
@@ -88,6 +91,20 @@ def train(arguments: Arguments) -> Any:
     save(trainer, writer, output)
     say(f"saved {writer.kind} in {output}")
     return trainer
+
+
+def _make_fast(model: Any, training: Any, say: Any) -> bool:
+    """Switch on what makes steps faster at equal loss, and say what. Returns whether batches go without padding."""
+    if training.fast_lora and training.lora_enable and (replaced := speed_up(model)):
+        say(f"fast LoRA in {replaced} layers (--fast_lora False for peft's own)")
+    if not training.unpadded:
+        return False
+    if not can_unpad(model.config):
+        say(f"padded batches: {model.config._attn_implementation} attention, or a window or dropout in it, needs them")
+        return False
+    unpad_attention(model.config)
+    say("batches without padding, each picture encoded once (--unpadded False for upstream's padded ones)")
+    return True
 
 
 def _model(arguments: Arguments, say: Any) -> tuple[Any, Any, str]:
