@@ -122,7 +122,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         config=deepspeed_config(settings),
         checks=settings.get("LAUNCH_CHECKS") != "off",
     )
-    return run(launch.command, {**settings.environment, **launch.variables})
+    environment = {**settings.environment, **launch.variables}
+    # On a shared file system another machine may hold the lock: then only one that is surely dead is removed.
+    age = 60.0 if settings.num_nodes == 1 else 3600.0
+    for lock in preflight.drop_stale_locks(Path(environment["TORCH_EXTENSIONS_DIR"]), min_age=age):
+        print(f"# removed a lock that a killed build left: {lock}", flush=True)
+    return run(launch.command, environment)
 
 
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:

@@ -4,7 +4,10 @@
 """
 
 import json
+import time
 from pathlib import Path
+
+import psutil
 
 from llava_finetune.errors import UserError
 from llava_finetune.machine import available_ram, free_shm, readable
@@ -23,6 +26,28 @@ def zero_stage(config: Path | None) -> int:
         message = f"{config}: not JSON (line {error.lineno}: {error.msg}); compare deepspeed_configs/zero2.json"
         raise UserError(message) from None
     return int(values.get("zero_optimization", {}).get("stage", 0))
+
+
+def drop_stale_locks(extensions: Path, *, min_age: float = 60.0) -> list[Path]:
+    """Remove the locks that killed builds of DeepSpeed's operators left below `extensions`; returns what was removed.
+
+    torch waits for such a lock for ever and says nothing (torch/utils/file_baton.py). One is taken for stale when it is
+    older than `min_age` seconds and no process of this machine works in its folder, where ninja runs while it builds.
+    """
+    old = [lock for lock in extensions.glob("**/lock") if time.time() - lock.stat().st_mtime > min_age]
+    busy = _working_folders() if old else set()
+    stale = [lock for lock in old if lock.parent.resolve() not in busy]
+    for lock in stale:
+        lock.unlink(missing_ok=True)
+    return stale
+
+
+def _working_folders() -> set[Path]:
+    folders = set()
+    for process in psutil.process_iter(["cwd"]):
+        if process.info["cwd"]:
+            folders.add(Path(process.info["cwd"]).resolve())
+    return folders
 
 
 def require_ready(

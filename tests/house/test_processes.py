@@ -135,3 +135,16 @@ def test_a_broken_deepspeed_config_is_named(tmp_path: Path) -> None:
     path.write_text('{"zero_optimization": {"stage": 3,}}')
     with pytest.raises(UserError, match=r"mine.json: not JSON \(line 1: .*compare deepspeed_configs/zero2.json"):
         preflight.zero_stage(path)
+
+
+def test_a_lock_of_a_killed_build_is_removed_and_a_live_one_kept(tmp_path: Path) -> None:
+    killed, fresh, building = (tmp_path / name / "lock" for name in ("killed", "fresh", "building"))
+    for lock in (killed, fresh, building):
+        lock.parent.mkdir()
+        lock.touch()
+    for lock in (killed, building):
+        os.utime(lock, (0, 0))
+    with subprocess.Popen([sys.executable, "-c", "input()"], cwd=building.parent, stdin=subprocess.PIPE) as builder:
+        assert preflight.drop_stale_locks(tmp_path) == [killed]
+        builder.communicate(b"\n", timeout=30)
+    assert not killed.exists() and fresh.exists() and building.exists()
