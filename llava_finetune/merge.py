@@ -44,7 +44,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Merged:
-    """What was written and how it was verified; differences are of logits over all positions of all records."""
+    """What was written and how it was verified; differences are of logits over all text positions of all records."""
 
     folder: str
     base: str | None

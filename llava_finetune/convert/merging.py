@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from llava_finetune.convert import names
-from llava_finetune.convert.parity import forward_logits, logit_tolerance, probe_ids, usable_probes
+from llava_finetune.convert.parity import forward, logit_tolerance, probe_ids, usable_probes
 from llava_finetune.convert.shards import ShardWriter, StoredTensor, tensor_inventory
 from llava_finetune.convert.tokenizer_files import FILES as TOKENIZER_FILES
 from llava_finetune.errors import UserError
@@ -32,23 +32,28 @@ class Case:
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest difference of logits over all positions, and what the dtype's noise allows."""
+    """The largest difference of logits over all text positions, and what the dtype's noise allows."""
 
     largest: float
     allowed: float
 
 
 def run_records(adapter: Path) -> tuple[Path, Path | None] | None:
-    """The evaluation records and image folder that the adapter's run.json names, when the files are still there."""
+    """Held-out records and image folder of a run, when they are still there.
+
+    run.json names the evaluation file; without one, test.json or val.json beside the training file is taken.
+    """
     from llava_finetune.manifest import read_json
 
     for folder in (adapter, adapter.parent):
         if (folder / "run.json").is_file():
             arguments = read_json(folder / "run.json").get("arguments", {})
-            records = arguments.get("eval_data_path")
+            beside = Path(arguments.get("data_path") or "").parent
+            candidates = [arguments.get("eval_data_path"), *(beside / name for name in ("test.json", "val.json"))]
             images = arguments.get("eval_image_folder") or arguments.get("image_folder")
-            if records and Path(records).is_file():
-                return Path(records), Path(images) if images else None
+            for records in candidates:
+                if records and Path(records).is_file():
+                    return Path(records), Path(images) if images else None
     return None
 
 
@@ -91,15 +96,15 @@ def _record_case(record: Any, loaded: Any, folder: Path | None) -> Case:
 
 
 def logits_of(loaded: Any, cases: Sequence[Case]) -> list[torch.Tensor]:
-    """Logits (positions x vocabulary, fp32 on the CPU) of every case. Raises UserError when one is not a number."""
+    """Logits (text positions x vocabulary, fp32, CPU) of every case. Raises UserError when one is not a number."""
     out = []
     for case in cases:
-        logits = forward_logits(loaded, case.input_ids, case.pictures)[0]
-        if not bool(torch.isfinite(logits).all()):
+        run = forward(loaded, case.input_ids, case.pictures)
+        if not bool(torch.isfinite(run.logits).all()):
             raise UserError(
                 "the model's logits are NaN or infinite; its weights or its dtype are broken (try --dtype float32)"
             )
-        out.append(logits)
+        out.append(run.logits[run.is_text])
     return out
 
 

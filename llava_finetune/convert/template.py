@@ -118,7 +118,7 @@ def _named_roles(conversation: Any, end: str) -> _Pieces:
     return _Pieces(
         prefix="{{- ns.system + " + _quote(conversation.sep) + " -}}",
         user="{{- " + _quote(f"{human}: ") + " + ns.text + " + _quote(conversation.sep) + " -}}",
-        assistant="{{- " + _quote(f"{gpt}: ") + " -}}" + _answer("ns.text + " + _quote(end)),
+        assistant="{{- " + _quote(f"{gpt}:") + " -}}" + _answer("' ' + ns.text + " + _quote(end)),
         open=f"{gpt}:",
     )
 
@@ -143,7 +143,7 @@ def _llama_2(conversation: Any) -> _Pieces:
     return _Pieces(
         prefix="",
         user="{{- " + begin + " + '[INST] ' + " + system + " + ns.text + ' [/INST]' -}}",
-        assistant="{{- ' ' -}}" + _answer("ns.text + " + _quote(f" {conversation.sep2}")),
+        assistant=_answer("' ' + ns.text + " + _quote(f" {conversation.sep2}")),
         open="",
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import getpass
 import ipaddress
 import os
@@ -30,7 +31,7 @@ EXAMPLES = """examples:
   LLAVA_SERVE_PASSWORD=... llava-finetune serve runs/mine --host 0.0.0.0 --user me
   curl http://127.0.0.1:8000/v1/models
 
-The page shows the base model beside the fine-tuned one when the manifest names a base that is a LLaVA.
+The page shows the base beside the fine-tuned model: the one that the manifest names, or the stage-1 model before it.
 API: /v1/chat/completions, /v1/models, /health, /metrics. LLAVA_API_KEY (or --api-key-file) asks API callers for a
 bearer key.
 On another address than loopback the page asks for --user and LLAVA_SERVE_PASSWORD, and so does the API.
@@ -49,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     out.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
     out.add_argument("--name", help="model name in the API (default: the folder's name)")
+    out.add_argument("--compare", metavar="MODEL", help="the model shown beside it (default: the base, see above)")
     out.add_argument("--no-compare", action="store_true", help="do not load the base model")
     out.add_argument("--no-page", action="store_true", help="only the API")
     out.add_argument(
@@ -74,11 +76,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM; answers under way are finished."""
     arguments = parser().parse_args(argv)
+    choice = choice_of(arguments)
     access = access_of(arguments)
     _require_packages(page=not arguments.no_page)
     listening = listen(arguments.host, arguments.port)
     with listening, _scratch() as scratch:
-        choice = choice_of(arguments)
         loaded = load_model(choice)
         print(described(loaded, choice), flush=True)
         server, about = build_server(arguments, access, loaded, choice)
@@ -161,12 +163,13 @@ def build_server(arguments: argparse.Namespace, access: Any, loaded: Any, choice
     name = arguments.name or Path(choice.model).resolve().name
     engines = {name: Engine(loaded, **queueing).start()}
     about = described(loaded, choice).split(": ", 1)[1]
-    base = None if arguments.no_compare else base_model_of(loaded, choice)
+    base = None if arguments.no_compare else arguments.compare or base_model_of(loaded, choice)
     if base is None and not arguments.no_compare:
-        print("no base model to compare with: the manifest names none that is a LLaVA and is still there", flush=True)
+        print("nothing to compare with: no base that sees pictures is known; name one with --compare", flush=True)
     if base is not None:
         base_choice = ModelChoice(base, None, choice.dtype, choice.device, choice.bits, choice.vision_tower)
-        base_loaded = load_model(base_choice)
+        # Both are asked in the same words: a projector's own template is stage 1's, which drops the question.
+        base_loaded = dataclasses.replace(load_model(base_choice), template=loaded.template)
         print(described(base_loaded, base_choice), flush=True)
         engines[f"{Path(base).name} (base)"] = Engine(base_loaded, **queueing).start()
     return Server(engines, limits, access), about

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_finetune.errors import UsageError
+
 
 @dataclass(frozen=True)
 class ModelChoice:
@@ -25,7 +27,10 @@ class ModelChoice:
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that say which model, shared by chat and serve."""
-    parser.add_argument("model", help="run, adapter, projector or model folder, or a hub id, in upstream's layout")
+    parser.add_argument(
+        "model", nargs="?", help="run, adapter, projector or model folder, or a hub id, upstream's layout"
+    )
+    parser.add_argument("--model", dest="named_model", metavar="MODEL", help="the same, as evaluate takes it")
     parser.add_argument("--base", help="base of an adapter, when it is not where the manifest says")
     parser.add_argument("--dtype", default="auto", help="auto, bf16, fp16 or fp32 (default: what it was trained in)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
@@ -36,7 +41,10 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def choice_of(arguments: argparse.Namespace) -> ModelChoice:
-    """The model flags of a parsed command line."""
+    """The model flags of a parsed command line. Raises UsageError without a model, and with two."""
+    if (arguments.model is None) == (arguments.named_model is None):
+        raise UsageError("give one model: a run, adapter, projector or model folder")
+    arguments.model = arguments.model or arguments.named_model
     names = ("model", "base", "dtype", "device", "bits", "vision_tower")
     return ModelChoice(**{name: getattr(arguments, name) for name in names})
 
@@ -77,18 +85,30 @@ def memory_text(loaded: Any) -> str:
 
 
 def base_model_of(loaded: Any, choice: ModelChoice) -> str | None:
-    """The folder of the model that a fine-tuned one came from, when that is a LLaVA that can answer by itself.
+    """The folder of the model that a fine-tuned one came from, when it can answer about pictures by itself.
 
-    Found through the manifest (`base`); None for a full fine-tune without one, for a base that is gone, and for a base
-    that is a plain language model.
+    Found through the manifest (`base`); a run over a plain language model began with the projector of stage 1, which
+    its run.json names, and that is the model before. None for a base that is gone or cannot see.
     """
-    from llava_finetune.manifest import read_json
+    from llava_finetune.manifest import read_json, read_manifest
 
     base = choice.base or loaded.manifest.get("base")
-    if not base:
-        return None
-    folder = Path(base)
-    if not folder.is_dir():
+    if base and not Path(base).is_dir():
         return None if base.startswith("/") else str(base)
+    if base and _sees(Path(base)):
+        return str(base)
+    run = Path(loaded.manifest.get("merged_from") or choice.model)
+    for folder in (run, run.parent):
+        if (folder / "run.json").is_file():
+            projector = read_json(folder / "run.json").get("arguments", {}).get("pretrain_mm_mlp_adapter")
+            before = Path(projector).parent if projector else None
+            return str(before) if before and before.is_dir() and read_manifest(before) else None
+    return None
+
+
+def _sees(folder: Path) -> bool:
+    """Whether a model folder is a LLaVA and not a plain language model."""
+    from llava_finetune.manifest import read_json
+
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    return str(base) if config.get("mm_vision_tower") else None
+    return bool(config.get("mm_vision_tower"))

@@ -38,7 +38,7 @@ def hf_inputs(processor: Any, messages: list[Any], **more: Any) -> Any:
 def test_greedy_answers_and_logits_equal_transformers_own(
     name: str, family: Make, exported: Make, kit: SimpleNamespace
 ) -> None:
-    from llava_finetune.convert.parity import forward_logits
+    from llava_finetune.convert.parity import forward
     from llava_finetune.loading import load
     from llava_finetune.serve.prompts import Message, build_prompt
 
@@ -50,7 +50,7 @@ def test_greedy_answers_and_logits_equal_transformers_own(
         prompt = build_prompt(loaded, [Message("user", question, (picture,))])
         content = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
         inputs = hf_inputs(processor, [{"role": "user", "content": content}])
-        ours, _ = forward_logits(loaded, prompt.input_ids, [picture])
+        ours = forward(loaded, prompt.input_ids, [picture]).logits
         with torch.inference_mode():
             theirs = model(**inputs).logits[0]
             generated = model.generate(**inputs, max_new_tokens=12, do_sample=False)
