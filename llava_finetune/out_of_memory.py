@@ -1,0 +1,114 @@
+"""Go on after out of memory: free, halve the batch, redo the step with the same records in the same order.
+
+The failed step's gradients are dropped, so the optimizer never sees a half step. Parts are weighted by what they teach:
+their summed gradient is the whole batch's, and the loss curve is the one that a larger machine would have drawn.
+
+    class RunTrainer(HalvedBatches, LLaVATrainer): ...
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from llava_finetune.errors import UserError
+from llava_finetune.masking import IGNORE_INDEX
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for CUDA's and MPS's OutOfMemoryError, and for the CPU allocator's plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def halves(items: Sequence[int], num_parts: int) -> list[list[int]]:
+    """`items` in order, in at most `num_parts` runs of nearly the same length, none empty."""
+    num_parts = min(num_parts, len(items))
+    bounds = [len(items) * part // num_parts for part in range(num_parts + 1)]
+    return [list(items[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)]
+
+
+def free_memory() -> None:
+    """Give back what the failed step held; its traceback has to be gone by now."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+class HalvedBatches:
+    """Mixed in before a Trainer whose batches name their records in `record_indices`."""
+
+    num_parts = 1
+    loss_weight = 1.0
+
+    def get_batch_samples(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        """The micro-batches of one step; a step that runs out of memory starts again at the first of them."""
+        self.step_indices = []
+        return super().get_batch_samples(*arguments, **keywords)  # type: ignore[misc]
+
+    def training_step(self: Any, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """One micro-batch, forward and backward; in parts once memory has run out."""
+        self.step_indices.append(inputs.pop("record_indices"))
+        todo: list[list[int]] = self.step_indices[-1:] if self.num_parts > 1 else []
+        while True:
+            try:
+                if not todo:
+                    return super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc,no-any-return]
+                return [self._in_parts(model, indices, num_items_in_batch) for indices in todo][-1]
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                message = str(error).splitlines()[0]
+            # Out of the except block, so that no traceback holds the failed step's tensors.
+            inputs = {}
+            self._make_room(model, message)
+            todo = self.step_indices
+
+    def compute_loss(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        """The loss of a part counts by its share of the batch's supervised tokens."""
+        return super().compute_loss(*arguments, **keywords) * self.loss_weight  # type: ignore[misc]
+
+    def _in_parts(self: Any, model: Any, indices: Sequence[int], num_items_in_batch: Any) -> torch.Tensor:
+        dataset = self.train_dataset
+        batches = [self.data_collator([dataset[i] for i in part]) for part in halves(indices, self.num_parts)]
+        taught = [int((batch["labels"][:, 1:] != IGNORE_INDEX).sum()) for batch in batches]
+        losses = []
+        try:
+            for batch, count in zip(batches, taught, strict=True):
+                batch.pop("record_indices")
+                self.loss_weight = count / sum(taught)
+                losses.append(super().training_step(model, batch, num_items_in_batch))  # type: ignore[misc]
+        finally:
+            self.loss_weight = 1.0
+        return torch.stack(losses).sum()
+
+    def _make_room(self: Any, model: Any, message: str) -> None:
+        args = self.args
+        step, batch = self.state.global_step + 1, args.per_device_train_batch_size
+        if args.world_size > 1 or self.is_deepspeed_enabled:
+            raise UserError(
+                f"step {step}: out of memory ({message}). Ranks cannot change their batches alone; go on from the last "
+                f"checkpoint, with the same global batch and order, by adding: --resume auto "
+                f"--per_device_train_batch_size {max(batch // 2, 1)} "
+                f"--gradient_accumulation_steps {args.gradient_accumulation_steps * (2 if batch > 1 else 1)}"
+                + ("" if batch > 1 else " --gradient_checkpointing True, or a DeepSpeed config with offload")
+            )
+        if self.num_parts >= batch:
+            raise UserError(
+                f"step {step}: out of memory with one record at a time ({message}). Use --gradient_checkpointing True, "
+                "a smaller --model_max_length, --bits 4, or a DeepSpeed config with offload; "
+                "llava-finetune plan says what each needs"
+            )
+        self.num_parts *= 2
+        model.zero_grad()
+        free_memory()
+        print(
+            f"step {step}: out of memory ({message}). The batch of {batch} goes on in {self.num_parts} parts: "
+            f"{-(-batch // self.num_parts)} per device, accumulation "
+            f"{args.gradient_accumulation_steps * self.num_parts}, the same global batch and order",
+            flush=True,
+        )
