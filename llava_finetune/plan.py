@@ -14,7 +14,7 @@ from typing import Any
 
 from llava_finetune.machine import GB, available_ram, readable
 from llava_finetune.memory import Setting, estimate, host_ram, sequence_length, trainable_parameters
-from llava_finetune.proposals import MODES, Proposal, lengths, propose, read_gpus, smallest, too_small
+from llava_finetune.proposals import MODES, Proposal, lengths, max_length, propose, read_gpus, smallest, too_small
 from llava_finetune.shapes import Shape, read_shape
 
 SCRIPTS = {
@@ -40,14 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _wanted_setting(options: argparse.Namespace, shape: Shape, num_gpus: int) -> Setting:
-    length = options.model_max_length or (4096 if shape.anyres else 2048)
     setting = Setting(
         mode=options.mode,
         num_gpus=num_gpus,
         bits=options.bits,
         rank=options.lora_r,
         targets=options.lora_targets,
-        max_length=length,
+        max_length=options.model_max_length or max_length(shape),
     )
     if options.data:
         setting = replace(setting, **lengths(options.data))

@@ -120,7 +120,7 @@ def choose_for_launch(
         rank=int(flag(flags, "--lora_r") or 128),
         dropout=float(flag(flags, "--lora_dropout") or 0.05),
         targets=flag(flags, "--lora_targets") or "language",
-        max_length=int(flag(flags, "--model_max_length") or 2048),
+        max_length=int(flag(flags, "--model_max_length") or max_length(shape)),
     )
     if data and Path(data).is_file():
         setting = replace(setting, **lengths(data))
@@ -148,6 +148,11 @@ def too_small(shape: Shape, wanted: Setting, gpu_bytes: int) -> str:
         f"checkpointing, zero{setting.stage}{'_offload' if setting.offload else ''}), which have "
         f"{readable(gpu_bytes)}: {readable(size - gpu_bytes)} too little; {advice}, more GPUs, or larger ones"
     )
+
+
+def max_length(shape: Shape) -> int:
+    """Tokens that a record may have where no flag says: as the published bases, 4096 for those that cut pictures."""
+    return 4096 if shape.anyres else 2048
 
 
 def lengths(path: str) -> dict[str, int]:

@@ -13,5 +13,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 export GLOBAL_BATCH PER_GPU_BATCH DEEPSPEED_CONFIG
 launch full \
   --num_train_epochs 1 --learning_rate 2e-5 --weight_decay 0 --warmup_steps 0.03 --lr_scheduler_type cosine \
-  --model_max_length 2048 --gradient_checkpointing True --dataloader_num_workers 4 --lazy_preprocess True \
+  --gradient_checkpointing True --dataloader_num_workers 4 --lazy_preprocess True \
   --logging_steps 1 --save_strategy steps --save_steps 500 --save_total_limit 1 --report_to none "$@"

@@ -15,5 +15,5 @@ launch qlora \
   --bits 4 --quant_type nf4 --double_quant True \
   --lora_enable True --lora_r 128 --lora_alpha 256 --mm_projector_lr 2e-5 \
   --num_train_epochs 1 --learning_rate 2e-4 --weight_decay 0 --warmup_steps 0.03 --lr_scheduler_type cosine \
-  --model_max_length 2048 --gradient_checkpointing True --dataloader_num_workers 4 --lazy_preprocess True \
+  --gradient_checkpointing True --dataloader_num_workers 4 --lazy_preprocess True \
   --logging_steps 1 --save_strategy steps --save_steps 500 --save_total_limit 2 --report_to none "$@"

@@ -1,0 +1,146 @@
+"""Every launcher and recipe is run at tiny size through its real command line, with DeepSpeed, on the CPU."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from llava_finetune.tiny import IMAGE_SIZE, make_tiny_clip, make_tiny_language_model, make_tiny_llava
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A script, the tiny model that stands in for its own, and the flags that make it tiny."""
+
+    script: str
+    model: str
+    flags: tuple[str, ...] = ()
+    variables: dict[str, str] = field(default_factory=dict)
+    result: str = "adapter_config.json"
+
+
+TOWER = ("--vision_tower", "{clip}")
+RUNS = [
+    Run("finetune_lora.sh", "llava-1.5"),
+    Run("finetune_qlora.sh", "llava-1.5"),
+    Run("finetune_full.sh", "llava-1.5", result="model.safetensors"),
+    Run("recipes/llava15_7b_qlora_instruct_mix.sh", "llava-1.5"),
+    Run("recipes/small_llava_qlora_instruct_mix.sh", "llava-1.5"),
+    Run("recipes/llama2_7b_lora_okvqa.sh", "llava-llama-2", (), {"PROJECTOR": ""}),
+    Run("recipes/llava16_mistral_7b_lora_captions.sh", "1.6-mistral"),
+    Run("recipes/llava16_34b_lora_captions.sh", "1.6-yi"),
+    Run("recipes/llava15_7b_lora_665k.sh", "language-model", TOWER),
+    Run("recipes/llava15_7b_full_665k.sh", "language-model", TOWER, {"DEEPSPEED_CONFIG": "zero2"}, "model.safetensors"),
+]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures, records and, as they are asked for, tiny models."""
+    folder = tmp_path_factory.mktemp("recipes")
+    colors = ["red", "green", "blue", "white"]
+    for color in colors:
+        Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE + 20), color).save(folder / f"{color}.png")
+    rows: list[dict[str, Any]] = [
+        {
+            "id": str(index),
+            "image": f"{colors[index % 4]}.png",
+            "conversations": [
+                {"from": "human", "value": "<image>\nWhat color is it?"},
+                {"from": "gpt", "value": colors[index % 4]},
+            ],
+        }
+        for index in range(16)
+    ]
+    (folder / "records.json").write_text(json.dumps(rows))
+    (folder / "captions.json").write_text(
+        json.dumps(
+            [{**row, "conversations": [{"from": "human", "value": "<image>"}, row["conversations"][1]]} for row in rows]
+        )
+    )
+    make_tiny_clip(folder / "clip")
+    return folder
+
+
+def tiny(shop: Path, model: str) -> Path:
+    """The tiny model that stands in for a recipe's own."""
+    folder = shop / model
+    if not folder.exists():
+        make_tiny_language_model(folder) if model == "language-model" else make_tiny_llava(folder, model)
+    return folder
+
+
+def launch(shop: Path, script: str, output: Path, flags: tuple[str, ...], **variables: str) -> list[dict[str, float]]:
+    """Run a launcher for two steps and return its log; the run must end with 0."""
+    environment = {
+        **{key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")},
+        "PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "DATA": str(shop / "records.json"),
+        "IMAGES": str(shop),
+        "OUTPUT": str(output),
+        "NUM_GPUS": "1",
+        "GLOBAL_BATCH": "4",
+        "PER_GPU_BATCH": "2",
+        **variables,
+    }
+    small = ("--max_steps", "2", "--learning_rate", "1e-2", "--dataloader_num_workers", "0")
+    result = subprocess.run(
+        ["bash", str(ROOT / "scripts" / script), *small, *flags],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=shop,
+        timeout=300,
+    )
+    assert result.returncode == 0, f"{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    rows = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    return [row for row in rows if "loss" in row]
+
+
+@pytest.fixture(scope="module")
+def projector(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The projector that scripts/pretrain.sh makes over the plain language model."""
+    output = tmp_path_factory.mktemp("pretrain") / "run"
+    flags = ("--vision_tower", str(shop / "clip"))
+    model = str(tiny(shop, "language-model"))
+    rows = launch(shop, "pretrain.sh", output, flags, MODEL=model, DATA=str(shop / "captions.json"))
+    assert len(rows) == 2 and all(0 < row["loss"] < 20 for row in rows)
+    return output / "mm_projector.bin"
+
+
+@pytest.mark.slow
+def test_the_pretrain_launcher_leaves_a_projector(projector: Path) -> None:
+    import torch
+
+    state = torch.load(projector, weights_only=True)
+    assert any("mm_projector" in name for name in state)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: Path(run.script).stem)
+def test_a_recipe_trains(run: Run, shop: Path, projector: Path, tmp_path: Path) -> None:
+    flags = tuple(flag.format(clip=shop / "clip") for flag in run.flags)
+    variables = {
+        "MODEL": str(tiny(shop, run.model)),
+        "EVAL_DATA": str(shop / "records.json"),
+        "PROJECTOR": str(projector),
+        **run.variables,
+    }
+    rows = launch(shop, run.script, tmp_path / "run", flags, **variables)
+    assert len(rows) == 2
+    assert all(math.isfinite(row["loss"]) and row["loss"] > 0 and row["grad_norm"] > 0 for row in rows)
+    assert (tmp_path / "run" / run.result).is_file()
+
+
+def test_every_recipe_is_run() -> None:
+    scripts = {str(path.relative_to(ROOT / "scripts")) for path in (ROOT / "scripts" / "recipes").glob("*.sh")}
+    assert scripts == {run.script for run in RUNS if run.script.startswith("recipes/")}
