@@ -28,6 +28,10 @@ from llava_finetune.serve.sampling import Sampling
 CSS = """
 .gradio-container {width: 100% !important; max-width: 1100px !important; margin: auto !important}
 footer {display: none !important}
+.chat-window button[aria-label="Share"], .chat-window button[aria-label="Clear"],
+.chat-window .download-link {display: none !important}
+.chat-window .message-buttons, .chat-window .icon-button-wrapper:not(.top-panel):not(:has(button:not([aria-label="Share"])))
+  {display: none !important}
 #title p {margin: 0; opacity: .75; overflow-wrap: anywhere}
 @media (max-width: 640px) {
   .chat-window {height: 36vh !important; min-height: 220px !important}
@@ -232,7 +236,7 @@ def _chat_window(name: str, index: int) -> gr.Chatbot:
         elem_id=f"chat-{index}",
         elem_classes=["chat-window"],
         feedback_options=None,
-        buttons=["copy"],
+        buttons=[],
         allow_tags=False,
         group_consecutive_messages=True,
     )
