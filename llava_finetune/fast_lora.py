@@ -15,58 +15,64 @@ import torch
 from peft.tuners.lora import Linear
 from torch.nn import functional
 
-_STEPS = 1 << 16  # 16 random bits per element: four elements from each 64-bit draw
+_STEPS = 1 << 15  # 15 random bits per element: four elements from each 64-bit draw
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def dropped(x: torch.Tensor, probability: float) -> tuple[torch.Tensor, torch.Tensor | None, float]:
-    """`x` with elements zeroed, the bool mask of those kept, and the factor that keeps the mean.
+def keep_mask(x: torch.Tensor, probability: float) -> tuple[torch.Tensor | None, float]:
+    """A mask in integers as wide as `x`'s elements (all bits set: kept; 0: dropped), and the factor that keeps the mean.
 
-    On CPU one 64-bit draw serves four elements (torch draws once per element, which took 22 % of a step); the
-    probability is then a multiple of 1/65536. No mask at probability 0.
+    torch draws one random number per element, which took 22 % of a step on CPU; here a 64-bit draw serves four, and a
+    mask of bits is applied by `and`. The probability is a multiple of 1/32768. None where nothing is dropped.
     """
-    if probability <= 0:
-        return x, None, 1.0
-    if x.device.type != "cpu":
-        _, keep = torch.native_dropout(x, probability, True)
-        return x.masked_fill(~keep, 0), keep, 1 / (1 - probability)
     threshold = min(round(probability * _STEPS), _STEPS - 1)
-    words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)
-    keep = (words.view(torch.int16)[: x.numel()] >= threshold - _STEPS // 2).view(x.shape)
-    return x.masked_fill(~keep, 0), keep, _STEPS / (_STEPS - threshold)
+    if threshold <= 0:
+        return None, 1.0
+    words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device).random_(-(1 << 63), None)
+    words.bitwise_and_(0x7FFF7FFF7FFF7FFF)
+    draws = words.view(torch.int16)[: x.numel()].view(x.shape)
+    # The sign of threshold - 1 - draw, spread over all bits: set where the draw is at or over the threshold.
+    mask = draws.neg_().add_(threshold - 1).bitwise_right_shift_(15)
+    return mask.to(_INTEGERS[x.element_size()]), _STEPS / (_STEPS - threshold)
+
+
+def masked(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """`x` with the elements zeroed that `mask` drops."""
+    return x if mask is None else x.view(mask.dtype).bitwise_and(mask).view(x.dtype)
 
 
 class _LoraLinear(torch.autograd.Function):
-    """y = x W' + b + s (x * keep) A' B' with W and b frozen. x: N x in; W: out x in; A: r x in; B: out x r."""
+    """y = x W' + b + s masked(x) A' B' with W and b frozen. x: N x in; W: out x in; A: r x in; B: out x r."""
 
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, bias: Any, a: Any, b: Any, scaling: float, probability: float) -> Any:
-        kept, keep, factor = dropped(x, probability)
+        mask, factor = keep_mask(x, probability)
         scale = scaling * factor
-        inner = kept @ a.T
+        inner = masked(x, mask) @ a.T
         if scale != 1:
             inner.mul_(scale)
         out = functional.linear(x, weight, bias)
         out.addmm_(inner, b.T)
-        ctx.save_for_backward(x, weight, a, b, inner, keep)
+        ctx.save_for_backward(x, weight, a, b, inner, mask)
         ctx.scale = scale
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
-        x, weight, a, b, inner, keep = ctx.saved_tensors
+        x, weight, a, b, inner, mask = ctx.saved_tensors
         grad_b = grad.T @ inner if ctx.needs_input_grad[4] else None
         grad_inner = grad @ b
         if ctx.scale != 1:
             grad_inner.mul_(ctx.scale)
         grad_a = grad_x = None
         if ctx.needs_input_grad[3]:
-            grad_a = grad_inner.T @ (x if keep is None else x.masked_fill(~keep, 0))
+            grad_a = grad_inner.T @ masked(x, mask)
         if ctx.needs_input_grad[0]:
             grad_x = grad @ weight
-            if keep is None:
+            if mask is None:
                 grad_x.addmm_(grad_inner, a)
             else:
-                grad_x.add_((grad_inner @ a).masked_fill_(~keep, 0))
+                grad_x.add_(masked(grad_inner @ a, mask))
         return grad_x, None, None, grad_a, grad_b, None, None
 
 

@@ -78,7 +78,11 @@ def make_model(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Call
             side = tower.config.image_size
             collator = Collator(tokenizer.pad_token_id, torch.zeros(3, side, side), max_length, unpadded)
             made = collator([dataset[index] for index in range(len(items))])
-            return {name: value for name, value in made.items() if name not in ("record_ids", "num_tokens")}
+            return {
+                name: value
+                for name, value in made.items()
+                if name not in ("record_ids", "record_indices", "num_tokens")
+            }
 
         return SimpleNamespace(model=model, batch=batch)
 

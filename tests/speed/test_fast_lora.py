@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import Linear
 
-from llava_finetune.fast_lora import FastLoraLinear, dropped, speed_up
+from llava_finetune.fast_lora import FastLoraLinear, keep_mask, masked, speed_up
 
 
 class Two(torch.nn.Module):
@@ -107,16 +107,19 @@ def test_the_saved_adapter_has_the_same_names_and_values() -> None:
     assert isinstance(fast.base_model.model.first, FastLoraLinear)
 
 
-def test_dropout_keeps_the_asked_share_and_the_mean() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("probability", [0.05, 0.5])
+def test_dropout_keeps_the_asked_share_and_the_mean(dtype: torch.dtype, probability: float) -> None:
     torch.manual_seed(0)
-    x = torch.ones(400_001)
-    out, keep, factor = dropped(x, 0.05)
-    assert keep is not None
-    assert abs(keep.float().mean().item() - 0.95) < 0.002
-    assert torch.equal(out, keep.float())
-    assert abs((out * factor).mean().item() - 1) < 0.002
-    again = dropped(x, 0.05)[1]
-    assert again is not None and not torch.equal(again, keep)
+    x = torch.randn(3001, 131).to(dtype) + 3
+    mask, factor = keep_mask(x, probability)
+    out = masked(x, mask)
+    kept = out != 0
+    assert torch.equal(out[kept], x[kept])
+    assert abs(kept.double().mean().item() - (1 - probability)) < 0.003
+    assert abs((out.double() * factor).mean().item() / x.double().mean().item() - 1) < 0.005
+    assert not torch.equal(masked(x, keep_mask(x, probability)[0]), out)
+    assert abs(kept.double().mean(0) - (1 - probability)).max() < 0.06
 
 
 def test_gradients_follow_the_mask_of_their_forward() -> None:
