@@ -241,3 +241,20 @@ def test_the_command_prints_what_it_verified(family: Make, tmp_path: Path, capsy
     assert result["family"] == "LlavaNextForConditionalGeneration"
     assert result["conversation"] == "mistral_instruct"
     assert "token ids equal" in result["verified"]
+
+
+def test_tied_embeddings_stay_tied(family: Make, kit: SimpleNamespace, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    source = tmp_path / "tied"
+    shutil.copytree(family("llava-1.5"), source)
+    state = kit.tensors(source)
+    state.pop("lm_head.weight")
+    save_file(state, source / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    assert "token ids equal" in export(str(source), tmp_path / "out").verified
+    assert not any("lm_head" in name for name in kit.tensors(tmp_path / "out"))
+    import_model(str(tmp_path / "out"), tmp_path / "back")
+    assert "lm_head.weight" not in kit.tensors(tmp_path / "back")
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["tie_word_embeddings"] is True

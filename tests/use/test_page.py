@@ -112,6 +112,8 @@ def set_length(page: Any, tokens: int) -> None:
     field = page.locator("#length input[type=number]")
     field.fill(str(tokens))
     field.press("Tab")
+    page.wait_for_function(f"document.querySelector('#length input[type=range]').value === '{tokens}'")
+    page.wait_for_timeout(300)  # the page hands the value on after it shows it
 
 
 def idle(page_server: Any) -> None:
