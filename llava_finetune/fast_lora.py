@@ -20,7 +20,7 @@ _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def keep_mask(x: torch.Tensor, probability: float) -> tuple[torch.Tensor | None, float]:
-    """A mask in integers as wide as `x`'s elements (all bits set: kept; 0: dropped), and the factor that keeps the mean.
+    """A mask in integers as wide as `x`'s elements (all bits: kept; 0: dropped), and the factor that keeps the mean.
 
     torch draws one random number per element, which took 22 % of a step on CPU; here a 64-bit draw serves four, and a
     mask of bits is applied by `and`. The probability is a multiple of 1/32768. None where nothing is dropped.
