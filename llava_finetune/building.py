@@ -6,6 +6,8 @@ so.
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,6 +71,11 @@ def resolve(model: ModelArguments, image_aspect_ratio: str | None, config: Any) 
             else base
             if base is not None
             else default
+        )
+    if values["image_aspect_ratio"] == "anyres" and not getattr(config, "image_grid_pinpoints", None):
+        raise UserError(
+            f"image_aspect_ratio anyres, and {model.model_name_or_path} has no image_grid_pinpoints in its config: "
+            "anyres is trained from a 1.6 checkpoint; for this base use --image_aspect_ratio pad"
         )
     values["vision_tower"] = model.vision_tower or getattr(config, "mm_vision_tower", None)
     if values["vision_tower"] is None:
@@ -156,6 +163,7 @@ def build_model(arguments: Arguments, config: Any, values: SimpleNamespace, toke
     if training.gradient_checkpointing:
         model.enable_input_require_grads()
     add_vision(model, arguments, values, tokenizer)
+    settle_dtypes(model, arguments)
     return model
 
 
@@ -187,6 +195,20 @@ def add_vision(model: Any, arguments: Arguments, values: SimpleNamespace, tokeni
         tower.vision_tower.requires_grad_(True)
     config.unfreeze_mm_vision_tower = training.tune_vision_tower or tuned_before
     model.initialize_vision_tokenizer(values, tokenizer=tokenizer)
+
+
+def settle_dtypes(model: Any, arguments: Arguments) -> None:
+    """One dtype for what DeepSpeed partitions; fp32 for what is trained beside an fp16 base.
+
+    ZeRO-3 flattens parameters into one buffer (`defragment` asserts a single dtype), and peft makes fp32 adapters. The
+    fp16 loss scaler refuses fp16 gradients ("Attempting to unscale FP16 gradients", haotian-liu/LLaVA#1684).
+    """
+    dtype, deepspeed = arguments.precision.dtype, bool(arguments.training.deepspeed)
+    if not deepspeed and dtype != torch.float16:
+        return
+    for parameter in model.parameters():
+        if parameter.requires_grad and not hasattr(parameter, "ds_id"):
+            parameter.data = parameter.data.to(dtype if deepspeed else torch.float32)
 
 
 PART_TARGETS = {
@@ -222,7 +244,9 @@ def add_adapters(model: Any, arguments: Arguments) -> Any:
 
     training = arguments.training
     if training.init_lora:
-        return PeftModel.from_pretrained(model, training.init_lora, is_trainable=True)
+        model = PeftModel.from_pretrained(model, training.init_lora, is_trainable=True)
+        restore_beside_adapter(model, Path(training.init_lora))
+        return model
     config = LoraConfig(
         r=training.lora_r,
         lora_alpha=training.lora_alpha,
@@ -236,6 +260,35 @@ def add_adapters(model: Any, arguments: Arguments) -> Any:
     return get_peft_model(model, config)
 
 
+def restore_beside_adapter(model: Any, folder: Path) -> None:
+    """Put back what an earlier run trained beside its adapter: the projector, image_newline, a tuned tower.
+
+    peft loads the adapter alone; without this a continued run starts from the base's projector.
+    """
+    file = folder / "non_lora_trainables.bin"
+    if not file.is_file():
+        raise UserError(f"{file}: missing; the projector that was trained beside the adapter is in it")
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    parameters = dict(model.named_parameters())
+    for name, value in state.items():
+        # A quantised or newer run may name the tower's modules with or without CLIP's inner `vision_model.`.
+        longer = name.replace("vision_tower.vision_tower.", "vision_tower.vision_tower.vision_model.")
+        target = parameters.get(name, parameters.get(longer))
+        if target is None:
+            raise UserError(f"{file}: holds {name}, which this base has not; continue on the base it was trained from")
+        with _whole(target), torch.no_grad():
+            target.copy_(value)
+
+
+def _whole(parameter: torch.nn.Parameter) -> Any:
+    """A context in which a parameter may be written, gathered and partitioned again under ZeRO-3."""
+    if not hasattr(parameter, "ds_id"):
+        return contextlib.nullcontext()
+    from deepspeed import zero
+
+    return zero.GatheredParameters([parameter], modifier_rank=0)
+
+
 def restore_trainable(model: Any, arguments: Arguments) -> None:
     """peft freezes all but its adapters: the projector, newline and a tuned tower are trained beside them."""
     inner = model.get_model()
@@ -246,6 +299,7 @@ def restore_trainable(model: Any, arguments: Arguments) -> None:
         inner.image_newline.requires_grad = True
     if training.tune_vision_tower:
         model.get_vision_tower().vision_tower.requires_grad_(True)
+    settle_dtypes(model, arguments)
 
 
 def trainable_table(model: Any) -> list[tuple[str, int, int]]:

@@ -1,0 +1,148 @@
+"""Run many trainings in one process tree: import the stack once, then fork one child per rank and job.
+
+Upstream's trainer and ours need different `llava` packages, so each has a runner of its own, told apart by PYTHONPATH.
+Imports cost six seconds and a tiny training one, so a fork per job is what lets a hundred configurations be compared.
+
+    PYTHONPATH=build/oracle python tests/oracle/runner.py upstream jobs.json results.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _preload(kind: str) -> None:
+    # A preloaded module must not open a thread pool: a forked child would wait for threads that it does not have.
+    import bitsandbytes  # noqa: F401
+    import deepspeed  # noqa: F401
+    import peft  # noqa: F401
+    import torch
+
+    torch.set_num_threads(1)
+    if kind == "upstream":
+        import llava.train.train  # noqa: F401
+    else:
+        import llava_finetune.train
+        import llava_finetune.trainer  # noqa: F401
+
+
+def _seed_made_parts() -> None:
+    """Seed where projector and adapters get their random values: the two drivers make them at different moments."""
+    import llava.model.llava_arch as architecture
+    import peft
+    import torch
+
+    build, adapt = architecture.build_vision_projector, peft.get_peft_model
+
+    def build_seeded(*arguments: Any, **keywords: Any) -> Any:
+        torch.manual_seed(11)
+        return build(*arguments, **keywords)
+
+    def adapt_seeded(*arguments: Any, **keywords: Any) -> Any:
+        torch.manual_seed(12)
+        return adapt(*arguments, **keywords)
+
+    architecture.build_vision_projector = build_seeded
+    peft.get_peft_model = adapt_seeded
+
+
+def _child(kind: str, job: dict[str, Any], rank: int, port: int) -> None:
+    if job["ranks"] > 1 or job.get("group"):
+        os.environ.update(
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(job["ranks"]),
+            LOCAL_WORLD_SIZE=str(job["ranks"]),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+        )
+    if kind == "masks":
+        runpy.run_path(job["argv"][0], run_name="__main__")
+        return
+    _seed_made_parts()
+    if job.get("before"):
+        runpy.run_path(job["before"], run_name="__main__")
+    if kind == "upstream":
+        import llava.train.train as upstream
+
+        sys.argv = ["train.py", *job["argv"]]
+        upstream.train()
+        return
+    from llava_finetune.cli import run_command
+
+    code = run_command("llava_finetune.train", job["argv"])
+    if code:
+        raise SystemExit(code)
+
+
+def _fork(kind: str, job: dict[str, Any], rank: int, port: int) -> int:
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        log = Path(f"{job['log']}.{rank}").open("w", buffering=1)  # noqa: SIM115  lives as long as the child
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        sys.stdout = sys.stderr = log
+        _child(kind, job, rank, port)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def _wait(children: list[int], seconds: float) -> int:
+    """The first exit code that is not 0; ranks that still wait for a dead one are killed. -1: out of time."""
+    end = time.monotonic() + seconds
+    left, code = set(children), 0
+    while left:
+        for child in list(left):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                left.discard(child)
+                code = code or os.waitstatus_to_exitcode(status)
+        if left and (time.monotonic() > end or code):
+            time.sleep(0.5 if code else 0)
+            for child in left:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+            return code or -1
+        time.sleep(0.01)
+    return code
+
+
+def main() -> None:
+    kind, jobs_path, results_path = sys.argv[1:]
+    jobs = json.loads(Path(jobs_path).read_text())
+    _preload(kind)
+    results = []
+    for job in jobs:
+        start, port = time.monotonic(), _free_port()
+        children = [_fork(kind, job, rank, port) for rank in range(job["ranks"])]
+        code = _wait(children, job.get("seconds", 120))
+        results.append({"name": job["name"], "code": code, "seconds": time.monotonic() - start})
+        Path(results_path).write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Give upstream's trainer our dataset: upstream's own opens one picture per record, its model and trainer take several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import llava.train.train as upstream
+
+from data_prep.record import read_records
+from llava_finetune.dataset import Collator, Encoder, RecordDataset
+
+
+def _data_module(tokenizer: Any, data_args: Any) -> dict[str, Any]:
+    import torch
+
+    collator = Collator(tokenizer.pad_token_id, torch.zeros(3, 56, 56), tokenizer.model_max_length)
+
+    def collate(examples: Any) -> dict[str, Any]:
+        batch = collator(examples)
+        return {
+            name: value for name, value in batch.items() if name not in ("record_ids", "record_indices", "num_tokens")
+        }
+
+    encoder = Encoder(tokenizer, "v1", data_args.image_processor, data_args, Path(data_args.image_folder), None, 2048)
+    records = read_records(Path(data_args.data_path))
+    return {"train_dataset": RecordDataset(records, encoder), "eval_dataset": None, "data_collator": collate}
+
+
+upstream.make_supervised_data_module = _data_module
