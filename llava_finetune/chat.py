@@ -62,14 +62,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Chat until the end of input, or answer once. 0 done, 1 failed, 2 wrong use."""
-    from llava_finetune.serve.engine import Engine
-    from llava_finetune.serve.sampling import Sampling
-
     arguments = parser().parse_args(argv)
     if arguments.temperature < 0 or not 0 < arguments.top_p <= 1 or arguments.max_new_tokens < 1:
         raise UsageError("--temperature is 0 or more, --top-p above 0 and at most 1, --max-new-tokens 1 or more")
     choice = choice_of(arguments)
     pictures = [_picture(path) for path in arguments.image]
+    from llava_finetune.serve.engine import Engine
+    from llava_finetune.serve.sampling import Sampling
+
     loaded = load_model(choice)
     print(described(loaded, choice), file=sys.stderr)
     sampling = Sampling(arguments.max_new_tokens, arguments.temperature, arguments.top_p, arguments.seed)
