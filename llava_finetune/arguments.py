@@ -56,6 +56,15 @@ class DataArguments:
     eval_data_path: str | None = field(default=None, metadata={"help": "held-out records, scored while training"})
     eval_image_folder: str | None = field(default=None, metadata={"help": "default: --image_folder"})
     eval_limit: int = field(default=500, metadata={"help": "questions answered per evaluation, 0 for all"})
+    eval_max_new_tokens: int = field(default=64, metadata={"help": "tokens per generated answer"})
+    probe_data_path: str | None = field(
+        default=None, metadata={"help": "general questions, scored at the same moments: shows what is forgotten"}
+    )
+    probe_image_folder: str | None = field(default=None, metadata={"help": "default: --image_folder"})
+    replay: str | None = field(
+        default=None, metadata={"help": "FILE:SHARE, general records mixed in, e.g. general.json:0.1 for a tenth"}
+    )
+    replay_image_folder: str | None = field(default=None, metadata={"help": "default: --image_folder"})
     check_data: bool = field(default=True, metadata={"help": "check every record and picture before training"})
 
 
@@ -97,9 +106,16 @@ class TrainingArguments(transformers.TrainingArguments):
         default=True, metadata={"help": "run layers on real tokens only and gather pictures in one call; same loss"}
     )
     fast_lora: bool = field(default=True, metadata={"help": "LoRA layers with fewer passes; same loss, same files"})
-    trim_heap: bool = field(default=True, metadata={"help": "on CPU, give freed memory back after each step"})
+    trim_heap: bool = field(default=True, metadata={"help": "on CPU, give freed memory back every 50 steps"})
     profile: int = field(default=0, metadata={"help": "profile this many steps and say where the time goes"})
     resume: str = field(default="none", metadata={"help": "auto, none, or a checkpoint folder"})
+    resume_changed: bool = field(default=False, metadata={"help": "go on although data or flags differ"})
+    early_stopping_patience: int = field(
+        default=0, metadata={"help": "evaluations without a better metric before the run stops; 0: never"}
+    )
+    result: str = field(
+        default="auto", metadata={"help": "best, last, or auto: best where --metric_for_best_model is given"}
+    )
     logging_steps: float = field(default=1, metadata={"help": "steps between log lines"})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "kept off: NaN is shown as NaN, and stops"})
     save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints kept"})
@@ -115,6 +131,24 @@ class Arguments:
     precision: Precision
     argv: tuple[str, ...]
     notices: tuple[str, ...]
+    eval_every: int = 0
+    report_to: tuple[str, ...] = ()
+
+    @property
+    def zero_stage(self) -> int:
+        """DeepSpeed's ZeRO stage, 0 without DeepSpeed."""
+        return _zero_stage(self.training) if self.training.deepspeed else 0
+
+    @property
+    def metric(self) -> str | None:
+        """The row of log.jsonl that decides which checkpoint is best, e.g. eval_exact_match."""
+        name = self.training.metric_for_best_model
+        return name if name is None or name.startswith(("eval_", "probe_")) else f"eval_{name}"
+
+    @property
+    def keep_best(self) -> bool:
+        """Whether the run's result is its best checkpoint rather than its last weights."""
+        return self.metric is not None and self.training.result != "last"
 
 
 RENAMED = {"--evaluation_strategy": "--eval_strategy", "--per_gpu_train_batch_size": "--per_device_train_batch_size"}
@@ -199,7 +233,62 @@ def parse(argv: Sequence[str]) -> Arguments:
     model, data, training = _parse(parser, translated)
     training.init_lora = training.init_lora or training.lora_weight_path or None
     _refuse_contradictions(model, training)
-    return Arguments(model, data, training, precision, tuple(argv), tuple(notices))
+    _refuse_idle(data, training)
+    every, trackers = _take_over(training)
+    return Arguments(model, data, training, precision, tuple(argv), tuple(notices), every, trackers)
+
+
+def _take_over(training: TrainingArguments) -> tuple[int, tuple[str, ...]]:
+    """Evaluation, trackers and the best model are ours: transformers is told of none of them.
+
+    Returns the steps between evaluations (0: each epoch) and the trackers' names.
+    """
+    steps = training.eval_steps
+    if steps is not None and (steps < 1 or steps != int(steps)):
+        raise UsageError(f"--eval_steps {steps}: a whole number of steps is needed")
+    every = int(steps or training.logging_steps) if training.eval_strategy.value == "steps" or steps else 0
+    given = training.report_to or []
+    trackers = tuple([given] if isinstance(given, str) else given)
+    training.eval_strategy = transformers.trainer_utils.IntervalStrategy.NO
+    training.eval_on_start = training.load_best_model_at_end = False
+    training.do_eval = False
+    training.report_to = []
+    _gather_on_save(training)
+    return every, trackers
+
+
+def _gather_on_save(training: TrainingArguments) -> None:
+    """Full fine-tuning under ZeRO-3 saves gathered weights, so that every checkpoint loads by itself."""
+    for config in (
+        getattr(getattr(training, "hf_deepspeed_config", None), "config", None),
+        getattr(getattr(training, "deepspeed_plugin", None), "deepspeed_config", None),
+    ):
+        if config and config.get("zero_optimization", {}).get("stage") == 3:
+            config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
+
+
+def _refuse_idle(data: DataArguments, training: TrainingArguments) -> None:
+    """Flags that would silently do nothing."""
+    if training.learning_rate <= 0:
+        raise UsageError(f"--learning_rate {training.learning_rate}: nothing would be learned; give one above 0")
+    if data.eval_data_path is None:
+        for flag, given in (
+            ("--metric_for_best_model", training.metric_for_best_model),
+            ("--early_stopping_patience", training.early_stopping_patience),
+            ("--eval_strategy", None if training.eval_strategy.value == "no" else training.eval_strategy.value),
+        ):
+            if given:
+                raise UsageError(f"{flag} {given} without --eval_data_path: there is nothing to evaluate on")
+    if training.early_stopping_patience and not training.metric_for_best_model:
+        training.metric_for_best_model = "eval_loss"
+    if training.result not in ("auto", "best", "last"):
+        raise UsageError(f"--result {training.result}: expected auto, best or last")
+    if data.replay:
+        share = data.replay.rpartition(":")[2]
+        if not share.replace(".", "", 1).isdigit() or not 0 < float(share) < 1:
+            raise UsageError(
+                f"--replay {data.replay}: expected FILE:SHARE with a share between 0 and 1, as in g.json:0.1"
+            )
 
 
 def _parse(parser: transformers.HfArgumentParser, argv: list[str]) -> tuple[Any, Any, Any]:

@@ -126,6 +126,7 @@ class RecordDataset(Dataset[dict[str, Any]]):
             "image_tokens": image_tokens,
             "length": len(encoded.input_ids) + sum(image_tokens) - len(image_tokens),
             "id": str(record.get("id", index)),
+            "index": index,
         }
 
     @property
@@ -143,8 +144,8 @@ class Collator:
     """Pad examples to one batch, as upstream does: right padding, pictures in order, a zero picture for text.
 
     Returns input_ids, labels (int64, B x T), attention_mask (bool), images (float32 tensor, or a list where shapes
-    differ), image_sizes, and for the trainer's own use record_ids and num_tokens. With `unpadded` also `layout`
-    (see splice.py), and each different picture once.
+    differ), image_sizes, and for the trainer's own use record_ids, record_indices and
+    num_tokens. With `unpadded` also `layout` (see splice.py), and each different picture once.
     """
 
     pad_token_id: int
@@ -163,6 +164,7 @@ class Collator:
             # By length, not by `ne(pad)`: a tokenizer whose pad is also its end token would lose the taught end.
             "attention_mask": torch.arange(ids.shape[1])[None, :] < lengths[:, None],
             "record_ids": [example["id"] for example in examples],
+            "record_indices": [example.get("index", -1) for example in examples],
             "num_tokens": sum(example["length"] for example in examples),
         }
         if self.unpadded and self.blank is not None:

@@ -122,8 +122,12 @@ def answer(
     max_new_tokens: int = 64,
     mode: str = "seen",
     say: Say = print,
+    same_passes: bool = False,
 ) -> list[dict[str, Any]]:
-    """Predictions for `questions`, one each, in their order. Progress with rate and time left goes to `say`."""
+    """Predictions for `questions`, one each, in their order. Progress with rate and time left goes to `say`.
+
+    With `same_passes` a batch of text alone runs the tower too, as ranks that share the weights (ZeRO-3) must.
+    """
     turns = [
         [{"from": "human", "value": IMAGE_TOKEN * len(q.images) + "\n" * bool(q.images) + q.text}] for q in questions
     ]
@@ -135,7 +139,8 @@ def answer(
     done: dict[int, dict[str, Any]] = {}
     start = last = time.monotonic()
     for batch in _batches(order, batch_size):
-        ids = _generate(loaded, [prompts[i] for i in batch], [questions[i] for i in batch], pictures, max_new_tokens)
+        images = _images(loaded, [questions[i] for i in batch], pictures, same_passes)
+        ids = _generate(loaded, [prompts[i] for i in batch], *images, max_new_tokens)
         for index, tokens in zip(batch, ids, strict=True):
             done[index] = _prediction(loaded, questions[index], tokens, max_new_tokens)
         now = time.monotonic()
@@ -154,14 +159,13 @@ def stop_ids(loaded: Any) -> list[int]:
 
 
 def _generate(
-    loaded: Any, prompts: Sequence[list[int]], questions: Sequence[Question], pictures: Pictures, max_new_tokens: int
+    loaded: Any, prompts: Sequence[list[int]], images: Any, sizes: list[tuple[int, int]], max_new_tokens: int
 ) -> list[list[int]]:
     """New token ids per prompt, up to and without the stop token's padding."""
     model, width = loaded.model, max(map(len, prompts))
     pad = loaded.tokenizer.pad_token_id
     ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=loaded.device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=loaded.device)
-    images, sizes = _images(loaded, questions, pictures)
     out = model.generate(
         ids,
         images=images,
@@ -177,13 +181,16 @@ def _generate(
     return [row.tolist() for row in out]
 
 
-def _images(loaded: Any, questions: Sequence[Question], pictures: Pictures) -> tuple[Any, list[tuple[int, int]]]:
+def _images(
+    loaded: Any, questions: Sequence[Question], pictures: Pictures, always: bool
+) -> tuple[Any, list[tuple[int, int]]]:
     found = [pictures.get(name) for question in questions for name in question.images or ()]
-    if not any(question.images for question in questions):
+    if not found and not always:
         return None, []
     if any(not question.images for question in questions):
         # Upstream's splice takes one picture for a prompt of text alone; it adds no token.
-        blank = torch.zeros_like(found[0][0])
+        side = loaded.model.get_vision_tower().config.image_size
+        blank = torch.zeros_like(found[0][0]) if found else torch.zeros(3, side, side)
         rows = iter(found)
         found = [next(rows) if q.images else (blank, (1, 1)) for q in questions for _ in (q.images or ("",))]
     tensors = [pixels.to(device=loaded.device, dtype=loaded.dtype) for pixels, _ in found]

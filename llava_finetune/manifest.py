@@ -7,6 +7,7 @@ A model is known by its files, never by its folder's name: merge, evaluate, chat
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -65,8 +66,15 @@ def weights_sha256(folder: Path) -> str | None:
         return None
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.name} {file_sha256(file)}\n".encode())
+        state = file.stat()
+        digest.update(f"{file.name} {_known_sha256(file, state.st_size, state.st_mtime_ns)}\n".encode())
     return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=256)
+def _known_sha256(path: Path, size: int, modified: int) -> str:
+    """A file's hash, read once for as long as its size and time stay: every checkpoint names its base's."""
+    return file_sha256(path)
 
 
 def upstream_stamp() -> dict[str, str]:

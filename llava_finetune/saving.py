@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from llava_finetune.arguments import Arguments
-from llava_finetune.manifest import write_manifest
+from llava_finetune.errors import UserError
+from llava_finetune.manifest import write_json, write_manifest
 
 # transformers 5 drops `legacy` and tokenizer.model when it saves: a legacy tokenizer would reload as another one.
 TOKENIZER_FILES = (
@@ -54,6 +55,43 @@ def gathered(named: list[tuple[str, torch.nn.Parameter]]) -> dict[str, torch.Ten
     return state
 
 
+def load_trained(model: Any, folder: Path, kind: str) -> None:
+    """Put a checkpoint's trained weights into the model (not under DeepSpeed, which keeps its own).
+
+    Raises UserError when a trainable tensor is not in the checkpoint: it would silently stay at its start.
+    """
+    state: dict[str, torch.Tensor] = {}
+    missing = {name for name, value in model.named_parameters() if value.requires_grad}
+    if kind == "adapter":
+        from peft.utils.save_and_load import load_peft_weights, set_peft_model_state_dict
+
+        set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+        missing = {name for name in missing if "lora_" not in name}
+        state = torch.load(folder / "non_lora_trainables.bin", map_location="cpu", weights_only=True)
+    elif kind == "projector":
+        state = torch.load(folder / "mm_projector.bin", map_location="cpu", weights_only=True)
+    else:
+        from safetensors.torch import load_file
+
+        for file in sorted(folder.glob("*.safetensors")):
+            state.update(load_file(file))
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    loaded: set[int] = set()
+    with torch.no_grad():
+        for name, value in state.items():
+            # transformers 5 drops CLIP's `vision_model.` when it saves.
+            longer = name.replace("vision_tower.vision_tower.", "vision_tower.vision_tower.vision_model.")
+            target = parameters.get(name, parameters.get(longer))
+            if target is not None:
+                target.copy_(value)
+                loaded.add(id(target))
+    missing = {name for name in missing if id(parameters[name]) not in loaded}
+    if missing:
+        raise UserError(
+            f"{folder}: {len(missing)} trained tensors are not in it, first {min(missing)}; it cannot be resumed from"
+        )
+
+
 def save_torch(state: Any, path: Path) -> None:
     """`torch.save` through a temporary file, so that a killed save leaves no half file under the real name."""
     temporary = path.with_name(f".{path.name}.tmp")
@@ -80,14 +118,19 @@ class FolderWriter:
         return "adapter" if self.arguments.training.lora_enable else "model"
 
     def extras(self, model: Any, folder: Path) -> None:
-        """Everything beside the weights that transformers' own save writes for this kind."""
+        """All that a folder needs beside the whole weights that transformers saves. Every rank calls; rank 0 writes."""
         trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
+        if self.is_main:
+            folder.mkdir(parents=True, exist_ok=True)
         if self.kind == "adapter":
-            self._adapter_extras(model, folder, gathered([pair for pair in trained if "lora_" not in pair[0]]))
+            adapters = gathered([pair for pair in trained if "lora_" in pair[0]])
+            others = gathered([pair for pair in trained if "lora_" not in pair[0]])
+            if self.is_main:
+                model.save_pretrained(folder, state_dict=adapters, save_embedding_layers=False)
+                save_torch(others, folder / "non_lora_trainables.bin")
         elif self.kind == "projector":
             state = gathered([pair for pair in model.named_parameters() if self._projector_key(pair[0])])
             if self.is_main:
-                folder.mkdir(parents=True, exist_ok=True)
                 save_torch(state, folder / "mm_projector.bin")
         if self.is_main:
             self._describe(model, folder)
@@ -97,11 +140,6 @@ class FolderWriter:
         if getattr(self.arguments.training, "use_im_start_end", False):
             keys += ["embed_tokens", "embed_in"]
         return any(key in name for key in keys)
-
-    def _adapter_extras(self, model: Any, folder: Path, state: dict[str, torch.Tensor]) -> None:
-        if self.is_main:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_torch(state, folder / "non_lora_trainables.bin")
 
     def _describe(self, model: Any, folder: Path) -> None:
         config = model.config
@@ -117,6 +155,7 @@ class FolderWriter:
         base = self.arguments.model.model_name_or_path
         copy_tokenizer(base, folder, self.tokenizer)
         self.image_processor.save_pretrained(folder)
+        write_json(folder / "generation_config.json", model.generation_config.to_diff_dict())
         write_manifest(
             folder,
             kind=self.kind,

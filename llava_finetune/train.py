@@ -9,6 +9,7 @@ The whole run reads top to bottom in `train`: arguments, model, adapters, data, 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -30,12 +31,21 @@ from llava_finetune.building import (
     template_of,
     trainable_table,
 )
+from llava_finetune.checkpoints import STAGING, copy_result, read_seal, step_of, sweep
+from llava_finetune.data_check import check_data
 from llava_finetune.dataset import Collator, Encoder, RecordDataset
 from llava_finetune.errors import UserError
+from llava_finetune.evaluation_loop import EvaluationSettings, Evaluator, with_folder
 from llava_finetune.fast_lora import speed_up
-from llava_finetune.manifest import file_sha256, run_manifest, write_json
+from llava_finetune.finishing import complete, finish_from, prepare_result, was_finished
+from llava_finetune.manifest import file_sha256, read_json, run_manifest, write_json
+from llava_finetune.replay import mixed
+from llava_finetune.resume import differences, find, refuse_differences, rewind, settings_of
+from llava_finetune.run_log import RunLog
 from llava_finetune.saving import FolderWriter
 from llava_finetune.splice import can_unpad, unpad_attention
+from llava_finetune.trackers import make_trackers
+from llava_finetune.watch import AdapterWatch, StopSignal, TeachingCollator
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,10 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(arguments: Arguments) -> Any:
-    """Run one training and save its result in `output_dir`. Returns the trainer, for tests."""
+    """Run one training and save its result in `output_dir`. Returns the trainer (None: finished before), for tests."""
     training = arguments.training
     is_main = training.process_index == 0
-    say = print if is_main else (lambda *_, **__: None)
+    say = functools.partial(print, flush=True) if is_main else (lambda *_, **__: None)
     output = Path(training.output_dir)
     _prepare_output(output, training.resume, is_main)
     if training.deepspeed:
@@ -62,35 +72,91 @@ def train(arguments: Arguments) -> Any:
 
         # Without it ZeRO-3's parameter partitioning sees a world of one on CPU.
         deepspeed.init_distributed()
-    set_seed(training.seed)
     for notice in arguments.notices:
         say(notice)
     say(f"precision {arguments.precision.name}: {arguments.precision.reason}")
+    settings = settings_of(arguments)
+    checkpoint = find(output, training.resume, say)
+    if checkpoint:
+        refuse_differences(checkpoint, settings, training.resume_changed, say)
+        if _is_finished(arguments, output, checkpoint, settings, is_main):
+            say(f"{output} is finished at step {step_of(checkpoint)} already; nothing to do")
+            return None
+        say(f"going on from {checkpoint}")
+    if is_main:
+        sweep(output)
+        rewind(output, step_of(checkpoint) if checkpoint else -1)
+        if arguments.data.check_data:
+            check_data(arguments.data, output, say)
+    set_seed(training.seed)
+    trainer = _put_together(arguments, settings, output, say)
+    adapters = AdapterWatch(trainer.model)
+    signals = StopSignal()
+    trainer.add_callback(_course(trainer, signals))
+    signals.install()
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        signals.restore()
+    if len(adapters):
+        adapters.require_moved(trainer.model)
+        say(f"all {len(adapters)} adapters moved")
+    _finish(arguments, trainer, output, settings, say)
+    return trainer
 
+
+def _put_together(arguments: Arguments, settings: dict[str, Any], output: Path, say: Any) -> Any:
+    """Model, data and the loop around them."""
+    training, data = arguments.training, arguments.data
     model, tokenizer, template = _model(arguments, say)
     tower = model.get_vision_tower()
-    folder = Path(arguments.data.image_folder) if arguments.data.image_folder else None
+    folder = Path(data.image_folder) if data.image_folder else None
     encoder = Encoder(
         tokenizer, template, tower.image_processor, model.config, folder, tower, tokenizer.model_max_length
     )
-    records = read_records(Path(arguments.data.data_path))
+    records = read_records(Path(data.data_path))
     if not len(records):
-        raise UserError(f"{arguments.data.data_path}: no records; nothing to train on")
+        raise UserError(f"{data.data_path}: no records; nothing to train on")
+    dataset: Any = RecordDataset(records, encoder)
+    if data.replay:
+        dataset = mixed(dataset, data.replay, with_folder(encoder, data.replay_image_folder), training.seed)
+        say(f"replay: {len(dataset) - len(records)} general records beside {len(records)} ({data.replay})")
     size = tower.config.image_size
     unpadded = _make_fast(model, training, say)
     collator = Collator(tokenizer.pad_token_id, torch.zeros(3, size, size), tokenizer.model_max_length, unpadded)
+    is_main = training.process_index == 0
     writer = FolderWriter(arguments, tokenizer, template, tower.image_processor, is_main)
-    if is_main:
-        _write_run(output, arguments, model, template, len(records))
-
-    trainer = _trainer(arguments, model, tokenizer, RecordDataset(records, encoder), collator, writer, output)
-    before = _adapter_norm(model)
-    trainer.train(resume_from_checkpoint=_checkpoint(output, training.resume))
-    _check_moved(model, before, say)
-    model.config.use_cache = True
-    save(trainer, writer, output)
-    say(f"saved {writer.kind} in {output}")
+    run = _write_run(output, arguments, model, template, len(dataset)) if is_main else {}
+    trainer = _trainer(arguments, model, tokenizer, dataset, collator, writer, settings)
+    log = RunLog(
+        trainer,
+        output / "log.jsonl",
+        training.world_size,
+        make_trackers(arguments.report_to, output, run) if is_main else (),
+    )
+    trainer.add_callback(log)
+    trainer.run_log = log
+    if data.eval_data_path:
+        trainer.examiner = _examiner(arguments, trainer, encoder, dataclasses.replace(collator, unpadded=False), log)
+        trainer.add_callback(trainer.examiner)
     return trainer
+
+
+def _examiner(arguments: Arguments, trainer: Any, encoder: Encoder, collator: Any, log: Any) -> Any:
+    from llava_finetune.examine import Examiner
+
+    data, training = arguments.data, arguments.training
+    how = EvaluationSettings(data.eval_limit, training.per_device_eval_batch_size, data.eval_max_new_tokens)
+    files = [
+        ("eval", data.eval_data_path, data.eval_image_folder),
+        ("probe", data.probe_data_path, data.probe_image_folder),
+    ]
+    evaluators = [
+        Evaluator(name, Path(path), with_folder(encoder, folder), collator, encoder.template, how)
+        for name, path, folder in files
+        if path
+    ]
+    return Examiner(trainer, evaluators, arguments.eval_every, arguments.metric, training.early_stopping_patience, log)
 
 
 def _make_fast(model: Any, training: Any, say: Any) -> bool:
@@ -127,105 +193,99 @@ def _model(arguments: Arguments, say: Any) -> tuple[Any, Any, str]:
 
 
 def _trainer(
-    arguments: Arguments, model: Any, tokenizer: Any, dataset: Any, collator: Any, writer: FolderWriter, output: Path
+    arguments: Arguments, model: Any, tokenizer: Any, dataset: Any, collator: Any, writer: FolderWriter, settings: Any
 ) -> Any:
-    from llava_finetune.trainer import RunLog, RunTrainer
+    from transformers import PrinterCallback, ProgressCallback
 
-    training = arguments.training
+    from llava_finetune.trainer import RunTrainer
+
     trainer = RunTrainer(
         model=model,
         processing_class=tokenizer,
-        args=training,
+        args=arguments.training,
         train_dataset=dataset,
-        data_collator=collator,
-        save_extras=writer.extras,
+        data_collator=TeachingCollator(collator, tokenizer.model_max_length),
+        writer=writer,
+        settings=settings,
     )
-    from transformers import PrinterCallback, ProgressCallback
-
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(RunLog(trainer, output / "log.jsonl", training.world_size))
     return trainer
 
 
-def save(trainer: Any, writer: FolderWriter, output: Path) -> None:
-    """Write the trained result and the trainer's state into the run's folder."""
-    trainer.save_state()
-    if writer.kind != "projector":
-        trainer.save_model(str(output))
-    writer.extras(trainer.model, output)
+def _course(trainer: Any, signals: StopSignal) -> Any:
+    from llava_finetune.trainer import Course
+
+    return Course(trainer, signals)
+
+
+def _is_finished(arguments: Arguments, output: Path, checkpoint: Path, settings: dict[str, Any], is_main: bool) -> bool:
+    if was_finished(output, checkpoint, settings):
+        return True
+    same = not differences(read_seal(checkpoint)["settings"], settings)
+    left = read_json(checkpoint / "trainer_state.json")
+    if not same or left["global_step"] < left["max_steps"]:
+        return False
+    return finish_from(output, checkpoint, settings, arguments.keep_best) if is_main else True
+
+
+def _finish(arguments: Arguments, trainer: Any, output: Path, settings: dict[str, Any], say: Any) -> None:
+    """Put the result into the run's folder: the best checkpoint's files, or the last weights. Then cards and report."""
+    training = arguments.training
+    is_main = training.process_index == 0
+    step, best = trainer.state.global_step, trainer.best_step if arguments.keep_best else None
+    staging = prepare_result(output) if is_main else output / STAGING / "result"
+    trainer.group.wait()
+    if best is not None and best != step:
+        if is_main:
+            copy_result(output / f"checkpoint-{best}", staging)
+    else:
+        trainer.model.config.use_cache = True
+        trainer.save_weights(staging)
+    trainer.group.wait()
+    if is_main:
+        trainer.state.save_to_json(str(output / "trainer_state.json"))
+        complete(output, staging, step, best or step, settings)
+    if trainer.num_cut:
+        say(f"WARNING: {trainer.num_cut} records were longer than --model_max_length and lost their end (this rank)")
+    for tracker in trainer.run_log.trackers:
+        tracker.finish()
+    where = f" of step {best}, best by {arguments.metric}" if best is not None else ""
+    say(f"saved {trainer.writer.kind}{where} in {output}")
 
 
 def _prepare_output(output: Path, resume: str, is_main: bool) -> None:
-    left = [entry.name for entry in output.glob("*")] if output.is_dir() else []
-    if resume == "none" and any(name.startswith("checkpoint-") or name == "log.jsonl" for name in left):
+    left = [entry.name for entry in output.iterdir() if entry.name[0] != "."] if output.is_dir() else []
+    if resume == "none" and left:
         raise UserError(
-            f"{output} already holds a run ({', '.join(sorted(left)[:4])}); continue it with --resume auto, "
+            f"{output} already holds something ({', '.join(sorted(left)[:4])}); continue it with --resume auto, "
             "or choose another --output_dir"
         )
     if is_main:
         output.mkdir(parents=True, exist_ok=True)
 
 
-def _checkpoint(output: Path, resume: str) -> str | None:
-    """The folder to resume from: the newest whole checkpoint for `auto`, the one named, or none."""
-    if resume == "none":
-        return None
-    if resume != "auto":
-        if not (Path(resume) / "trainer_state.json").is_file():
-            raise UserError(f"--resume {resume}: no trainer_state.json there; give a checkpoint-N folder")
-        return resume
-    whole = [path for path in output.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
-    return str(max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]))) if whole else None
-
-
-def _write_run(output: Path, arguments: Arguments, model: Any, template: str, num_records: int) -> None:
+def _write_run(output: Path, arguments: Arguments, model: Any, template: str, num_records: int) -> dict[str, Any]:
     data = Path(arguments.data.data_path)
-    write_json(
-        output / "run.json",
-        run_manifest(
-            ["llava-finetune", "train", *arguments.argv],
-            {
-                **dataclasses.asdict(arguments.model),
-                **dataclasses.asdict(arguments.data),
-                **arguments.training.to_sanitized_dict(),
-            },
-            data_sha256=file_sha256(data),
-            data_path=str(data),
-            image_folder=arguments.data.image_folder,
-            num_records=num_records,
-            seed=arguments.training.seed,
-            precision=dataclasses.asdict(arguments.precision),
-            conversation=template,
-            world_size=arguments.training.world_size,
-            trainable={part: trained for part, trained, _ in trainable_table(model)},
-        ),
+    run = run_manifest(
+        ["llava-finetune", "train", *arguments.argv],
+        {
+            **dataclasses.asdict(arguments.model),
+            **dataclasses.asdict(arguments.data),
+            **arguments.training.to_sanitized_dict(),
+        },
+        data_sha256=file_sha256(data),
+        data_path=str(data),
+        image_folder=arguments.data.image_folder,
+        num_records=num_records,
+        seed=arguments.training.seed,
+        precision=dataclasses.asdict(arguments.precision),
+        conversation=template,
+        world_size=arguments.training.world_size,
+        trainable={part: trained for part, trained, _ in trainable_table(model)},
     )
-
-
-def _adapter_norm(model: Any) -> int:
-    return sum("lora_B" in name for name, _ in model.named_parameters())
-
-
-def _check_moved(model: Any, num_adapters: int, say: Any) -> None:
-    """After training no adapter may still be zero: peft starts B at zero, so a zero B never learned."""
-    if not num_adapters:
-        return
-    still = []
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name and parameter.requires_grad:
-            if hasattr(parameter, "ds_id"):
-                from deepspeed import zero
-
-                with zero.GatheredParameters([parameter]):
-                    moved = bool(parameter.data.any())
-            else:
-                moved = bool(parameter.data.any())
-            if not moved:
-                still.append(name)
-    if still:
-        raise UserError(f"{len(still)} of {num_adapters} adapters did not move (lora_B is zero), first {still[0]}")
-    say(f"all {num_adapters} adapters moved")
+    write_json(output / "run.json", run)
+    return run
 
 
 def _leave_group() -> None:

@@ -1,138 +1,221 @@
 """The training loop: transformers' Trainer through upstream's LLaVATrainer, with its optimizer groups and samplers.
 
-Each log line holds step, loss, gradient norm, learning rate, samples/s, tokens/s, memory and time left; a NaN stops the
-run and names the records of its batch.
+What is added: batches that name their records, a stop at the first number that is not finite, whole checkpoints, a
+resumed run that goes on bit for bit, and a signal that saves before it ends.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import time
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from llava.train.llava_trainer import LLaVATrainer
 from transformers import TrainerCallback
+from transformers.integrations.deepspeed import deepspeed_load_checkpoint
+from transformers.trainer_callback import ExportableState
 
+from llava_finetune import checkpoints
 from llava_finetune.errors import UserError
-
-MEBI = 1 << 20
-
-
-def memory_gb() -> float:
-    """Peak GPU memory of this process in GB, or its resident memory where there is no GPU."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
-    return float(psutil.Process().memory_info().rss) / 1e9
+from llava_finetune.evaluation_loop import Group
+from llava_finetune.out_of_memory import HalvedBatches
+from llava_finetune.parameter_groups import PartLearningRates
+from llava_finetune.saving import FolderWriter, load_trained
+from llava_finetune.watch import FiniteWatch, Interrupted, StopSignal
 
 
-def clock(seconds: float) -> str:
-    """Seconds as h:mm:ss or m:ss."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignore[misc]
+    """Upstream's trainer that counts tokens, watches its numbers and writes checkpoints that are whole."""
 
-
-class RunTrainer(LLaVATrainer):  # type: ignore[misc]
-    """Upstream's trainer that counts tokens, names the records of a bad batch and saves whole folders.
-
-    `save_extras(folder)` writes what makes a saved folder usable by itself; every rank calls it.
-    """
-
-    def __init__(self, *arguments: Any, save_extras: Any, **keywords: Any) -> None:
+    def __init__(
+        self, *arguments: Any, writer: FolderWriter, settings: dict[str, Any] | None = None, **keywords: Any
+    ) -> None:
         super().__init__(*arguments, **keywords)
         # Our forward takes **kwargs, which the Trainer reads as "scales its own loss": it would then neither divide by
         # the accumulated steps nor average over ranks. The loss is a mean per micro-batch, as upstream's.
         self.model_accepts_loss_kwargs = False
-        self.save_extras = save_extras
+        self.writer = writer
+        self.settings = settings or {}
+        self.group = Group()
+        self.watch = FiniteWatch(tolerate_overflow=bool(self.args.fp16))
         self.num_tokens = 0
         self.num_samples = 0
-        self.batch_ids: list[str] = []
+        self.num_cut = 0
+        self.step_ids: list[str] = []
+        self.epoch_random: torch.Tensor | None = None
+        self.resumed_from: Path | None = None
+        self.best_step: int | None = None
+        self.examiner: Any = None
+
+    # ---- numbers ----
 
     def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **keywords: Any) -> Any:
-        self.batch_ids = inputs.pop("record_ids")
+        ids = inputs.pop("record_ids")
+        self.step_ids += ids
         self.num_tokens += inputs.pop("num_tokens")
-        self.num_samples += len(self.batch_ids)
+        self.num_cut += inputs.pop("num_cut", 0)
+        self.num_samples += len(ids)
         loss = super().compute_loss(model, inputs, *arguments, **keywords)
         value = loss[0] if isinstance(loss, tuple) else loss
-        if not torch.isfinite(value):
-            raise UserError(
-                f"step {self.state.global_step + 1}: the loss is {value.item()}, in the records "
-                f"{', '.join(self.batch_ids)}. Look at them with: python -m data_prep show; try a lower "
-                "--learning_rate, or --precision fp32 to rule out overflow"
-            )
+        self.watch.note("loss", self.state.global_step + 1, ids, value)
         return loss
 
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        self.watch.note("gradient norm", self.state.global_step + 1, self.step_ids, norm)
+        self.step_ids = []
+        return norm
+
+    # ---- evaluation ----
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        self.watch.look()
+        numbers: dict[str, float] = self.examiner.examine(self.state)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, numbers)
+        return numbers
+
+    def _determine_best_metric(self, metrics: Any, trial: Any) -> bool:
+        return bool(self.examiner.judge(self.state, self.control, metrics))
+
+    # ---- saving ----
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Write weights only through `save_extras` where upstream's layout differs from transformers'."""
-        if not getattr(self.args, "tune_mm_mlp_adapter", False):
-            super()._save(output_dir, state_dict)
+        """The weights alone: tokenizer and config are the writer's, which keeps the base's own files."""
+        if self.args.should_save:
+            self.model.save_pretrained(output_dir, state_dict=state_dict)
 
+    def save_weights(self, folder: Path) -> None:
+        """Everything that inference needs, in one folder; every rank calls."""
+        if self.writer.kind == "model":
+            self.save_model(str(folder), _internal_call=True)
+        self.writer.extras(self.model, folder)
 
-class RunLog(TrainerCallback):
-    """Print and keep one row per logged step in `log.jsonl`."""
+    def _save_checkpoint(self, model: Any, trial: Any, metrics: Any = None) -> None:
+        """Write `checkpoint-STEP` aside, seal it, give it its name; then delete what is beyond the limit."""
+        self.watch.look()
+        output, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
+        folder = output / checkpoints.STAGING / name
+        try:
+            if self.args.should_save:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+            self.group.wait()
+            self._write_checkpoint(folder)
+            self.group.wait()
+            if self.args.should_save:
+                checkpoints.seal(folder, {"step": self.state.global_step, "settings": self.settings})
+                checkpoints.publish(folder, output)
+                checkpoints.rotate(output, self.args.save_total_limit, self.best_step)
+        except UserError:
+            raise
+        except Exception as error:  # torch, safetensors and DeepSpeed each raise their own when a disk is full
+            shutil.rmtree(folder, ignore_errors=True)
+            raise UserError(_not_saved(output, name, error)) from error
+        self.group.wait()
 
-    def __init__(self, trainer: RunTrainer, path: Path, world_size: int) -> None:
-        self.trainer = trainer
-        self.path = path
-        self.world_size = world_size
-        self.mark = (time.monotonic(), 0, 0)
+    def _write_checkpoint(self, folder: Path) -> None:
+        self.store_flos()
+        self.save_weights(folder)
+        self._save_optimizer_and_scheduler(str(folder))
+        self._save_scaler(str(folder))
+        self._save_rng_state(str(folder))
+        torch.save(
+            {
+                "epoch_random": self.epoch_random,
+                "loss_sum": self._tr_loss.detach().cpu(),
+                "last_logged": self._globalstep_last_logged,
+            },
+            folder / f"position_{self.args.process_index}.pth",
+        )
+        if self.args.should_save:
+            for callback in [
+                one for one in [*self.callback_handler.callbacks, self.control] if isinstance(one, ExportableState)
+            ]:
+                self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+            self.state.best_global_step = self.best_step or 0
+            self.state.save_to_json(str(folder / "trainer_state.json"))
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
-        self.mark = (time.monotonic(), self.trainer.num_samples, self.trainer.num_tokens)
-        self.begun = (time.monotonic(), state.global_step)
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """As transformers', without the frozen weights that DeepSpeed would repeat in every checkpoint."""
+        frozen = any(not parameter.requires_grad for parameter in self.model.parameters())
+        if self.is_deepspeed_enabled and frozen:
+            self.model_wrapped.save_checkpoint(output_dir, exclude_frozen_parameters=True)
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **keywords: Any) -> None:
-        logs = dict(logs or {})
-        if "loss" not in logs:
-            if any(key.startswith("eval_") for key in logs):
-                self._write(state, {"step": state.global_step, **logs})
+    # ---- going on ----
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_trained(self.model, Path(resume_from_checkpoint), self.writer.kind)
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        if resume_from_checkpoint is not None:
+            self.resumed_from = Path(resume_from_checkpoint)
+            if self.is_deepspeed_enabled:
+                # Not strict: frozen weights are not in it.
+                deepspeed_load_checkpoint(self.model_wrapped, resume_from_checkpoint, load_module_strict=False)
+            self._load_optimizer_and_scheduler(resume_from_checkpoint)
+            self._load_scaler(resume_from_checkpoint)
+            self.best_step = self.state.best_global_step or None
+        return prepared
+
+    def restore_position(self) -> None:
+        """At the first epoch after a resume: the random state that its order was drawn from, and the running loss."""
+        folder, self.resumed_from = self.resumed_from, None
+        if folder is None:
             return
-        now = time.monotonic()
-        then, samples, tokens = self.mark
-        self.mark = (now, self.trainer.num_samples, self.trainer.num_tokens)
-        span = max(now - then, 1e-9)
-        done = state.global_step - self.begun[1]
-        left = (state.max_steps - state.global_step) * (now - self.begun[0]) / max(done, 1)
-        # The trainer counts its own rank; ranks see batches of the same size, so the run's rate is a multiple.
-        row = {
-            "step": state.global_step,
-            "epoch": logs.get("epoch"),
-            "loss": logs["loss"],
-            "grad_norm": logs.get("grad_norm"),
-            "learning_rate": logs.get("learning_rate"),
-            "samples_per_second": self.world_size * (self.trainer.num_samples - samples) / span,
-            "tokens_per_second": self.world_size * (self.trainer.num_tokens - tokens) / span,
-            "memory_gb": memory_gb(),
-            "seconds_left": left,
-        }
-        self._check(row)
-        self._write(state, row)
-        if state.is_world_process_zero:
-            print(
-                f"step {row['step']}/{state.max_steps}  loss {row['loss']:.4f}  grad {row['grad_norm'] or 0:.3f}  "
-                f"lr {row['learning_rate']:.2e}  {row['samples_per_second']:.1f} samples/s  "
-                f"{row['tokens_per_second']:.0f} tokens/s  {row['memory_gb']:.2f} GB  {clock(left)} left",
-                flush=True,
+        position = torch.load(folder / f"position_{self.args.process_index}.pth", weights_only=True)
+        self._tr_loss += position["loss_sum"].to(self._tr_loss.device)
+        self._globalstep_last_logged = position["last_logged"]
+        if float(self.state.epoch or 0).is_integer():
+            self._load_rng_state(str(folder))
+        elif position["epoch_random"] is not None:
+            torch.random.set_rng_state(position["epoch_random"])
+
+    def _get_output_dir(self, trial: Any) -> str:
+        # Where transformers looks for checkpoints of its own to delete at the end: it finds none.
+        return os.path.join(super()._get_output_dir(trial), checkpoints.STAGING)  # noqa: PTH118
+
+
+class Course(TrainerCallback):
+    """Keeps a run on its course: position in the data, numbers that must be finite, signals that ask to stop."""
+
+    def __init__(self, trainer: RunTrainer, signals: StopSignal) -> None:
+        self.trainer = trainer
+        self.signals = signals
+        self.stopping = False
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        self.trainer.restore_position()
+        self.trainer.epoch_random = torch.random.get_rng_state()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        self.trainer.watch.look()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        if self.trainer.group.any(self.signals.received is not None):
+            self.stopping = control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+
+    def on_save(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        if self.stopping:
+            raise Interrupted(
+                f"{self.signals.name} at step {state.global_step} of {state.max_steps}: checkpoint-{state.global_step} "
+                "is saved; go on with the same command and --resume auto"
             )
 
-    def _check(self, row: dict[str, Any]) -> None:
-        norm = row["grad_norm"]
-        if norm is not None and not math.isfinite(norm):
-            raise UserError(
-                f"step {row['step']}: the gradient norm is {norm}; the last batch held the records "
-                f"{', '.join(self.trainer.batch_ids)}. Lower --learning_rate, or look at those records"
-            )
-        if row["loss"] == 0:
-            raise UserError(
-                f"step {row['step']}: the loss is exactly 0; nothing is taught. Look at the labels with: "
-                "python -m data_prep show"
-            )
+    def on_train_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        self.trainer.watch.look()
 
-    def _write(self, state: Any, row: dict[str, Any]) -> None:
-        if state.is_world_process_zero:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+
+def _not_saved(output: Path, name: str, error: Exception) -> str:
+    whole = checkpoints.checkpoints(output)
+    free = shutil.disk_usage(output).free / 1e9
+    last = f"{whole[-1].name} is whole" if whole else "no earlier checkpoint is there"
+    return (
+        f"{output}/{name} could not be saved: {type(error).__name__}: {str(error).splitlines()[0][:300]}. Nothing half "
+        f"written is left; {last}; {free:.1f} GB are free. Make room, then go on with --resume auto"
+    )

@@ -1,0 +1,182 @@
+"""Evaluation while training: loss and generated answers of held-out records, by the weights as they are in training.
+
+Every rank takes every n-th question; answers are greedy, batched, left padded, with a KV cache. Under ZeRO-3 all ranks
+make the same number of forward passes, so shards are filled up with repeated questions that do not count.
+
+    evaluator = Evaluator("eval", records, folder, settings)
+    row, predictions = evaluator.run(trainer)          # {"eval_loss": ..., "eval_exact_match": ...}, every answer
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_prep.record import read_records
+from llava_finetune import metrics
+from llava_finetune.dataset import Encoder, RecordDataset
+from llava_finetune.errors import UserError
+from llava_finetune.generate_answers import Question, answer, questions_from
+from llava_finetune.loading import Loaded
+from llava_finetune.masking import IGNORE_INDEX
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How a training evaluates: questions at most (0: all), questions per batch and rank, and tokens per answer."""
+
+    limit: int
+    batch_size: int
+    max_new_tokens: int
+
+
+class Group:
+    """The ranks of a run, talking on the CPU so that no message waits for a GPU; one rank alone needs none."""
+
+    def __init__(self) -> None:
+        distributed = torch.distributed
+        self.active = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+        self.rank = distributed.get_rank() if self.active else 0
+        self.size = distributed.get_world_size() if self.active else 1
+        self.handle = distributed.new_group(backend="gloo") if self.active else None
+
+    def any(self, value: bool) -> bool:
+        """Whether the value is true on any rank; every rank calls."""
+        if not self.active:
+            return value
+        flag = torch.tensor([int(value)])
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=self.handle)
+        return bool(flag)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, by rank, on every rank."""
+        if not self.active:
+            return [value]
+        out: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(out, value, group=self.handle)
+        return out
+
+    def wait(self) -> None:
+        """Wait until every rank is here."""
+        if self.active:
+            torch.distributed.barrier(group=self.handle)
+
+
+def shard(count: int, group: Group) -> tuple[list[int], int]:
+    """This rank's indices of `count` items, as many as every other rank's, and how many of them count."""
+    own = list(range(group.rank, count, group.size))
+    width = -(-count // group.size)
+    return own + [0] * (width - len(own)), len(own)
+
+
+class Evaluator:
+    """Scores one records file under one name: `eval` (held-out data) or `probe` (general data, to see forgetting)."""
+
+    def __init__(
+        self, name: str, path: Path, encoder: Encoder, collator: Any, template: str, settings: EvaluationSettings
+    ) -> None:
+        self.name, self.path, self.template, self.settings = name, path, template, settings
+        self.encoder, self.collator = encoder, collator
+        self.questions: list[Question] = questions_from(read_records(path), sample=settings.limit)
+        if not self.questions:
+            raise UserError(f"--{name}_data_path {path}: no question with an answer in it; give human/gpt records")
+        empty = [question.id for question in self.questions if not question.reference.strip()]
+        if empty:
+            raise UserError(
+                f"--{name}_data_path {path}: {len(empty)} questions without an answer, first in record {empty[0]!r}; "
+                "give their references, or take them out"
+            )
+        # The loss is taken on the records whose questions are answered, so that both numbers speak of the same data.
+        self.dataset = RecordDataset(list({id(one.record): one.record for one in self.questions}.values()), encoder)
+
+    def run(self, trainer: Any, group: Group) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Numbers as NAME_loss, NAME_exact_match ..., and the predictions in the order of the questions."""
+        start = time.monotonic()
+        with _inference(trainer):
+            loss = self._loss(trainer, group)
+            predictions = self._answers(trainer, group)
+        scores = metrics.score(predictions)
+        seconds = time.monotonic() - start
+        row: dict[str, float] = {f"{self.name}_loss": loss}
+        for key, value in scores.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                row[f"{self.name}_{key}"] = value
+        row[f"{self.name}_seconds"] = seconds
+        return row, predictions
+
+    def _loss(self, trainer: Any, group: Group) -> float:
+        """Mean loss per supervised token over the records: the same for any number of ranks and any batch size."""
+        indices, num_own = shard(len(self.dataset), group)
+        total, tokens, size = 0.0, 0, self.settings.batch_size
+        for first in range(0, len(indices), size):
+            chosen = indices[first : first + size]
+            examples = [self.dataset[index] for index in chosen]
+            # A filler of a short shard keeps its forward pass and loses its weight.
+            for place, example in enumerate(examples, first):
+                if place >= num_own and group.size > 1 and first < num_own:
+                    example["labels"] = torch.full_like(example["labels"], IGNORE_INDEX)
+            batch = self.collator(examples)
+            for key in ("record_ids", "record_indices", "num_tokens", "num_cut"):
+                batch.pop(key, None)
+            count = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
+            with trainer.compute_loss_context_manager():
+                value = float(trainer.model(**trainer._prepare_inputs(batch)).loss)
+            if first < num_own and count:
+                total, tokens = total + value * count, tokens + count
+        parts = group.gather((total, tokens))
+        return sum(part[0] for part in parts) / max(1, sum(part[1] for part in parts))
+
+    def _answers(self, trainer: Any, group: Group) -> list[dict[str, Any]]:
+        indices, num_own = shard(len(self.questions), group)
+        model = trainer.model.get_base_model() if hasattr(trainer.model, "get_base_model") else trainer.model
+        tokenizer = trainer.processing_class
+        loaded = Loaded(
+            tokenizer,
+            model,
+            self.encoder.image_processor,
+            self.template,
+            model.get_vision_tower().dtype,
+            trainer.args.device,
+            tokenizer.model_max_length,
+        )
+        with trainer.compute_loss_context_manager():
+            # Not under inference_mode: ZeRO-3 puts gathered weights into the parameters, and training goes on with them.
+            own = answer.__wrapped__(  # type: ignore[attr-defined]
+                loaded,
+                [self.questions[index] for index in indices],
+                self.encoder.image_folder,
+                batch_size=self.settings.batch_size,
+                max_new_tokens=self.settings.max_new_tokens,
+                say=(lambda line: print(line, flush=True)) if group.rank == 0 else (lambda line: None),
+                same_passes=group.size > 1,
+            )
+        parts = group.gather(own[:num_own])
+        return [parts[index % group.size][index // group.size] for index in range(len(self.questions))]
+
+
+@contextmanager
+def _inference(trainer: Any) -> Iterator[None]:
+    """Evaluation mode without gradients, left padding and a cache; all is as before afterwards, random state too."""
+    model, config = trainer.model, trainer.model.config
+    before = (model.training, config.use_cache, config.tokenizer_padding_side, torch.random.get_rng_state())
+    model.eval()
+    config.use_cache = True
+    try:
+        with torch.no_grad():
+            config.tokenizer_padding_side = "left"
+            yield
+    finally:
+        model.train(before[0])
+        config.use_cache, config.tokenizer_padding_side = before[1:3]
+        torch.random.set_rng_state(before[3])
+
+
+def with_folder(encoder: Encoder, folder: str | None) -> Encoder:
+    """The encoder for records whose pictures lie in another folder."""
+    return replace(encoder, image_folder=Path(folder)) if folder else encoder

@@ -1,0 +1,133 @@
+"""When a training is examined, and what follows: rows, predictions kept, best checkpoint, early stop, words, report.
+
+At step 0 (the baseline), then every `--eval_steps` or at the end of each epoch, and after the last step.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from llava_finetune import metrics
+from llava_finetune.errors import UserError
+from llava_finetune.evaluation_loop import Evaluator
+from llava_finetune.manifest import write_json
+from llava_finetune.scoring import write_predictions
+from llava_finetune.watch import overfitting
+
+
+class Examiner(TrainerCallback):
+    """Runs the evaluators at their moments. `every` steps, or 0 for each epoch."""
+
+    def __init__(
+        self, trainer: Any, evaluators: Sequence[Evaluator], every: int, metric: str | None, patience: int, log: Any
+    ) -> None:
+        self.trainer, self.evaluators, self.every, self.log = trainer, evaluators, every, log
+        self.metric, self.patience = metric, patience
+        self.output = Path(trainer.args.output_dir)
+        self.seconds = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        if state.global_step == 0:
+            self.examine(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        step = state.global_step
+        # A whole epoch, told before its end so that the checkpoint of this step knows the result.
+        due = step % self.every == 0 if self.every else float(state.epoch).is_integer()
+        if due or step >= state.max_steps:
+            control.should_evaluate = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        self.log.say(f"evaluation took {self.seconds:.1f} s of this run")
+
+    def examine(self, state: Any) -> dict[str, float]:
+        """Evaluate now: rows to log.jsonl, predictions and scores to their files. Returns all numbers."""
+        numbers: dict[str, float] = {}
+        for evaluator in self.evaluators:
+            row, predictions = evaluator.run(self.trainer, self.trainer.group)
+            numbers |= row
+            self.seconds += row[f"{evaluator.name}_seconds"]
+            if self.trainer.is_world_process_zero():
+                self._keep(evaluator, state.global_step, predictions)
+                self._tell(evaluator, state.global_step, row)
+        if self.metric and self.metric not in numbers:
+            raise UserError(
+                f"--metric_for_best_model {self.metric}: not among the numbers of an evaluation: "
+                f"{', '.join(sorted(numbers))}"
+            )
+        state.log_history.append({"step": state.global_step, **numbers})
+        self.log.write({"step": state.global_step, "epoch": state.epoch, **numbers})
+        warning = overfitting(state.log_history)
+        if warning:
+            self.log.say(f"step {state.global_step}: {warning}")
+            self.log.write({"step": state.global_step, "warning": warning})
+        if self.trainer.is_world_process_zero():
+            refresh_report(self.output)
+        return numbers
+
+    def judge(self, state: Any, control: Any, numbers: Mapping[str, float]) -> bool:
+        """Note a new best, which is saved, and stop the run when `patience` evaluations brought none."""
+        if not self.metric:
+            return False
+        value, lower = numbers[self.metric], lower_is_better(self.metric)
+        best = state.best_metric
+        is_better = best is None or (value < best if lower else value > best)
+        if is_better:
+            state.best_metric = value
+            self.trainer.best_step = state.global_step
+            control.should_save = True
+            return True
+        later = [row for row in state.log_history if self.metric in row and row["step"] > (self.trainer.best_step or 0)]
+        if self.patience and len(later) >= self.patience:
+            self.log.say(
+                f"step {state.global_step}: {self.metric} has not been better than {best:.4f} (step "
+                f"{self.trainer.best_step}) for {len(later)} evaluations; stopping early"
+            )
+            control.should_training_stop = control.should_save = True
+        return False
+
+    def _keep(self, evaluator: Evaluator, step: int, predictions: list[dict[str, Any]]) -> None:
+        name = f"{evaluator.name}-{step}"
+        write_predictions(self.output / f"predictions-{name}.jsonl", predictions)
+        folder = evaluator.encoder.image_folder
+        scores = {**metrics.score(predictions), "step": step, "image_folder": str(folder) if folder else None}
+        write_json(self.output / f"scores-{name}.json", scores)
+        if evaluator.name == "eval":
+            for tracker in self.log.trackers:
+                tracker.log_samples(step, predictions, folder)
+
+    def _tell(self, evaluator: Evaluator, step: int, row: Mapping[str, float]) -> None:
+        name = evaluator.name
+        more = "".join(
+            f"  {key} {row[f'{name}_{key}']:.2%}" for key in ("vqa_accuracy", "token_f1") if f"{name}_{key}" in row
+        )
+        self.log.say(
+            f"{name} at step {step}: loss {row[f'{name}_loss']:.4f}  exact match {row[f'{name}_exact_match']:.2%}{more}  "
+            f"of {row[f'{name}_count']:.0f} questions in {row[f'{name}_seconds']:.1f} s"
+        )
+        cut = int(row[f"{name}_num_truncated"])
+        if cut:
+            self.log.say(
+                f"WARNING: {cut} of {row[f'{name}_count']:.0f} answers were cut off at --eval_max_new_tokens "
+                f"{evaluator.settings.max_new_tokens}: they count as they are"
+            )
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a smaller value of this number is the better one."""
+    return metric.endswith(("loss", "seconds", "num_truncated"))
+
+
+def refresh_report(output: Path, curves: bool = False, say: Callable[[str], None] | None = None) -> None:
+    """Rewrite report.html; a report that cannot be written is said and never ends a training."""
+    from llava_finetune.report import write_report
+
+    try:
+        write_report(output, curves=curves)
+    except Exception as error:  # whatever a page may stumble on, the weights matter more
+        print(f"WARNING: {output}/report.html was not written: {type(error).__name__}: {error}", file=sys.stderr)

@@ -1,0 +1,71 @@
+"""Tiny trainings: a random LLaVA with eight coloured pictures, trained for a few steps in fp32."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from llava_finetune.tiny import make_tiny_llava
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
+COMMON = (
+    "--precision fp32 --learning_rate 2e-3 --per_device_train_batch_size 2 --save_steps 2 --max_steps 6 --seed 7 "
+    "--gradient_checkpointing False --dataloader_num_workers 0 --version v1 --check_data False"
+)
+MODES = {
+    "lora": "--lora_enable True --lora_r 8 --lora_alpha 16 --lora_dropout 0.1",
+    "full": "",
+    "qlora": "--lora_enable True --lora_r 8 --lora_alpha 16 --lora_dropout 0.1 --bits 4",
+    "pretrain": "--tune_mm_mlp_adapter True --version plain",
+}
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random LLaVA-1.5 in upstream's layout."""
+    return make_tiny_llava(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train.json (10 questions on 8 pictures and text), captions.json and eval.json, beside their pictures."""
+    folder = tmp_path_factory.mktemp("data")
+    questions, captions = [], []
+    for index in range(8):
+        name = list(COLOURS)[index % 4]
+        Image.new("RGB", (56, 40 + 4 * index), COLOURS[name]).save(folder / f"{index}.png")
+        questions.append(record(f"q-{index}", "<image>\nwhat colour?", name, image=f"{index}.png"))
+        captions.append(record(f"c-{index}", "<image>", f"a {name} picture", image=f"{index}.png"))
+    questions += [record("t-0", "two and two?", "four"), record("t-1", "is it " + "very " * 9 + "late?", "no")]
+    (folder / "train.json").write_text(json.dumps(questions))
+    (folder / "captions.json").write_text(json.dumps(captions))
+    (folder / "eval.json").write_text(json.dumps([*questions[:5], questions[8]]))
+    return folder
+
+
+def record(name: str, question: str, answer: str, **more: Any) -> dict[str, Any]:
+    """A human/gpt record of one turn."""
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return {"id": name, "conversations": turns, **more}
+
+
+@pytest.fixture
+def flags(tiny: Path, data: Path) -> Callable[..., list[str]]:
+    """The command line of a mode: `flags("lora", output, "--max_steps 4")`."""
+
+    def make(mode: str, output: Path, more: str = "") -> list[str]:
+        records = "captions.json" if mode == "pretrain" else "train.json"
+        where = f"--model_name_or_path {tiny} --data_path {data / records} --image_folder {data} --output_dir {output}"
+        return f"{where} {COMMON} {MODES[mode]} {more}".split()
+
+    return make
+
+
+def rows_of(output: Path) -> list[dict[str, Any]]:
+    """The rows of a run's log.jsonl."""
+    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
