@@ -129,33 +129,24 @@ def merge(
     tensor that is missing or not in the base, or logits that differ by more than the dtype's noise.
     """
     from llava_finetune.convert import folders, merging
-    from llava_finetune.loading import base_of, kind_of, load
-    from llava_finetune.manifest import read_manifest
+    from llava_finetune.loading import kind_of, load
 
     start = time.monotonic()
     folders.check_free(output)
     if kind_of(adapter) == "model":
         raise UserError(f"{adapter} is a whole model: it has no adapter_config.json or mm_projector.bin to merge")
-    named = base_of(adapter, base, read_manifest(adapter))
     wanted = held_out or HeldOut()
     loaded = load(adapter, base=base, dtype=dtype, device=device, merge_adapter=False)
     cases, source = merging.load_cases(adapter, loaded, wanted.records, wanted.images, wanted.num_records)
     before = merging.logits_of(loaded, cases)
     answers = greedy_answers(loaded, adapter, wanted)
+    named = str(base or loaded.manifest["base"])  # load() has checked it
     used, place = str(loaded.dtype).removeprefix("torch."), str(loaded.device)
     with folders.new_folder(output) as partial:
         adapted, tensors = _merge_into(partial, loaded, Path(adapter), named)
         del loaded
         gc.collect()
-        again = load(str(partial), dtype=used, device=place)
-        found = merging.difference(before, merging.logits_of(again, cases), again.dtype)
-        if not found.largest <= found.allowed:
-            raise UserError(
-                f"{adapter}: merged logits differ from the adapter's by {found.largest:.2e}, "
-                f"allowed {found.allowed:.1e} in {used}; nothing was written (try --dtype float32)"
-            )
-        same = sum(a == b for a, b in zip(answers, greedy_answers(again, adapter, wanted), strict=True))
-        del again
+        found, same = _check(partial, adapter, before, answers, cases, wanted, used, place)
         four = _compare_4bit(adapter, base, partial, cases, place) if compare_4bit else None
         _note_check(partial, found.largest, found.allowed, len(cases))
     seconds = time.monotonic() - start
@@ -174,6 +165,31 @@ def merge(
         difference_4bit=four,
         seconds=seconds,
     )
+
+
+def _check(
+    folder: Path,
+    adapter: str,
+    before: list[Any],
+    answers: list[str],
+    cases: list[Any],
+    wanted: HeldOut,
+    dtype: str,
+    device: str,
+) -> tuple[Any, int]:
+    """Load what was written and compare it with the adapter; returns the difference and the number of same answers."""
+    from llava_finetune.convert import merging
+    from llava_finetune.loading import load
+
+    again = load(str(folder), dtype=dtype, device=device)
+    found = merging.difference(before, merging.logits_of(again, cases), again.dtype)
+    if not found.largest <= found.allowed:
+        raise UserError(
+            f"{adapter}: merged logits differ from the adapter's by {found.largest:.2e}, "
+            f"allowed {found.allowed:.1e} in {dtype}; nothing was written (try --dtype float32)"
+        )
+    same = sum(a == b for a, b in zip(answers, greedy_answers(again, adapter, wanted), strict=True))
+    return found, same
 
 
 def _merge_into(folder: Path, loaded: Any, adapter: Path, base: str) -> tuple[int, int]:

@@ -30,8 +30,8 @@ CSS = """
 footer {display: none !important}
 .chat-window button[aria-label="Share"], .chat-window button[aria-label="Clear"],
 .chat-window .download-link {display: none !important}
-.chat-window .message-buttons, .chat-window .icon-button-wrapper:not(.top-panel):not(:has(button:not([aria-label="Share"])))
-  {display: none !important}
+.chat-window .message-buttons,
+.chat-window .icon-button-wrapper:not(.top-panel):not(:has(button:not([aria-label="Share"]))) {display: none !important}
 #title p {margin: 0; opacity: .75; overflow-wrap: anywhere}
 @media (max-width: 640px) {
   .chat-window {height: 36vh !important; min-height: 220px !important}
