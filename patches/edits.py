@@ -257,7 +257,7 @@ def first_line(code: str) -> str:
 
 def source_of(node: cst.CSTNode) -> str:
     """The code of one node, for a message."""
-    return cst.Module(body=[]).code_for_node(node).strip()
+    return node.code.strip() if isinstance(node, cst.Module) else cst.Module(body=[]).code_for_node(node).strip()
 
 
 def _code(scope: cst.CSTNode, match: Match) -> str:
@@ -265,13 +265,7 @@ def _code(scope: cst.CSTNode, match: Match) -> str:
 
 
 def nearest(wanted: str, scope: cst.CSTNode) -> str:
-    """The statement of `scope` that looks most like the wanted code, ready to append to a message."""
-    lines = {
-        first_line(source_of(node))
-        for _, node in pattern.walk(scope)
-        if isinstance(node, (cst.BaseStatement,)) and node is not scope
-    }
-    best = max(
-        sorted(lines), key=lambda line: difflib.SequenceMatcher(None, first_line(wanted), line).ratio(), default=""
-    )
-    return f"; nearest: `{best}`" if best else ""
+    """The line of `scope` that looks most like the wanted code, ready to append to a message."""
+    lines = {line.strip() for line in source_of(scope).splitlines() if line.strip() and line.strip()[0] != "#"}
+    best = difflib.get_close_matches(first_line(wanted), sorted(lines), n=1, cutoff=0.0)
+    return f"; nearest: `{best[0]}`" if best else ""

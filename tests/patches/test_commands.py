@@ -1,0 +1,170 @@
+"""The commands, as a user runs them."""
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from patches.cli import main
+from patches.engine import run
+from patches.series import load_series
+from patches.table import BEGIN, END, markdown_table
+from patches.tree import digest_of, read_tree
+from tests.patches.conftest import run_module
+
+COMMANDS = ("fetch", "list", "check", "apply", "diff", "revert")
+
+
+def test_apply_takes_under_five_seconds_of_processor_time(tmp_path: Path, source: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = run_module("patches", "apply", "--source", source, "--output", tmp_path)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
+
+
+def test_two_applies_give_the_same_tree_and_say_so(
+    tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in ("written", "already current"):
+        assert main(["apply", "--source", str(source), "--output", str(tmp_path)]) == 0
+        assert words in capsys.readouterr().out
+    first = read_tree(tmp_path)
+    assert main(["revert", "--output", str(tmp_path)]) == 0
+    assert main(["apply", "--source", str(source), "--output", str(tmp_path)]) == 0
+    assert read_tree(tmp_path) == first
+
+
+def test_a_git_checkout_and_the_sdist_give_the_same_tree(tmp_path: Path, source: Path, copy_of_upstream: Path) -> None:
+    (copy_of_upstream / ".git").write_text("gitdir: elsewhere\n")
+    (copy_of_upstream / "scripts").mkdir()
+    (copy_of_upstream / "llava/eval/table").mkdir()
+    (copy_of_upstream / "llava/eval/table/rule.json").write_text("{}")
+    for name, folder in (("sdist", source), ("git", copy_of_upstream)):
+        assert main(["apply", "--source", str(folder), "--output", str(tmp_path / name)]) == 0
+    assert read_tree(tmp_path / "sdist") == read_tree(tmp_path / "git")
+
+
+def test_two_applies_at_once_leave_one_whole_tree(tmp_path: Path, source: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        arguments = ("patches", "apply", "--source", source, "--output", tmp_path)
+        done = list(pool.map(lambda _: run_module(*arguments), range(2)))
+    assert [each.returncode for each in done] == [0, 0], done
+    assert sorted("already current" in each.stdout for each in done) == [False, True]
+    assert len([path for path in tmp_path.iterdir() if path.name.startswith(".llava-")]) == 1
+
+
+def test_a_renamed_variable_in_builder_is_named_with_patch_file_function_and_both_texts(
+    copy_of_upstream: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    builder = copy_of_upstream / "llava/model/builder.py"
+    builder.write_text(builder.read_text().replace("vision_tower", "tower"))
+    assert main(["check", "--source", str(copy_of_upstream)]) == 1
+    message = capsys.readouterr().err
+    assert "llava/model/builder.py: changed (sha256 expected" in message
+    assert (
+        "builder_tower: llava/model/builder.py, load_pretrained_model: expected 1 place like "
+        "`vision_tower = model.get_vision_tower() ...`, found none; nearest: `tower = model.get_vision_tower()`"
+    ) in message
+
+
+def test_nothing_is_written_when_a_patch_does_not_fit(
+    tmp_path: Path, copy_of_upstream: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copy_of_upstream / "llava/model/builder.py").write_text("def load():\n    pass\n")
+    assert main(["apply", "--source", str(copy_of_upstream), "--output", str(tmp_path / "out")]) == 1
+    assert "1 of 50 files differ" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_rehearsal_on_another_version_reports_every_patch(
+    copy_of_upstream: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arch = copy_of_upstream / "llava/model/llava_arch.py"
+    arch.write_text(
+        arch.read_text()
+        .replace("self.model.image_newline[None]\n", "self.model.image_newline[None].to(image_feature.device)\n")
+        .replace("cur_image_idx = 0", "image_index = 0")
+    )
+    (copy_of_upstream / "llava/eval/model_qa.py").unlink()
+    arguments = ["check", "--source", str(copy_of_upstream), "--any-version"]
+    assert main([*arguments, "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    status = {row["name"]: row["status"] for row in report["patches"]}
+    assert status["image_newline_device"] == "redundant"
+    assert status["image_counts"] == "drifted"
+    assert status["eval_model_qa"] == status["eval_answer_ids"] == "gone"
+    assert sum(value == "applies" for value in status.values()) == len(status) - 4
+    assert main(arguments) == 1
+    text = capsys.readouterr().out
+    assert "upstream already has `self.model.image_newline[None].to(image_feature.device)`: delete this patch" in text
+    assert "nearest: `image_index = 0`" in text or "nearest: `new_input_embeds = []`" in text
+    assert "1 redundant, 1 drifted, 2 gone" in text
+
+
+def test_check_and_diff_write_nothing(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = digest_of({str(path): b"" for path in tmp_path.rglob("*")})
+    assert main(["check", "--source", str(source)]) == 0
+    assert main(["diff", "--source", str(source), "train_mem.py"]) == 0
+    out = capsys.readouterr().out
+    assert "--- upstream/llava/train/train_mem.py" in out
+    assert "builder.py" not in out.split("---", 1)[1]
+    assert digest_of({str(path): b"" for path in tmp_path.rglob("*")}) == before
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leave:
+        main([command, "--help"])
+    assert leave.value.code == 0
+    assert "examples:\n  python -m patches" in capsys.readouterr().out
+
+
+def test_wrong_use_ends_with_two(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["aply"], ["apply", "--only", "nothing"]):
+        with pytest.raises(SystemExit) as leave:
+            main(arguments)
+        assert leave.value.code == 2
+
+
+def test_an_error_has_no_traceback(tmp_path: Path) -> None:
+    done = run_module("patches", "apply", "--source", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"python -m patches apply: --source {tmp_path}: no folder llava/ in it; "
+        "name the root of a LLaVA checkout or sdist\n"
+    )
+
+
+def test_the_engine_imports_libcst_and_the_standard_library_only() -> None:
+    code = (
+        "import sys, patches.cli, patches.series; patches.series.load_series();"
+        "print(sorted({name.split('.')[0] for name in sys.modules} - set(sys.stdlib_module_names)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    found = {name for name in eval(out) if not name.startswith("_")}
+    assert found <= {"patches", "libcst", "yaml", "typing_extensions", "typing_inspect", "mypy_extensions"} | {
+        name for name in found if name.startswith(("distutils", "sitecustomize"))
+    }
+
+
+def test_the_table_in_the_readme_is_current(root: Path, pristine: dict[str, bytes]) -> None:
+    text = (root / "patches/README.md").read_text(encoding="utf-8")
+    committed = text[text.index(BEGIN) : text.index(END) + len(END)]
+    wanted = markdown_table(run(load_series(), pristine, count_lines=True))
+    assert committed == wanted, "run: python -m patches list --markdown, and put it into patches/README.md"
+
+
+def test_the_patched_tree_is_the_golden_one(
+    root: Path, pristine: dict[str, bytes], golden: Callable[[Path, str], None]
+) -> None:
+    import hashlib
+
+    report = run(load_series(), pristine)
+    lines = [f"{hashlib.sha256(report.files[name]).hexdigest()}  {name}\n" for name in sorted(report.changed_by)]
+    golden(root / "tests/patches/golden/patched.sha256", "".join(lines))
