@@ -1,6 +1,7 @@
 """The commands, as a user runs them."""
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def test_a_renamed_variable_in_builder_is_named_with_patch_file_function_and_bot
     copy_of_upstream: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     builder = copy_of_upstream / "llava/model/builder.py"
-    builder.write_text(builder.read_text().replace("vision_tower", "tower"))
+    builder.write_text(re.sub(r"\bvision_tower\b", "tower", builder.read_text()))
     assert main(["check", "--source", str(copy_of_upstream)]) == 1
     message = capsys.readouterr().err
     assert "llava/model/builder.py: changed (sha256 expected" in message

@@ -1,0 +1,171 @@
+"""Upstream's own programs run as published: run_llava, model_vqa, model_vqa_loader, cli, controller and worker."""
+
+import base64
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+from PIL import Image
+
+from tests.patches.conftest import run_module
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two pictures and a file of two questions."""
+    folder = tmp_path_factory.mktemp("pictures")
+    lines = []
+    for number, color in enumerate(("red", "blue")):
+        Image.new("RGB", (90, 60 + number), color).save(folder / f"{number}.png")
+        lines.append(json.dumps({"question_id": number, "image": f"{number}.png", "text": "What color is it?"}))
+    (folder / "questions.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_run_llava_answers_about_one_and_two_pictures(tiny: Path, pictures: Path) -> None:
+    files = ",".join(str(pictures / f"{number}.png") for number in range(2))
+    for image in (pictures / "0.png", files):
+        arguments = ("--model-path", tiny / "llava-1.5", "--image-file", image, "--max_new_tokens", 3)
+        query = "<image-placeholder> <image-placeholder> Which?" if "," in str(image) else "Color?"
+        done = run_module("llava.eval.run_llava", *arguments, "--query", query, "--dtype", "bf16", "--device", "cpu")
+        assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("module", ["model_vqa", "model_vqa_loader"])
+def test_the_vqa_scripts_write_one_answer_per_question(tiny: Path, pictures: Path, tmp_path: Path, module: str) -> None:
+    family = "1.6-mistral" if module == "model_vqa" else "llava-1.5"
+    limit = ("--max_new_tokens", 3) if module == "model_vqa_loader" else ()
+    done = run_module(
+        f"llava.eval.{module}",
+        *("--model-path", tiny / family, "--image-folder", pictures, "--question-file", pictures / "questions.jsonl"),
+        *("--answers-file", tmp_path / "answers.jsonl", "--temperature", 0, *limit),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [each["question_id"] for each in answers] == [0, 1]
+    assert len({each["answer_id"] for each in answers}) == 2
+
+
+def test_the_terminal_chat_takes_a_second_question(tiny: Path, pictures: Path) -> None:
+    arguments = ("--model-path", tiny / "llava-1.5", "--image-file", pictures / "0.png", "--debug")
+    done = run_module(
+        "llava.serve.cli", *arguments, "--max-new-tokens", 4, "--temperature", 0, input="Color?\nSure?\n\n"
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    turns = [line for line in done.stdout.splitlines() if "'prompt'" in line]
+    assert len(turns) == 2, done.stdout
+    assert "Sure?" in turns[1]
+    first = eval(turns[0])["outputs"]
+    assert f"ASSISTANT: {first}</s>USER: Sure?" in eval(turns[1])["prompt"]
+
+
+def test_an_unknown_template_is_refused_with_the_known_ones(tiny: Path, pictures: Path) -> None:
+    arguments = ("--model-path", tiny / "llava-1.5", "--image-file", pictures / "0.png", "--query", "Color?")
+    done = run_module("llava.eval.run_llava", *arguments, "--conv-mode", "no_such_template")
+    assert done.returncode != 0
+    assert "--conv-mode no_such_template: no such template; known: " in done.stderr
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+@contextmanager
+def running(folder: Path, module: str, *arguments: object) -> Iterator[None]:
+    """A server process, ended at the end; it must then go within 20 seconds."""
+    environment = {**os.environ, "LOGDIR": str(folder)}
+    with (folder / f"{module}.log").open("w") as log:
+        command = [sys.executable, "-m", module, *map(str, arguments)]
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment)
+        try:
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise AssertionError(f"{module} did not end") from None
+
+
+def wait_for(url: str, payload: dict[str, str], wanted: str, seconds: float = 120) -> None:
+    """Post until the answer holds the wanted text."""
+    end = time.monotonic() + seconds
+    answer = ""
+    while time.monotonic() < end:
+        try:
+            answer = requests.post(url, json=payload, timeout=10).text
+            if wanted in answer:
+                return
+        except requests.ConnectionError:
+            answer = "no connection"
+        time.sleep(0.3)
+    raise AssertionError(f"{url}: {answer}")
+
+
+def test_controller_and_worker_serve_an_answer_and_a_clear_error(tiny: Path, pictures: Path, tmp_path: Path) -> None:
+    controller, worker = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+    picture = io.BytesIO()
+    Image.new("RGB", (60, 60), "red").save(picture, "PNG")
+    question = {
+        "model": "tiny",
+        "prompt": "USER: <image>\nColor? ASSISTANT:",
+        "images": [base64.b64encode(picture.getvalue()).decode()],
+        "temperature": 0,
+        "max_new_tokens": 3,
+        "stop": "</s>",
+    }
+    with ExitStack() as stack:
+        port = controller.rsplit(":", 1)[1]
+        stack.enter_context(running(tmp_path, "llava.serve.controller", "--host", "127.0.0.1", "--port", port))
+        wait_for(f"{controller}/list_models", {}, "models")
+        arguments = ("--host", "127.0.0.1", "--port", worker.rsplit(":", 1)[1], "--worker-address", worker)
+        model = ("--controller-address", controller, "--model-path", tiny / "llava-1.5", "--model-name", "tiny")
+        stack.enter_context(running(tmp_path, "llava.serve.model_worker", *arguments, *model))
+        wait_for(f"{controller}/list_models", {}, "tiny")
+        wait_for(f"{controller}/get_worker_address", {"model": "tiny"}, worker)
+        wait_for(f"{worker}/worker_get_status", {}, "queue_length")
+        url = f"{worker}/worker_generate_stream"
+        good = requests.post(url, json=question, timeout=60).content.split(b"\0")
+        bad = requests.post(url, json={**question, "images": question["images"] * 2}, timeout=60).content  # type: ignore[operator]
+    assert json.loads(good[0])["error_code"] == 0, good
+    assert json.loads(good[-2])["text"].startswith("USER: <image>")
+    assert (
+        "ValueError: Number of images does not match number of <image> tokens"
+        in json.loads(bad.split(b"\0")[0])["text"]
+    )
+
+
+def test_the_old_page_and_mpt_name_their_replacement_in_one_sentence() -> None:
+    page = run_module("llava.serve.gradio_web_server")
+    assert page.returncode == 1
+    assert page.stderr.strip().splitlines()[-1] == (
+        "llava.serve.gradio_web_server is not supported: it is written for an old Gradio; "
+        "use `llava-finetune serve MODEL --web`, one process with the same page"
+    )
+    code = "from llava.model import LlavaMptForCausalLM"
+    mpt = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert mpt.stderr.strip().splitlines()[-1].startswith("ImportError: MPT models are not supported: ")
+    assert "use a Llama, Vicuna or Mistral based LLaVA" in mpt.stderr
+
+
+def test_a_failing_import_of_a_model_class_shows_its_own_error() -> None:
+    code = (
+        "import sys; sys.modules['llava.model.multimodal_projector.builder'] = None\n"
+        "from llava.model import LlavaLlamaForCausalLM"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "import of llava.model.multimodal_projector.builder halted" in done.stderr
