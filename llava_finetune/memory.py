@@ -60,6 +60,11 @@ class Setting:
         return self.base_bits != 16 and self.stage < 2
 
     @property
+    def fast_lora(self) -> bool:
+        """Whether LoRA's layers run as one function (llava_finetune/fast_lora.py) and not as peft's several."""
+        return self.mode == "lora" and self.stage < 3
+
+    @property
     def stream_bytes(self) -> int:
         """Bytes of one value of the hidden states."""
         return 4 if self.wide_stream else self.weight_bytes
@@ -161,8 +166,7 @@ def _layer_bytes_per_token(language: Language, setting: Setting) -> float:
     """Bytes that autograd keeps of one layer and token: what a layer without checkpointing costs.
 
     Two norms keep their input in fp32; attention keeps q, k, v and its output; the MLP keeps gate, up and silu(gate).
-    A trained weight keeps its input; LoRA keeps the dropped input and the mask of each of its modules, and its inner
-    product.
+    A trained weight keeps its input; LoRA keeps its inner product and mask of each module, and what the mask is for.
     """
     w = setting.weight_bytes
     h, i, q, kv = language.hidden, language.intermediate, language.query_size, language.kv_size
@@ -173,10 +177,14 @@ def _layer_bytes_per_token(language: Language, setting: Setting) -> float:
         names = language.linears()
         chosen = {name: size for name, size in names.items() if _adapted(name, setting.targets)}
         kept += sum(w * setting.rank for _ in chosen)
-        if setting.dropout > 0:
-            kept += sum((w + setting.mask_bytes) * rows for rows, _ in chosen.values())
+        inputs = w * (h * ("q_proj" in chosen) + h * ("gate_proj" in chosen) + i * ("down_proj" in chosen))
+        wide = sum(rows for rows, _ in chosen.values())
+        if setting.dropout == 0:
+            kept += inputs
+        elif setting.fast_lora:
+            kept += inputs + w * wide  # a mask as wide as the elements, and the inputs that several modules share
         else:
-            kept += w * (h * ("q_proj" in chosen) + h * ("gate_proj" in chosen) + i * ("down_proj" in chosen))
+            kept += (w + setting.mask_bytes) * wide
     return float(kept)
 
 
@@ -214,7 +222,7 @@ def _temporary(shape: Shape, setting: Setting, trained: int, shards: int) -> int
     language, tokens = shape.language, setting.batch * sequence_length(shape, setting)
     logits = _logits(shape, setting)
     kept = _activations(shape, setting) + logits
-    fp32_adapters = setting.has_adapters and setting.stage < 2
+    fp32_adapters = setting.mode == "qlora" and setting.stage < 2
     backward = tokens * language.intermediate * (2 * setting.stream_bytes + (4 if fp32_adapters else 0))
     if setting.base_bits != 16:
         backward += 2 * max(rows * columns for rows, columns in language.linears().values())
