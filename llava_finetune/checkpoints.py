@@ -98,7 +98,7 @@ def sweep(output: Path) -> None:
 
 
 def rotate(output: Path, limit: int | None, best_step: int | None) -> list[Path]:
-    """Delete all but the newest `limit` whole checkpoints (None: keep all), never the best, never the last whole one."""
+    """Delete all but the newest `limit` whole checkpoints (None: all stay), never the best, never the last one."""
     whole = checkpoints(output)
     if not limit or limit < 0:
         return []

@@ -107,8 +107,8 @@ class Examiner(TrainerCallback):
             f"  {key} {row[f'{name}_{key}']:.2%}" for key in ("vqa_accuracy", "token_f1") if f"{name}_{key}" in row
         )
         self.log.say(
-            f"{name} at step {step}: loss {row[f'{name}_loss']:.4f}  exact match {row[f'{name}_exact_match']:.2%}{more}  "
-            f"of {row[f'{name}_count']:.0f} questions in {row[f'{name}_seconds']:.1f} s"
+            f"{name} at step {step}: loss {row[f'{name}_loss']:.4f}  "
+            f"exact match {row[f'{name}_exact_match']:.2%}{more}  of {row[f'{name}_count']:.0f} questions in {row[f'{name}_seconds']:.1f} s"
         )
         cut = int(row[f"{name}_num_truncated"])
         if cut:

@@ -94,7 +94,7 @@ def _short(name: str, value: Any) -> str:
 def refuse_differences(
     checkpoint: Path, settings: Mapping[str, Any], allowed: bool, say: Callable[[str], None]
 ) -> None:
-    """Raise UserError listing every setting that differs from the checkpoint's, unless `allowed`: then they are said."""
+    """Raise UserError listing every setting that differs from the checkpoint's; with `allowed` only say them."""
     found = differences(read_seal(checkpoint).get("settings", {}), settings)
     if not found:
         return

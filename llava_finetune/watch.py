@@ -9,6 +9,7 @@ import math
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from types import FrameType
 from typing import Any
 
@@ -82,7 +83,7 @@ class TeachingCollator:
         if mute:
             raise UserError(
                 f"records without a supervised token within --model_max_length {self.max_length} (pictures count): "
-                f"{', '.join(mute)}. Shorten them or raise --model_max_length; python -m data_prep show prints the labels"
+                f"{', '.join(mute)}. Shorten them or raise --model_max_length; python -m data_prep show prints them"
             )
         batch: dict[str, Any] = self.collator(examples)
         batch["num_cut"] = sum(bool(self.max_length) and example["length"] > self.max_length for example in examples)
@@ -172,7 +173,7 @@ def overfitting(rows: Sequence[Mapping[str, Any]]) -> str | None:
     held = [float(rows[index]["eval_loss"]) for index in marks]
     spans = [
         [float(row["loss"]) for row in rows[first:last] if "loss" in row]
-        for first, last in zip(marks, marks[1:], strict=False)
+        for first, last in pairwise(marks)
     ]
     if not (held[0] < held[1] < held[2]) or not all(spans):
         return None
@@ -181,7 +182,7 @@ def overfitting(rows: Sequence[Mapping[str, Any]]) -> str | None:
         return None
     best = min((rows[index] for index in evaluated), key=lambda row: float(row["eval_loss"]))
     return (
-        f"overfitting: the loss on held-out data rose from {held[0]:.4f} to {held[2]:.4f} over the last two evaluations "
+        f"overfitting: the held-out loss rose from {held[0]:.4f} to {held[2]:.4f} over the last two evaluations "
         f"while the training loss fell from {trained[0]:.4f} to {trained[1]:.4f}; held-out loss was best at step "
         f"{best['step']}. Stop there, or add data, --replay, --lora_dropout, a lower --learning_rate"
     )

@@ -1,0 +1,195 @@
+"""A run that was interrupted and resumed is the run that was not: same data, same losses, same weights, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.conftest import rows_of
+from tests.training.forked import at_step, die, start, told_to_stop, train
+
+Flags = Callable[..., list[str]]
+WEIGHTS = ("adapter_model.safetensors", "non_lora_trainables.bin", "model.safetensors", "mm_projector.bin")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imported() -> None:
+    """Imported once here, so that forked trainings start at once."""
+    import llava_finetune.train
+    import llava_finetune.trainer  # noqa: F401
+
+
+def tensors(folder: Path) -> dict[str, Any]:
+    """Every trained tensor of a result."""
+    import torch
+    from safetensors.torch import load_file
+
+    found: dict[str, Any] = {}
+    for name in WEIGHTS:
+        path = folder / name
+        if path.is_file():
+            state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+            found |= {f"{name}/{key}": value for key, value in state.items()}
+    assert found, f"{folder}: no weights"
+    return found
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Same rows and same weights, to the bit."""
+    import torch
+
+    numbers = [[(row["step"], row["loss"], row["grad_norm"], row["learning_rate"]) for row in rows_of(path) if "loss" in row]
+               for path in (one, other)]  # fmt: skip
+    assert numbers[0] == numbers[1]
+    first, second = tensors(one), tensors(other)
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different, different[:5]
+
+
+def assert_trained(output: Path, steps: int) -> None:
+    losses = [row["loss"] for row in rows_of(output) if "loss" in row]
+    assert len(losses) == steps
+    assert all(math.isfinite(loss) and loss > 0 for loss in losses)
+
+
+@pytest.fixture(scope="session")
+def whole_runs() -> dict[str, Path]:
+    """Uninterrupted runs, by their mode, made once."""
+    return {}
+
+
+@pytest.fixture
+def whole(flags: Flags, whole_runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    def make(mode: str, more: str = "", ranks: int = 1) -> Path:
+        key = f"{mode} {more} {ranks}"
+        if key not in whole_runs:
+            folder = tmp_path_factory.mktemp("whole")
+            code, text = train(flags(mode, folder / "run", f"--save_total_limit 9 {more}"), folder / "out", ranks)
+            assert code == 0, text
+            whole_runs[key] = folder / "run"
+        return whole_runs[key]
+
+    return make
+
+
+@pytest.mark.parametrize("mode", ["lora", "full", "qlora", "pretrain"])
+def test_a_killed_run_goes_on_to_the_same_weights(mode: str, flags: Flags, whole: Any, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    code, text = train(flags(mode, output), tmp_path / "out", wound=at_step(5, die))
+    assert code == -9, text
+    assert (output / "checkpoint-4").is_dir() and not (output / "result.json").exists()
+    code, text = train(flags(mode, output, "--resume auto"), tmp_path / "out")
+    assert code == 0, text
+    assert "going on from" in text and "checkpoint-4" in text
+    assert_same_run(whole(mode), output)
+    assert_trained(output, 6)
+
+
+def test_order_by_length_accumulation_and_log_windows_survive_a_kill(flags: Flags, whole: Any, tmp_path: Path) -> None:
+    more = "--group_by_modality_length True --gradient_accumulation_steps 2 --logging_steps 4 --max_steps 8 --save_steps 3"
+    output = tmp_path / "run"
+    assert train(flags("lora", output, more), tmp_path / "out", wound=at_step(4, die))[0] == -9
+    code, text = train(flags("lora", output, f"{more} --resume auto"), tmp_path / "out")
+    assert code == 0 and "checkpoint-3" in text, text
+    assert_same_run(whole("lora", more), output)
+
+
+def test_sigterm_saves_the_step_it_is_at_and_asks_to_be_queued_again(flags: Flags, whole: Any, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    code, text = train(flags("lora", output, "--save_steps 100"), tmp_path / "out", wound=at_step(3, told_to_stop))
+    assert code == 75, text
+    assert "SIGTERM at step 3 of 6: checkpoint-3 is saved; go on with the same command and --resume auto" in text
+    code, text = train(flags("lora", output, "--save_steps 100 --resume auto"), tmp_path / "out")
+    assert code == 0, text
+    assert_same_run(whole("lora"), output)
+
+
+def test_a_finished_run_is_left_alone_and_a_full_folder_refused(flags: Flags, whole: Any, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(whole("lora"), output)
+    before = (output / "adapter_model.safetensors").stat().st_mtime_ns
+    code, text = train(flags("lora", output, "--resume auto"), tmp_path / "out")
+    assert code == 0 and "is finished at step 6 already; nothing to do" in text, text
+    assert (output / "adapter_model.safetensors").stat().st_mtime_ns == before
+    code, text = train(flags("lora", output), tmp_path / "out")
+    assert code == 1
+    assert "already holds something" in text and "--resume auto" in text
+
+
+def test_a_run_killed_before_its_result_takes_it_from_the_last_checkpoint(flags: Flags, whole: Any, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(whole("lora"), output)
+    for name in ("result.json", "adapter_model.safetensors", "adapter_config.json"):
+        (output / name).unlink()
+    code, text = train(flags("lora", output, "--resume auto"), tmp_path / "out")
+    assert code == 0, text
+    assert_same_run(whole("lora"), output)
+
+
+def test_other_flags_and_other_data_are_listed_and_refused_unless_said(
+    flags: Flags, whole: Any, data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(whole("lora"), output)
+    shutil.rmtree(output / "checkpoint-6")
+    changed = tmp_path / "changed.json"
+    changed.write_text(json.dumps(json.loads((data / "train.json").read_text())[1:]))
+    more = f"--resume auto --learning_rate 1e-3 --data_path {changed}"
+    code, text = train(flags("lora", output, more), tmp_path / "out")
+    assert code == 1
+    assert "learning_rate: 0.002 then, 0.001 now" in text
+    assert "data_sha256: " in text and "--resume_changed True" in text
+    code, text = train(flags("lora", output, f"{more} --resume_changed True"), tmp_path / "out")
+    assert code == 0, text
+    assert "going on all the same" in text
+    assert_trained(output, 6)
+
+
+def test_a_damaged_checkpoint_is_passed_over_or_refused_by_name(flags: Flags, whole: Any, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(whole("lora"), output)
+    (output / "result.json").unlink()
+    for step in (4, 6):
+        weights = output / f"checkpoint-{step}" / "adapter_model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-100])
+    code, text = train(flags("lora", output, f"--resume {output / 'checkpoint-6'}"), tmp_path / "out")
+    assert code == 1
+    assert "adapter_model.safetensors has" in text and "it was cut off or changed" in text
+    code, text = train(flags("lora", output, "--resume auto"), tmp_path / "out")
+    assert code == 0, text
+    assert "passed over checkpoint-6" in text and "checkpoint-2" in text
+    assert_same_run(whole("lora"), output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "config"),
+    [("lora", None), ("lora", "zero2"), ("qlora", "zero2"), ("full", "zero3"), ("lora", "zero3"), ("pretrain", "zero3")],
+)
+def test_two_ranks_go_on_to_the_same_weights(
+    mode: str, config: str | None, flags: Flags, whole: Any, root: Path, tmp_path: Path
+) -> None:
+    more = f"--deepspeed {root / 'deepspeed_configs' / config}.json" if config else ""
+    output = tmp_path / "run"
+    code, text = train(flags(mode, output, more), tmp_path / "out", ranks=2, wound=at_step(3, die))
+    assert code != 0, text
+    assert (output / "checkpoint-2").is_dir(), text
+    code, text = train(flags(mode, output, f"{more} --resume auto"), tmp_path / "out", ranks=2)
+    assert code == 0, text
+    assert_same_run(whole(mode, more, 2), output)
+    assert_trained(output, 6)
+
+
+@pytest.mark.slow
+def test_sigterm_on_one_of_two_ranks_saves_on_both(flags: Flags, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    run = start(flags("lora", output), tmp_path / "out", ranks=2, wound=at_step(3, told_to_stop))
+    assert run.wait() == 75, run.text
+    assert (output / "checkpoint-3" / "rng_state_1.pth").is_file(), run.text
