@@ -38,6 +38,7 @@ from llava_finetune.errors import UserError
 from llava_finetune.evaluation_loop import EvaluationSettings, Evaluator, with_folder
 from llava_finetune.fast_lora import speed_up
 from llava_finetune.finishing import complete, finish_from, prepare_result, was_finished
+from llava_finetune.heap import HeapTrim
 from llava_finetune.manifest import file_sha256, read_json, run_manifest, write_json
 from llava_finetune.replay import mixed
 from llava_finetune.resume import differences, find, refuse_differences, rewind, settings_of
@@ -136,6 +137,12 @@ def _put_together(arguments: Arguments, settings: dict[str, Any], output: Path, 
     )
     trainer.add_callback(log)
     trainer.run_log = log
+    if training.trim_heap and not torch.cuda.is_available():
+        trainer.add_callback(HeapTrim())
+    if training.profile:
+        from llava_finetune.profiling import StepProfile
+
+        trainer.add_callback(StepProfile(trainer, training.profile, output))
     if data.eval_data_path:
         trainer.examiner = _examiner(arguments, trainer, encoder, dataclasses.replace(collator, unpadded=False), log)
         trainer.add_callback(trainer.examiner)
