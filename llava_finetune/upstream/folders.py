@@ -142,9 +142,9 @@ def has_weights(model_path: str) -> bool:
 
 def find_file(model_path: str, name: str) -> str | None:
     """The local path of a file of a folder or hub id, or None when it has no such file."""
-    if Path(model_path).is_dir():
-        path = Path(model_path) / name
-        return str(path) if path.is_file() else None
+    folder = Path(model_path)
+    if folder.is_dir() or folder.is_absolute():
+        return str(folder / name) if (folder / name).is_file() else None
     from transformers.utils import cached_file
 
     try:
