@@ -2,9 +2,9 @@
 
 import importlib.util
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -43,12 +43,14 @@ def test_help_imports_no_heavy_package() -> None:
     assert result.stdout.endswith("[]\n"), result.stdout + result.stderr
 
 
-def test_help_answers_at_once() -> None:
+def test_help_takes_a_third_of_a_second_at_most() -> None:
+    # Processor time, because a busy machine makes any process wait.
     times = []
     for _ in range(3):
-        start = time.monotonic()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert run_python("-m", "llava_finetune", "--help").returncode == 0
-        times.append(time.monotonic() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(times) < 0.3
 
 
