@@ -4,12 +4,12 @@ from patches.edits import Replace
 from patches.series import Kind, Patch
 
 PATCH = Patch(
-    kind=Kind.BACKPORT,
-    origin="upstream after the pin, at c121f0432da2; measured",
+    kind=Kind.MEND,
+    origin="measured; later versions of upstream decode the whole output too",
     why="`generate` returns new tokens only; cutting the prompt's length off them left an empty answer in the history, "
     "and the second question was asked of a model that had said nothing.",
     not_outside="It is one function that does all.",
-    drop_when="the pin moves past upstream's own change",
+    drop_when="upstream decodes the whole output",
     edits=(
         Replace(
             "llava/serve/cli.py",

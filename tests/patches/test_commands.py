@@ -92,20 +92,28 @@ def test_a_rehearsal_on_another_version_reports_every_patch(
         .replace("self.model.image_newline[None]\n", "self.model.image_newline[None].to(image_feature.device)\n")
         .replace("cur_image_idx = 0", "image_index = 0")
     )
+    builder = copy_of_upstream / "llava/model/builder.py"
+    builder.write_text(
+        builder.read_text().replace(
+            "lora_cfg_pretrained = AutoConfig.",
+            "from llava.model.language_model.llava_llama import LlavaConfig\n            lora_cfg_pretrained = LlavaConfig.",
+        )
+    )
     (copy_of_upstream / "llava/eval/model_qa.py").unlink()
     arguments = ["check", "--source", str(copy_of_upstream), "--any-version"]
     assert main([*arguments, "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     status = {row["name"]: row["status"] for row in report["patches"]}
-    assert status["image_newline_device"] == "redundant"
+    assert status["image_newline_device"] == status["lora_config_class"] == "redundant"
+    assert status["builder_files_decide"] == "applies"
     assert status["image_counts"] == "drifted"
     assert status["eval_model_qa"] == status["eval_answer_ids"] == "gone"
-    assert sum(value == "applies" for value in status.values()) == len(status) - 4
+    assert sum(value == "applies" for value in status.values()) == len(status) - 5
     assert main(arguments) == 1
     text = capsys.readouterr().out
     assert "upstream already has `self.model.image_newline[None].to(image_feature.device)`: delete this patch" in text
     assert "nearest: `image_index = 0`" in text or "nearest: `new_input_embeds = []`" in text
-    assert "1 redundant, 1 drifted, 2 gone" in text
+    assert "2 redundant, 1 drifted, 2 gone" in text
 
 
 def test_check_and_diff_write_nothing(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
