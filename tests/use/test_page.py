@@ -162,14 +162,34 @@ def test_the_page_answers_as_the_api(page: Any, page_server: Any) -> None:
     assert words == re.findall(r"[A-Za-z]+", answer(page).inner_text())
 
 
-def test_stop_ends_the_answer_and_the_chat_goes_on(page: Any, page_server: Any) -> None:
+def endless(page_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer ends by itself, and none is finished before a button can be pressed."""
+    for engine in page_server.server.engines.values():
+        monkeypatch.setattr(engine, "stops", set())
+        step = engine.batch.step
+
+        def slowly(tokens: Any, step: Any = step) -> Any:
+            time.sleep(0.02)
+            return step(tokens)
+
+        monkeypatch.setattr(engine.batch, "step", slowly)
+
+
+def test_stop_ends_the_answer_and_the_chat_goes_on(
+    page: Any, page_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     set_length(page, 1900)
-    page.locator("#temperature input[type=number]").fill("2")
-    page.locator("#temperature input[type=number]").press("Tab")
-    ask(page, "Tell me everything")
-    answer(page)
-    page.locator("#stop").click()
-    idle(page_server)
+    with monkeypatch.context() as patch:
+        endless(page_server, patch)
+        ask(page, "Tell me everything")
+        answer(page)
+        before = [engine.tokens for engine in page_server.server.engines.values()]
+        page.locator("#stop").click()
+        idle(page_server)
+        assert all(
+            engine.tokens - count < 1500
+            for engine, count in zip(page_server.server.engines.values(), before, strict=True)
+        )
     page.get_by_text("[stopped]").first.wait_for()
     set_length(page, 5)
     ask(page, "And now?")
