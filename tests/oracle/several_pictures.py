@@ -1,4 +1,4 @@
-"""Give upstream's trainer our dataset: upstream's own opens one picture per record, its model and trainer take several."""
+"""Give upstream's trainer our dataset: upstream's own opens one picture per record; its model takes several."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ def _data_module(tokenizer: Any, data_args: Any) -> dict[str, Any]:
 
     def collate(examples: Any) -> dict[str, Any]:
         batch = collator(examples)
-        return {
-            name: value for name, value in batch.items() if name not in ("record_ids", "record_indices", "num_tokens")
-        }
+        return {name: batch[name] for name in ("input_ids", "labels", "attention_mask", "images", "image_sizes")}
 
     encoder = Encoder(tokenizer, "v1", data_args.image_processor, data_args, Path(data_args.image_folder), None, 2048)
     records = read_records(Path(data_args.data_path))

@@ -156,8 +156,7 @@ def test_a_bos_that_opens_every_turn_is_not_dropped(loaded: dict[str, Any], thei
     turns = ORDINARY["one picture"]
     encoded = encode(turns, "chatml_direct", loaded["smol"])
     chunks = "".join(
-        loaded["smol"].decode([token for token in part], clean_up_tokenization_spaces=False)
-        for part in split(encoded.input_ids)
+        loaded["smol"].decode(part, clean_up_tokenization_spaces=False) for part in split(encoded.input_ids)
     )
     text = "".join(piece.text for piece in segments(turns, "chatml_direct")).replace(IMAGE, "")
     assert chunks.replace(" ", "") == text.replace(" ", "")

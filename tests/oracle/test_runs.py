@@ -112,9 +112,10 @@ def _job(case: Case, work: Path, root: Path, ours: bool) -> Job:
         "--mm_use_im_patch_token", "False", "--image_aspect_ratio", "square" if linear else "pad",
         "--max_steps", STEPS, "--per_device_train_batch_size", "2",
         "--gradient_accumulation_steps", 2 // case.ranks, "--learning_rate", "1e-3", "--weight_decay", "0.01",
-        "--warmup_ratio", "0.03", "--lr_scheduler_type", "cosine", "--logging_steps", "1", "--evaluation_strategy", "no",
-        "--save_strategy", "no", "--report_to", "none", "--use_cpu", "True", "--model_max_length", "2048",
-        "--seed", "7", "--lora_dropout", "0", "--gradient_checkpointing", str("LoRA" in case.name),
+        "--warmup_ratio", "0.03", "--lr_scheduler_type", "cosine", "--logging_steps", "1",
+        "--evaluation_strategy", "no", "--adam_epsilon", "1e-3", "--save_strategy", "no", "--report_to", "none",
+        "--use_cpu", "True", "--model_max_length", "2048", "--seed", "7", "--lora_dropout", "0",
+        "--gradient_checkpointing", str("LoRA" in case.name),
         "--lazy_preprocess", "True", *case.flags,
     ]  # fmt: skip
     if case.stage:
@@ -154,6 +155,6 @@ def test_every_steps_loss_and_the_saved_weights_are_upstreams(
             end="",
         )
     assert loss < (BF16 if case.bf16 else FP32), (ours.losses, theirs.losses)
-    # Adam moves a weight by at most about the learning rate a step, whatever the gradient: weights that differ by less
-    # than a hundredth of that took the same way.
-    assert weight < (3 * STEPS * 1e-3 if case.bf16 else 1e-2 * 1e-3 * STEPS), weight
+    # The large epsilon of Adam keeps an update in proportion to its gradient: with 1e-8 an entry without a gradient
+    # would move by the learning rate in the direction of its rounding error, and nothing could be compared.
+    assert weight < (1e-3 if case.bf16 else 1e-5), weight
