@@ -32,6 +32,7 @@ RUNTIME = [
     "datasets",
     "gguf",
     "matplotlib",
+    "openpyxl",
     "rouge-score",
     "sacrebleu",
 ]
