@@ -9,6 +9,7 @@ their summed gradient is the whole batch's, and the loss curve is the one that a
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ def halves(items: Sequence[int], num_parts: int) -> list[list[int]]:
     """`items` in order, in at most `num_parts` runs of nearly the same length, none empty."""
     num_parts = min(num_parts, len(items))
     bounds = [len(items) * part // num_parts for part in range(num_parts + 1)]
-    return [list(items[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [list(items[start:end]) for start, end in itertools.pairwise(bounds)]
 
 
 def free_memory() -> None:

@@ -1,6 +1,6 @@
 """The vision tower's own learning rate: its parameters leave upstream's optimizer groups for groups of their own.
 
-    use_tower_learning_rate(optimizer, model, 2e-6)
+use_tower_learning_rate(optimizer, model, 2e-6)
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 SHARED = """--bf16 True --num_train_epochs 1 --per_device_eval_batch_size 4 --evaluation_strategy no
---save_strategy steps --save_total_limit 1 --weight_decay 0. --warmup_ratio 0.03 --lr_scheduler_type cosine --logging_steps 1 --tf32 True
---model_max_length 2048 --gradient_checkpointing True --dataloader_num_workers 4 --lazy_preprocess True"""
+--save_strategy steps --save_total_limit 1 --weight_decay 0. --warmup_ratio 0.03 --lr_scheduler_type cosine
+--logging_steps 1 --tf32 True --model_max_length 2048 --gradient_checkpointing True --dataloader_num_workers 4
+--lazy_preprocess True"""
 TOWER = "--vision_tower openai/clip-vit-large-patch14"
 TOKENS = "--mm_vision_select_layer -2 --mm_use_im_start_end False --mm_use_im_patch_token False"
 LORA = "--lora_enable True --lora_r 128 --lora_alpha 256 --mm_projector_lr 2e-5"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -138,6 +139,11 @@ def runs(work: Path, root: Path, upstream_tree: Path) -> dict[str, tuple[Done, D
     return {case.name: (ours[case.name], theirs[case.name]) for case in CASES}
 
 
+def _tower_in_fp16(state: dict[str, Any]) -> dict[str, Any]:
+    """Upstream keeps and saves the frozen tower in fp16 in its fp32 runs; ours keeps it as it came."""
+    return {name: value.half().float() if "vision_tower" in name else value for name, value in state.items()}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_steps_loss_and_the_saved_weights_are_upstreams(
@@ -147,7 +153,7 @@ def test_every_steps_loss_and_the_saved_weights_are_upstreams(
     ours.require(), theirs.require()
     assert len(ours.losses) == STEPS
     loss = largest_relative(ours.losses, theirs.losses)
-    weight = largest_difference(weights(ours.output), weights(theirs.output))
+    weight = largest_difference(_tower_in_fp16(weights(ours.output)), _tower_in_fp16(weights(theirs.output)))
     with capsys.disabled():
         print(
             f"\n  oracle {case.name:<26} loss {loss:.1e} relative, weights {weight:.1e} "
