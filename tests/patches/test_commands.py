@@ -96,7 +96,8 @@ def test_a_rehearsal_on_another_version_reports_every_patch(
     builder.write_text(
         builder.read_text().replace(
             "lora_cfg_pretrained = AutoConfig.",
-            "from llava.model.language_model.llava_llama import LlavaConfig\n            lora_cfg_pretrained = LlavaConfig.",
+            "from llava.model.language_model.llava_llama import LlavaConfig\n"
+            "            lora_cfg_pretrained = LlavaConfig.",
         )
     )
     (copy_of_upstream / "llava/eval/model_qa.py").unlink()
