@@ -1,0 +1,128 @@
+"""Answers per second: our evaluation beside a bare batched generate loop, on the same questions and model.
+
+The bare loop is what one writes in an afternoon: batches in the order of the file, upstream's `generate`, every picture
+prepared and encoded as often as it is asked about. First check: the same answers (ties of bf16 aside, counted).
+
+    python benchmarks/evaluate.py --model runs/quickstart/merged --records runs/quickstart/data/test.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure. Exit codes: 0 done, 1 more than 2 % of the answers differ, 2 wrong use."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="a model in upstream's layout")
+    parser.add_argument("--records", type=Path, required=True)
+    parser.add_argument("--images", type=Path, help="default: easy-VQA's, from its package")
+    parser.add_argument("--questions", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--max_new_tokens", type=int, default=12)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=ROOT / "build/benchmarks/evaluate.json")
+    options = parser.parse_args(argv)
+    if options.images is None:
+        import easy_vqa
+
+        options.images = Path(easy_vqa.__file__).parent / "data"
+    from data_prep.record import read_records
+    from llava_finetune.generate_answers import answer, questions_from
+    from llava_finetune.loading import load
+
+    loaded = load(str(options.model))
+    questions = questions_from(read_records(options.records), limit=options.questions)
+    ways: dict[str, Callable[[], list[str]]] = {
+        "ours": lambda: [
+            row["answer"]
+            for row in answer(
+                loaded, questions, options.images, batch_size=options.batch, max_new_tokens=options.max_new_tokens
+            )
+        ],
+        "bare loop": lambda: bare(loaded, questions, options),
+    }
+    clock: dict[str, list[float]] = {name: [] for name in ways}
+    busy: dict[str, list[float]] = {name: [] for name in ways}
+    answers: dict[str, list[str]] = {}
+    for _ in range(options.repetitions):
+        for name, way in ways.items():
+            begin = (time.perf_counter(), time.process_time())
+            answers[name] = way()
+            clock[name].append(time.perf_counter() - begin[0])
+            busy[name].append(time.process_time() - begin[1])
+    differing = sum(a.strip() != b.strip() for a, b in zip(*answers.values(), strict=True))
+    report(clock, busy, differing, options)
+    return int(differing > 0.02 * len(questions))
+
+
+def bare(loaded: Any, questions: Sequence[Any], options: argparse.Namespace) -> list[str]:
+    """The plain loop: left padding, greedy, one picture per question."""
+    import torch
+
+    from data_prep.record import open_image
+    from llava_finetune.dataset import process_image
+    from llava_finetune.generate_answers import stop_ids
+    from llava_finetune.masking import IMAGE_TOKEN, prompt_ids
+
+    model, tokenizer = loaded.model, loaded.tokenizer
+    model.config.tokenizer_padding_side = "left"
+    out: list[str] = []
+    for start in range(0, len(questions), options.batch):
+        chosen = questions[start : start + options.batch]
+        texts = [q.text if IMAGE_TOKEN in q.text else f"{IMAGE_TOKEN}\n{q.text}" for q in chosen]
+        rows = [prompt_ids([{"from": "human", "value": text}], loaded.template, tokenizer) for text in texts]
+        longest = max(map(len, rows))
+        ids = torch.tensor([[tokenizer.pad_token_id] * (longest - len(row)) + row for row in rows])
+        mask = torch.tensor([[False] * (longest - len(row)) + [True] * len(row) for row in rows])
+        files = [open_image(options.images / q.images[0]) for q in chosen]
+        images = torch.stack([process_image(file, loaded.image_processor, model.config) for file in files])
+        with torch.inference_mode():
+            made = model.generate(
+                ids.to(loaded.device),
+                attention_mask=mask.to(loaded.device),
+                images=images.to(loaded.device, loaded.dtype),
+                do_sample=False,
+                max_new_tokens=options.max_new_tokens,
+                eos_token_id=stop_ids(loaded),
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        out += tokenizer.batch_decode(made, skip_special_tokens=True)
+    return out
+
+
+def report(
+    clock: dict[str, list[float]], busy: dict[str, list[float]], differing: int, options: argparse.Namespace
+) -> None:
+    """Print the table and write the JSON."""
+    number = options.questions
+    print("| way | answers/s | answers per CPU second |\n|---|---|---|")
+    for name in clock:
+        seconds, cpu = statistics.median(clock[name]), statistics.median(busy[name])
+        print(f"| {name} | {number / seconds:.2f} | {number / cpu:.2f} |")
+    ratio = statistics.median(busy["bare loop"]) / statistics.median(busy["ours"])
+    print(f"ours {ratio:.2f}x by CPU seconds; {differing} of {number} answers differ; load {os.getloadavg()[0]:.1f}")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "clock": clock,
+        "cpu": busy,
+        "differing": differing,
+        "questions": number,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    temporary = options.output.with_suffix(".tmp")
+    temporary.write_text(json.dumps(facts, indent=1) + "\n")
+    temporary.replace(options.output)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
