@@ -101,9 +101,10 @@ class Encoder:
 class RecordDataset(Dataset[dict[str, Any]]):
     """Records as examples: input_ids and labels (int64, 1-d), images (list of float32), image_sizes, length, id."""
 
-    def __init__(self, records: Sequence[Mapping[str, Any]], encoder: Encoder) -> None:
+    def __init__(self, records: Sequence[Mapping[str, Any]], encoder: Encoder, real_lengths: bool = False) -> None:
         self.records = records
         self.encoder = encoder
+        self.real_lengths = real_lengths
 
     def __len__(self) -> int:
         return len(self.records)
@@ -131,12 +132,27 @@ class RecordDataset(Dataset[dict[str, Any]]):
 
     @property
     def modality_lengths(self) -> list[int]:
-        """Words per record, negative for text only: upstream's measure, so that grouped orders are upstream's."""
+        """Words per record, negative for text only: upstream's measure, so that grouped orders are upstream's.
+
+        With `real_lengths` tokens, pictures counted: what a record costs. Tokenises every record once.
+        """
+        if self.real_lengths:
+            return [self._num_tokens(record) for record in self.records]
         lengths = []
         for record in self.records:
             words = sum(len(turn["value"].split()) for turn in record["conversations"])
             lengths.append(words if "image" in record else -words)
         return lengths
+
+    def _num_tokens(self, record: Mapping[str, Any]) -> int:
+        names = images_of(record)
+        length = len(self.encoder.encode(record).input_ids) - len(names)
+        if not names:
+            return -length
+        anyres = getattr(self.encoder.config, "image_aspect_ratio", None) == "anyres"
+        # Only anyres makes the number of tokens a matter of the picture's size; it has to be opened then.
+        sizes = self.encoder.pictures(record)[1] if anyres else [(1, 1)] * len(names)
+        return length + sum(num_image_tokens(self.encoder.config, self.encoder.tower, size) for size in sizes)
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,8 @@ def _put_together(arguments: Arguments, settings: dict[str, Any], output: Path, 
     records = read_records(Path(data.data_path))
     if not len(records):
         raise UserError(f"{data.data_path}: no records; nothing to train on")
-    dataset: Any = RecordDataset(records, encoder)
+    dataset: Any = RecordDataset(records, encoder, training.group_by_real_length)
+    training.group_by_modality_length |= training.group_by_real_length
     if data.replay:
         dataset = mixed(dataset, data.replay, with_folder(encoder, data.replay_image_folder), training.seed)
         say(f"replay: {len(dataset) - len(records)} general records beside {len(records)} ({data.replay})")

@@ -84,6 +84,6 @@ def make_model(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Call
                 if name not in ("record_ids", "record_indices", "num_tokens")
             }
 
-        return SimpleNamespace(model=model, batch=batch)
+        return SimpleNamespace(model=model, batch=batch, encoder=encoder)
 
     return make
