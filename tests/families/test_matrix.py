@@ -15,6 +15,7 @@ from tests.oracle.runs import Done, largest_difference, largest_relative, run_jo
 
 AGREE = 1e-4
 CELLS = cells()
+CROSSED_ENGINES = [engine for engine in ENGINES if engine != "ZeRO-2 offload"]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_the_matrix_covers_every_pair() -> None:
         assert {cell.mode for cell in CELLS if cell.family == family} == set(MODES)
         assert {cell.engine for cell in CELLS if cell.family == family} == set(ENGINES), family
     crossed = {(cell.mode, cell.engine) for cell in CELLS if cell.family == CROSSED}
-    assert len(crossed) == len(MODES) * len(ENGINES) - 2 * len(QUANTISED)
+    assert len(crossed) == len(MODES) * (len(ENGINES) - 1) + 2 - 2 * len(QUANTISED)
 
 
 @pytest.mark.slow
@@ -84,7 +85,7 @@ def test_the_table_is_printed(runs: dict[str, Done], capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", CROSSED_ENGINES)
 @pytest.mark.parametrize("mode", ["LoRA", "rsLoRA, projector lr"])
 def test_merged_weights_are_w_plus_scaled_b_a(
     mode: str, engine: str, runs: dict[str, Done], models: dict[str, Path]
@@ -106,7 +107,7 @@ def test_merged_weights_are_w_plus_scaled_b_a(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", CROSSED_ENGINES)
 @pytest.mark.parametrize("mode", ["full, tower lr", "LoRA, tower lr", "LoRA in tower"])
 def test_a_tuned_tower_is_saved_and_reloaded(
     mode: str, engine: str, runs: dict[str, Done], models: dict[str, Path]
