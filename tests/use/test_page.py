@@ -109,10 +109,13 @@ def answer(page: Any, index: int = 0, number: int = 0) -> Any:
 def set_length(page: Any, tokens: int) -> None:
     if not page.locator("#length").is_visible():
         page.get_by_text("Settings", exact=True).click()
-    field = page.locator("#length input[type=number]")
-    field.fill(str(tokens))
-    field.press("Tab")
-    page.wait_for_function(f"document.querySelector('#length input[type=range]').value === '{tokens}'")
+    field, shown = page.locator("#length input[type=number]"), page.locator("#length input[type=range]")
+    deadline = time.monotonic() + PATIENCE / 1000
+    while shown.input_value() != str(tokens):  # a page that is still coming up drops what is typed
+        assert time.monotonic() < deadline
+        field.fill(str(tokens))
+        field.press("Tab")
+        page.wait_for_timeout(500)
     page.wait_for_timeout(300)  # the page hands the value on after it shows it
 
 
