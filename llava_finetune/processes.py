@@ -93,7 +93,8 @@ def free_port(preferred: int) -> int:
 def _last_words(failure: Path, code: int, number: int | None) -> str:
     if failure.is_file():
         first = json.loads(failure.read_text(encoding="utf-8"))
-        return f"rank {first['rank']} ended the run: {first['message']}"
+        line, _, more = str(first["message"]).partition("\n")
+        return f"rank {first['rank']} ended the run: {line}{' ... (the rest stands above)' if more else ''}"
     if number is not None:
         return f"a process ended with exit code -{number}: {explain(number)}"
     return f"training ended with exit code {code}; its message stands above"

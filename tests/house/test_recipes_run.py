@@ -47,7 +47,7 @@ RUNS = [
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures, records and, as they are asked for, tiny models."""
     folder = tmp_path_factory.mktemp("recipes")
-    colors = ["red", "green", "blue", "white"]
+    colors = ["red", "green", "blue", "white", "black"]
     for color in colors:
         Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE + 20), color).save(folder / f"{color}.png")
     rows: list[dict[str, Any]] = [
@@ -131,7 +131,7 @@ def test_a_recipe_trains(run: Run, shop: Path, projector: Path, tmp_path: Path) 
     flags = tuple(flag.format(clip=shop / "clip") for flag in run.flags)
     variables = {
         "MODEL": str(tiny(shop, run.model)),
-        "EVAL_DATA": str(shop / "records.json"),
+        "EVAL_DATA": str(shop / "held_out.json"),
         "PROJECTOR": str(projector),
         **run.variables,
     }
