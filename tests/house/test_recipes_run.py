@@ -62,11 +62,12 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for index in range(16)
     ]
     (folder / "records.json").write_text(json.dumps(rows))
-    (folder / "captions.json").write_text(
-        json.dumps(
-            [{**row, "conversations": [{"from": "human", "value": "<image>"}, row["conversations"][1]]} for row in rows]
-        )
-    )
+    # Training refuses a picture that is in its evaluation set too.
+    held_out = [{**row, "id": f"held-out-{row['id']}", "image": "black.png"} for row in rows[:2]]
+    (folder / "held_out.json").write_text(json.dumps(held_out))
+    caption = {"from": "human", "value": "<image>"}
+    captions = [{**row, "conversations": [caption, row["conversations"][1]]} for row in rows]
+    (folder / "captions.json").write_text(json.dumps(captions))
     make_tiny_clip(folder / "clip")
     return folder
 
