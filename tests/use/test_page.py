@@ -132,14 +132,31 @@ def picture(tmp_path: Path, kit: SimpleNamespace) -> Path:
     return tmp_path / "picture.png"
 
 
-def test_upload_ask_stream_and_compare(page: Any, page_server: Any, picture: Path) -> None:
-    set_length(page, 300)
+def endless(page_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer ends by itself, and none is finished before a button can be pressed."""
+    for engine in page_server.server.engines.values():
+        monkeypatch.setattr(engine, "stops", set())
+        step = engine.batch.step
+
+        def slowly(tokens: Any, step: Any = step) -> Any:
+            time.sleep(0.02)
+            return step(tokens)
+
+        monkeypatch.setattr(engine.batch, "step", slowly)
+
+
+def test_upload_ask_stream_and_compare(
+    page: Any, page_server: Any, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless(page_server, monkeypatch)
+    set_length(page, 400)
     attach(page, picture)
     ask(page, "What is this?")
     first = answer(page)
     growing = {first.inner_text()}
     while any(engine.busy for engine in page_server.server.engines.values()):
         growing.add(first.inner_text())
+        page.wait_for_timeout(100)
     page.wait_for_timeout(500)
     assert len(growing) > 2, "the answer must grow while it is made"
     tuned, base = first.inner_text(), answer(page, 1).inner_text()
@@ -163,19 +180,6 @@ def test_the_page_answers_as_the_api(page: Any, page_server: Any) -> None:
     page.wait_for_timeout(500)
     words = re.findall(r"[A-Za-z]+", expected)
     assert words == re.findall(r"[A-Za-z]+", answer(page).inner_text())
-
-
-def endless(page_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No answer ends by itself, and none is finished before a button can be pressed."""
-    for engine in page_server.server.engines.values():
-        monkeypatch.setattr(engine, "stops", set())
-        step = engine.batch.step
-
-        def slowly(tokens: Any, step: Any = step) -> Any:
-            time.sleep(0.02)
-            return step(tokens)
-
-        monkeypatch.setattr(engine.batch, "step", slowly)
 
 
 def test_stop_ends_the_answer_and_the_chat_goes_on(
