@@ -7,6 +7,7 @@ so.
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -171,6 +172,8 @@ def add_vision(model: Any, arguments: Arguments, values: SimpleNamespace, tokeni
     """Tower and projector, the config that says so, and the trainable parts of each mode."""
     training, dtype = arguments.training, arguments.precision.dtype
     tuned_before = bool(getattr(model.config, "unfreeze_mm_vision_tower", False))
+    made = getattr(model.get_model(), "mm_projector", None) is None
+    training.projector_is_new = made or values.pretrain_mm_mlp_adapter is not None
     model.get_model().initialize_vision_modules(model_args=values, fsdp=training.fsdp)
     tower = model.get_vision_tower()
     tower.to(dtype=dtype, device=training.device)
@@ -192,7 +195,7 @@ def add_vision(model: Any, arguments: Arguments, values: SimpleNamespace, tokeni
     # Under DeepSpeed every parameter has the engine's dtype (ZeRO-3 asks for one); elsewhere trainables stay fp32.
     model.get_model().mm_projector.to(dtype=dtype if training.deepspeed else torch.float32, device=training.device)
     if training.tune_vision_tower:
-        tower.vision_tower.requires_grad_(True)
+        train_tower(model)
     config.unfreeze_mm_vision_tower = training.tune_vision_tower or tuned_before
     model.initialize_vision_tokenizer(values, tokenizer=tokenizer)
 
@@ -211,6 +214,24 @@ def settle_dtypes(model: Any, arguments: Arguments) -> None:
             parameter.data = parameter.data.to(dtype if deepspeed else torch.float32)
 
 
+def in_use(name: str, num_layers: int, select_layer: int) -> bool:
+    """Whether a tower's parameter or module takes part: features are read before the layers behind `select_layer`.
+
+    LLaVA reads the output of the last layer but one (-2); what comes after gets no gradient.
+    """
+    layer = re.search(r"encoder\.layers\.(\d+)\.", name)
+    if layer is not None:
+        return int(layer[1]) < select_layer % (num_layers + 1)
+    return "post_layernorm" not in name
+
+
+def train_tower(model: Any) -> None:
+    """Set the tower's parameters trainable, those that take part."""
+    tower = model.get_vision_tower().vision_tower
+    for name, parameter in tower.named_parameters():
+        parameter.requires_grad = in_use(name, tower.config.num_hidden_layers, model.config.mm_vision_select_layer)
+
+
 PART_TARGETS = {
     "language": r"model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)",
     "language.attention": r"model\.layers\.\d+\.self_attn\.[qkvo]_proj",
@@ -219,11 +240,11 @@ PART_TARGETS = {
     "projector": r"model\.mm_projector(\.\d+)?",
 }
 
+TOWER_LAYER = re.compile(r"model\.vision_tower\..*encoder\.layers\.(\d+)\.")
+
 
 def target_modules(targets: str, model: Any) -> list[str]:
     """Full names of the linear modules that `targets` (parts, comma-separated, or one regular expression) selects."""
-    import re
-
     names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     patterns = [PART_TARGETS.get(part.strip(), part.strip()) for part in targets.split(",")]
     try:
@@ -235,7 +256,9 @@ def target_modules(targets: str, model: Any) -> list[str]:
             f"--lora_targets {targets} selects no linear layer; parts are {', '.join(PART_TARGETS)}; "
             f"names look like {names[0]}"
         )
-    return chosen
+    layers = max((int(found[1]) for found in map(TOWER_LAYER.match, names) if found), default=-1) + 1
+    select = getattr(model.config, "mm_vision_select_layer", -2)
+    return [name for name in chosen if not TOWER_LAYER.match(name) or in_use(name, layers, select)]
 
 
 def add_adapters(model: Any, arguments: Arguments) -> Any:
@@ -273,7 +296,8 @@ def restore_beside_adapter(model: Any, folder: Path) -> None:
     for name, value in state.items():
         # A quantised or newer run may name the tower's modules with or without CLIP's inner `vision_model.`.
         longer = name.replace("vision_tower.vision_tower.", "vision_tower.vision_tower.vision_model.")
-        target = parameters.get(name, parameters.get(longer))
+        adapted = ".base_layer.".join(name.rsplit(".", 1))
+        target = next((parameters[one] for one in (name, longer, adapted) if one in parameters), None)
         if target is None:
             raise UserError(f"{file}: holds {name}, which this base has not; continue on the base it was trained from")
         with _whole(target), torch.no_grad():
@@ -298,7 +322,7 @@ def restore_trainable(model: Any, arguments: Arguments) -> None:
     if getattr(inner, "image_newline", None) is not None and not training.freeze_mm_mlp_adapter:
         inner.image_newline.requires_grad = True
     if training.tune_vision_tower:
-        model.get_vision_tower().vision_tower.requires_grad_(True)
+        train_tower(model)
     settle_dtypes(model, arguments)
 
 

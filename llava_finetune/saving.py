@@ -124,7 +124,11 @@ class FolderWriter:
             folder.mkdir(parents=True, exist_ok=True)
         if self.kind == "adapter":
             adapters = gathered([pair for pair in trained if "lora_" in pair[0]])
-            others = gathered([pair for pair in trained if "lora_" not in pair[0]])
+            # `base_layer` is peft's name for what an adapter lies on; a folder is read without adapters first.
+            others = {
+                name.replace(".base_layer", ""): value
+                for name, value in gathered([pair for pair in model.named_parameters() if self._beside(*pair)]).items()
+            }
             if self.is_main:
                 model.save_pretrained(folder, state_dict=adapters, save_embedding_layers=False)
                 save_torch(others, folder / "non_lora_trainables.bin")
@@ -134,6 +138,21 @@ class FolderWriter:
                 save_torch(state, folder / "mm_projector.bin")
         if self.is_main:
             self._describe(model, folder)
+
+    def _beside(self, name: str, parameter: torch.nn.Parameter) -> bool:
+        """Whether a tensor is saved beside the adapter: trained, or found nowhere else.
+
+        A tuned tower is loaded from here whole, with the layers that no gradient reaches; and a projector that the
+        base does not have belongs to the adapter even where it stays frozen.
+        """
+        training = self.arguments.training
+        if "lora_" in name:
+            return False
+        if "vision_tower" in name:
+            return parameter.requires_grad or training.tune_vision_tower
+        if "mm_projector" in name or "image_newline" in name:
+            return parameter.requires_grad or getattr(training, "projector_is_new", False)
+        return parameter.requires_grad
 
     def _projector_key(self, name: str) -> bool:
         keys = ["mm_projector", "image_newline"]
