@@ -39,6 +39,16 @@ def supervised_loss(hidden: torch.Tensor, labels: torch.Tensor, head: torch.nn.M
     return functional.cross_entropy(logits, targets[taught])
 
 
+def newline_anchor(model: Any) -> torch.Tensor | float:
+    """Zero, with 1.6's `image_newline` in its graph.
+
+    A batch of text alone does not use it. Under ZeRO-3 every rank has to gather it in the same step and hand in a
+    gradient, else the ranks' collectives no longer match.
+    """
+    newline = getattr(model.get_model(), "image_newline", None)
+    return 0.0 if newline is None else newline.float().sum() * 0.0
+
+
 class SupervisedHead:
     """Mixed in before an upstream class: with labels, the head runs on supervised positions and no logits are kept."""
 
@@ -56,8 +66,9 @@ class SupervisedHead:
         **kwargs: Any,
     ) -> Any:
         """As upstream's forward; with `labels` (int64, B x T) or a `layout` the result holds the loss and no logits."""
+        anchor = newline_anchor(self) if layout is not None or labels is not None else None
         if layout is not None:
-            return CausalLMOutputWithPast(loss=laid_out_loss(self, layout, images, image_sizes))
+            return CausalLMOutputWithPast(loss=laid_out_loss(self, layout, images, image_sizes) + anchor)
         if labels is None:
             return super().forward(  # type: ignore[misc]
                 input_ids=input_ids,
@@ -80,7 +91,7 @@ class SupervisedHead:
             position_ids=position_ids,
             use_cache=False,
         ).last_hidden_state
-        return CausalLMOutputWithPast(loss=supervised_loss(hidden, labels, self.lm_head))
+        return CausalLMOutputWithPast(loss=supervised_loss(hidden, labels, self.lm_head) + anchor)
 
 
 @functools.cache
