@@ -21,7 +21,6 @@ KINDS = {
     "table": ("data_prep.table", "CSV, TSV, JSONL, Excel or parquet with picture, question, answer"),
     "hf": ("data_prep.hf", "a data set of the Hugging Face hub, a local folder, parquet, arrow"),
     "heic": ("data_prep.heic", "phone pictures (HEIC) to upright JPEG"),
-    "generate": ("data_prep.generate", "let a language model write the conversations, from captions and boxes"),
     "split": ("data_prep.split", "split records by picture into train, test and more"),
     "mix": ("data_prep.mix", "mix several records files with weights"),
     "check": ("data_prep.check.command", "find everything that would make training fail or go wrong"),

@@ -3,7 +3,7 @@
     python -m data_prep hf HuggingFaceH4/llava-instruct-mix-vsft --output train.json --image-folder images
 
 The layout is recognised by the columns (see hf_layouts.py), or named by options. Pictures go to the image folder under
-the hash of their bytes, so that a picture that many rows share is written once, and a run that was killed goes on quickly.
+the hash of their bytes, so a picture that many rows share is written once, and a run that was killed goes on quickly.
 """
 
 from __future__ import annotations
@@ -144,7 +144,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser = converter_parser("hf", "A Hugging Face data set to records.", EXAMPLES)
     parser.add_argument("source", help="OWNER/NAME of the hub, a folder, a parquet or arrow file, a saved data set")
     add_output_options(parser, pictures=False)
-    parser.add_argument("--image-folder", type=Path, help="where the pictures go (default: images beside --output)")
+    parser.add_argument(
+        "--image-folder",
+        "--images",
+        dest="image_folder",
+        type=Path,
+        help="where the pictures go (default: images beside --output)",
+    )
     parser.add_argument("--split", help="default: train")
     parser.add_argument("--config", help="configuration (subset) of the data set")
     parser.add_argument("--revision", help="commit or tag of the hub, to get the same data again")

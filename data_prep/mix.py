@@ -78,7 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--prefix", nargs="+", default=[], help="folder before the picture names of each file, in order"
     )
-    parser.add_argument("--image-folder", type=Path, help="the folder that all names are relative to, for the check")
+    parser.add_argument(
+        "--image-folder",
+        "--images",
+        dest="image_folder",
+        type=Path,
+        help="the folder that all names are relative to, for the check",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw and the order")
     parser.add_argument("--no-shuffle", action="store_true", help="one file after the other")
     add_check_option(parser)

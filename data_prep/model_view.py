@@ -104,7 +104,7 @@ def _open(name: str, template: str | None, max_length: int | None) -> ModelView:
     has_tokenizer = (Path(name) / "tokenizer_config.json").is_file()
     tokenizer = load_tokenizer(name if has_tokenizer else source, None, int(context))
     chosen = template_of(template, name if manifest else source, config, tokenizer)
-    vision = CLIPVisionConfig.from_pretrained(tower_name)
+    vision: Any = CLIPVisionConfig.from_pretrained(tower_name)
     side = vision.image_size // vision.patch_size
     tower = SimpleNamespace(config=vision, num_patches_per_side=side, num_patches=side**2)
     processor = CLIPImageProcessor.from_pretrained(tower_name)

@@ -35,7 +35,14 @@ def add_output_options(parser: argparse.ArgumentParser, pictures: bool = True) -
     """Add --output and --check; with `pictures` also --image-folder and --copy, for pictures already on disk."""
     parser.add_argument("--output", type=Path, required=True, help="records to write, .json or .jsonl")
     if pictures:
-        parser.add_argument("--image-folder", type=Path, required=True, help="the folder with the pictures")
+        parser.add_argument(
+            "--image-folder",
+            "--images",
+            dest="image_folder",
+            type=Path,
+            required=True,
+            help="the folder with the pictures",
+        )
         parser.add_argument("--copy", type=Path, metavar="FOLDER", help="copy the pictures here, bytes as they are")
     add_check_option(parser)
 

@@ -20,11 +20,13 @@ STYLE = """
 :root { color-scheme: light dark;
   --back: #f7f7f5; --card: #ffffff; --text: #1d1d1b; --soft: #66665f; --line: #dededa;
   --good: #1b7f4b; --bad: #b3261e; --warn: #8a5a00; --note: #3a5f8a;
-  --taught: #cdeedb; --taught-line: #1b7f4b; --end: #ffd9a8; --end-line: #b06a00; --chip: #dfe8f5; --untaught: #66665f; }
+  --taught: #cdeedb; --taught-line: #1b7f4b; --end: #ffd9a8; --end-line: #b06a00;
+  --chip: #dfe8f5; --untaught: #66665f; }
 @media (prefers-color-scheme: dark) { :root {
   --back: #161618; --card: #1f1f22; --text: #ececea; --soft: #a3a39d; --line: #37373b;
   --good: #6fd6a0; --bad: #ff8a80; --warn: #f0b95a; --note: #9cc3f0;
-  --taught: #1d4732; --taught-line: #6fd6a0; --end: #5a3d14; --end-line: #f0b95a; --chip: #27374d; --untaught: #a3a39d; } }
+  --taught: #1d4732; --taught-line: #6fd6a0; --end: #5a3d14; --end-line: #f0b95a;
+  --chip: #27374d; --untaught: #a3a39d; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--back); color: var(--text);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
@@ -32,7 +34,8 @@ main { max-width: 72rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .25rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin: 0; overflow-wrap: anywhere; }
 p { margin: .4rem 0; } .soft { color: var(--soft); } .small { font-size: .875rem; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.1rem; margin: 1rem 0; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
+  padding: 1rem 1.1rem; margin: 1rem 0; }
 .error { color: var(--bad); } .warning { color: var(--warn); } .note { color: var(--note); } .ok { color: var(--good); }
 .tag { font-size: .8rem; font-weight: 600; text-transform: uppercase; letter-spacing: .04em; }
 table { border-collapse: collapse; width: 100%; } .wide { overflow-x: auto; }
@@ -71,7 +74,7 @@ def write_page(path: Path, title: str, body: str, style: str = "") -> None:
 
 
 def picture_tag(image: Image.Image, alt: str, max_side: int = 336, crisp: bool = False) -> str:
-    """Return an <img> with the picture inside, at most `max_side` pixels a side, drawn at twice that where it is tiny."""
+    """Return an <img> with the picture inside, at most `max_side` pixels a side; tiny ones are drawn larger."""
     shown = image
     if max(image.size) > max_side:
         shown = image.copy()

@@ -120,7 +120,7 @@ def _blank(text: str) -> str:
 
 
 def token_texts(ids: Iterable[int], tokenizer: Any) -> list[str]:
-    """Return the text of each token: what it adds behind the one before; bytes of split characters as the token's name."""
+    """Return the text of each token: what it adds behind the one before; the token's name for half a character."""
     texts = []
     before: list[int] = []
     for token in ids:
@@ -140,9 +140,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the page."""
     parser = converter_parser("show", "A page of records as the model will see them.", EXAMPLES)
     parser.add_argument("records_file", type=Path, metavar="records", help="records, .json or .jsonl")
-    parser.add_argument("--image-folder", type=Path, help="the folder that picture names are relative to")
+    parser.add_argument(
+        "--image-folder",
+        "--images",
+        dest="image_folder",
+        type=Path,
+        help="the folder that picture names are relative to",
+    )
     parser.add_argument("--model", required=True, help="the model that will be trained (a folder or a hub name)")
-    parser.add_argument("--html", type=Path, required=True, help="the page to write")
+    parser.add_argument("--html", "--output", dest="html", type=Path, required=True, help="the page to write")
     parser.add_argument("--count", type=int, default=8, help="how many records; default 8")
     parser.add_argument("--seed", type=int, help="draw them with this seed (default: the first)")
     parser.add_argument("--records", nargs="+", default=[], metavar="ID", help="show these, by id or number from 1")

@@ -114,7 +114,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--parts", nargs="+", required=True, metavar="NAME=SHARE", help="for example train=0.8 test=0.2"
     )
     parser.add_argument("--output-dir", type=Path, required=True, help="folder for NAME.json (or .jsonl, as the input)")
-    parser.add_argument("--image-folder", type=Path, help="also keep pictures of the same bytes together")
+    parser.add_argument(
+        "--image-folder",
+        "--images",
+        dest="image_folder",
+        type=Path,
+        help="also keep pictures of the same bytes together",
+    )
     parser.add_argument(
         "--stratify", metavar="KEY", help="keep the mixture of this key in every part; answer: of answers"
     )

@@ -33,7 +33,13 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("records", type=Path, nargs="?", help="records, .json or .jsonl")
-    parser.add_argument("--image-folder", type=Path, help="the folder that picture names are relative to")
+    parser.add_argument(
+        "--image-folder",
+        "--images",
+        dest="image_folder",
+        type=Path,
+        help="the folder that picture names are relative to",
+    )
     parser.add_argument("--test", type=Path, help="a test file: finds pictures that are in both")
     parser.add_argument("--test-image-folder", type=Path, help="its image folder, when it is another one")
     parser.add_argument("--model", help="count tokens for this model (a folder or a hub name)")

@@ -22,7 +22,8 @@ from data_prep.output import meta_path, source_entry, unique_ids
 from data_prep.record import Record, Records, read_records, write_records
 
 DROPPING = (
-    "broken record", "image not a name", "image missing", "image outside the folder", "not a picture", "image truncated",
+    "broken record", "image not a name", "image missing", "image outside the folder", "not a picture",
+    "image truncated",
     "image too large", "image unreadable", "record twice", "picture in train and test", "no supervised token",
     "not tokenizable",
 )  # fmt: skip

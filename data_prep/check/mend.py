@@ -59,9 +59,7 @@ def _mend_texts(turns: list[dict[str, Any]]) -> None:
     for turn in turns:
         role, text = turn["from"], turn["value"]
         turn["from"] = ROLES.get(str(role).lower(), role)
-        if isinstance(text, bool):
-            text = "yes" if text else "no"
-        elif isinstance(text, int | float):
+        if isinstance(text, int | float) and not isinstance(text, bool):
             text = str(text)
         if isinstance(text, str):
             if END_TOKENS.search(text):
@@ -73,7 +71,7 @@ def _mend_texts(turns: list[dict[str, Any]]) -> None:
 
 
 def _in_order(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return turns that alternate: neighbours of one role merged, a first gpt, a last human, and empty pairs dropped."""
+    """Return turns that alternate: neighbours of one role merged; first gpt, last human, empty pairs dropped."""
     merged: list[dict[str, Any]] = []
     for turn in turns:
         before = merged[-1] if merged else None

@@ -52,7 +52,8 @@ def _card(found: Finding, report: Report, test_folder: Path | None) -> str:
     remedy = f"<p>{escape(_sentence(found.kind.remedy))}</p>" if severity is not Severity.NOTE else ""
     pictures = "".join(_pair(example, report, test_folder) for example in found.examples)
     shown = f'<div class="pictures">{pictures}</div>' if pictures else ""
-    head = f'<h2><span class="tag {severity.value}">{severity.value}</span> {escape(found.kind.name)} · {found.count:,}</h2>'
+    tag = f'<span class="tag {severity.value}">{severity.value}</span>'
+    head = f"<h2>{tag} {escape(found.kind.name)} · {found.count:,}</h2>"
     return (
         f'<div class="card">{head}<p class="soft">{escape(_sentence(found.kind.why))}</p>{remedy}{table}{shown}</div>'
     )
@@ -101,13 +102,13 @@ def _answers(report: Report) -> str:
 
 
 def _numbers(report: Report) -> str:
-    numbers = {f"{group}: {name}".replace("_", " "): value
-               for group in ("pictures", "tokens") for name, value in report.statistics.get(group, {}).items()}  # fmt: skip
-    if not numbers:
-        return ""
     rows = "".join(
-        f'<tr><td>{escape(name)}</td><td class="number">{f"{value:,.0f}" if isinstance(value, int | float) else escape(value)}'
-        "</td></tr>"
-        for name, value in numbers.items()
+        f'<tr><td>{escape(group)}: {escape(name.replace("_", " "))}</td><td class="number">{_number(value)}</td></tr>'
+        for group in ("pictures", "tokens")
+        for name, value in report.statistics.get(group, {}).items()
     )
-    return f'<div class="card"><h2>Sizes</h2><table>{rows}</table></div>'
+    return f'<div class="card"><h2>Sizes</h2><table>{rows}</table></div>' if rows else ""
+
+
+def _number(value: object) -> str:
+    return f"{value:,.0f}" if isinstance(value, int | float) else escape(value)

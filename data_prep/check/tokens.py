@@ -60,7 +60,8 @@ def token_findings(
 
 
 _BLOCKING = {
-    "no conversation", "unknown role", "turns not alternating", "text not a string", "broken Unicode", "image not a name",
+    "no conversation", "unknown role", "turns not alternating", "text not a string", "broken Unicode",
+    "image not a name",
     "<image> count", "<image> in answer", "<image> without picture",
 }  # fmt: skip
 
