@@ -1,0 +1,67 @@
+"""Pictures and a folder of sources, drawn by script, for every command of docs/data.md."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+
+def draw(path: Path, seed: int, size: tuple[int, int] = (80, 60)) -> Path:
+    """A picture that differs from every other seed's, in the format of its ending."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new("RGB", size, (40 * seed % 256, 90 * seed % 256, 200 - 30 * seed % 200))
+    x = 7 * seed % (size[0] // 2)
+    ImageDraw.Draw(image).rectangle((x, x // 2, x + 25, x // 2 + 20 + seed), fill=(250 - 23 * seed % 250, 30, 60))
+    if path.suffix == ".heic":
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    image.save(path)
+    return path
+
+
+def record(name: str, image: str, question: str = "<image>\nWhat?", answer: str = "a dog") -> dict[str, object]:
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return {"id": name, "image": image, "conversations": turns}
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder that the commands of docs/data.md expect."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(6):
+        draw(tmp_path / f"photos/{number}.jpg", number)
+        draw(tmp_path / f"coco/COCO_train2014_{number:012d}.jpg", number)
+    questions = [{"image_id": n // 2, "question_id": n, "question": f"What is {n}?"} for n in range(12)]
+    annotations = [{"question_id": n, "answers": [{"answer": f"thing {n % 3}"}] * 10} for n in range(12)]
+    (tmp_path / "questions.json").write_text(json.dumps({"questions": questions}))
+    (tmp_path / "annotations.json").write_text(json.dumps({"annotations": annotations}))
+    rows = "".join(f"{n}.jpg,What is it?,piece {n}\n" for n in range(6))
+    (tmp_path / "table.csv").write_text("image,question,answer\n" + rows)
+    (tmp_path / "filled.csv").write_text("image,caption\n" + "".join(f"{n}.jpg,a piece {n}\n" for n in range(6)))
+    broken = [record("a", "0.jpg", "What?"), record("b", "1.jpg"), record("c", "gone.jpg")]
+    (tmp_path / "broken.json").write_text(json.dumps(broken))
+    for number, piece in enumerate(("pawn", "rook", "queen")):
+        draw(tmp_path / f"phone/single-{piece}.heic", number)
+        draw(tmp_path / f"phone/group-{number}.heic", number + 7, (160, 60))
+    (tmp_path / "train.csv").write_text(
+        "image,caption\n" + "".join(f"single-{p}.jpg,a {p}\n" for p in ("pawn", "rook"))
+    )
+    (tmp_path / "test.csv").write_text("image,caption\ngroup-0.jpg,a pawn and a rook\ngroup-1.jpg,two rooks\n")
+    _write_parquet(tmp_path)
+    return tmp_path
+
+
+def _write_parquet(folder: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = []
+    for number in range(6):
+        content = [{"type": "text", "text": "What is it?"}, {"type": "image", "text": None}]
+        answer = [{"type": "text", "text": f"thing {number}"}]
+        messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+        raw = (folder / f"photos/{number}.jpg").read_bytes()
+        rows.append({"messages": messages, "images": [{"bytes": raw, "path": None}]})
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "messages.parquet")
