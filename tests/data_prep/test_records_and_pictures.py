@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import random
 from pathlib import Path
 
@@ -97,7 +96,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Pat
     with pytest.raises(KeyboardInterrupt):
         write_records(path, stopped())
     assert read_records(path)[0] == {"id": 1}
-    assert os.listdir(tmp_path) == ["r.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full to stand for a full disk")
@@ -108,7 +107,7 @@ def test_a_full_disk_says_that_nothing_was_written(tmp_path: Path, monkeypatch: 
     )
     with pytest.raises(DataError, match="the disk is full: nothing was written"):
         write_records(tmp_path / "r.json", [{"id": 1}])
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_million_records_open_by_places_only(tmp_path: Path) -> None:
