@@ -196,6 +196,7 @@ def _finish(arguments: argparse.Namespace, predictions: list[dict[str, Any]], na
     truncated = sum(prediction["truncated"] for prediction in predictions)
     tokens = sum(prediction["num_tokens"] for prediction in predictions)
     scores = {**metrics.score(predictions), "truncated": truncated, "seconds": seconds, "model": str(arguments.model)}
+    scores["image_folder"] = str(arguments.image_folder) if arguments.image_folder else None
     _write(folder, name, predictions, scores)
     if arguments.upload:
         write_upload(arguments.upload, predictions)

@@ -117,7 +117,7 @@ class _Words(torch.nn.Module):
             return self.head(features.mean(1)).float()  # type: ignore[no-any-return]
 
 
-def train_tower(captions: Path, image_folder: Path, output: Path, epochs: int = 36, seed: int = 0) -> float:
+def train_tower(captions: Path, image_folder: Path, output: Path, epochs: int = 32, seed: int = 0) -> float:
     """Train the tower and save it with its image processor. Returns the share of held-out captions named exactly.
 
     A twentieth of the given pictures is held out to measure; no other pictures are looked at.

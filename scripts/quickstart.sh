@@ -68,6 +68,11 @@ step() {
   done_planned=$((done_planned + PLANNED[index])) done_real=$((done_real + SECONDS - began))
 }
 
+# All GPUs of this machine, or two processes on the CPU.
+gpus() {
+  if command -v nvidia-smi >/dev/null; then nvidia-smi --list-gpus | wc -l; else echo "$PROCESSES"; fi
+}
+
 # train STAGE FLAGS...: a launcher; a run of other settings is moved away, a killed one of the same goes on.
 train() {
   local launcher="$1" output="$2" settings
@@ -75,8 +80,8 @@ train() {
   settings="$(printf '%s\n' "$chain" | cksum)"
   if [[ -e "$output" && "$(cat "$output/.settings" 2>/dev/null)" != "$settings" ]]; then rm -rf "$output"; fi
   mkdir -p "$output" && printf '%s\n' "$settings" >"$output/.settings"
-  NUM_GPUS="${NUM_GPUS:-$PROCESSES}" OUTPUT="$output" IMAGES="$PICTURES" bash "scripts/$launcher.sh" \
-    --attn_implementation eager --gradient_checkpointing False --dataloader_num_workers 0 --resume auto "$@"
+  NUM_GPUS="${NUM_GPUS:-$(gpus)}" OUTPUT="$output" IMAGES="$PICTURES" bash "scripts/$launcher.sh" \
+    --gradient_checkpointing False --dataloader_num_workers 0 --resume auto "$@"
 }
 
 merge() {
@@ -96,7 +101,8 @@ if [[ "$LANGUAGE_MODEL" == "$BASE/language-model" ]]; then
     llava-finetune base language-model --output "$LANGUAGE_MODEL"
 fi
 if [[ "$VISION_TOWER" == "$BASE/tower" ]]; then
-  step tower "no package carries CLIP weights, so a small CLIP tower learns the captions of the train pictures" \
+  OMP_NUM_THREADS=$(($(nproc) < 4 ? $(nproc) : 4)) \
+    step tower "no package carries CLIP weights, so a small CLIP tower learns the captions of the train pictures" \
     llava-finetune base tower --captions "$RUN/data/captions_train.json" --image_folder "$PICTURES" --output "$VISION_TOWER"
 fi
 MODEL="$LANGUAGE_MODEL" DATA="$RUN/data/captions_train.json" PER_GPU_BATCH=32 GLOBAL_BATCH=64 \
@@ -118,4 +124,11 @@ step blind "the same model with its pictures withheld: what it knows without loo
 step merge "the adapter becomes part of the model, verified against it" \
   merge
 step report "one page with scores, curves, and right and wrong answers" llava-finetune report "$RUN"
-echo "open $RUN/report.html; talk to it: llava-finetune chat --model $RUN/merged --image $PICTURES/test/images/0.png"
+PICTURE="$PICTURES/test/images/0.png"
+cat <<END
+open $RUN/report.html, or use the model:
+  source .venv/bin/activate
+  llava-finetune chat $RUN/merged --image $PICTURE --once "what is the color of the shape?"
+  llava-finetune serve $RUN/finetune        # needs: bash scripts/setup.sh serve
+  llava-finetune export $RUN/merged $RUN/exported
+END
