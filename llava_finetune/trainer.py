@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DeepSpeedSchedulerWrapper
 from llava.train.llava_trainer import LLaVATrainer
 from transformers import TrainerCallback
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
@@ -142,6 +143,8 @@ class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignor
         frozen = any(not parameter.requires_grad for parameter in self.model.parameters())
         if self.is_deepspeed_enabled and frozen:
             self.model_wrapped.save_checkpoint(output_dir, exclude_frozen_parameters=True)
+            if self.args.should_save and not isinstance(self.lr_scheduler, DeepSpeedSchedulerWrapper):
+                torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
         else:
             super()._save_optimizer_and_scheduler(output_dir)
 

@@ -1,6 +1,6 @@
 """Trainings in forked children of the test process: killed, stopped and crowded as real ones, without paying imports.
 
-    run = start(flags, wound=kill_at_step(3)); assert run.wait() == -9
+run = start(flags, wound=kill_at_step(3)); assert run.wait() == -9
 """
 
 from __future__ import annotations

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llava_finetune.preflight import drop_stale_locks
 from tests.training.conftest import rows_of
 from tests.training.forked import at_step, die, start, told_to_stop, train
 
@@ -23,6 +27,22 @@ def imported() -> None:
     """Imported once here, so that forked trainings start at once."""
     import llava_finetune.train
     import llava_finetune.trainer  # noqa: F401
+
+
+@pytest.fixture(scope="session")
+def operators() -> None:
+    """DeepSpeed's operator, built once: a rank that is killed while it builds leaves a lock that others wait for."""
+    extensions = Path(os.environ["TORCH_EXTENSIONS_DIR"])
+    if extensions.is_dir():
+        drop_stale_locks(extensions)
+    build = (
+        "from deepspeed.accelerator import get_accelerator as g; g().create_op_builder('ShareMemCommBuilder').load()"
+    )
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", build], env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def tensors(folder: Path) -> dict[str, Any]:
@@ -93,7 +113,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(mode: str, flags: Flags, whole
 
 
 def test_order_by_length_accumulation_and_log_windows_survive_a_kill(flags: Flags, whole: Any, tmp_path: Path) -> None:
-    more = "--group_by_modality_length True --gradient_accumulation_steps 2 --logging_steps 4 --max_steps 8 --save_steps 3"
+    more = (
+        "--group_by_modality_length True --gradient_accumulation_steps 2 --logging_steps 4 --max_steps 8 --save_steps 3"
+    )
     output = tmp_path / "run"
     assert train(flags("lora", output, more), tmp_path / "out", wound=at_step(4, die))[0] == -9
     code, text = train(flags("lora", output, f"{more} --resume auto"), tmp_path / "out")
@@ -123,7 +145,9 @@ def test_a_finished_run_is_left_alone_and_a_full_folder_refused(flags: Flags, wh
     assert "already holds something" in text and "--resume auto" in text
 
 
-def test_a_run_killed_before_its_result_takes_it_from_the_last_checkpoint(flags: Flags, whole: Any, tmp_path: Path) -> None:
+def test_a_run_killed_before_its_result_takes_it_from_the_last_checkpoint(
+    flags: Flags, whole: Any, tmp_path: Path
+) -> None:
     output = tmp_path / "run"
     shutil.copytree(whole("lora"), output)
     for name in ("result.json", "adapter_model.safetensors", "adapter_config.json"):
@@ -169,9 +193,17 @@ def test_a_damaged_checkpoint_is_passed_over_or_refused_by_name(flags: Flags, wh
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("operators")
 @pytest.mark.parametrize(
     ("mode", "config"),
-    [("lora", None), ("lora", "zero2"), ("qlora", "zero2"), ("full", "zero3"), ("lora", "zero3"), ("pretrain", "zero3")],
+    [
+        ("lora", None),
+        ("lora", "zero2"),
+        ("qlora", "zero2"),
+        ("full", "zero3"),
+        ("lora", "zero3"),
+        ("pretrain", "zero3"),
+    ],
 )
 def test_two_ranks_go_on_to_the_same_weights(
     mode: str, config: str | None, flags: Flags, whole: Any, root: Path, tmp_path: Path
