@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from llava_finetune import __version__
-from llava_finetune.errors import UserError, record_failure
+from llava_finetune.errors import record_failure
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,7 @@ def _take_debug(arguments: list[str]) -> tuple[bool, list[str]]:
 
 def _is_message(error: Exception) -> bool:
     """Whether the error's text is meant for the user: ours, data_prep's DataError, or an OSError with a file name."""
-    if isinstance(error, UserError) or type(error).__name__ in ("DataError", "StaleTree", "PatchError"):
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & {"UserError", "DataError", "StaleTree", "PatchError"}:
         return True
     return isinstance(error, OSError) and error.filename is not None

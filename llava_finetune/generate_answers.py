@@ -190,7 +190,7 @@ def _images(
     if any(not question.images for question in questions):
         # Upstream's splice takes one picture for a prompt of text alone; it adds no token.
         side = loaded.model.get_vision_tower().config.image_size
-        blank = torch.zeros_like(found[0][0]) if found else torch.zeros(3, side, side)
+        blank = torch.zeros(3, side, side)
         rows = iter(found)
         found = [next(rows) if q.images else (blank, (1, 1)) for q in questions for _ in (q.images or ("",))]
     tensors = [pixels.to(device=loaded.device, dtype=loaded.dtype) for pixels, _ in found]
