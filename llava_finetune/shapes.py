@@ -99,6 +99,7 @@ class Shape:
     projector: str
     anyres: bool = False
     pinpoints: tuple[tuple[int, int], ...] = ()
+    select_layer: int = -2
 
     @property
     def projector_parameters(self) -> int:
@@ -137,7 +138,9 @@ class Shape:
             return self.language.layers * rank * sum(sum(linears[name]) for name in names)
         if part == "vision":
             h, i = self.vision.hidden, self.vision.intermediate
-            return self.vision.layers * rank * (4 * 2 * h + 2 * (h + i))
+            # Layers behind the one that is read get no gradient, and no adapter.
+            used = self.select_layer % (self.vision.layers + 1)
+            return used * rank * (4 * 2 * h + 2 * (h + i))
         if part == "projector":
             inner, outer = self.vision.hidden, self.language.hidden
             depth = 1 if self.projector == "linear" else int(self.projector[3 : self.projector.index("x")])
@@ -182,6 +185,7 @@ def shape_of(config: Mapping[str, Any], name: str, vision_tower: str | None = No
         projector=config.get("mm_projector_type") or ("linear" if "mm_vision_tower" in config else "mlp2x_gelu"),
         anyres=config.get("image_aspect_ratio") == "anyres",
         pinpoints=_pinpoints(config),
+        select_layer=int(config.get("mm_vision_select_layer") or -2),
     )
 
 
