@@ -146,7 +146,7 @@ class Evaluator:
             tokenizer.model_max_length,
         )
         with trainer.compute_loss_context_manager():
-            # Not under inference_mode: ZeRO-3 leaves gathered weights in the parameters, and training goes on with them.
+            # Not under inference_mode: ZeRO-3 leaves gathered weights in the parameters, and training uses them.
             own = answer.__wrapped__(  # type: ignore[attr-defined]
                 loaded,
                 [self.questions[index] for index in indices],

@@ -108,7 +108,8 @@ class Examiner(TrainerCallback):
         )
         self.log.say(
             f"{name} at step {step}: loss {row[f'{name}_loss']:.4f}  "
-            f"exact match {row[f'{name}_exact_match']:.2%}{more}  of {row[f'{name}_count']:.0f} questions in {row[f'{name}_seconds']:.1f} s"
+            f"exact match {row[f'{name}_exact_match']:.2%}{more}  of {row[f'{name}_count']:.0f} questions "
+            f"in {row[f'{name}_seconds']:.1f} s"
         )
         cut = int(row[f"{name}_num_truncated"])
         if cut:

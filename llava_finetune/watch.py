@@ -171,10 +171,7 @@ def overfitting(rows: Sequence[Mapping[str, Any]]) -> str | None:
         return None
     marks = evaluated[-3:]
     held = [float(rows[index]["eval_loss"]) for index in marks]
-    spans = [
-        [float(row["loss"]) for row in rows[first:last] if "loss" in row]
-        for first, last in pairwise(marks)
-    ]
+    spans = [[float(row["loss"]) for row in rows[first:last] if "loss" in row] for first, last in pairwise(marks)]
     if not (held[0] < held[1] < held[2]) or not all(spans):
         return None
     trained = [sum(span) / len(span) for span in spans]
