@@ -89,7 +89,8 @@ def _message(conversation: Any, value: str) -> str:
     return value
 
 
-def _render_two(conversation: Any, turns: Sequence[Turn]) -> list[Segment]:
+def _render_named(conversation: Any, turns: Sequence[Turn], end: str) -> list[Segment]:
+    """`USER: question ASSISTANT: answer` and its relatives; `end` closes an answer."""
     out = [Segment(conversation.system + conversation.sep)]
     human, gpt = conversation.roles
     for turn in turns:
@@ -98,21 +99,16 @@ def _render_two(conversation: Any, turns: Sequence[Turn]) -> list[Segment]:
         elif turn["value"] is None:
             out.append(Segment(f"{gpt}:"))
         else:
-            out += [Segment(f"{gpt}:"), Segment(f" {turn['value']}{conversation.sep2}", True)]
+            out += [Segment(f"{gpt}:"), Segment(f" {turn['value']}{end}", True)]
     return out
+
+
+def _render_two(conversation: Any, turns: Sequence[Turn]) -> list[Segment]:
+    return _render_named(conversation, turns, conversation.sep2)
 
 
 def _render_single(conversation: Any, turns: Sequence[Turn]) -> list[Segment]:
-    out = [Segment(conversation.system + conversation.sep)]
-    human, gpt = conversation.roles
-    for turn in turns:
-        if turn["from"] == "human":
-            out.append(Segment(f"{human}: {_message(conversation, turn['value'])}{conversation.sep}"))
-        elif turn["value"] is None:
-            out.append(Segment(f"{gpt}:"))
-        else:
-            out += [Segment(f"{gpt}:"), Segment(f" {turn['value']}{conversation.sep}", True)]
-    return out
+    return _render_named(conversation, turns, conversation.sep)
 
 
 def _render_mpt(conversation: Any, turns: Sequence[Turn]) -> list[Segment]:
