@@ -115,7 +115,7 @@ def _end_rank(error: Exception, code: int, *, traced: bool) -> NoReturn:
     """
     message = f"{type(error).__name__}: {error}" if traced else str(error)
     name = f"[rank {os.environ.get('RANK', os.environ['LOCAL_RANK'])}]"
-    if record_failure(message):
+    if record_failure(message, code):
         text = "".join(traceback.format_exception(error)) if traced else f"error: {error}"
         print(f"{name} {text}", file=sys.stderr)
     else:

@@ -26,12 +26,15 @@ class UsageError(UserError):
     exit_code = 2
 
 
-def record_failure(message: str) -> bool:
-    """Leave this rank's message for the launcher; False where another rank of this machine did so before."""
+def record_failure(message: str, code: int = 1) -> bool:
+    """Leave this rank's message and exit code for the launcher; False where another rank here did so before.
+
+    Launchers replace a rank's exit code by their own: `llava_finetune.processes` gives this one back.
+    """
     path = os.environ.get(FAILURE_VARIABLE)
     if not path:
         return True
-    text = json.dumps({"rank": os.environ.get("RANK", "0"), "message": message})
+    text = json.dumps({"rank": os.environ.get("RANK", "0"), "message": message, "code": code})
     own = Path(f"{path}.{os.getpid()}")
     try:
         own.write_text(text, encoding="utf-8")

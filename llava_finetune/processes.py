@@ -2,7 +2,8 @@
 
 A run that is killed from outside leaves only a number (-9, -7, -8 ...); `explain` says what usually stands behind it.
 The first rank that fails writes its message to $LLAVA_FINETUNE_FAILURE (llava_finetune.errors), so that the last line
-of a run is the message of the rank that ended it and not a neighbour's "connection closed".
+of a run is the message of the rank that ended it and not a neighbour's "connection closed". Its exit code survives too:
+launchers end with their own, and a scheduler requeues on 75 alone.
 
     >>> run(["python", "-c", "raise SystemExit(3)"], os.environ)
     3
@@ -21,7 +22,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, Any
+
+import psutil
 
 from llava_finetune.errors import FAILURE_VARIABLE
 from llava_finetune.machine import available_ram, free_shm, readable
@@ -41,6 +44,11 @@ SIGNALS = {
     15: "ended by another process (SIGTERM): a queue's time limit, or a rank that failed before (its message is above)",
 }
 
+TIME_TO_SAVE = 600.0
+"""Seconds that ranks have to save after a signal; a scheduler's own limit is mostly shorter."""
+TIME_TO_FAIL = 30.0
+"""Seconds that ranks have to notice that another one has failed."""
+
 
 def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run `command`, wait, explain a bad end on stderr, and return its exit code (128 + n for signal n)."""
@@ -53,10 +61,13 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
         except FileNotFoundError:
             print(f"error: no {command[0]} on PATH; run: bash scripts/setup.sh", file=sys.stderr)
             return 1
-        code, tail = _wait(process)
+        code, tail = _wait(process, failure)
+        first = _first_failure(failure) if code else {}
         number = signal_number(code, tail)
-        if code not in (0, 130):
-            print(_last_words(failure, code, number), file=sys.stderr)
+        if first or code not in (0, 130):
+            print(_last_words(first, code, number), file=sys.stderr)
+    if first.get("code", 1) != 1:  # 1 says less than what the launcher saw
+        return int(first["code"])
     return 128 + number if number else code
 
 
@@ -90,9 +101,13 @@ def free_port(preferred: int) -> int:
     return preferred
 
 
-def _last_words(failure: Path, code: int, number: int | None) -> str:
-    if failure.is_file():
-        first = json.loads(failure.read_text(encoding="utf-8"))
+def _first_failure(path: Path) -> dict[str, Any]:
+    """What the first failing rank left: rank, message, code; empty where none did."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _last_words(first: Mapping[str, Any], code: int, number: int | None) -> str:
+    if first:
         line, _, more = str(first["message"]).partition("\n")
         return f"rank {first['rank']} ended the run: {line}{' ... (the rest stands above)' if more else ''}"
     if number is not None:
@@ -100,17 +115,26 @@ def _last_words(failure: Path, code: int, number: int | None) -> str:
     return f"training ended with exit code {code}; its message stands above"
 
 
-def _wait(process: "subprocess.Popen[bytes]") -> tuple[int, str]:
-    """Wait for the process while a piped stderr is passed on; SIGTERM goes on to it. Returns code and stderr's tail."""
+def _wait(process: "subprocess.Popen[bytes]", failure: Path) -> tuple[int, str]:
+    """Wait for the launcher and its ranks while a piped stderr is passed on. Returns its code and stderr's tail.
+
+    SIGTERM goes to the ranks and not to the launcher, which would end at once and leave them, or kill them after 30 s.
+    Ranks that outlive their launcher are waited for, then killed.
+    """
     tail = bytearray()
     reader = None
     if process.stderr is not None:
         reader = threading.Thread(target=_pass_on, args=(process.stderr, tail), daemon=True)
         reader.start()
 
+    told = False
+
     def forward(number: int, _frame: FrameType | None) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(number)
+        nonlocal told
+        told = True
+        for one in _ranks(failure) or [process]:
+            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+                one.send_signal(number)
 
     old = signal.signal(signal.SIGTERM, forward)
     try:
@@ -119,13 +143,38 @@ def _wait(process: "subprocess.Popen[bytes]") -> tuple[int, str]:
                 code = process.wait()
                 break
             except KeyboardInterrupt:
-                # The terminal has sent Ctrl-C to the ranks as well; they end by themselves.
-                continue
+                # The terminal has sent Ctrl-C to the ranks as well; they save and end by themselves.
+                told = True
+        if code:
+            _, left = psutil.wait_procs(_ranks(failure), timeout=TIME_TO_SAVE if told else TIME_TO_FAIL)
+            for one in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
     finally:
         signal.signal(signal.SIGTERM, old)
     if reader is not None:
         reader.join(timeout=5)
     return code, tail.decode("utf-8", "replace")
+
+
+def _ranks(failure: Path) -> list[psutil.Process]:
+    """The ranks of a run on this machine: processes that were given its failure file and a LOCAL_RANK, none of theirs.
+
+    Found by their variables, since a launcher that is gone has no children. What a rank forks (data loading workers)
+    inherits them; it is the rank's own business.
+    """
+    found: dict[int, psutil.Process] = {}
+    for one in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            variables = one.environ()
+            if "LOCAL_RANK" in variables and variables.get(FAILURE_VARIABLE) == str(failure):
+                found[one.pid] = one
+    ranks = []
+    for one in found.values():
+        with contextlib.suppress(psutil.Error):
+            if one.ppid() not in found:
+                ranks.append(one)
+    return ranks
 
 
 def _pass_on(source: IO[bytes], tail: bytearray, keep: int = 65536) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from llava_finetune import preflight, processes
@@ -92,6 +93,53 @@ def test_sigterm_is_passed_on_to_the_run() -> None:
         _, err = process.communicate(timeout=30)
     assert process.returncode == 143
     assert b"ended by another process (SIGTERM)" in err
+
+
+LAUNCHER = """
+import os, signal, subprocess, sys, time
+rank = '''
+import os, signal, sys, time
+from llava_finetune.errors import record_failure
+def save(number, frame):
+    time.sleep(1)
+    record_failure("SIGTERM at step 3 of 6: checkpoint-3 is saved", 75)
+    open(sys.argv[1], "w").write("saved")
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+if os.fork() == 0:  # as a data loading worker: told nothing, it lives on
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(4)
+    os._exit(0)
+print("ready", flush=True)
+while True:
+    time.sleep(1)
+'''
+child = subprocess.Popen([sys.executable, "-c", rank, sys.argv[1]], env={**os.environ, "LOCAL_RANK": "0", "RANK": "0"})
+sys.exit(1 if child.wait() else 0)
+"""
+
+
+@pytest.mark.parametrize("everybody", [False, True], ids=["the launcher alone", "every process, as a scheduler does"])
+def test_a_run_that_is_told_to_stop_saves_and_ends_with_the_code_to_requeue_on(everybody: bool, tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    code = (
+        "import os, sys; from llava_finetune.processes import run\n"
+        f"sys.exit(run([sys.executable, '-c', {LAUNCHER!r}, {str(saved)!r}], os.environ))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        middle = psutil.Process(process.pid).children()[0]
+        process.terminate()
+        if everybody:  # DeepSpeed's and torchrun's launchers end at once and leave their ranks
+            middle.terminate()
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 75, err
+    assert saved.read_text() == "saved"
+    assert err.decode() == "rank 0 ended the run: SIGTERM at step 3 of 6: checkpoint-3 is saved\n"
 
 
 def test_a_held_port_is_left_to_its_owner() -> None:
