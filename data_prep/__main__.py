@@ -21,6 +21,7 @@ KINDS = {
     "table": ("data_prep.table", "CSV, TSV, JSONL, Excel or parquet with picture, question, answer"),
     "hf": ("data_prep.hf", "a data set of the Hugging Face hub, a local folder, parquet, arrow"),
     "heic": ("data_prep.heic", "phone pictures (HEIC) to upright JPEG"),
+    "generate": ("data_prep.generate.command", "captions and boxes to conversations, written by a language model"),
     "split": ("data_prep.split", "split records by picture into train, test and more"),
     "mix": ("data_prep.mix", "mix several records files with weights"),
     "check": ("data_prep.check.command", "find everything that would make training fail or go wrong"),

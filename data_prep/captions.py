@@ -18,9 +18,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from data_prep.errors import DataError
+from data_prep.json_text import decode_utf8
 from data_prep.options import add_output_options, converter_parser, picture_problem, require_folder, write_and_check
 from data_prep.output import Converted, Drop, Origin, Reason
-from data_prep.record import IMAGE_TOKEN, conversation, decode_utf8
+from data_prep.record import IMAGE_TOKEN, conversation
 from data_prep.rows import Placed, cell_text, column, read_rows
 from data_prep.table import IMAGE_NAMES, local_name
 

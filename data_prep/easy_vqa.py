@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,8 +21,9 @@ from pathlib import Path
 from data_prep.errors import DataError
 from data_prep.files import copy_file
 from data_prep.finish import add_check_option, finish
+from data_prep.json_text import read_json
 from data_prep.output import Converted, Drop, Origin, Reason, write_output
-from data_prep.record import IMAGE_TOKEN, Record, broken_json, conversation, decode_utf8
+from data_prep.record import IMAGE_TOKEN, Record, conversation
 
 COLOURS = ("red", "green", "gray", "teal", "black", "yellow", "brown", "blue")
 SHAPES = ("circle", "rectangle", "triangle")
@@ -44,10 +44,7 @@ def read_rows(path: Path) -> list[Row]:
     """Return the rows of a questions.json; raise DataError naming the row that is not [question, answer, number]."""
     if not path.is_file():
         raise DataError(path, "no such file; --source is the folder with train/questions.json and test/questions.json")
-    try:
-        rows = json.loads(decode_utf8(path.read_bytes(), path))
-    except json.JSONDecodeError as error:
-        raise DataError(path, broken_json(error)) from None
+    rows = read_json(path)
     if not isinstance(rows, list):
         raise DataError(path, "expected a list of rows [question, answer, picture number]")
     for number, row in enumerate(rows):
@@ -105,6 +102,7 @@ def question_record(split: str, number: int, rows: Sequence[Row]) -> Record:
         "id": f"easy-vqa-{split}-{number}",
         "image": image_name(split, number),
         "conversations": conversation([(question, answer) for question, answer, _ in rows]),
+        "independent_turns": True,
         "question_types": [question_type(question, answer) for question, answer, _ in rows],
     }
 

@@ -37,6 +37,7 @@ class Reason(Enum):
     NO_ANNOTATION = "question without annotation"
     BAD_TURNS = "turns not mendable"
     INVALID_ANSWER = "generated text not valid"
+    NOT_ANSWERED = "no answer from the endpoint"
     SAME = "same as an earlier row"
 
 

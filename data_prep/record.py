@@ -24,6 +24,7 @@ from typing import Any, overload
 
 from data_prep.errors import DataError, PictureError, PictureFault
 from data_prep.files import atomic_file
+from data_prep.json_text import broken_json, decode_utf8, kind_of
 from data_prep.picture import MAX_PIXELS, open_image, resolve_image
 
 __all__ = [
@@ -197,14 +198,6 @@ def _not_a_list(text: str) -> str:
     return f"expected a list of records, found {kind_of(value)}{keys}; put the records into one list [...]"
 
 
-def broken_json(error: json.JSONDecodeError) -> str:
-    """Return the message for broken JSON: line, column, what json found, what to do."""
-    return (
-        f"line {error.lineno}, column {error.colno}: broken JSON ({error.msg[:1].lower()}{error.msg[1:]}); "
-        "mend that place, or write the file again if it is cut off"
-    )
-
-
 def _object_from(raw: bytes, file: Path, index: int, line: int) -> Record:
     try:
         value = json.loads(decode_utf8(raw, file, line))
@@ -214,22 +207,6 @@ def _object_from(raw: bytes, file: Path, index: int, line: int) -> Record:
     if not isinstance(value, dict):
         raise DataError(file, f"line {line}: record {index + 1}: expected an object {{...}}, found {kind_of(value)}")
     return value
-
-
-def decode_utf8(raw: bytes, file: object, line: int = 1) -> str:
-    """Return `raw` as text; raise DataError with the line of the first byte that is not UTF-8."""
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        at = line + raw.count(b"\n", 0, error.start)
-        found = f"byte 0x{raw[error.start]:02x} is not UTF-8"
-        raise DataError(file, f"line {at}: {found}; save the file as UTF-8 (iconv -f CP1252 -t UTF-8)") from None
-
-
-def kind_of(value: object) -> str:
-    """Name the JSON kind of `value` for a message."""
-    kinds = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
-    return kinds.get(type(value), "a number")
 
 
 def _state_of(path: Path) -> tuple[int, int]:

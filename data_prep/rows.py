@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import DataError
-from data_prep.record import decode_utf8, kind_of, read_records
+from data_prep.json_text import decode_utf8, kind_of
+from data_prep.record import read_records
 
 Row = dict[str, Any]
 Placed = tuple[str, Row]
@@ -152,6 +153,7 @@ def _parquet(path: Path) -> Iterator[Placed]:
 def column(row: Row, asked: str | None, usual: Sequence[str], what: str, path: object, option: str) -> str:
     """Return the name of the column that holds `what`: the one asked for, or the first of the usual names.
 
+    `option` is the option that would name it, "" where there is none.
     Raises DataError that lists the columns and suggests the nearest name.
     """
     if asked is not None:
@@ -163,7 +165,8 @@ def column(row: Row, asked: str | None, usual: Sequence[str], what: str, path: o
         return found
     near = next((hint for name in usual if (hint := _nearest(name, row))), "")
     problem = f"no column for the {what} (looked for {', '.join(usual)}){near}"
-    raise DataError(path, f"{problem}; there are {', '.join(map(str, row))}; name it with {option}")
+    advice = f"name it with {option}" if option else "rename the column that has it"
+    raise DataError(path, f"{problem}; there are {', '.join(map(str, row))}; {advice}")
 
 
 def _nearest(name: str, row: Row) -> str:

@@ -12,7 +12,6 @@ The questions file and the annotations file pair up by question_id:
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import DataError, UsageError
+from data_prep.json_text import kind_of, read_json
 from data_prep.options import (
     SHORT_ANSWER,
     add_output_options,
@@ -31,7 +31,7 @@ from data_prep.options import (
 )
 from data_prep.output import Converted, Drop, Origin, Reason
 from data_prep.progress import Progress
-from data_prep.record import broken_json, conversation, decode_utf8, kind_of
+from data_prep.record import conversation
 from data_prep.vqa_answers import distinct_answers, most_common_answer
 
 EXAMPLES = """  python -m data_prep okvqa --questions q.json --annotations a.json --image-folder coco --output r.json
@@ -41,12 +41,7 @@ EXAMPLES = """  python -m data_prep okvqa --questions q.json --annotations a.jso
 
 def read_list(path: Path, key: str) -> list[Mapping[str, Any]]:
     """Return the list under `key` of an official file; raise DataError saying what is there instead."""
-    if not path.is_file():
-        raise DataError(path, "no such file")
-    try:
-        value = json.loads(decode_utf8(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), path))
-    except json.JSONDecodeError as error:
-        raise DataError(path, broken_json(error)) from None
+    value = read_json(path)
     if not isinstance(value, dict):
         raise DataError(path, f'expected an object with "{key}", found {kind_of(value)}')
     if not isinstance(value.get(key), list):
@@ -169,7 +164,8 @@ def choose(answers: Sequence[str], way: str, seed: str) -> list[str]:
 def merge_by_image(items: Iterable[Converted | Drop], kind: str) -> Iterator[Converted | Drop]:
     """Put all questions on one picture into one conversation, in the place of the picture's first question.
 
-    `answers` becomes a list of lists, one for each question, and `question_ids` names them.
+    `answers` becomes a list of lists, one for each question, and `question_ids` names them. The record says that its
+    turns are independent, so that training does not show an earlier answer to a later question.
     """
     merged: dict[str, Converted] = {}
     for item in items:
@@ -181,7 +177,8 @@ def merge_by_image(items: Iterable[Converted | Drop], kind: str) -> Iterator[Con
         turns = record["conversations"]
         if name not in merged:
             first = {**record, "id": f"{kind}-{Path(name).stem}", "answers": [record["answers"]]}
-            merged[name] = Converted({**first, "question_ids": [record["id"]]}, item.rows)
+            first |= {"question_ids": [record["id"]], "independent_turns": True}
+            merged[name] = Converted(first, item.rows)
             continue
         before = merged[name]
         turns[0]["value"] = turns[0]["value"].removeprefix("<image>\n")
@@ -217,7 +214,7 @@ def main(argv: Sequence[str]) -> int:
     require_folder(args.image_folder)
     questions = read_list(args.questions, "questions")
     pairs = pair_up(questions, read_list(args.annotations, "annotations"), args.annotations)
-    subtype = json.loads(args.questions.read_bytes()).get("data_subtype", "train2014")
+    subtype = read_json(args.questions).get("data_subtype", "train2014")
     names = ImageNames(args.image_folder, str(subtype), args.image_name)
     with Progress("converting", len(questions), "questions") as progress:
         items = convert(progress.each(questions), pairs, names, args)

@@ -1,0 +1,181 @@
+"""Pictures as text: the captions and boxes of each, from COCO's files or from tables, as a language model reads them.
+
+    read_scenes(Path("captions_train2014.json"), Path("instances_train2014.json"), Path("coco"))[0].as_text()
+
+COCO's captions, COCO's instances, and the same as tables (boxes in pixels, from the top left corner):
+
+    {"images": [{"id": 7, "file_name": "7.jpg", "width": 640, "height": 480}],
+     "annotations": [{"image_id": 7, "caption": "a dog"}]}
+    {"images": [...], "annotations": [{"image_id": 7, "category_id": 18, "bbox": [x, y, width, height]}],
+     "categories": [{"id": 18, "name": "dog"}]}
+
+    image,caption            image,label,x,y,width,height
+    7.jpg,a dog              7.jpg,dog,12,30,200,100
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_prep.captions import CAPTION_NAMES
+from data_prep.errors import DataError, PictureError
+from data_prep.json_text import kind_of, read_json
+from data_prep.picture import open_image, resolve_image
+from data_prep.rows import Row, cell_text, column, read_rows
+from data_prep.table import IMAGE_NAMES, local_name
+
+LABEL_NAMES = ("label", "category", "class", "object", "name")
+SIDES = ("x", "y", "width", "height")
+
+
+@dataclass(frozen=True)
+class Box:
+    """An object and its place: left, top, right, bottom as shares (0 to 1) of the picture's width and height."""
+
+    label: str
+    place: tuple[float, float, float, float]
+
+
+@dataclass
+class Scene:
+    """What is known of one picture."""
+
+    image: str
+    captions: list[str] = field(default_factory=list)
+    boxes: list[Box] = field(default_factory=list)
+
+    def as_text(self) -> str:
+        """Return the captions and boxes as the language model gets them."""
+        lines = ["Captions:", *(f"- {text}" for text in self.captions)] if self.captions else []
+        if self.boxes:
+            lines += (
+                ["", "Objects, each with left, top, right, bottom:"]
+                if lines
+                else ["Objects, each with left, top, right, bottom:"]
+            )
+            lines += [f"- {box.label}: {' '.join(f'{side:.3f}' for side in box.place)}" for box in self.boxes]
+        return "\n".join(lines)
+
+
+def read_scenes(captions: Path | None, boxes: Path | None, folder: Path) -> list[Scene]:
+    """Return the scenes of all pictures named in either file, in the order in which they are first named.
+
+    Raises DataError for a broken file, a caption or box of an unknown picture or category, and a missing column.
+    """
+    scenes: dict[str, Scene] = {}
+    if captions:
+        for name, text in _coco_captions(captions) if _is_coco(captions) else _table_captions(captions, folder):
+            if text.strip():
+                scenes.setdefault(name, Scene(name)).captions.append(text.strip())
+    if boxes:
+        for name, box in _coco_boxes(boxes) if _is_coco(boxes) else _table_boxes(boxes, folder):
+            scenes.setdefault(name, Scene(name)).boxes.append(box)
+    return list(scenes.values())
+
+
+def _is_coco(path: Path) -> bool:
+    return path.suffix.lower() == ".json"
+
+
+def _read_coco(path: Path, needed: tuple[str, ...]) -> tuple[Mapping[Any, Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """Return (pictures by id, annotations); raise DataError naming the entry that lacks one of `needed`."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DataError(path, f'expected COCO\'s object with "images" and "annotations", found {kind_of(value)}')
+    for key, keys in (("images", ("id", "file_name")), ("annotations", ("image_id", *needed))):
+        rows = value.get(key)
+        if not isinstance(rows, list):
+            raise DataError(path, f'no list "{key}" in it, only {", ".join(value)}; COCO\'s files have one')
+        for number, row in enumerate(rows, 1):
+            missing = next((name for name in keys if not isinstance(row, dict) or name not in row), None)
+            if missing:
+                raise DataError(path, f'{key}, entry {number}: no "{missing}" in {row!r:.80}')
+    return {row["id"]: row for row in value["images"]}, value["annotations"]
+
+
+def _picture(
+    path: Path, pictures: Mapping[Any, Mapping[str, Any]], row: Mapping[str, Any], number: int
+) -> Mapping[str, Any]:
+    if row["image_id"] not in pictures:
+        raise DataError(path, f'annotations, entry {number}: picture {row["image_id"]} is not under "images"')
+    return pictures[row["image_id"]]
+
+
+def _coco_captions(path: Path) -> Iterator[tuple[str, str]]:
+    pictures, annotations = _read_coco(path, ("caption",))
+    for number, row in enumerate(annotations, 1):
+        yield str(_picture(path, pictures, row, number)["file_name"]), str(row["caption"])
+
+
+def _coco_boxes(path: Path) -> Iterator[tuple[str, Box]]:
+    pictures, annotations = _read_coco(path, ("category_id", "bbox"))
+    labels = {row["id"]: str(row["name"]) for row in read_json(path).get("categories", [])}
+    for number, row in enumerate(annotations, 1):
+        where = f"annotations, entry {number}"
+        picture = _picture(path, pictures, row, number)
+        if row["category_id"] not in labels:
+            raise DataError(path, f'{where}: category {row["category_id"]} is not under "categories"')
+        if not (picture.get("width") and picture.get("height")):
+            raise DataError(path, f'{where}: picture {row["image_id"]} has no "width" and "height" under "images"')
+        sides = [str(side) for side in row["bbox"]] if isinstance(row["bbox"], list) else []
+        box = _box(labels[row["category_id"]], sides, (int(picture["width"]), int(picture["height"])), path, where)
+        yield str(picture["file_name"]), box
+
+
+def _table_captions(path: Path, folder: Path) -> Iterator[tuple[str, str]]:
+    names: tuple[str, str] | None = None
+    for _, row in read_rows(path):
+        names = names or (
+            column(row, None, IMAGE_NAMES, "picture", path, ""),
+            column(row, None, CAPTION_NAMES, "caption", path, ""),
+        )
+        if cell := cell_text(row.get(names[0])).strip():
+            yield local_name(cell, folder), cell_text(row.get(names[1]))
+
+
+def _table_boxes(path: Path, folder: Path) -> Iterator[tuple[str, Box]]:
+    sizes: dict[str, tuple[int, int]] = {}
+    names: list[str] | None = None
+    for place, row in read_rows(path):
+        names = names or _box_columns(row, path)
+        if not (cell := cell_text(row.get(names[0])).strip()):
+            continue
+        name = local_name(cell, folder)
+        if name not in sizes:
+            sizes[name] = _size(folder, name, path, place)
+        sides = [cell_text(row.get(side)) for side in names[2:]]
+        yield name, _box(cell_text(row.get(names[1])).strip(), sides, sizes[name], path, place)
+
+
+def _box_columns(row: Row, path: Path) -> list[str]:
+    sides = [column(row, None, (side,), f"box ({side})", path, "") for side in SIDES]
+    return [
+        column(row, None, IMAGE_NAMES, "picture", path, ""),
+        column(row, None, LABEL_NAMES, "object", path, ""),
+        *sides,
+    ]
+
+
+def _size(folder: Path, name: str, path: Path, place: str) -> tuple[int, int]:
+    try:
+        return open_image(resolve_image(folder, name)).size
+    except PictureError as error:
+        raise DataError(path, f"{place}: {name}: {error.problem}") from None
+
+
+def _box(label: str, sides: list[str], size: tuple[int, int], path: Path, where: str) -> Box:
+    """Return a box in shares, cut to the picture; raise DataError when the four sides are no box."""
+    try:
+        x, y, width, height = (float(side) for side in sides)
+    except ValueError:
+        raise DataError(path, f"{where}: a box is four numbers x, y, width, height, found {sides!r:.60}") from None
+    if not label or width <= 0 or height <= 0:
+        raise DataError(
+            path, f"{where}: a box needs a label, a width and a height above 0, found {label!r} {sides!r:.60}"
+        )
+    edges = (x / size[0], y / size[1], (x + width) / size[0], (y + height) / size[1])
+    left, top, right, bottom = (min(max(edge, 0.0), 1.0) for edge in edges)
+    return Box(label, (left, top, right, bottom))
