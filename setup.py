@@ -43,6 +43,7 @@ EXTRAS = {
     "quant": ["bitsandbytes"],
     "serve": ["gradio", "fastapi", "uvicorn", "python-multipart", "prometheus-client"],
     "quickstart": ["easy-vqa"],
+    "generate": ["openai"],
     "track": ["wandb", "tensorboard"],
     "dev": [
         "pytest",
@@ -67,7 +68,7 @@ if __name__ == "__main__":
         license_files=["LICENSE", "NOTICE"],
         python_requires=">=3.10,<3.14",
         packages=find_packages(include=["patches*", "data_prep*", "llava_finetune*"]),
-        package_data={"llava_finetune": ["*.json"]},
+        package_data={"llava_finetune": ["*.json"], "data_prep": ["generate/prompts/*.txt"]},
         install_requires=RUNTIME,
         extras_require=EXTRAS,
         entry_points={"console_scripts": ["llava-finetune = llava_finetune.cli:main"]},
