@@ -16,10 +16,12 @@ import torch
 import transformers
 
 from llava_finetune.arguments import Arguments, ModelArguments
+from llava_finetune.convert.shards import load_pickle
 from llava_finetune.errors import UserError
 from llava_finetune.manifest import read_manifest
 from llava_finetune.modeling import model_class
 from llava_finetune.templates import check_fits
+from llava_finetune.upstream.folders import find_tower
 
 # Upstream's defaults, for a base that is a plain language model and says nothing.
 UPSTREAM_DEFAULTS: dict[str, Any] = {
@@ -47,6 +49,8 @@ def load_config(path: str, cache_dir: str | None = None) -> Any:
             f"{path}: a llava-hf checkpoint ({config.architectures[0]}), not upstream's layout; convert it with: "
             f"llava-finetune import {path} OUTPUT"
         )
+    if getattr(config, "mm_vision_tower", None):
+        config.mm_vision_tower = find_tower(config.mm_vision_tower, (path,))
     return config
 
 
@@ -147,6 +151,8 @@ def build_model(arguments: Arguments, config: Any, values: SimpleNamespace, toke
     keywords: dict[str, Any] = (
         {"quantization_config": quantized, "device_map": {"": training.device}} if quantized else {}
     )
+    if hasattr(config, "mm_vision_tower"):  # it knows where a tower that moved along with its folder is now
+        keywords["config"] = config
     model = model_class(config.model_type).from_pretrained(
         model_arguments.model_name_or_path,
         cache_dir=training.cache_dir,
@@ -291,7 +297,7 @@ def restore_beside_adapter(model: Any, folder: Path) -> None:
     file = folder / "non_lora_trainables.bin"
     if not file.is_file():
         raise UserError(f"{file}: missing; the projector that was trained beside the adapter is in it")
-    state = torch.load(file, map_location="cpu", weights_only=True)
+    state = load_pickle(file)
     parameters = dict(model.named_parameters())
     for name, value in state.items():
         # A quantised or newer run may name the tower's modules with or without CLIP's inner `vision_model.`.

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_finetune.convert.command import conversion_parser, report
 from llava_finetune.errors import UserError
 
 EXAMPLES = """examples:
@@ -45,42 +45,29 @@ class Exported:
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    out = argparse.ArgumentParser(
-        prog="llava-finetune export",
-        description="Write a model of upstream's layout in llava-hf's layout, verified against transformers.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    out = conversion_parser(
+        "export",
+        "Write a model of upstream's layout in llava-hf's layout, verified against transformers.",
+        EXAMPLES,
+        model="folder or hub id in upstream's layout (a merged model or a full fine-tune)",
     )
-    out.add_argument("model", help="folder or hub id in upstream's layout (a merged model or a full fine-tune)")
-    out.add_argument("output", type=Path, help="folder to write; must be new or empty")
-    out.add_argument("--conversation", help="conversation template (default: the model's manifest, else its family's)")
     out.add_argument("--vision-tower", help="the tower's folder, when the one named in config.json is elsewhere")
-    out.add_argument(
-        "--dtype", default="auto", help="dtype of the check: auto (the model's own), float32, bfloat16, float16"
-    )
-    out.add_argument("--device", default="auto", help="device of the check (default: auto)")
-    out.add_argument("--json", action="store_true", help="print the result as JSON")
     return out
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 when the folder was written and verified."""
-    arguments = parser().parse_args(argv)
+    a = parser().parse_args(argv)
     result = export(
-        arguments.model,
-        arguments.output,
-        conversation=arguments.conversation,
-        vision_tower=arguments.vision_tower,
-        dtype=arguments.dtype,
-        device=arguments.device,
+        a.model, a.output, conversation=a.conversation, vision_tower=a.vision_tower, dtype=a.dtype, device=a.device
     )
-    if arguments.json:
-        print(json.dumps(asdict(result)))
-    else:
-        print(f"{result.folder}: {result.family}, {result.tensors}\n{result.verified}")
-        print(f"chat template: {result.conversation}; <image> is token {result.image_token}; {result.seconds:.0f} s")
-        print(f"serve it: vllm serve {result.folder}  (docs/deploy.md)")
-    return 0
+    lines = (
+        f"{result.folder}: {result.family}, {result.tensors}",
+        result.verified,
+        f"chat template: {result.conversation}; <image> is token {result.image_token}; {result.seconds:.0f} s",
+        f"serve it: vllm serve {result.folder}  (docs/deploy.md)",
+    )
+    return report(result, lines, as_json=a.json)
 
 
 def export(

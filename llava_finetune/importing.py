@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_finetune.convert.command import conversion_parser, report
 from llava_finetune.errors import UsageError
 
 TOWER = "vision_tower"
@@ -47,49 +47,39 @@ class Imported:
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    out = argparse.ArgumentParser(
-        prog="llava-finetune import",
-        description="Write a llava-hf model in upstream's layout, verified against transformers.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    out.add_argument("model", help="folder or hub id in llava-hf's layout")
-    out.add_argument("output", type=Path, help="folder to write; must be new or empty")
-    out.add_argument(
-        "--conversation", help="conversation template (default: manifest, else told from the chat template)"
+    out = conversion_parser(
+        "import",
+        "Write a llava-hf model in upstream's layout, verified against transformers.",
+        EXAMPLES,
+        model="folder or hub id in llava-hf's layout",
     )
     out.add_argument(
         "--image-aspect-ratio",
         choices=("pad", "square"),
         help="pad to a square, or crop; default: what the processor says, else pad, as LLaVA-1.5 was trained",
     )
-    out.add_argument(
-        "--dtype", default="auto", help="dtype of the check: auto (the model's own), float32, bfloat16, float16"
-    )
-    out.add_argument("--device", default="auto", help="device of the check (default: auto)")
-    out.add_argument("--json", action="store_true", help="print the result as JSON")
     return out
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 when the folder was written and verified."""
-    arguments = parser().parse_args(argv)
+    a = parser().parse_args(argv)
     result = import_model(
-        arguments.model,
-        arguments.output,
-        conversation=arguments.conversation,
-        aspect_ratio=arguments.image_aspect_ratio,
-        dtype=arguments.dtype,
-        device=arguments.device,
+        a.model,
+        a.output,
+        conversation=a.conversation,
+        aspect_ratio=a.image_aspect_ratio,
+        dtype=a.dtype,
+        device=a.device,
     )
-    if arguments.json:
-        print(json.dumps(asdict(result)))
-        return 0
-    print(f"{result.folder}: {result.model_type}, {result.tensors}\n{result.verified}")
-    for note in result.notes:
-        print(f"note: {note}")
-    print(f"conversation {result.conversation}, pictures {result.image_aspect_ratio}; {result.seconds:.0f} s")
-    return 0
+    lines = (
+        f"{result.folder}: {result.model_type}, {result.tensors}",
+        result.verified,
+        *(f"note: {note}" for note in result.notes),
+        f"conversation {result.conversation}, pictures {result.image_aspect_ratio}; {result.seconds:.0f} s",
+        f"fine-tune it: MODEL={result.folder} DATA=... IMAGES=... OUTPUT=... bash scripts/finetune_lora.sh",
+    )
+    return report(result, lines, as_json=a.json)
 
 
 def import_model(

@@ -16,11 +16,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from llava_finetune import rotary
 from llava_finetune.building import attention, load_config, load_tokenizer, quantization, template_of
+from llava_finetune.convert.shards import load_pickle
 from llava_finetune.errors import UserError
 from llava_finetune.manifest import NAME, read_manifest, weights_sha256
 from llava_finetune.modeling import model_class
 from llava_finetune.precision import choose_precision
+from llava_finetune.upstream.folders import find_tower
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 SHORT = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
@@ -109,10 +112,9 @@ def load(
     source = base_of(path, base, manifest) if kind != "model" else path
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     config = load_config(path)
-    if vision_tower:
-        config.mm_vision_tower = vision_tower
     if not hasattr(config, "mm_vision_tower"):
         raise UserError(f"{path}: a language model without a vision tower; it cannot see pictures")
+    config.mm_vision_tower = vision_tower or find_tower(config.mm_vision_tower, (path, source))
     if getattr(config, "quantization_config", None) is not None and bits == 16:
         # Written by older runs: the base itself is 16 bit, and 16 was asked for.
         del config.quantization_config
@@ -155,7 +157,7 @@ def _weights(source: str, config: Any, dtype: torch.dtype, device: torch.device,
 
 
 def _load_projector(model: Any, folder: Path, dtype: torch.dtype) -> None:
-    state = torch.load(folder / "mm_projector.bin", map_location="cpu", weights_only=True)
+    state = load_pickle(folder / "mm_projector.bin")
     _load_state(model, {name: value.to(dtype) for name, value in state.items()}, folder / "mm_projector.bin")
 
 
@@ -177,7 +179,7 @@ def _load_adapter(model: Any, folder: Path, merge: bool) -> Any:
 
     extra = folder / "non_lora_trainables.bin"
     if extra.is_file():
-        _load_state(model, torch.load(extra, map_location="cpu", weights_only=True), extra)
+        _load_state(model, load_pickle(extra), extra)
     elif not getattr(model.config, "freeze_mm_mlp_adapter", False):
         raise UserError(f"{extra}: missing; the projector that was trained beside the adapter is in it")
     model = PeftModel.from_pretrained(model, str(folder))
@@ -197,6 +199,10 @@ def _finish(model: Any, device: torch.device, dtype: torch.dtype, bits: int) -> 
         model.to(device=device, dtype=dtype)
     else:
         model.get_model().mm_projector.to(device=device, dtype=dtype)
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:  # peft makes them fp32
+                parameter.data = parameter.data.to(dtype)
+    rotary.restore(model)
     model.requires_grad_(False)
     model.eval()
     model.config.use_cache = True

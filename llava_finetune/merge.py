@@ -1,7 +1,9 @@
 """`llava-finetune merge`: add an adapter, its projector and its tower into the base, and verify that it answers alike.
 
-Why: a merged folder is what export, vLLM and further training read. It only appears when logits of the adapter and of
-the merged folder as read back from disk agree on held-out records, nothing is NaN and every tensor is accounted for.
+Why: a merged folder is what export, vLLM and further training read. It only appears when, read back from disk, it
+answers word for word as chat, evaluate and serve do with the adapter (they add it into the weights as they load it, by
+the same code), when its logits are those of base plus adapter side by side within the dtype's rounding, nothing is NaN
+and every tensor is accounted for.
 
     llava-finetune merge runs/mine merged
 """
@@ -44,8 +46,13 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Merged:
-    """What was written and how it was verified; differences are of logits over all text positions of all records."""
+    """What was written and how it was verified; differences are of logits over all text positions of all records.
 
+    Of `answers` greedy answers, all are those of the adapter as every command loads it; `same_beside` are also those of
+    the adapter run beside the base, as in training, whose activations round at other places.
+    """
+
+    adapter: str
     folder: str
     base: str | None
     dtype: str
@@ -56,7 +63,7 @@ class Merged:
     largest_difference: float
     allowed: float
     answers: int
-    same_answers: int
+    same_beside: int
     difference_4bit: float | None
     seconds: float
 
@@ -79,7 +86,11 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--records", type=Path, help="held-out records to verify on")
     out.add_argument("--images", type=Path, help="image folder of --records")
     out.add_argument("--num-records", type=int, default=8, help="records whose logits are compared (default: 8)")
-    out.add_argument("--answers", type=int, default=0, help="also compare the greedy answers to this many questions")
+    out.add_argument(
+        "--answers",
+        type=int,
+        help="questions whose greedy answers must be identical (default: 8 where records are at hand)",
+    )
     out.add_argument(
         "--compare-4bit", action="store_true", help="print how far 4-bit merged is from 4-bit base plus adapter"
     )
@@ -90,6 +101,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 when the folder was written and verified."""
     a = parser().parse_args(argv)
+    if a.answers is None:
+        from llava_finetune.convert.merging import run_records
+
+        a.answers = 8 if a.records or run_records(Path(a.adapter)) else 0
     held_out = HeldOut(a.records, a.images, a.num_records, a.answers)
     result = merge(
         a.adapter, a.output, base=a.base, dtype=a.dtype, device=a.device, held_out=held_out, compare_4bit=a.compare_4bit
@@ -107,7 +122,10 @@ def describe(result: Merged) -> str:
         f"{result.largest_difference:.2e} (allowed {result.allowed:.1e}), no NaN, every tensor accounted for",
     ]
     if result.answers:
-        lines.append(f"greedy answers: {result.same_answers} of {result.answers} identical")
+        lines.append(
+            f"greedy answers: {result.answers} of {result.answers} identical to those of {result.adapter} as chat, "
+            f"evaluate and serve load it; {result.same_beside} to those of the adapter run beside its base"
+        )
     if result.difference_4bit is not None:
         lines.append(f"4-bit: logits of merged and of base plus adapter differ by at most {result.difference_4bit:.2e}")
     return "\n".join([*lines, f"{result.seconds:.0f} s; next: llava-finetune export {result.folder} exported"])
@@ -126,9 +144,9 @@ def merge(
     """Merge, verify what was written, and let the folder appear.
 
     Raises UserError, and writes nothing, for a base with other weights (both hashes and names are shown), a NaN, a
-    tensor that is missing or not in the base, or logits that differ by more than the dtype's noise.
+    tensor that is missing or not in the base, logits that differ by more than the dtype's noise, or another answer.
     """
-    from llava_finetune.convert import folders, merging
+    from llava_finetune.convert import folders
     from llava_finetune.loading import kind_of, load
 
     start = time.monotonic()
@@ -136,89 +154,117 @@ def merge(
     if kind_of(adapter) == "model":
         raise UserError(f"{adapter} is a whole model: it has no adapter_config.json or mm_projector.bin to merge")
     wanted = held_out or HeldOut()
-    loaded = load(adapter, base=base, dtype=dtype, device=device, merge_adapter=False)
-    cases, source = merging.load_cases(adapter, loaded, wanted.records, wanted.images, wanted.num_records)
-    before = merging.logits_of(loaded, cases)
-    answers = greedy_answers(loaded, adapter, wanted)
-    named = str(base or loaded.manifest["base"])  # load() has checked it
-    used, place = str(loaded.dtype).removeprefix("torch."), str(loaded.device)
+    beside = _ask_beside(adapter, base, dtype, device, wanted)
+    gc.collect()
     with folders.new_folder(output) as partial:
-        adapted, tensors = _merge_into(partial, loaded, Path(adapter), named)
-        del loaded
+        # As chat, evaluate and serve load it: the product of the factors is added in fp32 and rounded once.
+        folded = load(adapter, base=base, dtype=beside.dtype, device=beside.device)
+        answers = greedy_answers(folded, adapter, wanted)
+        tensors = _write(partial, folded, Path(adapter), beside)
+        del folded
         gc.collect()
-        found, same = _check(partial, adapter, before, answers, cases, wanted, used, place)
-        four = _compare_4bit(adapter, base, partial, cases, place) if compare_4bit else None
-        _note_check(partial, found.largest, found.allowed, len(cases))
-    seconds = time.monotonic() - start
+        found = _check(partial, adapter, beside, answers, wanted)
+        four = _compare_4bit(adapter, base, partial, beside) if compare_4bit else None
+        _note_check(partial, found.largest, found.allowed, len(beside.cases), len(answers))
     return Merged(
+        adapter=adapter,
         folder=str(output),
-        base=named,
-        dtype=used,
+        base=beside.base,
+        dtype=beside.dtype,
         tensors=tensors,
-        adapted=adapted,
-        records=len(cases),
-        source=source,
+        adapted=beside.adapted,
+        records=len(beside.cases),
+        source=beside.source,
         largest_difference=found.largest,
         allowed=found.allowed,
         answers=len(answers),
-        same_answers=same,
+        same_beside=sum(a == b for a, b in zip(answers, beside.answers, strict=True)),
         difference_4bit=four,
-        seconds=seconds,
+        seconds=time.monotonic() - start,
     )
 
 
-def _check(
-    folder: Path,
-    adapter: str,
-    before: list[Any],
-    answers: list[str],
-    cases: list[Any],
-    wanted: HeldOut,
-    dtype: str,
-    device: str,
-) -> tuple[Any, int]:
-    """Load what was written and compare it with the adapter; returns the difference and the number of same answers."""
+@dataclass(frozen=True)
+class _Beside:
+    """The adapter run beside its base: what it was asked, its logits and answers, and what was found on the way."""
+
+    cases: list[Any]
+    source: str
+    logits: list[Any]
+    answers: list[str]
+    adapted: int
+    in_tower: bool
+    base: str
+    dtype: str
+    device: str
+
+
+def _ask_beside(adapter: str, base: str | None, dtype: str, device: str, wanted: HeldOut) -> _Beside:
+    """Load base and adapter unmerged and ask them."""
     from llava_finetune.convert import merging
     from llava_finetune.loading import load
 
-    again = load(str(folder), dtype=dtype, device=device)
-    found = merging.difference(before, merging.logits_of(again, cases), again.dtype)
+    loaded = load(adapter, base=base, dtype=dtype, device=device, merge_adapter=False)
+    cases, source = merging.load_cases(adapter, loaded, wanted.records, wanted.images, wanted.num_records)
+    adapted, in_tower = merging.check_adapter_read(loaded.model, Path(adapter))
+    return _Beside(
+        cases=cases,
+        source=source,
+        logits=merging.logits_of(loaded, cases),
+        answers=greedy_answers(loaded, adapter, wanted),
+        adapted=adapted,
+        in_tower=in_tower,
+        base=str(base or loaded.manifest["base"]),  # load() has checked it
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        device=str(loaded.device),
+    )
+
+
+def _check(folder: Path, adapter: str, beside: _Beside, answers: list[str], wanted: HeldOut) -> Any:
+    """Load what was written and compare it with the adapter; returns the difference of logits."""
+    from llava_finetune.convert import merging
+    from llava_finetune.loading import load
+
+    again = load(str(folder), dtype=beside.dtype, device=beside.device)
+    found = merging.difference(beside.logits, merging.logits_of(again, beside.cases), again.dtype)
     if not found.largest <= found.allowed:
         raise UserError(
             f"{adapter}: merged logits differ from the adapter's by {found.largest:.2e}, "
-            f"allowed {found.allowed:.1e} in {dtype}; nothing was written (try --dtype float32)"
+            f"allowed {found.allowed:.1e} in {beside.dtype}; nothing was written (try --dtype float32)"
         )
-    same = sum(a == b for a, b in zip(answers, greedy_answers(again, adapter, wanted), strict=True))
-    return found, same
+    pairs = list(zip(answers, greedy_answers(again, adapter, wanted), strict=True))
+    other = next((pair for pair in pairs if pair[0] != pair[1]), None)
+    if other is not None:
+        same = sum(a == b for a, b in pairs)
+        raise UserError(
+            f"{adapter}: {same} of {len(pairs)} greedy answers are identical, first difference: the adapter answers "
+            f"{other[0]!r}, the merged folder {other[1]!r}; nothing was written"
+        )
+    return found
 
 
-def _merge_into(folder: Path, loaded: Any, adapter: Path, base: str) -> tuple[int, int]:
-    """Merge in memory and write `folder`; returns the numbers of adapted layers and of tensors."""
+def _write(folder: Path, loaded: Any, adapter: Path, beside: _Beside) -> int:
+    """Write `folder` from a model whose adapter is merged; returns the number of tensors."""
     from llava_finetune.convert import merging
     from llava_finetune.manifest import write_manifest
 
-    model, adapted, in_tower = loaded.model, 0, False
-    if hasattr(model, "merge_and_unload"):
-        adapted = merging.check_adapter_read(model, adapter)
-        in_tower = any("lora_" in name and "vision_tower" in name for name, _ in model.named_parameters())
-        model = model.merge_and_unload()
-    config = model.config
-    config.unfreeze_mm_vision_tower = bool(getattr(config, "unfreeze_mm_vision_tower", False) or in_tower)
+    model, config = loaded.model, loaded.model.config
+    config.unfreeze_mm_vision_tower = bool(getattr(config, "unfreeze_mm_vision_tower", False) or beside.in_tower)
     config.tokenizer_padding_side = "right"
     config.tune_mm_mlp_adapter = False
     config.dtype = loaded.dtype
     tensors = merging.model_tensors(model, with_tower=config.unfreeze_mm_vision_tower)
-    merging.check_tensors(tensors, base)
-    merging.save(folder, tensors, config, model.generation_config, (adapter, Path(base)))
+    merging.check_tensors(tensors, beside.base)
+    merging.save(folder, tensors, config, model.generation_config, (adapter, Path(beside.base)))
     write_manifest(
         folder,
         kind="model",
-        base=base,
+        base=beside.base,
         conversation=loaded.template,
-        dtype=str(loaded.dtype).removeprefix("torch."),
+        dtype=beside.dtype,
         merged_from=str(adapter.resolve()),
     )
-    return adapted, len(tensors)
+    return len(tensors)
 
 
 def greedy_answers(loaded: Any, adapter: str, wanted: HeldOut) -> list[str]:
@@ -236,18 +282,24 @@ def greedy_answers(loaded: Any, adapter: str, wanted: HeldOut) -> list[str]:
     return [str(prediction["answer"]) for prediction in answer(loaded, questions, found[1])]
 
 
-def _compare_4bit(adapter: str, base: str | None, merged: Path, cases: list[Any], device: str) -> float:
+def _compare_4bit(adapter: str, base: str | None, merged: Path, beside: _Beside) -> float:
     """How far the merged model in 4 bit is from the base in 4 bit plus the adapter."""
     from llava_finetune.convert import merging
     from llava_finetune.loading import load
 
-    over_base = merging.logits_of(load(adapter, base=base, bits=4, device=device, merge_adapter=False), cases)
-    folded = load(str(merged), bits=4, device=device)
-    return merging.difference(over_base, merging.logits_of(folded, cases), folded.dtype).largest
+    over_base = load(adapter, base=base, bits=4, device=beside.device, merge_adapter=False)
+    expected = merging.logits_of(over_base, beside.cases)
+    folded = load(str(merged), bits=4, device=beside.device)
+    return merging.difference(expected, merging.logits_of(folded, beside.cases), folded.dtype).largest
 
 
-def _note_check(folder: Path, largest: float, allowed: float, count: int) -> None:
+def _note_check(folder: Path, largest: float, allowed: float, count: int, answers: int) -> None:
     from llava_finetune.manifest import NAME, read_manifest, write_json
 
-    verified = {"records": count, "largest_logit_difference": largest, "allowed": allowed}
+    verified = {
+        "records": count,
+        "largest_logit_difference": largest,
+        "allowed": allowed,
+        "identical_greedy_answers": answers,
+    }
     write_json(folder / NAME, {**read_manifest(folder), "verified": verified})

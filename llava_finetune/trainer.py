@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer_callback import ExportableState
 
-from llava_finetune import checkpoints
+from llava_finetune import checkpoints, rotary
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation_loop import Group
 from llava_finetune.out_of_memory import HalvedBatches
@@ -190,6 +190,9 @@ class Course(TrainerCallback):
         self.trainer = trainer
         self.signals = signals
         self.stopping = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        rotary.restore(self.trainer.model)  # some releases of DeepSpeed cast buffers too
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
         self.trainer.restore_position()

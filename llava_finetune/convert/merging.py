@@ -114,10 +114,16 @@ def difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor], dt
     return Difference(largest, logit_tolerance(dtype, max(a.abs().max().item() for a in before)))
 
 
-def check_adapter_read(model: Any, adapter: Path) -> int:
-    """Raise UserError unless every tensor of the adapter file is in the model; returns the number of adapted layers."""
+def check_adapter_read(model: Any, adapter: Path) -> tuple[int, bool]:
+    """How many layers are adapted, and whether some are the tower's; (0, False) for a projector alone.
+
+    Raises UserError unless every tensor of the adapter file is in the model.
+    """
+    from peft import PeftModel
     from peft.utils import get_peft_model_state_dict, load_peft_weights
 
+    if not isinstance(model, PeftModel):
+        return 0, False
     stored = set(load_peft_weights(str(adapter), device="cpu"))
     used = set(get_peft_model_state_dict(model))
     if stored != used:
@@ -125,7 +131,8 @@ def check_adapter_read(model: Any, adapter: Path) -> int:
         raise UserError(
             f"{adapter}: {len(odd)} adapter tensors do not match the base, first {odd[0]}; is it another model's?"
         )
-    return sum(name.endswith("lora_A.weight") or "lora_embedding_A" in name for name in stored)
+    adapted = [name for name in stored if name.endswith("lora_A.weight") or "lora_embedding_A" in name]
+    return len(adapted), any("vision_tower" in name for name in adapted)
 
 
 def model_tensors(model: Any, *, with_tower: bool) -> dict[str, torch.Tensor]:

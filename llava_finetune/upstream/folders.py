@@ -9,6 +9,7 @@ class. Behind the seam in upstream's `load_pretrained_model`, which asked whethe
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,17 +48,8 @@ class ModelFolder:
         if self.kind != MODEL:
             config.__dict__.pop("quantization_config", None)
         if self.is_llava:
-            config.mm_vision_tower = self.vision_tower or self.find_tower(config.mm_vision_tower)
+            config.mm_vision_tower = self.vision_tower or find_tower(config.mm_vision_tower, (self.path, self.base))
         return config
-
-    def find_tower(self, name: str) -> str:
-        """The tower as config.json names it; one that moved along with the model's folder is found inside it."""
-        if not Path(name).exists():
-            for holder in (self.path, self.base):
-                for inside in (Path(holder or "") / name, Path(holder or "") / Path(name).name):
-                    if holder and (inside / "config.json").is_file():
-                        return str(inside)
-        return name
 
     def model_class(self) -> Any:
         """Upstream's class for the family."""
@@ -74,6 +66,18 @@ class ModelFolder:
                 "Give the folder that training wrote at its end, or a checkpoint-N of llava_finetune train"
             )
         return found
+
+
+def find_tower(name: str, holders: Sequence[str | None]) -> str:
+    """The tower as config.json names it; a relative one, or one that moved along with a folder, is found inside it."""
+    path = Path(name)
+    if path.is_absolute() and path.is_dir():
+        return name
+    for holder in filter(None, holders):
+        for inside in (Path(holder) / name, Path(holder) / path.name):
+            if (inside / "config.json").is_file():
+                return str(inside)
+    return name
 
 
 def describe(model_path: str, model_base: str | None = None, vision_tower: str | None = None) -> ModelFolder:

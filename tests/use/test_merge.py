@@ -21,7 +21,7 @@ FAMILIES = ("llava-1.5", "1.6-vicuna", "1.6-mistral", "1.6-yi")
 def test_greedy_answers_are_identical_on_100_records(adapter: Path, held_out: Path, tmp_path: Path) -> None:
     wanted = HeldOut(held_out / "records.json", held_out, num_records=8, num_answers=100)
     result = merge(str(adapter), tmp_path / "merged", held_out=wanted)
-    assert (result.answers, result.same_answers) == (100, 100)
+    assert (result.answers, result.same_beside) == (100, 100)
     assert result.records == 8
     assert result.largest_difference < 1e-4
     manifest = json.loads((tmp_path / "merged" / "llava_finetune.json").read_text())
