@@ -99,6 +99,7 @@ def _questions(arguments: argparse.Namespace) -> list[Any]:
 
 def _answer(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     from data_prep.record import DataError
+    from llava_finetune.costs import loaded_line, rate_text
     from llava_finetune.generate_answers import answer
     from llava_finetune.loading import load
 
@@ -107,12 +108,10 @@ def _answer(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         index, count = map(int, arguments.shard.split("/"))
         questions = questions[index::count]
     loaded = load(arguments.model, arguments.base, arguments.dtype, arguments.device, arguments.bits)
-    print(
-        f"loaded {arguments.model} in {loaded.seconds:.1f} s: {loaded.dtype}, {loaded.device}, {loaded.template}",
-        flush=True,
-    )
+    print(loaded_line(loaded, arguments.model, arguments.bits), flush=True)
+    start = time.monotonic()
     try:
-        return answer(
+        predictions = answer(
             loaded,
             questions,
             arguments.image_folder,
@@ -121,6 +120,9 @@ def _answer(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             mode={"blank": "blank", "shuffled": "shuffled", None: "seen"}[arguments.blind],
             say=lambda line: print(line, flush=True),
         )
+        tokens = sum(prediction["num_tokens"] for prediction in predictions)
+        print(f"answered at {rate_text(tokens, time.monotonic() - start)}", flush=True)
+        return predictions
     except DataError as error:
         raise UserError(str(error)) from error
 
