@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from llava_finetune.costs import loaded_line, rate_text
 from llava_finetune.errors import UsageError, UserError
-from llava_finetune.serve.models import add_model_flags, choice_of, described, load_model
+from llava_finetune.serve.models import add_model_flags, choice_of, load_model
 
 HELP = """/image PATH ...  attach pictures to the next message
 /reset           forget the conversation
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from llava_finetune.serve.sampling import Sampling
 
     loaded = load_model(choice)
-    print(described(loaded, choice), file=sys.stderr)
+    print(loaded_line(loaded, choice.model, choice.bits), file=sys.stderr)
     sampling = Sampling(arguments.max_new_tokens, arguments.temperature, arguments.top_p, arguments.seed)
     engine = Engine(loaded, max_batch=1).start()
     chat = Chat(engine, sampling, arguments.system)
@@ -157,10 +158,10 @@ class Chat:
             elif isinstance(event, Done):
                 print(flush=True, file=self.out)
                 self.messages.append(Message("assistant", answer))
-                rate = event.completion_tokens / max(event.seconds, 1e-9)
+                rate = rate_text(event.completion_tokens, event.seconds)
                 print(
                     f"[{event.prompt_tokens} + {event.completion_tokens} tokens, "
-                    f"first after {event.first_token:.2f} s, {rate:.1f} tokens/s, ended by {event.reason}]",
+                    f"first after {event.first_token:.2f} s, {rate}, ended by {event.reason}]",
                     file=sys.stderr,
                 )
                 return

@@ -83,8 +83,8 @@ def text(rows: list[Row], model: str, dtype: str) -> str:
         strays[row.stray] += row.tensors
     if strays[True]:
         lines.append(
-            f"{strays[True]} of {sum(strays.values())} tensors are not {dtype} on the model's device. Load it in one "
-            f"dtype and save it again: llava-finetune merge --model {model} --output FOLDER"
+            f"{strays[True]} of {sum(strays.values())} tensors of {model} are not {dtype} on the model's device; "
+            f"ask for one dtype: llava-finetune doctor --model {model} --dtype fp32"
         )
     else:
         lines.append(f"all {strays[False]} tensors are {dtype} (integers and rotary frequencies excepted)")
@@ -99,7 +99,9 @@ def _tensors(model: Any) -> Iterator[tuple[str, Any]]:
 def _is_stray(name: str, kind: str, place: str, dtype: str, device: str, *, quantized: bool) -> bool:
     if place != device:
         return True
-    if kind in INTEGERS or (name.rsplit(".", 1)[-1] in KEPT_IN_FP32 and kind == "float32"):
+    if name.rsplit(".", 1)[-1] in KEPT_IN_FP32:
+        return kind != "float32"
+    if kind in INTEGERS:
         return False
     # Quantised weights carry fp32 statistics; projector, tower and head must be in the model's dtype all the same.
     statistics = quantized and kind == "float32" and part_of(name) in ("language model", "norms")

@@ -22,8 +22,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from llava_finetune.costs import loaded_line, rate_text
 from llava_finetune.errors import UsageError, UserError
-from llava_finetune.serve.models import ModelChoice, add_model_flags, base_model_of, choice_of, described, load_model
+from llava_finetune.serve.models import ModelChoice, add_model_flags, base_model_of, choice_of, load_model
 
 EXAMPLES = """examples:
   llava-finetune serve runs/mine                      page and API on http://127.0.0.1:8000
@@ -82,7 +83,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     listening = listen(arguments.host, arguments.port)
     with listening, _scratch() as scratch:
         loaded = load_model(choice)
-        print(described(loaded, choice), flush=True)
         server, about = build_server(arguments, access, loaded, choice)
         application = build_application(arguments, server, about, scratch)
         host, port = listening.getsockname()[:2]
@@ -96,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             for engine in server.engines.values():
                 engine.close(1)
+    for name, engine in server.engines.items():
+        print(f"{name}: {engine.tokens} tokens answered, {rate_text(engine.tokens, engine.seconds)}", flush=True)
     print("stopped", flush=True)
     return 0
 
@@ -149,7 +151,6 @@ def listen(host: str, port: int) -> socket.socket:
 def build_server(arguments: argparse.Namespace, access: Any, loaded: Any, choice: ModelChoice) -> tuple[Any, str]:
     """Engines (the base's too, when it can answer) and what the page says about them."""
     from llava_finetune.serve.api import Server
-    from llava_finetune.serve.engine import Engine
     from llava_finetune.serve.pictures import Limits
 
     limits = Limits(
@@ -161,8 +162,8 @@ def build_server(arguments: argparse.Namespace, access: Any, loaded: Any, choice
     )
     queueing = {"max_batch": arguments.max_batch, "max_queue": arguments.max_queue}
     name = arguments.name or Path(choice.model).resolve().name
-    engines = {name: Engine(loaded, **queueing).start()}
-    about = described(loaded, choice).split(": ", 1)[1]
+    engines = {name: start_engine(loaded, choice, queueing)}
+    about = loaded_line(loaded, choice.model, choice.bits).split(": ", 1)[1]
     base = None if arguments.no_compare else arguments.compare or base_model_of(loaded, choice)
     if base is None and not arguments.no_compare:
         print("nothing to compare with: no base that sees pictures is known; name one with --compare", flush=True)
@@ -170,9 +171,23 @@ def build_server(arguments: argparse.Namespace, access: Any, loaded: Any, choice
         base_choice = ModelChoice(base, None, choice.dtype, choice.device, choice.bits, choice.vision_tower)
         # Both are asked in the same words: a projector's own template is stage 1's, which drops the question.
         base_loaded = dataclasses.replace(load_model(base_choice), template=loaded.template)
-        print(described(base_loaded, base_choice), flush=True)
-        engines[f"{Path(base).name} (base)"] = Engine(base_loaded, **queueing).start()
+        engines[f"{Path(base).name} (base)"] = start_engine(base_loaded, base_choice, queueing)
     return Server(engines, limits, access), about
+
+
+def start_engine(loaded: Any, choice: ModelChoice, queueing: dict[str, int]) -> Any:
+    """An engine that has answered once: what it costs is printed, and a model that cannot answer fails here."""
+    from llava_finetune.serve.engine import Engine, Failed
+    from llava_finetune.serve.prompts import Message
+    from llava_finetune.serve.sampling import Sampling
+
+    engine = Engine(loaded, **queueing).start()
+    *_, end = engine.submit(engine.prompt([Message("user", "Hello")]), Sampling(max_new_tokens=8))
+    if isinstance(end, Failed):
+        raise UserError(f"{choice.model} does not answer: {end.message}")
+    line = loaded_line(loaded, choice.model, choice.bits)
+    print(f"{line}, {rate_text(engine.tokens, engine.seconds)} for one answer", flush=True)
+    return engine
 
 
 def build_application(arguments: argparse.Namespace, server: Any, about: str, scratch: Path) -> Any:

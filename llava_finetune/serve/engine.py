@@ -103,7 +103,10 @@ class _Row:
 
 
 class Engine:
-    """Answers the tickets of one model. `max_batch` rows at a time, `max_queue` waiting at most."""
+    """Answers the tickets of one model. `max_batch` rows at a time, `max_queue` waiting at most.
+
+    `tokens` is how many it has made, `seconds` how long it worked at them.
+    """
 
     def __init__(self, loaded: Any, *, max_batch: int = 8, max_queue: int = 32) -> None:
         from llava_finetune.generate_answers import stop_ids
@@ -118,6 +121,7 @@ class Engine:
         self.closing = False
         self.largest_batch = 0
         self.tokens = 0
+        self.seconds = 0.0
         self.thread = threading.Thread(target=self._run, name="answers", daemon=True)
 
     def start(self) -> Engine:
@@ -174,10 +178,12 @@ class Engine:
                     return
                 room = self.max_batch - len(self.rows)
                 joining = [self.waiting.popleft() for _ in range(min(room, len(self.waiting)))]
+            start = time.monotonic()
             try:
                 self._answer(joining)
             except Exception as error:  # a failure belongs to the answers under way, the server lives on
                 self._fail_all(joining, error)
+            self.seconds += time.monotonic() - start
 
     def _answer(self, joining: list[Ticket]) -> None:
         """One token for every row under way, then the first token of those that join."""

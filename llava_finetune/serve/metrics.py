@@ -37,7 +37,9 @@ class Metrics:
         waiting = Gauge("llava_waiting_requests", "Requests in the queue", ["model"], registry=self.registry)
         running = Gauge("llava_running_requests", "Requests in the batch", ["model"], registry=self.registry)
         largest = Gauge("llava_largest_batch", "Largest batch so far", ["model"], registry=self.registry)
+        rate = Gauge("llava_tokens_per_second", "Tokens a second while at work", ["model"], registry=self.registry)
         for name, engine in engines.items():
+            rate.labels(name).set_function(lambda e=engine: e.tokens / max(e.seconds, 1e-9))
             waiting.labels(name).set_function(lambda e=engine: len(e.waiting))
             running.labels(name).set_function(lambda e=engine: len(e.rows))
             largest.labels(name).set_function(lambda e=engine: e.largest_batch)

@@ -1,6 +1,6 @@
-"""Load what chat and serve answer with, and say what it costs: load time, memory, tokens a second.
+"""What chat and serve answer with, as the command line names it, and the model it came from.
 
-engine = load_engine(choice, max_batch=8, max_queue=32)
+loaded = load_model(choice_of(arguments))
 """
 
 from __future__ import annotations
@@ -61,27 +61,6 @@ def load_model(choice: ModelChoice) -> Any:
         bits=choice.bits,
         vision_tower=choice.vision_tower,
     )
-
-
-def described(loaded: Any, choice: ModelChoice) -> str:
-    """`loaded runs/mine in 1.2 s: 4-bit, bfloat16 on cuda, 3.9 GB, template vicuna_v1`."""
-    dtype = str(loaded.dtype).removeprefix("torch.")
-    bits = "" if choice.bits == 16 else f"{choice.bits}-bit, "
-    return (
-        f"loaded {choice.model} in {loaded.seconds:.1f} s: {bits}{dtype} on {loaded.device}, "
-        f"{memory_text(loaded)}, template {loaded.template}"
-    )
-
-
-def memory_text(loaded: Any) -> str:
-    """Memory of the weights, and the most the GPU has held."""
-    model = getattr(loaded.model, "base_model", loaded.model)
-    size = sum(p.numel() * p.element_size() for p in model.parameters()) / 1e9
-    if loaded.device.type != "cuda":
-        return f"{size:.2f} GB of weights"
-    import torch
-
-    return f"{size:.2f} GB of weights, {torch.cuda.max_memory_allocated(loaded.device) / 1e9:.2f} GB held at most"
 
 
 def base_model_of(loaded: Any, choice: ModelChoice) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,7 +56,9 @@ def test_once_prints_only_the_answer_and_the_cost_beside_it(
     assert main(command) == 0
     assert capsys.readouterr().out == first.out != "\n"
     assert "tokens/s, ended by length" in first.err
-    assert "GB of weights, template vicuna_v1" in first.err
+    assert re.search(
+        r"loaded \S+ in \d+\.\d s: float32 on cpu, \d\.\d\d GB of weights, .*, template vicuna_v1", first.err
+    )
 
 
 def test_once_reads_a_question_from_stdin(
