@@ -19,6 +19,8 @@ import transformers
 from llava_finetune.errors import UsageError
 from llava_finetune.precision import Precision, choose_precision
 
+TURNS = {"auto": None, "true": True, "false": False}
+
 
 @dataclass
 class ModelArguments:
@@ -65,6 +67,13 @@ class DataArguments:
         default=None, metadata={"help": "FILE:SHARE, general records mixed in, e.g. general.json:0.1 for a tenth"}
     )
     replay_image_folder: str | None = field(default=None, metadata={"help": "default: --image_folder"})
+    independent_turns: str = field(
+        default="auto",
+        metadata={
+            "help": "learn each question of a record as if asked alone: True, False, or auto (records that say "
+            'so with "independent_turns": true)'
+        },
+    )
     check_data: bool = field(default=True, metadata={"help": "check every record and picture before training"})
 
 
@@ -281,6 +290,8 @@ def _refuse_idle(data: DataArguments, training: TrainingArguments) -> None:
                 raise UsageError(f"{flag} {given} without --eval_data_path: there is nothing to evaluate on")
     if training.early_stopping_patience and not training.metric_for_best_model:
         training.metric_for_best_model = "eval_loss"
+    if data.independent_turns.lower() not in TURNS:
+        raise UsageError(f"--independent_turns {data.independent_turns}: expected auto, True or False")
     if training.result not in ("auto", "best", "last"):
         raise UsageError(f"--result {training.result}: expected auto, best or last")
     if data.replay:

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from data_prep.record import DataError, images_of, open_image, resolve_image
 from llava_finetune.errors import UserError
-from llava_finetune.masking import IGNORE_INDEX, IMAGE_TOKEN, Encoded, encode
+from llava_finetune.masking import IGNORE_INDEX, IMAGE_TOKEN, Encoded, encode, encode_independent
 from llava_finetune.splice import lay_out, unique_pictures
 
 
@@ -60,7 +60,10 @@ def num_image_tokens(config: Any, tower: Any, size: tuple[int, int]) -> int:
 
 @dataclass(frozen=True)
 class Encoder:
-    """What turns a record into tensors: the model's tokenizer, template, image processor and config."""
+    """What turns a record into tensors: the model's tokenizer, template, image processor and config.
+
+    `independent_turns` None: each record says by its own "independent_turns" whether its questions know of each other.
+    """
 
     tokenizer: Any
     template: str
@@ -69,6 +72,7 @@ class Encoder:
     image_folder: Path | None
     tower: Any = None
     max_length: int | None = None
+    independent_turns: bool | None = None
 
     def pictures(self, record: Mapping[str, Any]) -> tuple[list[torch.Tensor], list[tuple[int, int]]]:
         """Pixel values and original (width, height) of every picture of a record."""
@@ -92,10 +96,16 @@ class Encoder:
                 f"record {record.get('id')!r}: {marks} {IMAGE_TOKEN} for {len(names)} pictures; "
                 f"write one {IMAGE_TOKEN} per picture in the human's words"
             )
+        how = encode_independent if self.is_independent(record) else encode
         try:
-            return encode(conversations, self.template, self.tokenizer, self.max_length)
+            return how(conversations, self.template, self.tokenizer, self.max_length)
         except UserError as error:
             raise UserError(f"record {record.get('id')!r}: {error}") from None
+
+    def is_independent(self, record: Mapping[str, Any]) -> bool:
+        """Whether the questions of a record of several are learned each as if asked alone."""
+        said = record.get("independent_turns", False) if self.independent_turns is None else self.independent_turns
+        return bool(said) and len(record["conversations"]) > 3
 
 
 class RecordDataset(Dataset[dict[str, Any]]):
@@ -121,6 +131,7 @@ class RecordDataset(Dataset[dict[str, Any]]):
         return {
             "input_ids": torch.tensor(encoded.input_ids),
             "labels": torch.tensor(encoded.labels),
+            "branches": encoded.branches,
             "images": pixels,
             "image_sizes": sizes,
             "image_names": images_of(record),
@@ -155,13 +166,28 @@ class RecordDataset(Dataset[dict[str, Any]]):
         return length + sum(num_image_tokens(self.encoder.config, self.encoder.tower, size) for size in sizes)
 
 
+def split_branches(example: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """An example of independent questions as one example for each: what they share, then the question's own part."""
+    if not example["branches"]:
+        return [example]
+    ends = [*example["branches"][1:], len(example["input_ids"])]
+    out = []
+    for start, end in zip(example["branches"], ends, strict=True):
+        kept = torch.cat([torch.arange(example["branches"][0]), torch.arange(start, end)])
+        length = example["length"] - len(example["input_ids"]) + len(kept)
+        ids, labels = example["input_ids"][kept], example["labels"][kept]
+        out.append({**example, "input_ids": ids, "labels": labels, "length": length, "branches": ()})
+    return out
+
+
 @dataclass(frozen=True)
 class Collator:
     """Pad examples to one batch, as upstream does: right padding, pictures in order, a zero picture for text.
 
     Returns input_ids, labels (int64, B x T), attention_mask (bool), images (float32 tensor, or a list where shapes
     differ), image_sizes, and for the trainer's own use record_ids, record_indices and
-    num_tokens. With `unpadded` also `layout` (see splice.py), and each different picture once.
+    num_tokens. With `unpadded` also `layout` (see splice.py), and each different picture once. Padded, independent
+    questions take a row each.
     """
 
     pad_token_id: int
@@ -170,6 +196,10 @@ class Collator:
     unpadded: bool = False
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        record_ids = [example["id"] for example in examples]
+        record_indices = [example.get("index", -1) for example in examples]
+        if not self.unpadded:
+            examples = [path for example in examples for path in split_branches(example)]
         pad = torch.nn.utils.rnn.pad_sequence
         ids = pad([example["input_ids"] for example in examples], True, self.pad_token_id)[:, : self.max_length]
         labels = pad([example["labels"] for example in examples], True, IGNORE_INDEX)[:, : self.max_length]
@@ -179,8 +209,8 @@ class Collator:
             "labels": labels,
             # By length, not by `ne(pad)`: a tokenizer whose pad is also its end token would lose the taught end.
             "attention_mask": torch.arange(ids.shape[1])[None, :] < lengths[:, None],
-            "record_ids": [example["id"] for example in examples],
-            "record_indices": [example.get("index", -1) for example in examples],
+            "record_ids": record_ids,
+            "record_indices": record_indices,
             "num_tokens": sum(example["length"] for example in examples),
         }
         if self.unpadded and self.blank is not None:

@@ -21,7 +21,7 @@ from data_prep.record import images_of, open_image, resolve_image
 from llava_finetune import metrics
 from llava_finetune.dataset import process_image
 from llava_finetune.errors import UserError
-from llava_finetune.masking import IMAGE_TOKEN, prompt_ids
+from llava_finetune.masking import IMAGE_TOKEN, asked_alone, prompt_ids
 from llava_finetune.templates import end_text
 
 Say = Callable[[str], None]
@@ -43,6 +43,14 @@ class Question:
         """The data's own name for the kind of question: one per record, or one per turn."""
         per_turn = self.record.get("question_types")
         return per_turn[self.turn] if per_turn else self.record.get("question_type")
+
+    @property
+    def asked(self) -> str:
+        """The question as training shows it, its record's pictures with it."""
+        humans = [turn["value"] for turn in self.record["conversations"] if turn["from"] == "human"]
+        marked = [text for text in humans if text.count(IMAGE_TOKEN) == len(self.images)]
+        own = next((text for text in marked if metrics.bare_question(text) == self.text), None)
+        return own or asked_alone(self.text, marked[0] if marked else f"{IMAGE_TOKEN}\n" * len(self.images))
 
     def prediction(self, answer: str, num_tokens: int, truncated: bool) -> dict[str, Any]:
         return {
@@ -128,10 +136,10 @@ def answer(
 
     With `same_passes` a batch of text alone runs the tower too, as ranks that share the weights (ZeRO-3) must.
     """
-    turns = [
-        [{"from": "human", "value": IMAGE_TOKEN * len(q.images) + "\n" * bool(q.images) + q.text}] for q in questions
+    prompts = [
+        prompt_ids([{"from": "human", "value": question.asked}], loaded.template, loaded.tokenizer)
+        for question in questions
     ]
-    prompts = [prompt_ids(turn, loaded.template, loaded.tokenizer) for turn in turns]
     names = [name for question in questions for name in question.images]
     pictures = Pictures(image_folder, loaded.image_processor, loaded.model.config, mode, names)
     # Like lengths together, and within a length the questions on one picture together: its pixels are read once.

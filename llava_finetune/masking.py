@@ -10,6 +10,7 @@ supervised when its characters lie in an answer. One masker serves every templat
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,12 +40,14 @@ class Segment:
 class Encoded:
     """Token ids with -200 for a picture, and labels of the same length with -100 where nothing is taught.
 
-    `spans` are the half-open index ranges of the supervised tokens, one per answer.
+    `spans` are the half-open index ranges of the supervised tokens, one per answer. `branches`, where questions are
+    independent, is where each begins: all see the tokens before the first branch, none sees another branch.
     """
 
     input_ids: list[int]
     labels: list[int]
     spans: list[tuple[int, int]]
+    branches: tuple[int, ...] = ()
 
     @property
     def num_supervised(self) -> int:
@@ -241,6 +244,49 @@ def encode(conversations: Sequence[Turn], template_name: str, tokenizer: Any, ma
         cut = f" within {max_length} tokens (the record has {len(ids)})" if max_length and len(ids) > max_length else ""
         raise UserError(f"no supervised token{cut}: the answers are empty or cut off; lengthen --model_max_length")
     return encoded
+
+
+def asked_alone(question: str, first: str) -> str:
+    """A question of a conversation with the pictures that `first`, the conversation's first question, has.
+
+    The pictures stand where they stand in `first` if that is before its words, else each on a line before the question.
+    """
+    count = first.count(IMAGE_TOKEN)
+    if question.count(IMAGE_TOKEN) == count:
+        return question
+    head = re.match(rf"(?:{IMAGE_TOKEN}\s*)*", first)[0]  # type: ignore[index]
+    head = head if head.count(IMAGE_TOKEN) == count else f"{IMAGE_TOKEN}\n" * count
+    return head + question.replace(IMAGE_TOKEN, "").strip()
+
+
+def encode_independent(
+    conversations: Sequence[Turn], template_name: str, tokenizer: Any, max_length: int | None = None
+) -> Encoded:
+    """Token ids and labels of questions about the same pictures, each as if it were asked alone.
+
+    In one conversation the earlier answers stand in view of the later questions: the model learns to read them there
+    ("blue" was said before) and not to look. Here the questions share the tokens that they begin with, system prompt
+    and pictures, and branch off after them. `max_length` bounds each question's own path. Raises as `encode`, and when
+    a picture stands in a later question.
+    """
+    turns = list(conversations)[conversations[0]["from"] != "human" :]
+    if any(IMAGE_TOKEN in turn["value"] for turn in turns[1:]):
+        raise UserError(f"independent turns share the first question's pictures, and a later turn has {IMAGE_TOKEN}")
+    paths = []
+    for question, answer in zip(turns[::2], turns[1::2], strict=True):
+        asked = {**question, "value": asked_alone(question["value"], turns[0]["value"])}
+        paths.append(encode([asked, answer], template_name, tokenizer, max_length))
+    # A branch begins with a token that is not taught: what teaches its first answer token is then in the branch itself.
+    shared = min(path.spans[0][0] for path in paths) - 1
+    first = paths[0].input_ids
+    while any(path.input_ids[:shared] != first[:shared] for path in paths):
+        shared -= 1
+    ids, labels, branches = first[:shared], paths[0].labels[:shared], []
+    for path in paths:
+        branches.append(len(ids))
+        ids += path.input_ids[shared:]
+        labels += path.labels[shared:]
+    return Encoded(ids, labels, _spans(labels), tuple(branches))
 
 
 def prompt_ids(turns: Sequence[Turn], template_name: str, tokenizer: Any) -> list[int]:

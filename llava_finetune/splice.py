@@ -10,8 +10,8 @@ samples are kept apart. The loss is the same; upstream's function is the oracle 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -46,19 +46,22 @@ def lay_out(
 ) -> dict[str, Any]:
     """Where the tokens of a batch come from and what is taught; N tokens in all, M of them taught.
 
-    Keys: ids (text tokens), rows (N, into [text; features]), positions (1 x N), lengths (tokens per example), taught
-    (M, rows of the hidden states), targets (M), num_features. Examples are cut at `max_length`, pictures counted.
+    Keys: ids (text tokens), rows (N, into [text; features]), positions (1 x N), lengths (tokens per example), masks
+    (one per example, None: causal), taught (M, rows of the hidden states), targets (M), num_features. Examples are cut
+    at `max_length`, pictures counted; an example with `branches` (independent turns) in each of its paths.
     """
     counts: dict[int, int] = {}
     for example, pictures in zip(examples, chosen, strict=True):
         counts.update(zip(pictures, example["image_tokens"], strict=True))
     num_text = sum(int((example["input_ids"] != IMAGE_TOKEN_INDEX).sum()) for example in examples)
-    starts = [num_text, *(num_text + end for end in accumulate(counts[number] for number in range(len(counts))))]
+    starts = [num_text, *(num_text + end for end in itertools.accumulate(counts[number] for number in range(len(counts))))]
     ids: list[int] = []
     rows: list[int] = []
     lengths: list[int] = []
     taught: list[int] = []
     targets: list[int] = []
+    masks: list[torch.Tensor | None] = []
+    positions: list[torch.Tensor] = []
     for example, pictures in zip(examples, chosen, strict=True):
         waiting = iter(pictures)
         mine: list[int] = []
@@ -72,21 +75,52 @@ def lay_out(
                 mine.append(len(ids))
                 labels.append(label)
                 ids.append(token)
-        labels = labels[:max_length]
+        kept, places, mask = _paths(len(mine), len(mine) - len(example["input_ids"]), example["branches"], max_length)
+        labels = [labels[place] for place in kept]
         wanted = [place for place in range(1, len(labels)) if labels[place] != IGNORE_INDEX]
         taught += [len(rows) + place - 1 for place in wanted]
         targets += [labels[place] for place in wanted]
-        rows += mine[:max_length]
+        rows += [mine[place] for place in kept]
         lengths.append(len(labels))
+        positions.append(places)
+        masks.append(mask)
     return {
         "ids": torch.tensor(ids),
         "rows": torch.tensor(rows),
-        "positions": torch.cat([torch.arange(length) for length in lengths])[None],
+        "positions": torch.cat(positions)[None],
         "lengths": lengths,
+        "masks": masks,
         "taught": torch.tensor(taught, dtype=torch.int64),
         "targets": torch.tensor(targets, dtype=torch.int64),
         "num_features": starts[-1] - num_text,
     }
+
+
+def _paths(
+    total: int, added: int, branches: Sequence[int], max_length: int | None
+) -> tuple[Sequence[int], torch.Tensor, torch.Tensor | None]:
+    """What is kept of an example of `total` positions, each one's place in its own path, and who may look at whom.
+
+    `added` positions came in for the pictures, all of them before the first branch. Each path, what is shared and one
+    branch, is cut at `max_length`. The mask, bool T x T, is None where it is the plain causal one.
+    """
+    if not branches:
+        kept = range(total)[:max_length]
+        return kept, torch.arange(len(kept)), None
+    bounds = [0, *(start + added for start in branches), total]
+    room = total if max_length is None else max_length
+    indices: list[int] = []
+    places: list[int] = []
+    path: list[int] = []
+    for number, (start, end) in enumerate(itertools.pairwise(bounds)):
+        before = bounds[1] if number else 0
+        length = max(0, min(end - start, room - before))
+        indices += range(start, start + length)
+        places += range(before, before + length)
+        path += [number] * length
+    owner = torch.tensor(path)
+    seen = (owner[None, :] == 0) | (owner[None, :] == owner[:, None])
+    return indices, torch.tensor(places), seen.tril()
 
 
 def picture_features(model: Any, images: Any, sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
@@ -135,23 +169,29 @@ def embed(model: Any, layout: Mapping[str, Any], images: Any, sizes: Sequence[tu
     return torch.cat([text, features]).index_select(0, layout["rows"])[None]
 
 
-def _short(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-    """Causal attention of one sample by two matrix products: on CPU the backward of short ones beats SDPA's.
+def _short(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, seen: torch.Tensor | None
+) -> torch.Tensor:
+    """Attention of one sample by two matrix products: on CPU the backward of short ones beats SDPA's.
 
-    query: heads x T x D; key, value: groups x T x D, never repeated. Softmax is fp32 inside, as eager's.
+    query: heads x T x D; key, value: groups x T x D, never repeated; seen: bool T x T, None for causal. Softmax is
+    fp32 inside, as eager's.
     """
     groups, length, width = key.shape
     folded = query.reshape(groups, -1, length, width)
     scores = torch.matmul(folded * scaling, key[:, None].transpose(-1, -2))
-    future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
-    weights = scores.masked_fill(future, torch.finfo(scores.dtype).min).softmax(-1)
+    if seen is None:
+        seen = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+    weights = scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1)
     return torch.matmul(weights, value[:, None]).reshape(query.shape)
 
 
-def _fused(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+def _fused(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, seen: torch.Tensor | None
+) -> torch.Tensor:
     attend = functional.scaled_dot_product_attention
-    out = attend(query[None], key[None], value[None], is_causal=True, scale=scaling, enable_gqa=True)
-    return out[0]
+    how = {"attn_mask": seen, "is_causal": seen is None, "scale": scaling, "enable_gqa": True}
+    return attend(query[None], key[None], value[None], **how)[0]  # type: ignore[no-any-return]
 
 
 def _attention(name: str) -> Any:
@@ -166,7 +206,8 @@ def _attention(name: str) -> Any:
             return _padded(name)(module, query, key, value, mask, scaling=scaling, **keywords)
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         pieces = zip(*(part[0].split(layout["lengths"], dim=1) for part in (query, key, value)), strict=True)
-        out = torch.cat([each(q, k, v, scale).transpose(0, 1) for q, k, v in pieces])
+        masked = zip(pieces, layout["masks"], strict=True)
+        out = torch.cat([each(*piece, scale, seen).transpose(0, 1) for piece, seen in masked])
         return out[None], None
 
     return attention

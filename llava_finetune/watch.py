@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from llava_finetune.dataset import split_branches
 from llava_finetune.errors import UserError
 from llava_finetune.masking import IGNORE_INDEX
 
@@ -86,22 +87,30 @@ class TeachingCollator:
                 f"{', '.join(mute)}. Shorten them or raise --model_max_length; python -m data_prep show prints them"
             )
         batch: dict[str, Any] = self.collator(examples)
-        batch["num_cut"] = sum(bool(self.max_length) and example["length"] > self.max_length for example in examples)
+        limit = self.max_length or math.inf
+        batch["num_cut"] = sum(any(path["length"] > limit for path in split_branches(one)) for one in examples)
         return batch
 
 
 def taught(example: Mapping[str, Any], max_length: int | None) -> int:
     """Supervised tokens of an example that survive the cut at `max_length` positions, pictures counted."""
-    labels = example["labels"]
-    cut = max(0, example["length"] - max_length) if max_length else 0
-    return int((labels[: max(0, len(labels) - cut)] != IGNORE_INDEX).sum())
+    total = 0
+    for path in split_branches(example):
+        cut = max(0, path["length"] - max_length) if max_length else 0
+        labels = path["labels"]
+        total += int((labels[: max(0, len(labels) - cut)] != IGNORE_INDEX).sum())
+    return total
 
 
 class StopSignal:
-    """SIGTERM and SIGINT ask the run to save and end; the second Ctrl-C ends it at once."""
+    """SIGTERM and SIGINT ask the run to save and end; the second Ctrl-C ends it at once.
+
+    Before the first step there is nothing to save: the run ends there and then, to be queued again.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.has_begun = False
         self.previous: dict[int, Any] = {}
 
     def install(self) -> None:
@@ -119,6 +128,10 @@ class StopSignal:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
+        if not self.has_begun:
+            raise Interrupted(
+                f"{self.name} before the first step: nothing is lost; go on with the same command and --resume auto"
+            )
         print(f"{signal.Signals(number).name}: saving after this step, then leaving", file=sys.stderr, flush=True)
 
     @property

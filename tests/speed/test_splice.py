@@ -41,6 +41,55 @@ def test_loss_and_every_gradient_equal_upstreams_splice(
         torch.testing.assert_close(fast_grads[name], grad, rtol=1e-3, atol=1e-6)
 
 
+def asked_alone(records: Records) -> Records:
+    """A record for every question, each with its record's pictures."""
+    out = []
+    for record in records:
+        turns = record["conversations"]
+        pictures = turns[0]["value"].count("<image>") * "<image>\n"
+        for human, gpt in zip(turns[::2], turns[1::2], strict=True):
+            bare = human["value"].replace("<image>", "").strip()
+            out.append({**record, "conversations": [{**human, "value": pictures + bare}, gpt]})
+    return out
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize(("attention", "unpadded"), [("eager", True), ("sdpa", True), ("sdpa", False)])
+def test_independent_turns_teach_what_their_questions_teach_in_records_of_their_own(
+    make_model: Made, records: Records, family: str, attention: str, unpadded: bool
+) -> None:
+    made = make_model(family, attention)
+    merged = [{**record, "independent_turns": True} for record in records]
+    separate = asked_alone(records)
+    assert len(separate) == len(merged) + 5
+    loss, grads = loss_and_gradients(made.model, made.batch(separate, unpadded=False))
+    dependent = made.model(**made.batch(records, unpadded=False)).loss
+    assert abs(dependent - loss) > 1e-5, "one conversation is another loss; if not, this test shows nothing"
+    if unpadded:
+        unpad_attention(made.model.config)
+    batch = made.batch(merged, unpadded=unpadded)
+    if unpadded:
+        assert sum(batch["layout"]["lengths"]) < made.batch(separate, unpadded=True)["layout"]["rows"].numel()
+    branched_loss, branched_grads = loss_and_gradients(made.model, batch)
+    torch.testing.assert_close(branched_loss, loss, rtol=1e-5, atol=0)
+    assert branched_grads.keys() == grads.keys()
+    for name, grad in grads.items():
+        torch.testing.assert_close(branched_grads[name], grad, rtol=1e-3, atol=1e-6)
+
+
+def test_each_path_of_independent_turns_is_cut_where_its_own_record_would_be(
+    make_model: Made, records: Records
+) -> None:
+    made = make_model()
+    merged = [{**record, "independent_turns": True} for record in records]
+    counts = set()
+    for max_length in (60, 70, 80, None):
+        layouts = [made.batch(items, True, max_length)["layout"] for items in (merged, asked_alone(records))]
+        assert layouts[0]["targets"].tolist() == layouts[1]["targets"].tolist()
+        counts.add(len(layouts[0]["targets"]))
+    assert len(counts) > 2, "the lengths cut nothing; this test shows nothing"
+
+
 @pytest.mark.parametrize("max_length", [60, 150])
 def test_long_records_are_cut_where_upstream_cuts_them(make_model: Made, records: Records, max_length: int) -> None:
     made = make_model()
