@@ -292,10 +292,10 @@ def _torchrun(settings: Settings) -> list[str]:
 
 
 def _port(settings: Settings) -> str:
-    """MASTER_PORT, else 29500, or a free one where another run of this machine holds that."""
+    """MASTER_PORT, else a free one; between machines, which must agree on it, 29500."""
     fixed = settings.get("MASTER_PORT")
     alone = settings.num_nodes == 1 and not settings.dry_run
-    return fixed or str(free_port(29500) if alone else 29500)
+    return fixed or str(free_port() if alone else 29500)
 
 
 def _number(environment: Mapping[str, str], name: str, default: int) -> int:

@@ -91,14 +91,11 @@ def explain(number: int) -> str:
     return f"{text}. Free in /dev/shm now: {readable(shm)}" if number == 7 and shm is not None else text
 
 
-def free_port(preferred: int) -> int:
-    """`preferred` where it can be listened on, else a port that the system picks."""
-    for port in (preferred, 0):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("", port))
-            return int(probe.getsockname()[1])
-    return preferred
+def free_port() -> int:
+    """A port that nobody listens on, picked by the system: runs that start together get different ones."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
 
 
 def _first_failure(path: Path) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def environment(**variables: str) -> dict[str, str]:
 @pytest.mark.parametrize("launcher", STARTERS)
 def test_one_ranks_error_ends_all_ranks_and_its_message_comes_last(launcher: str, tmp_path: Path) -> None:
     (tmp_path / "one_rank.py").write_text(RANK)
-    words = [*STARTERS[launcher][:1], "--master_port", str(free_port(0)), *STARTERS[launcher][1:]]
+    words = [*STARTERS[launcher][:1], "--master_port", str(free_port()), *STARTERS[launcher][1:]]
     code = f"import os, sys; from llava_finetune.processes import run; sys.exit(run({words!r}, os.environ))"
     start = time.monotonic()
     result = subprocess.run(
@@ -85,7 +85,7 @@ def test_two_nodes_on_one_machine_train_as_one(tmp_path: Path) -> None:
         OUTPUT=str(tmp_path / "run"),
         HOSTFILE=str(tmp_path / "hosts"),
         MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(free_port(0)),
+        MASTER_PORT=str(free_port()),
         GLOBAL_BATCH="4",
         PER_GPU_BATCH="2",
     )
