@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--dtype", default="auto", help="auto, bf16, fp16 or fp32")
     out.add_argument("--bits", type=int, default=16, choices=(16, 8, 4))
     out.add_argument("--device", default="auto")
+    out.add_argument("--losses", action="store_true", help="also each record's loss, by which a report finds the worst")
     out.add_argument("--num_processes", type=int, default=1, help="answer with this many processes")
     out.add_argument("--partial", action="store_true", help="with --predictions: some questions may be unanswered")
     out.add_argument("--upload", type=Path, help="also write the official VQA results file")
@@ -122,9 +123,43 @@ def _answer(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         )
         tokens = sum(prediction["num_tokens"] for prediction in predictions)
         print(f"answered at {rate_text(tokens, time.monotonic() - start)}", flush=True)
-        return predictions
+        return _with_losses(arguments, loaded, questions, predictions) if arguments.losses else predictions
     except DataError as error:
         raise UserError(str(error)) from error
+
+
+def _with_losses(arguments: argparse.Namespace, loaded: Any, questions: list[Any], predictions: list[Any]) -> list[Any]:
+    """The predictions, each with its record's mean loss per answer token in `loss`."""
+    import torch
+
+    from llava_finetune.dataset import Collator, Encoder, RecordDataset
+    from llava_finetune.record_losses import record_losses
+
+    tower, tokenizer = loaded.model.get_vision_tower(), loaded.tokenizer
+    encoder = Encoder(
+        tokenizer, loaded.template, loaded.image_processor, loaded.model.config, arguments.image_folder, tower
+    )
+    records = list({id(one.record): one.record for one in questions}.values())
+    places = {id(record): place for place, record in enumerate(records)}
+    side = tower.config.image_size
+    collator = Collator(tokenizer.pad_token_id, torch.zeros(3, side, side))
+
+    def forward(batch: dict[str, Any]) -> Any:
+        images = batch["images"]
+        seen = [image.to(loaded.device, loaded.dtype) for image in images]
+        batch["images"] = torch.stack(seen) if isinstance(images, torch.Tensor) else seen
+        moved = {key: value.to(loaded.device) if hasattr(value, "to") else value for key, value in batch.items()}
+        return loaded.model(**moved)
+
+    loaded.model.config.tokenizer_padding_side = "right"
+    with torch.inference_mode():
+        losses = record_losses(
+            forward, RecordDataset(records, encoder), range(len(records)), collator, arguments.batch_size
+        )
+    return [
+        {**one, "loss": losses[places[id(question.record)]].mean}
+        for one, question in zip(predictions, questions, strict=True)
+    ]
 
 
 def _output(arguments: argparse.Namespace) -> Path:

@@ -24,7 +24,7 @@ from llava_finetune.dataset import Encoder, RecordDataset
 from llava_finetune.errors import UserError
 from llava_finetune.generate_answers import Question, answer, questions_from
 from llava_finetune.loading import Loaded
-from llava_finetune.masking import IGNORE_INDEX
+from llava_finetune.record_losses import RecordLoss, mean_loss, record_losses
 
 
 @dataclass(frozen=True)
@@ -93,44 +93,38 @@ class Evaluator:
                 "give their references, or take them out"
             )
         # The loss is taken on the records whose questions are answered, so that both numbers speak of the same data.
-        self.dataset = RecordDataset(list({id(one.record): one.record for one in self.questions}.values()), encoder)
+        records = {id(one.record): one.record for one in self.questions}
+        self.places = {name: place for place, name in enumerate(records)}
+        self.dataset = RecordDataset(list(records.values()), encoder)
 
     def run(self, trainer: Any, group: Group) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Numbers as NAME_loss, NAME_exact_match ..., and the predictions in the order of the questions."""
         start = time.monotonic()
         with _inference(trainer):
-            loss = self._loss(trainer, group)
+            losses = self._losses(trainer, group)
             predictions = self._answers(trainer, group)
+        for question, prediction in zip(self.questions, predictions, strict=True):
+            prediction["loss"] = losses[self.places[id(question.record)]].mean
         scores = metrics.score(predictions)
         seconds = time.monotonic() - start
-        row: dict[str, float] = {f"{self.name}_loss": loss}
+        row: dict[str, float] = {f"{self.name}_loss": mean_loss(losses.values())}
         for key, value in scores.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 row[f"{self.name}_{key}"] = value
         row[f"{self.name}_seconds"] = seconds
         return row, predictions
 
-    def _loss(self, trainer: Any, group: Group) -> float:
-        """Mean loss per supervised token over the records: the same for any number of ranks and any batch size."""
+    def _losses(self, trainer: Any, group: Group) -> dict[int, RecordLoss]:
+        """The loss of every record, by its index in the data set, on every rank."""
         indices, num_own = shard(len(self.dataset), group)
-        total, tokens, size = 0.0, 0, self.settings.batch_size
-        for first in range(0, len(indices), size):
-            chosen = indices[first : first + size]
-            examples = [self.dataset[index] for index in chosen]
-            # A filler of a short shard keeps its forward pass and loses its weight.
-            for place, example in enumerate(examples, first):
-                if place >= num_own and group.size > 1 and first < num_own:
-                    example["labels"] = torch.full_like(example["labels"], IGNORE_INDEX)
-            batch = self.collator(examples)
-            for key in ("record_ids", "record_indices", "num_tokens", "num_cut"):
-                batch.pop(key, None)
-            count = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
+
+        def forward(batch: dict[str, Any]) -> Any:
             with trainer.compute_loss_context_manager():
-                value = float(trainer.model(**trainer._prepare_inputs(batch)).loss)
-            if first < num_own and count:
-                total, tokens = total + value * count, tokens + count
-        parts = group.gather((total, tokens))
-        return sum(part[0] for part in parts) / max(1, sum(part[1] for part in parts))
+                return trainer.model(**trainer._prepare_inputs(batch))
+
+        size = self.settings.batch_size
+        own = record_losses(forward, self.dataset, indices, self.collator, size, num_own)
+        return {index: loss for part in group.gather(own) for index, loss in part.items()}
 
     def _answers(self, trainer: Any, group: Group) -> list[dict[str, Any]]:
         indices, num_own = shard(len(self.questions), group)

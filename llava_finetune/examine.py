@@ -34,13 +34,19 @@ class Examiner(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
         if state.global_step == 0:
             self.examine(state)
+        elif self._is_due(state) and not any(
+            row["step"] == state.global_step and "eval_loss" in row for row in state.log_history
+        ):
+            # The signal that ended the run came at a step that is evaluated: it left no time for that.
+            self.judge(state, control, self.examine(state))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
-        step = state.global_step
-        # A whole epoch, told before its end so that the checkpoint of this step knows the result.
-        due = step % self.every == 0 if self.every else float(state.epoch).is_integer()
-        if due or step >= state.max_steps:
+        if self._is_due(state) or state.global_step >= state.max_steps:
             control.should_evaluate = True
+
+    def _is_due(self, state: Any) -> bool:
+        # A whole epoch, told before its end so that the checkpoint of this step knows the result.
+        return bool(state.global_step % self.every == 0 if self.every else float(state.epoch).is_integer())
 
     def on_train_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
         self.log.say(f"evaluation took {self.seconds:.1f} s of this run")
@@ -88,7 +94,7 @@ class Examiner(TrainerCallback):
                 f"step {state.global_step}: {self.metric} has not been better than {best:.4f} (step "
                 f"{self.trainer.best_step}) for {len(later)} evaluations; stopping early"
             )
-            control.should_training_stop = control.should_save = True
+            control.should_training_stop = control.should_save = self.trainer.has_ended = True
         return False
 
     def _keep(self, evaluator: Evaluator, step: int, predictions: list[dict[str, Any]]) -> None:

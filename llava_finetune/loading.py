@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from llava_finetune import rotary
 from llava_finetune.building import attention, load_config, load_tokenizer, quantization, template_of
+from llava_finetune.checkpoints import require_whole
 from llava_finetune.convert.shards import load_pickle
 from llava_finetune.errors import UserError
 from llava_finetune.manifest import NAME, read_manifest, weights_sha256
@@ -103,10 +104,11 @@ def load(
 
     `dtype`: auto, bf16, fp16, fp32. `bits`: 16, 8 or 4; projector, tower and head stay in `dtype`. `vision_tower`
     overrides the config's path. With `merge_adapter` an adapter is added into the weights (16 bit only). Raises
-    UserError for a folder without weights, a wrong base, or missing projector weights.
+    UserError for a folder without weights, a checkpoint that is not whole, a wrong base, or missing projector weights.
     """
     start = time.monotonic()
     path = str(model_path)
+    require_whole(Path(path))
     manifest = read_manifest(path)
     kind = kind_of(path)
     source = base_of(path, base, manifest) if kind != "model" else path
@@ -182,7 +184,10 @@ def _load_adapter(model: Any, folder: Path, merge: bool) -> Any:
         _load_state(model, load_pickle(extra), extra)
     elif not getattr(model.config, "freeze_mm_mlp_adapter", False):
         raise UserError(f"{extra}: missing; the projector that was trained beside the adapter is in it")
-    model = PeftModel.from_pretrained(model, str(folder))
+    try:
+        model = PeftModel.from_pretrained(model, str(folder))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{folder}: the adapter cannot be loaded, it may be cut off: {error}") from error
     return model.merge_and_unload() if merge else model
 
 

@@ -39,6 +39,17 @@ def supervised_loss(hidden: torch.Tensor, labels: torch.Tensor, head: torch.nn.M
     return functional.cross_entropy(logits, targets[taught])
 
 
+def row_losses(hidden: torch.Tensor, labels: torch.Tensor, head: torch.nn.Module) -> CausalLMOutputWithPast:
+    """`supervised_loss`, and beside it `row_losses`: each row's summed loss and number of taught tokens (B x 2)."""
+    targets = labels[:, 1:]
+    taught = targets != IGNORE_INDEX
+    losses = functional.cross_entropy(head(hidden[:, :-1][taught]).float(), targets[taught], reduction="none")
+    sums = losses.new_zeros(len(labels)).index_add(0, taught.nonzero()[:, 0], losses)
+    output = CausalLMOutputWithPast(loss=losses.mean())
+    output["row_losses"] = torch.stack([sums, taught.sum(1).to(sums.dtype)], 1)
+    return output
+
+
 def newline_anchor(model: Any) -> torch.Tensor | float:
     """Zero, with 1.6's `image_newline` in its graph.
 
@@ -51,6 +62,12 @@ def newline_anchor(model: Any) -> torch.Tensor | float:
 
 class SupervisedHead:
     """Mixed in before an upstream class: with labels, the head runs on supervised positions and no logits are kept."""
+
+    def post_init(self: Any) -> None:
+        """As transformers'; a tower that was not tuned is loaded from its own folder, whatever the checkpoint holds."""
+        super().post_init()  # type: ignore[misc]
+        if not getattr(self.config, "unfreeze_mm_vision_tower", False):
+            self._keys_to_ignore_on_load_unexpected.add(r"model\.vision_tower\.")
 
     def forward(
         self: Any,
@@ -65,7 +82,10 @@ class SupervisedHead:
         layout: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """As upstream's forward; with `labels` (int64, B x T) or a `layout` the result holds the loss and no logits."""
+        """As upstream's forward; with `labels` (int64, B x T) or a `layout` the result holds the loss and no logits.
+
+        In evaluation mode `labels` give `row_losses` too.
+        """
         anchor = newline_anchor(self) if layout is not None or labels is not None else None
         if layout is not None:
             return CausalLMOutputWithPast(loss=laid_out_loss(self, layout, images, image_sizes) + anchor)
@@ -91,6 +111,8 @@ class SupervisedHead:
             position_ids=position_ids,
             use_cache=False,
         ).last_hidden_state
+        if not self.training:
+            return row_losses(hidden, labels, self.lm_head)
         return CausalLMOutputWithPast(loss=supervised_loss(hidden, labels, self.lm_head) + anchor)
 
 

@@ -20,7 +20,8 @@ import torch
 from transformers import set_seed
 
 from data_prep.record import DataError, read_records
-from llava_finetune.arguments import Arguments, parse
+from llava_finetune import preflight
+from llava_finetune.arguments import TURNS, Arguments, parse
 from llava_finetune.building import (
     add_adapters,
     build_model,
@@ -37,9 +38,9 @@ from llava_finetune.dataset import Collator, Encoder, RecordDataset
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation_loop import EvaluationSettings, Evaluator, with_folder
 from llava_finetune.fast_lora import speed_up
-from llava_finetune.finishing import complete, finish_from, prepare_result, was_finished
+from llava_finetune.finishing import complete, finish_from, has_ended, prepare_result, show_again, was_finished
 from llava_finetune.heap import HeapTrim
-from llava_finetune.manifest import file_sha256, read_json, run_manifest, write_json
+from llava_finetune.manifest import file_sha256, run_manifest, write_json
 from llava_finetune.replay import mixed
 from llava_finetune.resume import differences, find, refuse_differences, rewind, settings_of
 from llava_finetune.run_log import RunLog
@@ -63,6 +64,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(arguments: Arguments) -> Any:
     """Run one training and save its result in `output_dir`. Returns the trainer (None: finished before), for tests."""
+    signals = StopSignal()
+    signals.install()
+    try:
+        return _train(arguments, signals)
+    finally:
+        signals.restore()
+
+
+def _train(arguments: Arguments, signals: StopSignal) -> Any:
     training = arguments.training
     is_main = training.process_index == 0
     say = functools.partial(print, flush=True) if is_main else (lambda *_, **__: None)
@@ -71,6 +81,8 @@ def train(arguments: Arguments) -> Any:
     if training.deepspeed:
         import deepspeed
 
+        if is_main:
+            _drop_stale_locks(say)
         # Without it ZeRO-3's parameter partitioning sees a world of one on CPU.
         deepspeed.init_distributed()
     for notice in arguments.notices:
@@ -80,9 +92,11 @@ def train(arguments: Arguments) -> Any:
     checkpoint = find(output, training.resume, say)
     if checkpoint:
         refuse_differences(checkpoint, settings, training.resume_changed, say)
-        if _is_finished(arguments, output, checkpoint, settings, is_main):
-            say(f"{output} is finished at step {step_of(checkpoint)} already; nothing to do")
-            return None
+    if training.resume != "none" and _is_finished(arguments, output, checkpoint, settings, is_main):
+        at = f"at step {step_of(checkpoint)} " if checkpoint else ""
+        say(f"{output} is finished {at}already; nothing to do")
+        return None
+    if checkpoint:
         say(f"going on from {checkpoint}")
     if is_main:
         sweep(output)
@@ -92,13 +106,8 @@ def train(arguments: Arguments) -> Any:
     set_seed(training.seed)
     trainer = _put_together(arguments, settings, output, say)
     adapters = AdapterWatch(trainer.model)
-    signals = StopSignal()
     trainer.add_callback(_course(trainer, signals))
-    signals.install()
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finally:
-        signals.restore()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if len(adapters):
         adapters.require_moved(trainer.model)
         say(f"all {len(adapters)} adapters moved")
@@ -113,7 +122,14 @@ def _put_together(arguments: Arguments, settings: dict[str, Any], output: Path, 
     tower = model.get_vision_tower()
     folder = Path(data.image_folder) if data.image_folder else None
     encoder = Encoder(
-        tokenizer, template, tower.image_processor, model.config, folder, tower, tokenizer.model_max_length
+        tokenizer,
+        template,
+        tower.image_processor,
+        model.config,
+        folder,
+        tower,
+        tokenizer.model_max_length,
+        TURNS[data.independent_turns.lower()],
     )
     records = read_records(Path(data.data_path))
     if not len(records):
@@ -227,12 +243,15 @@ def _course(trainer: Any, signals: StopSignal) -> Any:
     return Course(trainer, signals)
 
 
-def _is_finished(arguments: Arguments, output: Path, checkpoint: Path, settings: dict[str, Any], is_main: bool) -> bool:
+def _is_finished(
+    arguments: Arguments, output: Path, checkpoint: Path | None, settings: dict[str, Any], is_main: bool
+) -> bool:
+    """Whether nothing is left to train; a result that a killed run owes is written then."""
     if was_finished(output, checkpoint, settings):
+        if is_main:
+            show_again(output)
         return True
-    same = not differences(read_seal(checkpoint)["settings"], settings)
-    left = read_json(checkpoint / "trainer_state.json")
-    if not same or left["global_step"] < left["max_steps"]:
+    if checkpoint is None or differences(read_seal(checkpoint)["settings"], settings) or not has_ended(checkpoint):
         return False
     return finish_from(output, checkpoint, settings, arguments.keep_best) if is_main else True
 
@@ -260,6 +279,14 @@ def _finish(arguments: Arguments, trainer: Any, output: Path, settings: dict[str
         tracker.finish()
     where = f" of step {best}, best by {arguments.metric}" if best is not None else ""
     say(f"saved {trainer.writer.kind}{where} in {output}")
+
+
+def _drop_stale_locks(say: Any) -> None:
+    """As the launcher does, for a run that was started without it."""
+    # On a shared file system another machine may hold the lock: then only one that is surely dead is removed.
+    alone = os.environ.get("MASTER_ADDR", "127.0.0.1") in ("127.0.0.1", "localhost")
+    for lock in preflight.drop_stale_locks(preflight.extensions_folder(), min_age=60.0 if alone else 3600.0):
+        say(f"removed a lock that a killed build left: {lock}")
 
 
 def _prepare_output(output: Path, resume: str, is_main: bool) -> None:

@@ -6,8 +6,10 @@ resumed run that goes on bit for bit, and a signal that saves before it ends.
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,14 @@ class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignor
         self.resumed_from: Path | None = None
         self.best_step: int | None = None
         self.examiner: Any = None
+        self.has_ended = False  # before max_steps: stopped early
+
+    # ---- data ----
+
+    def get_train_dataloader(self) -> Any:
+        loader = super().get_train_dataloader()
+        loader.worker_init_fn = functools.partial(start_worker, loader.worker_init_fn)
+        return loader
 
     # ---- numbers ----
 
@@ -106,7 +116,9 @@ class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignor
             self._write_checkpoint(folder)
             self.group.wait()
             if self.args.should_save:
-                checkpoints.seal(folder, {"step": self.state.global_step, "settings": self.settings})
+                ended = self.has_ended or self.state.global_step >= self.state.max_steps
+                facts = {"step": self.state.global_step, "ended": ended, "settings": self.settings}
+                checkpoints.seal(folder, facts)
                 checkpoints.publish(folder, output)
                 checkpoints.rotate(output, self.args.save_total_limit, self.best_step)
         except UserError:
@@ -199,10 +211,12 @@ class Course(TrainerCallback):
         self.trainer.epoch_random = torch.random.get_rng_state()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        self.signals.has_begun = True
         self.trainer.watch.look()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
-        if self.trainer.group.any(self.signals.received is not None):
+        is_told = self.trainer.group.any(self.signals.received is not None)
+        if is_told and state.global_step < state.max_steps:  # after the last step the run ends by itself
             self.stopping = control.should_save = control.should_training_stop = True
             control.should_evaluate = False
 
@@ -215,6 +229,14 @@ class Course(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
         self.trainer.watch.look()
+
+
+def start_worker(usual: Any, number: int) -> None:
+    """Begin a data loading worker: a signal to the whole run is its rank's affair, which needs it up to the save."""
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, signal.SIG_IGN)
+    if usual is not None:
+        usual(number)
 
 
 def _not_saved(output: Path, name: str, error: Exception) -> str:

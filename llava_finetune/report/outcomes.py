@@ -12,7 +12,7 @@ from typing import Any
 
 from llava_finetune import metrics
 from llava_finetune.intervals import PairedTest, mcnemar, paired_bootstrap
-from llava_finetune.report.run_folder import CONTROLS, Evaluation, Run, key_of
+from llava_finetune.report.run_folder import CONTROLS, Evaluation, Run, is_number, key_of
 from llava_finetune.text_overlap import token_f1
 
 LOST, WRONG, GAINED, RIGHT = "lost", "wrong", "gained", "right"
@@ -84,7 +84,11 @@ def confusions(predictions: Sequence[Mapping[str, Any]]) -> Counter[tuple[str, s
 def worst_records(
     predictions: Sequence[Mapping[str, Any]], limit: int = 10
 ) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    """Return (record id, its predictions): most wrong answers first, then largest share, then least overlap."""
+    """Return (record id, its predictions) of the hardest records.
+
+    By their loss, where the predictions carry it: what the model finds least likely. Else those with wrong answers:
+    most of them first, then largest share, then least overlap.
+    """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for one in predictions:
         groups.setdefault(str(one.get("id")), []).append(one)
@@ -94,8 +98,17 @@ def worst_records(
         overlap = sum(token_f1(one["answer"], metrics.references_of(one)) for one in wrong)
         return len(wrong), len(wrong) / len(item[1]), -overlap / max(1, len(wrong))
 
+    lossy = [item for item in groups.items() if loss_of(item[1]) is not None]
+    if lossy:
+        return sorted(lossy, key=lambda item: loss_of(item[1]) or 0.0, reverse=True)[:limit]
     wrong = [item for item in groups.items() if badness(item)[0]]
     return sorted(wrong, key=badness, reverse=True)[:limit]
+
+
+def loss_of(predictions: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return a record's mean loss per answer token, None where its evaluation did not keep it."""
+    loss = predictions[0].get("loss")
+    return float(loss) if is_number(loss) else None
 
 
 def _shared(first: Evaluation | None, second: Evaluation | None) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:

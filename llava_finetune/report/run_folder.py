@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ LABELS = {
     "final": ("After training", "on pictures it has not seen"),
 }
 PROBE = "probe"
+# What training with --eval_data_path calls the evaluation before its first step.
+FIRST = "eval-0"
 NUMBER_IN_NAME = re.compile(r"(\d+)$")
 IMAGE_FOLDER_KEYS = ("eval_image_folder", "image_folder", "images")
 
@@ -83,8 +85,8 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the evaluation after training is there."""
-        return "final" in self.evaluations
+        """Whether training has written its result, or the evaluation after it is there."""
+        return "final" in self.evaluations or (self.folder / self.stage / "result.json").is_file()
 
     def points(self, key: str) -> list[tuple[float, float]]:
         """Return (step, value) of every row that logs a finite number under `key`, by step."""
@@ -132,6 +134,8 @@ def read_run(folder: Path) -> Run:
             manifest, rows, check = last.manifest, last.rows, check or last.check
             problems += [f"{last.name}/{problem}" for problem in last.problems]
             found = {**{one.name: one for one in [*last.evaluations.values(), *last.probes]}, **found}
+    if "baseline" not in found and FIRST in found:
+        found["baseline"] = replace(found.pop(FIRST), name="baseline")
     probes = sorted((e for name, e in found.items() if name.startswith(PROBE)), key=_order)
     main = sorted((e for name, e in found.items() if not name.startswith(PROBE)), key=_order)
     return Run(folder, manifest, rows, {e.name: e for e in main}, probes, check, problems, earlier, stage)

@@ -14,8 +14,8 @@ from typing import Any
 from llava_finetune import metrics
 from llava_finetune.report.charts import Level, Series, line_chart
 from llava_finetune.report.gallery import Pictures
-from llava_finetune.report.numbers import plural
-from llava_finetune.report.outcomes import confusions, current, paired, paired_vqa, worst_records
+from llava_finetune.report.numbers import plural, short
+from llava_finetune.report.outcomes import confusions, current, loss_of, paired, paired_vqa, worst_records
 from llava_finetune.report.run_folder import CONTROLS, LABELS, Run, key_of
 from llava_finetune.report.tables import (
     METRIC_NAMES,
@@ -100,21 +100,28 @@ def confusions_section(run: Run) -> str:
 
 
 def worst_section(run: Run, pictures: Pictures) -> str:
-    """The records with the most wrong answers, with their pictures."""
+    """The hardest records with their pictures: by loss where it is known, else those with the most wrong answers."""
     now = current(run)
     worst = worst_records(now.predictions if now else [])
     items = []
     for name, group in worst:
+        loss = loss_of(group)
         wrong = [one for one in group if not metrics.is_right(one)]
         lines = "".join(f"<li>{_mistake(one, 'for')}</li>" for one in wrong[:NUM_WRONG_SHOWN])
         rest = len(wrong) - NUM_WRONG_SHOWN
         more = f"<li><small>and {rest} more</small></li>" if rest > 0 else ""
+        right = "" if wrong else f"<li>{_right(group[0])}</li>"
+        count = f"{len(wrong)} of {len(group)} wrong"
+        title = f"loss {short(loss)}</b> <small>{count}</small>" if loss is not None else f"{count}</b>"
         items.append(
             f'<li><div class="pic">{pictures.tag(group[0].get("image"))}</div><div>'
-            f"<b>{len(wrong)} of {len(group)} wrong</b> <code>{escape(shortened(name, 60))}</code>"
-            f"<ul>{lines}{more}</ul></div></li>"
+            f"<b>{title} <code>{escape(shortened(name, 60))}</code>"
+            f"<ul>{lines}{more}{right}</ul></div></li>"
         )
-    return f'<ol class="worst">{"".join(items)}</ol>' if items else ""
+    if not items:
+        return ""
+    how = "largest loss per answer token" if loss_of(worst[0][1]) is not None else "most wrong answers"
+    return f'<p class="note">The {len(items)} records with the {how}.</p><ol class="worst">{"".join(items)}</ol>'
 
 
 def probe_section(run: Run) -> str:
@@ -202,6 +209,11 @@ def _tests(run: Run) -> str:
 def _command(run: Run) -> str:
     command = run.manifest.get("command")
     return shlex.join(map(str, command)) if isinstance(command, list) else str(command or "")
+
+
+def _right(one: Mapping[str, Any]) -> str:
+    question = escape(shortened(one["question"], 90))
+    return f'{question} <b class="good">{escape(shortened(one["answer"].strip(), 60))}</b>'
 
 
 def _mistake(one: Mapping[str, Any], word: str) -> str:

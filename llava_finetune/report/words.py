@@ -58,6 +58,7 @@ def sentences(run: Run, results: list[Outcome]) -> list[str]:
         _changed(results),
         _probe(run),
         overfitting(run),
+        *_warnings(run),
         _truncated(run),
         _not_finite(run),
         _effort(run),
@@ -73,7 +74,8 @@ def missing(run: Run) -> list[str]:
     if "baseline" not in run.evaluations:
         absent.append("no score before training (scores-baseline.json): train with --eval_data_path to measure it")
     if "final" not in run.evaluations:
-        absent.append("no score after training (scores-final.json): it is written when training ends")
+        when = "evaluate writes it" if run.is_finished else "it is written when training ends"
+        absent.append(f"no score after training (scores-final.json): {when}")
     if "text_prior" not in run.evaluations:
         absent.append("no text-only prior (scores-text_prior.json): how far guessing from the question alone gets")
     if "blind" not in run.evaluations:
@@ -194,6 +196,12 @@ def _truncated(run: Run) -> str:
 def _not_finite(run: Run) -> str:
     broken = [row["step"] for row in run.rows for key in ("loss", "grad_norm") if is_broken(row.get(key))]
     return f"Loss or gradient was not a number at step {broken[0]:,}." if broken else ""
+
+
+def _warnings(run: Run) -> list[str]:
+    """What training itself warned of, but for overfitting, which is said from all numbers."""
+    said = [str(row["warning"]) for row in run.rows if row.get("warning")]
+    return [text[0].upper() + text[1:] for text in dict.fromkeys(said) if not text.startswith("overfitting")]
 
 
 def _effort(run: Run) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,28 @@ import pytest
 from PIL import Image
 
 from llava_finetune.tiny import make_tiny_llava
+from tests.training.forked import train
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
 COMMON = (
     "--precision fp32 --learning_rate 2e-3 --per_device_train_batch_size 2 --save_steps 2 --max_steps 6 --seed 7 "
     "--gradient_checkpointing False --dataloader_num_workers 0 --version v1 --check_data False"
 )
+WEIGHTS = ("adapter_model.safetensors", "non_lora_trainables.bin", "model.safetensors", "mm_projector.bin")
+Flags = Callable[..., list[str]]
 MODES = {
     "lora": "--lora_enable True --lora_r 8 --lora_alpha 16 --lora_dropout 0.1",
     "full": "",
     "qlora": "--lora_enable True --lora_r 8 --lora_alpha 16 --lora_dropout 0.1 --bits 4",
     "pretrain": "--tune_mm_mlp_adapter True --version plain",
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imported() -> None:
+    """Imported once here, so that forked trainings start at once."""
+    import llava_finetune.train
+    import llava_finetune.trainer  # noqa: F401
 
 
 @pytest.fixture(scope="session")
@@ -69,3 +80,57 @@ def flags(tiny: Path, data: Path) -> Callable[..., list[str]]:
 def rows_of(output: Path) -> list[dict[str, Any]]:
     """The rows of a run's log.jsonl."""
     return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+def tensors(folder: Path) -> dict[str, Any]:
+    """Every trained tensor of a result."""
+    import torch
+    from safetensors.torch import load_file
+
+    found: dict[str, Any] = {}
+    for name in WEIGHTS:
+        path = folder / name
+        if path.is_file():
+            state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+            found |= {f"{name}/{key}": value for key, value in state.items()}
+    assert found, f"{folder}: no weights"
+    return found
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Same rows and same weights, to the bit."""
+    import torch
+
+    keys = ("step", "loss", "grad_norm", "learning_rate")
+    numbers = [[[row[key] for key in keys] for row in rows_of(path) if "loss" in row] for path in (one, other)]
+    assert numbers[0] == numbers[1]
+    first, second = tensors(one), tensors(other)
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different, different[:5]
+
+
+def assert_trained(output: Path, steps: int) -> None:
+    losses = [row["loss"] for row in rows_of(output) if "loss" in row]
+    assert len(losses) == steps
+    assert all(math.isfinite(loss) and loss > 0 for loss in losses)
+
+
+@pytest.fixture(scope="session")
+def whole_runs() -> dict[str, Path]:
+    """Uninterrupted runs, by their mode, made once."""
+    return {}
+
+
+@pytest.fixture
+def whole(flags: Flags, whole_runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    def make(mode: str, more: str = "", ranks: int = 1) -> Path:
+        key = f"{mode} {more} {ranks}"
+        if key not in whole_runs:
+            folder = tmp_path_factory.mktemp("whole")
+            code, text = train(flags(mode, folder / "run", f"--save_total_limit 9 {more}"), folder / "out", ranks)
+            assert code == 0, text
+            whole_runs[key] = folder / "run"
+        return whole_runs[key]
+
+    return make

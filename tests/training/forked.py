@@ -10,7 +10,6 @@ import resource
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -139,9 +138,18 @@ def told_to_stop() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def after(seconds: float, act: Wound) -> Wound:
-    """A wound that acts at a moment, wherever the training is then."""
-    return lambda: threading.Timer(seconds, act).start()
+def signal_after(seconds: float, number: int) -> Wound:
+    """A wound that sends this process a signal from outside after so many seconds, whatever it does then."""
+
+    def wound() -> None:
+        victim = os.getpid()
+        if os.fork() == 0:
+            time.sleep(seconds)
+            if os.getppid() == victim:
+                os.kill(victim, number)
+            os._exit(0)
+
+    return wound
 
 
 def disk_full_at_save(step: int, num_bytes: int) -> Wound:

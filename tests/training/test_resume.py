@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -15,18 +14,10 @@ from typing import Any
 import pytest
 
 from llava_finetune.preflight import drop_stale_locks
-from tests.training.conftest import rows_of
+from tests.training.conftest import assert_same_run, assert_trained
 from tests.training.forked import at_step, die, start, told_to_stop, train
 
 Flags = Callable[..., list[str]]
-WEIGHTS = ("adapter_model.safetensors", "non_lora_trainables.bin", "model.safetensors", "mm_projector.bin")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def imported() -> None:
-    """Imported once here, so that forked trainings start at once."""
-    import llava_finetune.train
-    import llava_finetune.trainer  # noqa: F401
 
 
 @pytest.fixture(scope="session")
@@ -43,60 +34,6 @@ def operators() -> None:
         [sys.executable, "-c", build], env=environment, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr[-2000:]
-
-
-def tensors(folder: Path) -> dict[str, Any]:
-    """Every trained tensor of a result."""
-    import torch
-    from safetensors.torch import load_file
-
-    found: dict[str, Any] = {}
-    for name in WEIGHTS:
-        path = folder / name
-        if path.is_file():
-            state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-            found |= {f"{name}/{key}": value for key, value in state.items()}
-    assert found, f"{folder}: no weights"
-    return found
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    """Same rows and same weights, to the bit."""
-    import torch
-
-    keys = ("step", "loss", "grad_norm", "learning_rate")
-    numbers = [[[row[key] for key in keys] for row in rows_of(path) if "loss" in row] for path in (one, other)]
-    assert numbers[0] == numbers[1]
-    first, second = tensors(one), tensors(other)
-    assert first.keys() == second.keys()
-    different = [name for name in first if not torch.equal(first[name], second[name])]
-    assert not different, different[:5]
-
-
-def assert_trained(output: Path, steps: int) -> None:
-    losses = [row["loss"] for row in rows_of(output) if "loss" in row]
-    assert len(losses) == steps
-    assert all(math.isfinite(loss) and loss > 0 for loss in losses)
-
-
-@pytest.fixture(scope="session")
-def whole_runs() -> dict[str, Path]:
-    """Uninterrupted runs, by their mode, made once."""
-    return {}
-
-
-@pytest.fixture
-def whole(flags: Flags, whole_runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    def make(mode: str, more: str = "", ranks: int = 1) -> Path:
-        key = f"{mode} {more} {ranks}"
-        if key not in whole_runs:
-            folder = tmp_path_factory.mktemp("whole")
-            code, text = train(flags(mode, folder / "run", f"--save_total_limit 9 {more}"), folder / "out", ranks)
-            assert code == 0, text
-            whole_runs[key] = folder / "run"
-        return whole_runs[key]
-
-    return make
 
 
 @pytest.mark.parametrize("mode", ["lora", "full", "qlora", "pretrain"])
