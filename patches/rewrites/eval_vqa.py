@@ -1,28 +1,27 @@
 """The VQA scripts run on any device, in any dtype, with the model's own template."""
 
-from patches.edits import Edit, Replace
+from patches.edits import After, Edit, Replace
 from patches.series import Kind, Patch
 
-FOLDER = "llava/eval/"
 SCRIPTS = ("model_vqa", "model_vqa_loader", "model_vqa_mmbench", "model_vqa_science")
+BY_NAME = ("model_vqa_loader", "model_vqa_mmbench")
+TEMPLATE = """
+from llava_finetune.upstream import templates
+args.conv_mode = templates.choose_template(args.conv_mode, model_path, model, tokenizer)
+"""
 
 
 def edits_for(name: str) -> tuple[Edit, ...]:
-    """What all four scripts need."""
-    file = f"{FOLDER}{name}.py"
+    """What all four scripts need; two of them chose another template for a folder with `plain` in its name."""
+    file, load = f"llava/eval/{name}.py", "load_pretrained_model(model_path, args.model_base, __name)"
+    placed = "load_pretrained_model(model_path, args.model_base, __name, device=args.device, dtype=args.dtype)"
+    loaded = "tokenizer, model, image_processor, context_len = "
+    by_name = "if 'plain' in __name and __tuned and __marked: ..."
     return (
-        Replace(
-            file,
-            "eval_model",
-            find="tokenizer, model, image_processor, context_len = "
-            "load_pretrained_model(model_path, args.model_base, __name)",
-            put="""
-                tokenizer, model, image_processor, context_len = load_pretrained_model(
-                    model_path, args.model_base, __name, device=args.device, dtype=args.dtype)
-                from llava_finetune.upstream import templates
-                args.conv_mode = templates.choose_template(args.conv_mode, model_path, model, tokenizer)
-            """,
-        ),
+        Replace(file, "eval_model", find=load, put=placed),
+        Replace(file, "eval_model", find=by_name, put=TEMPLATE)
+        if name in BY_NAME
+        else After(file, "eval_model", find=f"{loaded}{placed}", put=TEMPLATE),
         Replace(file, "eval_model", find="os.path.dirname(answers_file)", put="os.path.dirname(answers_file) or '.'"),
         Replace(
             file,

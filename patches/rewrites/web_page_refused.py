@@ -18,7 +18,7 @@ PATCH = Patch(
             put="""
                 raise (SystemExit if __name__ == "__main__" else ImportError)(
                     "llava.serve.gradio_web_server is not supported: it is written for an old Gradio; "
-                    "use `llava-finetune serve MODEL --web`, one process with the same page"
+                    "use `llava-finetune serve MODEL`, a page and an API in one process"
                 )
             """,
         ),

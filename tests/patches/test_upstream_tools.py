@@ -55,6 +55,70 @@ def test_the_vqa_scripts_write_one_answer_per_question(tiny: Path, pictures: Pat
     assert len({each["answer_id"] for each in answers}) == 2
 
 
+def test_mmbench_answers_a_table_with_pictures_in_it_over_all_rounds(
+    tiny: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """Two rows of options A to B and A to C, each asked once per option with the options turned."""
+    # A name with "plain" in it: upstream chose the template by it.
+    model = tmp_path / "plain-model"
+    model.symlink_to(tiny / "llava-1.5")
+    columns = ("index", "question", "hint", "A", "B", "C", "D", "image")
+    picture = base64.b64encode((pictures / "0.png").read_bytes()).decode()
+    rows = [("7", "What color?", "nan", "red", "blue", "nan", "nan"), ("8", "Which?", "Look.", "a", "b", "c", "nan")]
+    table = "\n".join("\t".join(row) for row in [columns, *((*row, picture) for row in rows)])
+    (tmp_path / "table.tsv").write_text(table + "\n")
+    done = run_module(
+        "llava.eval.model_vqa_mmbench",
+        *("--model-path", model, "--question-file", tmp_path / "table.tsv", "--single-pred-prompt", "--all-rounds"),
+        *("--answers-file", tmp_path / "answers.jsonl", "--temperature", 0, "--dtype", "bf16", "--device", "cpu"),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [(each["question_id"], each["round_id"]) for each in answers] == [(7, 0), (7, 1), (8, 0), (8, 1), (8, 2)]
+    assert answers[1]["options"] == ["blue", "red"]
+    assert answers[0]["prompt"].endswith("Answer with the option's letter from the given choices directly.")
+    assert "mmtag" not in done.stdout
+
+
+def test_science_questions_with_and_without_a_picture_are_answered(tiny: Path, pictures: Path, tmp_path: Path) -> None:
+    questions = [
+        {"id": "1", "image": "0.png", "conversations": [{"from": "human", "value": "<image>\nWhat color?\nA. red"}]},
+        {"id": "2", "conversations": [{"from": "human", "value": "Two and two?\nA. four\nB. five"}]},
+    ]
+    (tmp_path / "questions.json").write_text(json.dumps(questions))
+    done = run_module(
+        "llava.eval.model_vqa_science",
+        *(
+            "--model-path",
+            tiny / "llava-1.5",
+            "--image-folder",
+            pictures,
+            "--question-file",
+            tmp_path / "questions.json",
+        ),
+        *("--answers-file", tmp_path / "answers.jsonl", "--temperature", 0, "--single-pred-prompt", "--dtype", "bf16"),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [each["question_id"] for each in answers] == ["1", "2"]
+    assert answers[0]["prompt"].startswith("<image>\nWhat color?")
+    assert "<image>" not in answers[1]["prompt"]
+
+
+def test_the_text_only_evaluation_answers_with_a_language_model(tiny: Path, tmp_path: Path) -> None:
+    lines = [json.dumps({"question_id": number, "text": "Two and two?", "category": "math"}) for number in range(2)]
+    (tmp_path / "questions.jsonl").write_text("\n".join(lines) + "\n")
+    done = run_module(
+        "llava.eval.model_qa",
+        *("--model-name", tiny / "language", "--question-file", tmp_path / "questions.jsonl"),
+        *("--answers-file", tmp_path / "answers.jsonl"),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [each["question_id"] for each in answers] == [0, 1]
+    assert all(each["text"] for each in answers)
+
+
 def test_the_terminal_chat_takes_a_second_question(tiny: Path, pictures: Path) -> None:
     arguments = ("--model-path", tiny / "llava-1.5", "--image-file", pictures / "0.png", "--debug")
     done = run_module(
@@ -154,8 +218,11 @@ def test_the_old_page_and_mpt_name_their_replacement_in_one_sentence() -> None:
     assert page.returncode == 1
     assert page.stderr.strip().splitlines()[-1] == (
         "llava.serve.gradio_web_server is not supported: it is written for an old Gradio; "
-        "use `llava-finetune serve MODEL --web`, one process with the same page"
+        "use `llava-finetune serve MODEL`, a page and an API in one process"
     )
+    serve = run_module("llava_finetune", "serve", "--help")
+    assert serve.returncode == 0
+    assert "A web page and an OpenAI-compatible API for a model." in serve.stdout
     code = "from llava.model import LlavaMptForCausalLM"
     mpt = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert mpt.stderr.strip().splitlines()[-1].startswith("ImportError: MPT models are not supported: ")

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from tests.patches.conftest import run_module
@@ -58,6 +59,44 @@ def test_train_mem_trains_qlora_from_published_flags_and_its_output_loads_in_16_
     assert config["image_aspect_ratio"] == "pad"
     _, model, _, _ = load_pretrained_model(str(output), str(base), "any", dtype="bfloat16")
     assert all(value.is_floating_point() for value in model.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("driver", ["upstream", "ours"])
+def test_a_pretrained_projector_loads_into_parameters_that_zero3_has_split(
+    records: Path, tiny: Path, root: Path, driver: str
+) -> None:
+    """Over a LLaVA base with two ranks: at a learning rate of zero, what is saved is what was given."""
+    from tests.oracle.runs import Job, run_jobs
+
+    base, given = tiny / "llava-1.5", records / "mm_projector.bin"
+    shapes = {"0.weight": (64, 64), "0.bias": (64,), "2.weight": (64, 64), "2.bias": (64,)}
+    torch.manual_seed(3)
+    state = {f"model.mm_projector.{name}": torch.randn(shape) for name, shape in shapes.items()}
+    torch.save(state, given)
+    words = [
+        *("--model_name_or_path", base, "--version", "v1", "--vision_tower", base / "clip", "--use_cpu", "True"),
+        *("--mm_projector_type", "mlp2x_gelu", "--mm_vision_select_layer", "-2", "--mm_use_im_patch_token", "False"),
+        *("--pretrain_mm_mlp_adapter", given, "--tune_mm_mlp_adapter", "True", "--image_aspect_ratio", "pad"),
+        *(
+            "--data_path",
+            records / "records.json",
+            "--image_folder",
+            records,
+            "--max_steps",
+            1,
+            "--save_strategy",
+            "no",
+        ),
+        *("--per_device_train_batch_size", 2, "--learning_rate", 0, "--lr_scheduler_type", "constant"),
+        *("--report_to", "none", "--deepspeed", root / "deepspeed_configs/zero3.json", "--model_max_length", 512),
+        *(("--precision", "fp32", "--check_data", "False") if driver == "ours" else ()),
+    ]
+    output = records / "out"
+    run_jobs(driver, [Job("zero3", words, output, ranks=2)], records / "jobs")["zero3"].require()
+    saved = torch.load(output / "mm_projector.bin", weights_only=True)
+    assert saved.keys() == state.keys()
+    assert all(torch.equal(saved[name].float(), value) for name, value in state.items())
 
 
 def test_a_flag_against_the_base_ends_the_run_before_it_starts(records: Path, tiny: Path) -> None:
