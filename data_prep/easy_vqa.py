@@ -96,13 +96,19 @@ def pictures(rows: Iterable[Row]) -> dict[int, list[Row]]:
     return grouped
 
 
-def question_record(split: str, number: int, rows: Sequence[Row]) -> Record:
-    """Return one conversation with all questions on picture `number`."""
+def question_record(split: str, number: int, rows: Sequence[Row], dialogue: bool = False) -> Record:
+    """Return one conversation with all questions on picture `number`.
+
+    Its questions know nothing of each other, or, as a `dialogue`, of those before: then what the picture shows is
+    asked first, and the answers to "is it ...?" follow from words that were said.
+    """
+    if dialogue:
+        rows = sorted(rows, key=lambda row: row[1] in {"yes", "no"})
     return {
         "id": f"easy-vqa-{split}-{number}",
         "image": image_name(split, number),
         "conversations": conversation([(question, answer) for question, answer, _ in rows]),
-        "independent_turns": True,
+        "independent_turns": not dialogue,
         "question_types": [question_type(question, answer) for question, answer, _ in rows],
     }
 
@@ -121,14 +127,19 @@ def image_name(split: str, number: int) -> str:
     return f"{split}/images/{number}.png"
 
 
-def convert(split: str, rows: Iterable[Row], folder: Path, captions: bool) -> Iterator[Converted | Drop]:
-    """Yield the conversations (or captions) of a split; questions whose picture is not there are dropped."""
-    for number, group in pictures(rows).items():
+def convert(
+    split: str, rows: Iterable[Row], folder: Path, captions: bool, dialogues: int = 0
+) -> Iterator[Converted | Drop]:
+    """Yield the conversations (or captions) of a split; questions whose picture is not there are dropped.
+
+    The first `dialogues` pictures make dialogues.
+    """
+    for place, (number, group) in enumerate(pictures(rows).items()):
         name = image_name(split, number)
         if not (folder / name).is_file():
             yield Drop(Reason.IMAGE_MISSING, name, len(group))
         elif not captions:
-            yield Converted(question_record(split, number, group), len(group))
+            yield Converted(question_record(split, number, group, place < dialogues), len(group))
         elif caption := caption_of(group):
             yield Converted(caption_record(split, number, caption), len(group))
         else:
@@ -144,6 +155,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output-dir", type=Path, required=True, help="folder for the records")
     parser.add_argument("--source", type=Path, help="folder with train/ and test/ (default: the installed package)")
+    parser.add_argument(
+        "--dialogues",
+        type=int,
+        default=0,
+        metavar="N",
+        help="make dialogues of the first N train pictures, open questions first (default 0: all turns independent)",
+    )
     parser.add_argument("--copy", action="store_true", help="copy the pictures to OUTPUT_DIR/images")
     add_check_option(parser)
     args = parser.parse_args(argv)
@@ -156,7 +174,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         origin = Origin("easy-vqa", [questions], folder)
         for captions in (False, True):
             path = args.output_dir / f"{'captions_' if captions else ''}{split}.json"
-            print(f"{path}: {write_output(path, convert(split, rows, folder, captions), origin)}")
+            items = convert(split, rows, folder, captions, args.dialogues if split == "train" else 0)
+            print(f"{path}: {write_output(path, items, origin)}")
             outputs.append(path)
     print(f"image folder: {folder}")
     return max([finish(outputs[0], folder, args.check, test=outputs[2]), finish(outputs[2], folder, args.check)])

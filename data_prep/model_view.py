@@ -1,7 +1,7 @@
 """What a model makes of records, without its weights: tokenizer, template, picture processing, tokens of a picture.
 
     view = open_model("liuhaotian/llava-v1.5-7b")
-    view.encode(record["conversations"]).input_ids; view.image_tokens((640, 480))      # 576
+    view.encode(record).input_ids; view.image_tokens((640, 480))      # 576
 
 It loads through `llava_finetune`, imported when a model is named and not before: the same masker, template choice and
 picture processing that training uses.
@@ -9,7 +9,7 @@ picture processing that training uses.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -32,21 +32,28 @@ class ModelView:
     image_processor: Any
     context: int
 
-    def encode(self, conversations: Sequence[dict[str, str]]) -> Any:
+    @property
+    def _encoder(self) -> Any:
+        from llava_finetune.dataset import Encoder
+
+        return Encoder(self.tokenizer, self.template, self.image_processor, self.config, None)
+
+    def encode(self, record: Mapping[str, Any]) -> Any:
         """Return `llava_finetune.masking.Encoded`; raise ValueError, with the reason, when there is none."""
         from llava_finetune.errors import UserError
-        from llava_finetune.masking import encode
 
         try:
-            return encode(conversations, self.template, self.tokenizer)
+            return self._encoder.encode(record)
         except UserError as error:
             raise ValueError(str(error)) from None
 
-    def prompt(self, conversations: Sequence[dict[str, str]]) -> list[tuple[str, bool]]:
-        """Return the exact text of the prompt as (text, is it taught) pieces."""
-        from llava_finetune.masking import segments
+    def prompts(self, record: Mapping[str, Any]) -> list[list[tuple[str, bool]]]:
+        """Return the exact text as (text, is it taught) pieces: one prompt, or one for each independent question."""
+        from llava_finetune.masking import segments, separate
 
-        return [(piece.text, piece.supervised) for piece in segments(conversations, self.template)]
+        turns = record["conversations"]
+        shown = separate(turns) if self._encoder.is_independent(record) else [turns]
+        return [[(piece.text, piece.supervised) for piece in segments(one, self.template)] for one in shown]
 
     def image_tokens(self, size: tuple[int, int]) -> int:
         """Return how many positions a picture of `size` (width, height) takes in the sequence."""

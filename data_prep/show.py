@@ -62,22 +62,23 @@ def record_card(record: Record, index: int, folder: Path | None, view: ModelView
     title = f"<h2>{escape(record.get('id', f'record {index + 1}'))}</h2>"
     try:
         pictures, counts = _pictures(record, folder, view)
-        encoded = view.encode(record["conversations"])
+        encoded = view.encode(record)
     except (DataError, ValueError) as error:
         return f'<div class="card">{title}<p class="error">Training would refuse it: {escape(error)}</p></div>'
-    total = len(encoded.input_ids) + sum(count - 1 for count in counts)
+    total = max(encoded.places) + 1 + sum(count - 1 for count in counts)
     taught = sum(label != IGNORE_INDEX for label in encoded.labels)
     over = f' <strong class="error">{total - view.context} too many</strong>' if total > view.context else ""
     numbers = (
         f'<p class="soft">{total:,} of {view.context:,} tokens{over}, {taught} taught, {len(encoded.spans)} answers</p>'
     )
-    prompt = "".join(
-        f'<span class="yes">{escape(text)}</span>' if is_taught else escape(text)
-        for text, is_taught in view.prompt(record["conversations"])
-    )
-    details = f"<details><summary>Exact text of the prompt</summary><pre>{prompt}</pre></details>"
+    prompts = "".join(f"<pre>{_prompt(pieces)}</pre>" for pieces in view.prompts(record))
+    details = f"<details><summary>Exact text of the prompt</summary>{prompts}</details>"
     tokens = f'<p class="tokens">{_tokens(encoded, counts, view)}</p>'
     return f'<div class="card">{title}{numbers}{pictures}{tokens}{details}</div>'
+
+
+def _prompt(pieces: Iterable[tuple[str, bool]]) -> str:
+    return "".join(f'<span class="yes">{escape(text)}</span>' if taught else escape(text) for text, taught in pieces)
 
 
 def _pictures(record: Record, folder: Path | None, view: ModelView) -> tuple[str, list[int]]:
@@ -109,6 +110,8 @@ def _tokens(encoded: Any, counts: Sequence[int], view: ModelView) -> str:
         if token == IMAGE_TOKEN_INDEX:
             spans.append(f'<span class="image" title="the picture">&lt;image&gt; × {next(pending, 1)}</span>')
             continue
+        if place in encoded.branches:
+            spans.append(f'<br><span class="image">question {encoded.branches.index(place) + 1}, asked alone</span>')
         kind = "no" if label == IGNORE_INDEX else "end" if place in ends else "yes"
         shown = escape(text).replace("\n", "⏎\n").replace(" ", "·") if text.strip() else _blank(text)
         spans.append(f'<span class="{kind}" title="{token}">{shown}</span>')

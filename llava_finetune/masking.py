@@ -50,6 +50,13 @@ class Encoded:
     branches: tuple[int, ...] = ()
 
     @property
+    def places(self) -> list[int]:
+        """Each token's place in its own path, a picture counted as one; the place in the list without branches."""
+        bounds = [*self.branches, len(self.input_ids)]
+        shared = bounds[0]
+        return [*range(shared), *(shared + i for a, b in itertools.pairwise(bounds) for i in range(b - a))]
+
+    @property
     def num_supervised(self) -> int:
         return sum(label != IGNORE_INDEX for label in self.labels)
 
@@ -74,9 +81,7 @@ def segments(conversations: Sequence[Turn], template: str) -> list[Segment]:
     A first turn that is not the human's is dropped, as upstream does. An answer of None leaves the prompt open.
     """
     conversation = _conversation(template)
-    turns = list(conversations)
-    if turns and turns[0]["from"] != "human":
-        turns = turns[1:]
+    turns = _from_human(conversations)
     for index, turn in enumerate(turns):
         expected = ("human", "gpt")[index % 2]
         if turn["from"] != expected:
@@ -151,6 +156,11 @@ def _render_plain(conversation: Any, turns: Sequence[Turn]) -> list[Segment]:
         )
     caption = turns[1]["value"]
     return [Segment(IMAGE_TOKEN), *([Segment(caption + conversation.sep, True)] if caption is not None else [])]
+
+
+def _from_human(conversations: Sequence[Turn]) -> list[Turn]:
+    """The turns from the human's first on, as upstream takes them."""
+    return list(conversations)[bool(conversations) and conversations[0]["from"] != "human" :]
 
 
 _RENDERERS = {
@@ -259,6 +269,13 @@ def asked_alone(question: str, first: str) -> str:
     return head + question.replace(IMAGE_TOKEN, "").strip()
 
 
+def separate(conversations: Sequence[Turn]) -> list[list[Turn]]:
+    """Every question of a conversation with its answer, asked alone about the first one's pictures."""
+    turns = _from_human(conversations)
+    pairs = zip(turns[::2], turns[1::2], strict=True)
+    return [[{**human, "value": asked_alone(human["value"], turns[0]["value"])}, gpt] for human, gpt in pairs]
+
+
 def encode_independent(
     conversations: Sequence[Turn], template_name: str, tokenizer: Any, max_length: int | None = None
 ) -> Encoded:
@@ -269,13 +286,10 @@ def encode_independent(
     and pictures, and branch off after them. `max_length` bounds each question's own path. Raises as `encode`, and when
     a picture stands in a later question.
     """
-    turns = list(conversations)[conversations[0]["from"] != "human" :]
+    turns = _from_human(conversations)
     if any(IMAGE_TOKEN in turn["value"] for turn in turns[1:]):
         raise UserError(f"independent turns share the first question's pictures, and a later turn has {IMAGE_TOKEN}")
-    paths = []
-    for question, answer in zip(turns[::2], turns[1::2], strict=True):
-        asked = {**question, "value": asked_alone(question["value"], turns[0]["value"])}
-        paths.append(encode([asked, answer], template_name, tokenizer, max_length))
+    paths = [encode(pair, template_name, tokenizer, max_length) for pair in separate(turns)]
     # A branch begins with a token that is not taught: what teaches its first answer token is then in the branch itself.
     shared = min(path.spans[0][0] for path in paths) - 1
     first = paths[0].input_ids

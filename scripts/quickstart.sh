@@ -28,7 +28,7 @@ RUN="${RUN:-runs/quickstart}"
 PROCESSES="${PROCESSES:-2}"
 SELECT_LAYER="${SELECT_LAYER:--1}"
 VERSION="${VERSION:-chatml_direct}"
-if ((FULL)); then : "${STEPS:=500}" "${QUESTIONS:=0}"; else : "${STEPS:=120}" "${QUESTIONS:=1500}"; fi
+if ((FULL)); then : "${STEPS:=900}" "${QUESTIONS:=0}"; else : "${STEPS:=300}" "${QUESTIONS:=1500}"; fi
 BASE="$RUN/base"
 LANGUAGE_MODEL="${LANGUAGE_MODEL:-$BASE/language-model}"
 VISION_TOWER="${VISION_TOWER:-$BASE/tower}"
@@ -40,9 +40,9 @@ command -v nvidia-smi >/dev/null || export DS_ACCELERATOR=cpu
 mkdir -p "$RUN/.done"
 
 # Seconds each step took on two cores of a server CPU; what is left is their sum, scaled by how this machine compares.
-NAMES=(data language-model tower pretrain baseline finetune final blind merge report)
-PLANNED=(5 25 110 60 45 480 50 50 15 10)
-((FULL)) && PLANNED=(5 25 110 60 150 1600 160 160 15 20)
+NAMES=(data language-model tower pretrain baseline finetune final blind shuffled merge report)
+PLANNED=(5 25 110 60 45 480 50 50 50 15 10)
+((FULL)) && PLANNED=(5 25 110 60 150 1600 160 160 160 15 20)
 done_planned=0 done_real=0 chain=""
 
 left() {
@@ -95,7 +95,7 @@ evaluate() {
 }
 
 step data "real questions about 5,000 pictures (easy-VQA, MIT), the official split" \
-  python -m data_prep easy-vqa --output-dir "$RUN/data"
+  python -m data_prep easy-vqa --output-dir "$RUN/data" --dialogues 280
 if [[ "$LANGUAGE_MODEL" == "$BASE/language-model" ]]; then
   step language-model "SmolLM2-135M-Instruct (Apache-2.0) comes inside a package, so no hub is needed" \
     llava-finetune base language-model --output "$LANGUAGE_MODEL"
@@ -111,16 +111,21 @@ MODEL="$LANGUAGE_MODEL" DATA="$RUN/data/captions_train.json" PER_GPU_BATCH=32 GL
   --max_steps 80 --warmup_steps 8 --learning_rate 2e-3 --save_steps 40 --save_total_limit 1
 step baseline "the same questions before fine-tuning, by the same code" \
   evaluate --model "$RUN/pretrain" --name baseline --train_data "$RUN/data/train.json"
-MODEL="$LANGUAGE_MODEL" DATA="$RUN/data/train.json" PER_GPU_BATCH=4 GLOBAL_BATCH=8 \
+# In order: the first 280 pictures are dialogues, whose answers about "is it ...?" follow from what was said before; the
+# rest ask each question alone. Without that beginning these answers stay at their prior after 1,000 pictures.
+MODEL="$LANGUAGE_MODEL" DATA="$RUN/data/train.json" PER_GPU_BATCH=2 GLOBAL_BATCH=4 \
   step finetune "stage 2: LoRA r 128, alpha 256 on the language model, projector trained, tower frozen, ZeRO-2" \
   train finetune_lora "$RUN/finetune" --vision_tower "$VISION_TOWER" --mm_vision_select_layer "$SELECT_LAYER" \
   --mm_projector_type mlp2x_gelu --mm_use_im_patch_token False --version "$VERSION" \
-  --pretrain_mm_mlp_adapter "$RUN/pretrain/mm_projector.bin" --group_by_modality_length True \
-  --max_steps "$STEPS" --warmup_steps 10 --learning_rate 5e-4 --mm_projector_lr 5e-4 --lora_dropout 0 \
-  --save_steps 40 --save_total_limit 1
+  --pretrain_mm_mlp_adapter "$RUN/pretrain/mm_projector.bin" --train_sampling_strategy sequential \
+  --max_steps "$STEPS" --warmup_steps 10 --learning_rate 5e-4 --mm_projector_lr 1e-3 --lora_dropout 0 \
+  --eval_data_path "$RUN/data/test.json" --probe_data_path scripts/general.json --eval_steps 100 --eval_limit 100 \
+  --eval_max_new_tokens 12 --per_device_eval_batch_size 50 --save_steps 75 --save_total_limit 1
 step final "after fine-tuning" evaluate --model "$RUN/finetune" --name final
 step blind "the same model with its pictures withheld: what it knows without looking" \
   evaluate --model "$RUN/finetune" --blind blank
+step shuffled "the same model shown another question's picture: what it says when it believes a wrong one" \
+  evaluate --model "$RUN/finetune" --blind shuffled
 step merge "the adapter becomes part of the model, verified against it" \
   merge
 step report "one page with scores, curves, and right and wrong answers" llava-finetune report "$RUN"

@@ -72,7 +72,7 @@ def _examine(
     name = str(record.get("id", f"number {index + 1}"))
     names = images_of(record)
     try:
-        encoded = view.encode(record["conversations"])
+        encoded = view.encode(record)
         lengths = measure(encoded, [view.image_tokens(sizes.get(image, UNKNOWN_SIZE)) for image in names])
     except ValueError as error:
         kind = "no supervised token" if "no supervised token" in str(error) else "not tokenizable"
@@ -89,17 +89,21 @@ def _examine(
 
 
 def measure(encoded: Any, image_tokens: list[int]) -> Lengths:
-    """Return a record's lengths with each picture counted as the tokens it becomes, in the order of the pictures."""
+    """Return a record's lengths with each picture counted as the tokens it becomes, in the order of the pictures.
+
+    Of independent turns the longest counts, with what all of them share: no other stands before it.
+    """
     pending = iter(image_tokens)
-    place = taught = 0
+    total = added = taught = 0
     first = last = -1
-    for token, label in zip(encoded.input_ids, encoded.labels, strict=True):
+    for token, label, place in zip(encoded.input_ids, encoded.labels, encoded.places, strict=True):
         if label != IGNORE_INDEX:
-            first = place if first < 0 else first
-            last = place
+            first = place + added if first < 0 else min(first, place + added)
+            last = max(last, place + added)
             taught += 1
-        place += next(pending, 1) if token == IMAGE_TOKEN_INDEX else 1
-    return Lengths(place, first, last, taught)
+        added += next(pending, 1) - 1 if token == IMAGE_TOKEN_INDEX else 0
+        total = max(total, place + added + 1)
+    return Lengths(total, first, last, taught)
 
 
 def _statistics(
