@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from llava_finetune import ROOT
 from llava_finetune.machine import available_ram, free_disk, free_shm, gpus, readable
+from llava_finetune.preflight import extensions_folder, stale_locks
 
 OK, WARNING, BROKEN = "ok", "warning", "broken"
 SETUP = "bash scripts/setup.sh"
@@ -122,6 +124,7 @@ def examine(root: Path) -> Iterator[Finding]:
     yield check_disk(free_disk(root))
     yield check_ram(available_ram())
     yield check_shm(free_shm())
+    yield check_locks(extensions_folder())
     yield check_tree(root)
     yield check_pins(root / "constraints.txt")
 
@@ -222,6 +225,15 @@ def check_shm(free: int | None) -> Finding:
         return Finding("/dev/shm", OK, "not used on this system")
     mend = "start the container with --shm-size=8g or --ipc=host"
     return Finding("/dev/shm", WARNING if free < 10**9 else OK, f"{readable(free)} free", mend)
+
+
+def check_locks(extensions: Path) -> Finding:
+    """Locks of killed builds below `extensions`: a run that builds an operator would wait there for ever, silently."""
+    stale = stale_locks(extensions)
+    if not stale:
+        return Finding("build locks", OK, f"none left in {extensions}")
+    names = " ".join(map(shlex.quote, map(str, stale)))
+    return Finding("build locks", WARNING, f"{len(stale)} left by killed builds of operators", f"rm {names}")
 
 
 def check_tree(root: Path) -> Finding:

@@ -24,6 +24,7 @@ from llava_finetune.errors import UserError
 
 NAME = "llava_finetune.json"
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "deepspeed", "bitsandbytes", "safetensors")
+SECRET_FLAGS = ("token", "key", "password", "secret")
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "mm_projector.bin")
 
 
@@ -121,6 +122,18 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
+def without_secrets(command: Sequence[str]) -> list[str]:
+    """The words of a command, the values of flags such as --hub_token taken out."""
+    out: list[str] = []
+    hide = False
+    for word in command:
+        name, equals, _ = word.partition("=")
+        secret = name.startswith("--") and name.rsplit("_", 1)[-1].rsplit("-", 1)[-1] in SECRET_FLAGS
+        out.append("<hidden>" if hide else f"{name}=<hidden>" if secret and equals else word)
+        hide = secret and not equals
+    return out
+
+
 def run_manifest(command: Sequence[str], arguments: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """Everything needed to repeat a run: command, versions, upstream pin, series, seed, arguments, machine."""
     versions = {"python": platform.python_version()}
@@ -130,7 +143,7 @@ def run_manifest(command: Sequence[str], arguments: Mapping[str, Any], **more: A
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
-        "command": list(command),
+        "command": without_secrets(command),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "git_commit": _git_commit(),
         **upstream_stamp(),

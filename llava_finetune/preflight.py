@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -28,15 +29,25 @@ def zero_stage(config: Path | None) -> int:
     return int(values.get("zero_optimization", {}).get("stage", 0))
 
 
-def drop_stale_locks(extensions: Path, *, min_age: float = 60.0) -> list[Path]:
-    """Remove the locks that killed builds of DeepSpeed's operators left below `extensions`; returns what was removed.
+def extensions_folder() -> Path:
+    """Where torch builds DeepSpeed's operators: TORCH_EXTENSIONS_DIR, else its own default."""
+    return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions")
+
+
+def stale_locks(extensions: Path, *, min_age: float = 60.0) -> list[Path]:
+    """The locks that killed builds of DeepSpeed's operators left below `extensions`.
 
     torch waits for such a lock for ever and says nothing (torch/utils/file_baton.py). One is taken for stale when it is
     older than `min_age` seconds and no process of this machine works in its folder, where ninja runs while it builds.
     """
     old = [lock for lock in extensions.glob("**/lock") if time.time() - lock.stat().st_mtime > min_age]
     busy = _working_folders() if old else set()
-    stale = [lock for lock in old if lock.parent.resolve() not in busy]
+    return [lock for lock in old if lock.parent.resolve() not in busy]
+
+
+def drop_stale_locks(extensions: Path, *, min_age: float = 60.0) -> list[Path]:
+    """Remove the stale locks below `extensions`; returns what was removed."""
+    stale = stale_locks(extensions, min_age=min_age)
     for lock in stale:
         lock.unlink(missing_ok=True)
     return stale
