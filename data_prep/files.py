@@ -25,7 +25,8 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
     Raises DataError for a full disk or a folder that cannot be written; Ctrl-C leaves nothing behind.
     """
-    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
+    short = os.fsencode(path.name)[:100].decode("utf-8", "ignore")  # file names end at 255 bytes, not characters
+    temporary = path.with_name(f".{short}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb", buffering=1 << 20) as stream:

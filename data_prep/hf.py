@@ -111,7 +111,8 @@ def convert(
         try:
             turns = turns_of(row, layout, len(names), args.question, args.suffix)
         except ValueError as error:
-            reason = Reason.NO_ANSWER if "empty answer" in str(error) else Reason.BAD_TURNS
+            empty = {"empty answer": Reason.NO_ANSWER, "empty question": Reason.NO_QUESTION}
+            reason = next((reason for words, reason in empty.items() if words in str(error)), Reason.BAD_TURNS)
             yield Drop(reason, f"{where}: {error}")
             continue
         yield Converted(_record(row, layout, [str(name) for name in names], turns, f"{stem}-{number}"))

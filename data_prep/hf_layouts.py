@@ -96,6 +96,8 @@ def turns_of(row: Row, layout: Layout, num_images: int, question: str, suffix: s
         turns = [turn for user, answer in pairs for turn in (("human", user), ("gpt", answer))]
     elif layout.kind == "question":
         asked = str(row[layout.text] or "")
+        if not asked.strip():
+            raise ValueError("an empty question")
         answer = most_common_answer(answers_of(row, layout) or [""])
         turns = [("human", f"{asked}\n{suffix}" if suffix and asked else asked), ("gpt", answer)]
     else:

@@ -128,7 +128,6 @@ def write_output(path: Path, items: Iterable[Converted | Drop], origin: Origin) 
     if path.suffix.lower() not in {".json", ".jsonl", ".ndjson"}:
         raise DataError(path, "records are written as .json or .jsonl; change the ending of --output")
     counts = Counts()
-    meta_path(path).unlink(missing_ok=True)  # the meta file is the mark of a finished output
     write_records(path, _checked(unique_ids(_counted(items, counts)), path, counts))
     write_meta(path, origin, counts)
     return counts
@@ -147,6 +146,7 @@ def _checked(records: Iterable[Record], path: Path, counts: Counts) -> Iterator[
         first = "; ".join(f"{reason}: {places[0]}" for reason, places in counts.examples.items())
         problem = f"no record came out, so nothing was written: {counts}"
         raise DataError(path, f"{problem}; first: {first}" if first else problem)
+    meta_path(path).unlink(missing_ok=True)  # the meta file is the mark of a finished output
 
 
 def unique_ids(records: Iterable[Record]) -> Iterator[Record]:

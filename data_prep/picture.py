@@ -48,8 +48,9 @@ def resolve_image(folder: str | os.PathLike[str], name: str) -> Path:
         raise PictureError(name, PictureFault.OUTSIDE, f"{shown} leaves the image folder {root}; {advice}")
     path = f"{root}{os.sep}{name}"
     is_link = os.path.islink(path)  # noqa: PTH114  (strings: this runs once a picture in every pass)
-    inside = os.path.realpath(path) if is_link else _real(path.rpartition(os.sep)[0])
-    real_root = _real(root)
+    place = "" if os.path.isabs(root) else os.getcwd()  # noqa: PTH117, PTH109
+    inside = os.path.realpath(path) if is_link else _real(path.rpartition(os.sep)[0], place)
+    real_root = _real(root, place)
     if inside != real_root and not inside.startswith(real_root.rstrip(os.sep) + os.sep):
         advice = "copy it in, or name the folder that holds it as the image folder"
         raise PictureError(name, PictureFault.OUTSIDE, f"a link that leads out of the image folder {root}; {advice}")
@@ -57,8 +58,9 @@ def resolve_image(folder: str | os.PathLike[str], name: str) -> Path:
 
 
 @lru_cache(maxsize=4096)
-def _real(folder: str) -> str:
-    return os.path.realpath(folder)
+def _real(folder: str, place: str) -> str:
+    """Return the real path of a folder; `place` is the working folder that a relative one begins in."""
+    return os.path.realpath(os.path.join(place, folder))  # noqa: PTH118
 
 
 def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image:

@@ -1,0 +1,205 @@
+"""Hugging Face data sets in every layout and every kind of file, with the bytes of their pictures as they are."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from data_prep.__main__ import main
+from data_prep.record import read_records
+from tests.data_prep.conftest import draw
+
+SUFFIX = "Answer the question using a single word or phrase."
+
+
+@pytest.fixture
+def jpegs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Six different JPEG files, as bytes; the working folder is the test's own."""
+    monkeypatch.chdir(tmp_path)
+    return [draw(tmp_path / f"raw/{number}.jpg", number).read_bytes() for number in range(6)]
+
+
+def cell(raw: bytes) -> dict[str, Any]:
+    """A picture as the hub's parquet files hold it."""
+    return {"bytes": raw, "path": None}
+
+
+def turns_of(path: str) -> list[list[str]]:
+    return [[turn["value"] for turn in record["conversations"]] for record in read_records(path)]
+
+
+def write(name: str, rows: list[dict[str, Any]]) -> str:
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), name)
+    return name
+
+
+def convert(source: str, *more: str, output: str = "r.json") -> list[dict[str, Any]]:
+    assert main(["hf", source, "--output", output, "--check", "records", *more]) == 0
+    return list(read_records(output))
+
+
+def test_messages_keep_their_turns_and_pictures_their_bytes(jpegs: list[bytes]) -> None:
+    user = [{"type": "text", "text": "What is it?"}, {"type": "image", "text": None}]
+    talk = [
+        {"role": "user", "content": user},
+        {"role": "assistant", "content": [{"type": "text", "text": "a box"}]},
+        {"role": "user", "content": [{"type": "text", "text": "Which colour?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "red"}]},
+    ]
+    rows = [{"messages": talk, "images": [cell(raw)]} for raw in jpegs]
+    records = convert(write("m.parquet", rows))
+    assert turns_of("r.json")[0] == ["What is it?\n<image>", "a box", "Which colour?", "red"]
+    assert [(Path("images") / record["image"]).read_bytes() for record in records] == jpegs
+    assert len(list(Path("images").rglob("*.*"))) == 6
+
+
+def test_a_picture_that_many_rows_share_is_written_once(jpegs: list[bytes]) -> None:
+    rows = [{"image": cell(jpegs[n % 2]), "caption": f"thing {n}"} for n in range(6)]
+    records = convert(write("c.parquet", rows))
+    assert len({record["image"] for record in records}) == 2 == len(list(Path("images").rglob("*.jpg")))
+
+
+def test_conversations_come_through_with_their_ids(jpegs: list[bytes]) -> None:
+    talk = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "a box"}]
+    rows = [{"id": f"llava-{n}", "image": cell(raw), "conversations": talk} for n, raw in enumerate(jpegs)]
+    records = convert(write("c.parquet", rows))
+    assert [record["id"] for record in records] == [f"llava-{n}" for n in range(6)]
+    assert turns_of("r.json")[0] == ["<image>\nWhat?", "a box"]
+
+
+def test_captions_are_asked_for_by_one_question(jpegs: list[bytes]) -> None:
+    rows = [{"image": cell(raw), "caption": f"piece {n}"} for n, raw in enumerate(jpegs)]
+    convert(write("pieces.parquet", rows), "--question", "Which piece is it?")
+    assert turns_of("r.json")[3] == ["<image>\nWhich piece is it?", "piece 3"]
+
+
+def test_a_mirror_of_okvqa_keeps_all_answers_and_teaches_the_most_common(jpegs: list[bytes]) -> None:
+    answers = ["a pony tail", "ponytail", "ponytail"]
+    rows = [
+        {"question_id": 10 + n, "image": cell(raw), "question": "Which hair?", "answers": answers}
+        for n, raw in enumerate(jpegs)
+    ]
+    records = convert(write("okvqa.parquet", rows), "--suffix", "short")
+    assert records[0]["id"] == "10"
+    assert records[0]["answers"] == answers
+    assert turns_of("r.json")[0] == [f"<image>\nWhich hair?\n{SUFFIX}", "ponytail"]
+
+
+def test_questions_on_one_picture_make_one_conversation_on_request(jpegs: list[bytes]) -> None:
+    rows = [{"image": cell(jpegs[n // 3]), "question": f"What {n}?", "answer": f"thing {n}"} for n in range(6)]
+    records = convert(write("q.parquet", rows), "--merge-by-image")
+    assert turns_of("r.json")[0] == ["<image>\nWhat 0?", "thing 0", "What 1?", "thing 1", "What 2?", "thing 2"]
+    assert len(records) == 2
+    assert json.loads(Path("r.meta.json").read_text())["counts"]["in"] == 6
+
+
+def test_columns_of_other_names_are_named_by_options(jpegs: list[bytes], capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"photo": cell(raw), "ask": f"What {n}?", "reply": f"thing {n}"} for n, raw in enumerate(jpegs)]
+    source = write("q.parquet", rows)
+    convert(source, "--image-column", "photo", "--question-column", "ask", "--answer-column", "reply")
+    assert turns_of("r.json")[1] == ["<image>\nWhat 1?", "thing 1"]
+    words = ["hf", source, "--image-column", "photo", "--question-column", "aks", "--output", "x.json"]
+    assert main(words) == 1
+    assert 'no column "aks", did you mean "ask"?; there are photo, ask, reply' in capsys.readouterr().err
+
+
+def as_data_set(jpegs: list[bytes]) -> Any:
+    features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
+    rows = {"image": [cell(raw) for raw in jpegs], "caption": [f"piece {n}" for n in range(len(jpegs))]}
+    return datasets.Dataset.from_dict(rows, features=features)
+
+
+def test_a_saved_data_set_is_read_split_by_split(jpegs: list[bytes], capsys: pytest.CaptureFixture[str]) -> None:
+    whole = as_data_set(jpegs)
+    parts = datasets.DatasetDict({"train": whole.select(range(4)), "test": whole.select(range(4, 6))})
+    parts.save_to_disk("saved")
+    assert len(convert("saved")) == 4
+    convert("saved", "--split", "test")
+    assert [turns[1] for turns in turns_of("r.json")] == ["piece 4", "piece 5"]
+    assert main(["hf", "saved", "--split", "tset", "--output", "x.json"]) == 1
+    assert 'no split "tset"; there are test, train' in capsys.readouterr().err
+
+
+def test_one_arrow_file_is_read(jpegs: list[bytes]) -> None:
+    as_data_set(jpegs).save_to_disk("one")
+    (arrow,) = Path("one").glob("data-*.arrow")
+    assert len(convert(str(arrow))) == 6
+    assert len(convert("one")) == 6
+
+
+def test_a_folder_of_parquet_files_is_read_split_by_split(jpegs: list[bytes]) -> None:
+    rows = [{"image": cell(raw), "caption": f"piece {n}"} for n, raw in enumerate(jpegs)]
+    write("hub/data/train-00000-of-00002.parquet", rows[:2])
+    write("hub/data/train-00001-of-00002.parquet", rows[2:4])
+    write("hub/data/validation-00000-of-00001.parquet", rows[4:])
+    assert len(convert("hub")) == 4
+    convert("hub", "--split", "validation")
+    assert [turns[1] for turns in turns_of("r.json")] == ["piece 4", "piece 5"]
+
+
+def test_a_folder_of_pictures_with_metadata_is_read_as_datasets_reads_it(jpegs: list[bytes]) -> None:
+    Path("raw/metadata.jsonl").write_text(
+        "".join(json.dumps({"file_name": f"{n}.jpg", "caption": f"piece {n}"}) + "\n" for n in range(6))
+    )
+    records = convert("raw")
+    assert sorted(turns[1] for turns in turns_of("r.json")) == [f"piece {n}" for n in range(6)]
+    assert {(Path("images") / record["image"]).read_bytes() for record in records} == set(jpegs)
+
+
+def test_limit_takes_the_first_and_sample_draws_the_same_again(jpegs: list[bytes]) -> None:
+    rows = [{"image": cell(jpegs[n % 6]), "caption": f"piece {n}"} for n in range(100)]
+    source = write("c.parquet", rows)
+    convert(source, "--limit", "10")
+    assert [turns[1] for turns in turns_of("r.json")] == [f"piece {n}" for n in range(10)]
+    drawn = []
+    for seed in ("1", "1", "2"):
+        convert(source, "--sample", "10", "--seed", seed)
+        drawn.append([turns[1] for turns in turns_of("r.json")])
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(set(drawn[0])) == 10
+    assert drawn[0] == sorted(drawn[0], key=lambda text: int(text.split()[1])), "the order of the data set stays"
+
+
+def test_rows_that_cannot_be_learned_are_dropped_and_counted(jpegs: list[bytes]) -> None:
+    image = cell(jpegs[0])
+    rows = [
+        {"image": image, "question": "What?", "answer": "a box"},
+        {"image": cell(b"<html>not found</html>"), "question": "What?", "answer": "a box"},
+        {"image": image, "question": " ", "answer": "a box"},
+        {"image": image, "question": "What?", "answer": ""},
+        {"image": None, "question": "What?", "answer": "a box"},
+    ]
+    assert len(convert(write("q.parquet", rows))) == 1
+    counts = json.loads(Path("r.meta.json").read_text())["counts"]
+    assert counts["dropped"] == {"image unreadable": 1, "empty question": 1, "empty answer": 1, "no image named": 1}
+    assert counts["in"] == 5
+    assert counts["first_dropped"]["image unreadable"] == ["q.parquet row 1"]
+
+
+@pytest.mark.parametrize(
+    ("roles", "words"),
+    [
+        (("user", "tool"), 'unknown role "tool"'),
+        (("user", "user"), "expected human, gpt, human, gpt"),
+    ],
+)
+def test_turns_that_do_not_alternate_are_dropped_by_row(jpegs: list[bytes], roles: tuple[str, str], words: str) -> None:
+    def row(roles: tuple[str, str]) -> dict[str, Any]:
+        return {"messages": [{"role": r, "content": "text"} for r in roles], "images": [cell(jpegs[0])]}
+
+    assert len(convert(write("m.parquet", [row(("user", "assistant")), row(roles)]))) == 1
+    first = json.loads(Path("r.meta.json").read_text())["counts"]["first_dropped"]["turns not mendable"]
+    assert words in first[0]
+
+
+def test_a_cut_off_parquet_file_is_named(jpegs: list[bytes], capsys: pytest.CaptureFixture[str]) -> None:
+    write("c.parquet", [{"image": cell(raw), "caption": "x"} for raw in jpegs])
+    Path("c.parquet").write_bytes(Path("c.parquet").read_bytes()[:-50])
+    assert main(["hf", "c.parquet", "--output", "r.json"]) == 1
+    assert "error: c.parquet: not a parquet file, or cut off" in capsys.readouterr().err
+    assert not Path("r.json").exists()
