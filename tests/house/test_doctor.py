@@ -69,6 +69,27 @@ def test_a_gpu_that_torch_cannot_use_is_broken(monkeypatch: pytest.MonkeyPatch) 
     assert found.status == BROKEN and found.found.startswith("NVIDIA Fake 24.0 GB, but torch cannot use it")
 
 
+def test_a_lock_of_a_killed_build_is_a_warning_with_its_removal_and_a_run_removes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    from llava_finetune.train import _drop_stale_locks
+
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    assert doctor.check_locks(doctor.extensions_folder()).status == OK
+    lock = tmp_path / "py311_cpu" / "deepspeed_shm_comm" / "lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    os.utime(lock, (0, 0))
+    found = doctor.check_locks(doctor.extensions_folder())
+    assert (found.status, found.mend) == (WARNING, f"rm {lock}")
+    said: list[str] = []
+    _drop_stale_locks(said.append)
+    assert said == [f"removed a lock that a killed build left: {lock}"]
+    assert not lock.exists()
+
+
 def test_a_missing_patched_tree_names_apply(tmp_path: Path) -> None:
     found = doctor.check_tree(tmp_path)
     assert (found.status, found.mend) == (BROKEN, "python -m patches apply")

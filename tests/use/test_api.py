@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -211,12 +212,15 @@ def start_server(adapter: Path, *flags: str, **environment: str) -> tuple[subpro
 
 
 def test_sigterm_finishes_the_answer_under_way_and_refuses_new_ones(adapter: Path) -> None:
-    process, url, lines = start_server(adapter, "--no-page", "--no-compare", LLAVA_API_KEY="s3cr3t-key")
+    secrets = {"LLAVA_API_KEY": "s3cr3t-key", "LLAVA_SERVE_PASSWORD": "pw-77c"}
+    process, url, lines = start_server(adapter, "--no-page", "--no-compare", "--user", "me", **secrets)
     reader = threading.Thread(target=lambda: lines.extend(process.stdout or []), daemon=True)
     reader.start()
     body = {"model": "run", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1500, "stream": True}
     body |= {"temperature": 1.9, "seed": 11}
     headers = {"Authorization": "Bearer s3cr3t-key"}
+    assert httpx.get(f"{url}/v1/models", auth=("me", "wr0ng-pw")).status_code == 401
+    assert httpx.get(f"{url}/v1/models", auth=("me", "pw-77c")).status_code == 200
     with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, headers=headers, timeout=120) as response:
         assert response.status_code == 200
         events = response.iter_lines()
@@ -230,7 +234,8 @@ def test_sigterm_finishes_the_answer_under_way_and_refuses_new_ones(adapter: Pat
     reader.join(5)
     output = "".join(lines)
     assert "stopped" in output
-    assert "s3cr3t-key" not in output
+    assert re.search(r"run: \d+ tokens answered, \d+\.\d tokens/s", output)
+    assert not any(secret in output for secret in (*secrets.values(), "wr0ng-pw"))
     assert "Traceback" not in output
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/health")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from llava_finetune.cli import COMMANDS, main
 
 HEAVY = ("torch", "transformers", "gradio", "fastapi", "peft")
 
@@ -22,6 +26,36 @@ def test_help_has_examples_and_loads_nothing_heavy(name: str, root: Path) -> Non
     assert f"usage: llava-finetune {name}" in done.stdout
     assert "examples:" in done.stdout
     assert done.stdout.rstrip().endswith("heavy: []")
+
+
+def test_the_commands_that_are_printed_work_one_after_the_other(
+    adapter: Path, held_out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at the end of the quickstart: merge prints the export, and chat and evaluate take the merged folder."""
+    monkeypatch.chdir(tmp_path)
+    run = held_out / "records.json"
+    assert main(["merge", str(adapter), "merged", "--records", str(run), "--images", str(held_out)]) == 0
+    out = capsys.readouterr().out
+    assert "greedy answers: 8 of 8 identical" in out
+    printed = out.rsplit("next: ", 1)[1].split()
+    assert printed[0] == "llava-finetune"
+    assert main(printed[1:]) == 0
+    assert "serve it: vllm serve exported" in capsys.readouterr().out
+    for model in (str(adapter), "merged"):
+        words = ["chat", model, "--image", str(held_out / "0.png"), "--once", "What?", "--max-new-tokens", "4"]
+        assert main(words) == 0
+    answers = capsys.readouterr().out.splitlines()
+    assert len(answers) == 2 and answers[0] == answers[1] != ""
+
+
+def test_the_quickstarts_last_lines_are_commands_with_flags_that_exist(root: Path) -> None:
+    end = (root / "scripts/quickstart.sh").read_text(encoding="utf-8").split("cat <<END", 1)[1]
+    commands = [shlex.split(line, comments=True) for line in end.splitlines() if line.strip().startswith("llava-fin")]
+    assert [words[1] for words in commands] == ["chat", "serve", "export"]
+    for words in commands:
+        module = COMMANDS[words[1]].module
+        parser = importlib.import_module(f"{module}.command" if module.endswith("serve") else module).parser()
+        assert parser.parse_args(words[2:]).model
 
 
 @pytest.mark.parametrize(

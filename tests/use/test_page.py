@@ -5,6 +5,7 @@ It needs Chromium: scripts/browser.sh finds or installs one.
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import subprocess
@@ -166,6 +167,38 @@ def test_upload_ask_stream_and_compare(
         assert "What is this?" in page.locator(f"#chat-{index}").inner_text()
     wide = page.locator("#chat-0").bounding_box(), page.locator("#chat-1").bounding_box()
     assert wide[0]["y"] == wide[1]["y"], "side by side on a wide screen"
+
+
+def paste(page: Any, file: Path) -> None:
+    """What Ctrl-V does with a picture on the clipboard, for the line one types into."""
+    data = base64.b64encode(file.read_bytes()).decode()
+    with page.expect_response(re.compile("/gradio_api/upload")) as response:
+        page.evaluate(
+            """data => {
+                const bytes = Uint8Array.from(atob(data), letter => letter.charCodeAt(0));
+                const clipboard = new DataTransfer();
+                clipboard.items.add(new File([bytes], "image.png", {type: "image/png"}));
+                const line = document.querySelector("#message textarea");
+                line.focus();
+                line.dispatchEvent(
+                    new ClipboardEvent("paste", {clipboardData: clipboard, bubbles: true, cancelable: true}));
+            }""",
+            data,
+        )
+    assert response.value.status == 200
+
+
+def test_a_pasted_picture_is_asked_about_and_answered_as_the_uploaded_one(page: Any, picture: Path) -> None:
+    set_length(page, 12)
+    attach(page, picture)
+    ask(page, "What is this?")
+    uploaded = answer(page).inner_text()
+    page.locator("#clear").click()
+    page.locator("#chat-0 .message").first.wait_for(state="detached")
+    paste(page, picture)
+    ask(page, "What is this?")
+    assert answer(page).inner_text() == uploaded
+    assert bubbles(page, 0, "user").locator("img").count() == 1
 
 
 def test_the_page_answers_as_the_api(page: Any, page_server: Any) -> None:

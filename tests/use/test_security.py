@@ -180,8 +180,13 @@ def test_public_addresses_are_public() -> None:
     [
         ("http://localhost:9/a.png", "localhost leads into a private network; it is not fetched"),
         ("http://127.0.0.1:9/a.png", "leads into a private network"),
+        ("http://169.254.169.254/latest/meta-data/", "169.254.169.254 leads into a private network"),
+        ("http://[::ffff:169.254.169.254]/a.png", "leads into a private network"),
         ("http://2130706433/a.png", "pictures from 2130706433 are not allowed"),
-        ("http://example.org/a.png", r"pictures from example\.org are not allowed; allowed: 127\.0\.0\.1, localhost"),
+        (
+            "http://example.org/a.png",
+            r"pictures from example\.org are not allowed; allowed: .*127\.0\.0\.1, .*localhost",
+        ),
         ("http://localhost@example.org/a.png", r"pictures from example\.org are not allowed"),
         ("http://me:pw@localhost/a.png", "an address with a user name in it is not fetched"),
         ("http://localhost:notaport/a.png", "the address has no valid port"),
@@ -189,7 +194,8 @@ def test_public_addresses_are_public() -> None:
     ],
 )
 def test_an_allowed_host_still_leads_into_no_private_network(url: str, message: str) -> None:
-    limits = Limits(remote_hosts=frozenset({"localhost", "127.0.0.1"}))
+    link_local = {"169.254.169.254", "::ffff:169.254.169.254"}
+    limits = Limits(remote_hosts=frozenset({"localhost", "127.0.0.1", *link_local}))
     with pytest.raises(UserError, match=message):
         picture_from_url(url, limits)
 
@@ -330,6 +336,21 @@ def test_the_secrets_are_in_no_manifest(adapter: Path, tmp_path: Path, no_secret
         assert not any(value in text for value in secrets.values()), file
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train", "--hub_token", "hf_x", "--seed", "7"], ["train", "--hub_token", "<hidden>", "--seed", "7"]),
+        (["train", "--hub-token=hf_x"], ["train", "--hub-token=<hidden>"]),
+        (["train", "--wandb_api_key", "k"], ["train", "--wandb_api_key", "<hidden>"]),
+        (["train", "--max_new_tokens", "5"], ["train", "--max_new_tokens", "5"]),
+    ],
+)
+def test_the_command_in_a_runs_manifest_hides_secrets(words: list[str], expected: list[str]) -> None:
+    from llava_finetune.manifest import run_manifest
+
+    assert run_manifest(words, {})["command"] == expected
+
+
 def test_code_in_a_model_folder_does_not_run(adapter: Path, family: Any, tmp_path: Path) -> None:
     """`trust_remote_code` is never on by itself: a config that names its own classes is refused or ignored."""
     import json
@@ -367,6 +388,23 @@ def test_records_cannot_name_pictures_outside_their_folder(
     (tmp_path / "records.json").write_text(json.dumps([{"id": "r", "image": name, "conversations": turns}]))
     with pytest.raises(Exception, match="leaves the image folder"):
         merge(str(adapter), tmp_path / "out", held_out=HeldOut(tmp_path / "records.json", held_out))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_link_out_of_the_image_folder_is_refused_when_merging(
+    adapter: Path, tmp_path: Path, kit: SimpleNamespace
+) -> None:
+    import json
+
+    from llava_finetune.merge import HeldOut, merge
+
+    (tmp_path / "images").mkdir()
+    kit.noise(9, 9).save(tmp_path / "secret.png")
+    (tmp_path / "images" / "a.png").symlink_to(tmp_path / "secret.png")
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "x"}]
+    (tmp_path / "records.json").write_text(json.dumps([{"id": "r", "image": "a.png", "conversations": turns}]))
+    with pytest.raises(Exception, match="leads out of the image folder"):
+        merge(str(adapter), tmp_path / "out", held_out=HeldOut(tmp_path / "records.json", tmp_path / "images"))
     assert not (tmp_path / "out").exists()
 
 
