@@ -9,6 +9,7 @@ The words' head is dropped: stage 1 aligns the patch features to the language mo
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import tempfile
@@ -28,6 +29,7 @@ MAX_SHIFT = 8
 BATCH = 64
 LEARNING_RATE = 1e-3
 VALIDATION_SHARE = 0.05
+SHARE_FILE = "training.json"
 
 
 def _processor() -> CLIPImageProcessor:
@@ -117,63 +119,97 @@ class _Words(torch.nn.Module):
             return self.head(features.mean(1)).float()  # type: ignore[no-any-return]
 
 
-def train_tower(captions: Path, image_folder: Path, output: Path, epochs: int = 32, seed: int = 0) -> float:
+def train_tower(
+    captions: Path, image_folder: Path, output: Path, epochs: int = 64, seed: int = 0, processes: int = 1
+) -> float:
     """Train the tower and save it with its image processor. Returns the share of held-out captions named exactly.
 
-    A twentieth of the given pictures is held out to measure; no other pictures are looked at.
+    A twentieth of the given pictures is held out to measure; no other pictures are looked at. On a CPU each of
+    `processes` takes its part of every batch: at this size two processes are twice as fast, two threads are not.
     """
+    processor = _processor()
+    pixels, targets, words = _load(captions, image_folder, processor)
+    print(f"vision tower: {len(pixels)} pictures, {len(words)} words ({', '.join(words[:12])}), {epochs} epochs")
+    with tempfile.TemporaryDirectory() as meeting:
+        job = (processes, f"file://{meeting}/ranks", pixels, targets, epochs, seed, processor, output)
+        if processes == 1 or torch.cuda.is_available():
+            _train(0, 1, *job[1:])
+        else:
+            torch.multiprocessing.spawn(_train, job, nprocs=processes)
+    return float(json.loads((output / SHARE_FILE).read_text(encoding="utf-8"))["held_out_captions_named"])
+
+
+def _train(
+    rank: int,
+    world: int,
+    meeting: str,
+    pixels: torch.Tensor,
+    targets: torch.Tensor,
+    epochs: int,
+    seed: int,
+    processor: Any,
+    output: Path,
+) -> None:
     from llava_finetune.precision import cpu_has_bf16
 
     torch.manual_seed(seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    processor = _processor()
-    pixels, targets, words = _load(captions, image_folder, processor)
+    if world > 1:
+        torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
     order = torch.randperm(len(pixels))
     num_held = max(1, int(len(pixels) * VALIDATION_SHARE))
     held, train = order[:num_held], order[num_held:]
-    print(f"vision tower: {len(train)} pictures, {len(words)} words ({', '.join(words[:12])}), {epochs} epochs")
-    model = _Words(len(words), bf16=device == "cuda" or cpu_has_bf16()).to(device)
-    share = 0.0
+    model = _Words(targets.shape[1], bf16=device == "cuda" or cpu_has_bf16()).to(device)
     steps = max(1, len(train) // BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.05, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps * epochs, pct_start=0.15)
     start = time.monotonic()
     for epoch in range(1, epochs + 1):
-        loss = _epoch(model, pixels[train].to(device), targets[train].to(device), optimizer, schedule, steps)
-        if epoch % 4 == 0 or epoch == epochs:
-            with torch.no_grad():
-                share = _accuracy(model(pixels[held].to(device)).cpu(), targets[held])
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed + epoch))
+        loss = 0.0
+        for chosen in train[order[: steps * BATCH]].split(BATCH):
+            mine = chosen[rank::world]
+            loss += _step(model, pixels[mine].to(device), targets[mine].to(device), optimizer, world) / steps
+            schedule.step()
+        if rank == 0 and (epoch % 4 == 0 or epoch == epochs):
+            share = _share(model, pixels[held].to(device), targets[held])
             left = (time.monotonic() - start) / epoch * (epochs - epoch)
             print(
                 f"  epoch {epoch}/{epochs}  loss {loss:.4f}  held-out captions named {share:.1%}  {left:.0f} s left",
                 flush=True,
             )
-    _save(model.tower, processor, output)
-    return share
+    if rank == 0:
+        _save(model.tower, processor, share, output)
+    if world > 1:
+        torch.distributed.destroy_process_group()
 
 
-def _epoch(
-    model: _Words, pixels: torch.Tensor, targets: torch.Tensor, optimizer: Any, schedule: Any, steps: int
-) -> float:
-    order = torch.randperm(len(pixels))
-    total = 0.0
-    for step in range(steps):
-        chosen = order[step * BATCH : (step + 1) * BATCH]
-        loss = _loss(model(_shifted(pixels[chosen])), targets[chosen])
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        total += loss.item()
-    return total / steps
+def _step(model: _Words, pixels: torch.Tensor, targets: torch.Tensor, optimizer: Any, world: int) -> float:
+    """One step on this process's part of a batch; the gradients are averaged over the processes."""
+    loss = _loss(model(_shifted(pixels)), targets)
+    optimizer.zero_grad()
+    loss.backward()
+    if world > 1:
+        grads = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        flat = torch.nn.utils.parameters_to_vector(grads)
+        torch.distributed.all_reduce(flat)
+        torch.nn.utils.vector_to_parameters(flat / world, grads)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return loss.item()
 
 
-def _save(tower: CLIPVisionModel, processor: Any, output: Path) -> None:
+def _share(model: _Words, pixels: torch.Tensor, targets: torch.Tensor) -> float:
+    with torch.no_grad():
+        return _accuracy(model(pixels).cpu(), targets)
+
+
+def _save(tower: CLIPVisionModel, processor: Any, share: float, output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=output.parent, prefix=".tower-"))
     tower.save_pretrained(work)
     processor.save_pretrained(work)
+    (work / SHARE_FILE).write_text(json.dumps({"held_out_captions_named": share}) + "\n", encoding="utf-8")
     shutil.rmtree(output, ignore_errors=True)
     work.replace(output)
     output.chmod(0o755)

@@ -101,9 +101,9 @@ if [[ "$LANGUAGE_MODEL" == "$BASE/language-model" ]]; then
     llava-finetune base language-model --output "$LANGUAGE_MODEL"
 fi
 if [[ "$VISION_TOWER" == "$BASE/tower" ]]; then
-  OMP_NUM_THREADS=$(($(nproc) < 4 ? $(nproc) : 4)) \
-    step tower "no package carries CLIP weights, so a small CLIP tower learns the captions of the train pictures" \
-    llava-finetune base tower --captions "$RUN/data/captions_train.json" --image_folder "$PICTURES" --output "$VISION_TOWER"
+  step tower "no package carries CLIP weights, so a small CLIP tower learns the captions of the train pictures" \
+    llava-finetune base tower --captions "$RUN/data/captions_train.json" --image_folder "$PICTURES" \
+    --output "$VISION_TOWER" --processes "$PROCESSES"
 fi
 MODEL="$LANGUAGE_MODEL" DATA="$RUN/data/captions_train.json" PER_GPU_BATCH=32 GLOBAL_BATCH=64 \
   step pretrain "stage 1: the projector learns to say pictures in the language model's words" \

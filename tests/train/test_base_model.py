@@ -46,6 +46,12 @@ def test_the_tower_learns_its_captions_and_saves_an_ordinary_clip_folder(caption
     assert not list(captions.parent.glob(".tower-*"))
 
 
+def test_two_processes_share_every_batch_and_learn_the_same(captions: Path) -> None:
+    output = captions.parent / "tower"
+    assert train_tower(captions, captions.parent, output, epochs=6, processes=2) >= 0.9
+    assert (output / "config.json").is_file()
+
+
 def test_captions_that_all_say_the_same_are_refused(captions: Path) -> None:
     records = json.loads(captions.read_text())
     for record in records:
