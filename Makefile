@@ -7,7 +7,7 @@ help:
 	@echo "make test    every check and test (writes nothing to the tree)"
 
 setup:
-	bash scripts/setup.sh dev quant serve quickstart
+	bash scripts/setup.sh dev quant serve quickstart track
 
 style:
 	.venv/bin/ruff check --fix .

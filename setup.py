@@ -44,7 +44,7 @@ EXTRAS = {
     "serve": ["gradio", "fastapi", "uvicorn", "python-multipart", "prometheus-client"],
     "quickstart": ["easy-vqa"],
     "generate": ["openai"],
-    "track": ["wandb", "tensorboard"],
+    "track": ["wandb", "tensorboard", "trackio"],
     "dev": [
         "pytest",
         "pytest-xdist",

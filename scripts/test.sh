@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-export SETUP_EXTRAS="dev quant serve quickstart"
+export SETUP_EXTRAS="dev quant serve quickstart track"
 # shellcheck source=scripts/setup.sh
 source scripts/setup.sh
 
