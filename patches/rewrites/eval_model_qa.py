@@ -8,7 +8,7 @@ FILE = "llava/eval/model_qa.py"
 PATCH = Patch(
     kind=Kind.MEND,
     origin="llava-rlhf/LLaVA-RLHF#12 (problem 22)",
-    why="`.cuda()` and fp16 are hard-coded, and its stopping rule first answers None, which today's generate refuses.",
+    why="`.cuda()` and fp16 are hard-coded.",
     not_outside="It is one function that does all.",
     drop_when="upstream uses the model's device and dtype",
     edits=(
@@ -24,12 +24,6 @@ PATCH = Patch(
             """,
         ),
         Replace(FILE, "eval_model", find="__ids.cuda()", put="__ids.to(model.device)"),
-        Replace(
-            FILE,
-            "KeywordsStoppingCriteria.__init__",
-            find="self.start_len = None",
-            put="self.start_len = input_ids.shape[1]",
-        ),
     ),
     proofs=(Absent(FILE, "eval_model", "torch.float16"), Absent(FILE, "eval_model", "__x.cuda()")),
 )

@@ -83,6 +83,48 @@ def test_nothing_is_written_when_a_patch_does_not_fit(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_known_differences_of_upstreams_last_commit_get_the_status_that_the_docs_tell(
+    copy_of_upstream: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/upgrading.md's table, row by row, on a copy of the pin that has those differences."""
+    edits = {
+        "model/llava_arch.py": (".image_newline[None]\n", ".image_newline[None].to(image_feature.device)\n"),
+        "model/builder.py": (
+            "lora_cfg_pretrained = AutoConfig.",
+            "from llava.model.language_model.llava_llama import LlavaConfig\n"
+            "            lora_cfg_pretrained = LlavaConfig.",
+        ),
+        "serve/cli.py": ("output_ids[0, input_ids.shape[1]:]", "output_ids[0]"),
+        "model/multimodal_encoder/builder.py": (
+            "    if is_absolute_path_exists or",
+            "    use_s2 = getattr(vision_tower_cfg, 's2', False)\n    if use_s2 or is_absolute_path_exists or",
+        ),
+        "model/multimodal_encoder/clip_encoder.py": (
+            "class CLIPVisionTower(nn.Module):",
+            "class CLIPVisionTowerS2(nn.Module):\n    def forward(self, images):\n        return images\n\n\n"
+            "class CLIPVisionTower(nn.Module):",
+        ),
+    }
+    for name, (old, new) in edits.items():
+        path = copy_of_upstream / "llava" / name
+        assert old in path.read_text(), name
+        path.write_text(path.read_text().replace(old, new))
+    assert main(["check", "--source", str(copy_of_upstream), "--any-version", "--json"]) == 1
+    found = {row["name"]: row["status"] for row in json.loads(capsys.readouterr().out)["patches"]}
+    told = {}
+    for line in (root / "docs/upgrading.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        for name in re.findall(r"`(\w+)`", cells[1]) if len(cells) == 3 else ():
+            told[name] = re.findall(r"applies|redundant|drifted|gone|apply", cells[2])[0].replace("apply", "applies")
+    assert set(told) == {"lora_config_class", "builder_files_decide", "image_newline_device", "serve_cli_answer"} | {
+        "any_clip_tower",
+        "tower_gradient",
+        "tower_under_meta",
+    }
+    assert {name: found[name] for name in told} == told
+    assert {name for name, status in found.items() if status != "applies"} <= set(told)
+
+
 def test_a_rehearsal_on_another_version_reports_every_patch(
     copy_of_upstream: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,13 +150,13 @@ def test_a_rehearsal_on_another_version_reports_every_patch(
     assert status["image_newline_device"] == status["lora_config_class"] == "redundant"
     assert status["builder_files_decide"] == "applies"
     assert status["image_counts"] == "drifted"
-    assert status["eval_model_qa"] == status["eval_answer_ids"] == "gone"
-    assert sum(value == "applies" for value in status.values()) == len(status) - 5
+    assert status["eval_model_qa"] == status["eval_model_qa_answer"] == status["eval_answer_ids"] == "gone"
+    assert sum(value == "applies" for value in status.values()) == len(status) - 6
     assert main(arguments) == 1
     text = capsys.readouterr().out
     assert "upstream already has `self.model.image_newline[None].to(image_feature.device)`: delete this patch" in text
     assert "nearest: `image_index = 0`" in text or "nearest: `new_input_embeds = []`" in text
-    assert "2 redundant, 1 drifted, 2 gone" in text
+    assert "2 redundant, 1 drifted, 3 gone" in text
 
 
 def test_check_and_diff_write_nothing(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,7 +76,7 @@ def test_mmbench_answers_a_table_with_pictures_in_it_over_all_rounds(
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert [(each["question_id"], each["round_id"]) for each in answers] == [(7, 0), (7, 1), (8, 0), (8, 1), (8, 2)]
     assert answers[1]["options"] == ["blue", "red"]
-    assert answers[0]["prompt"].endswith("Answer with the option's letter from the given choices directly.")
+    assert answers[0]["prompt"] == "What color?\nA. red\nB. blue"
     assert "mmtag" not in done.stdout
 
 
