@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from data_prep.record import read_records
+from data_prep.record import read_records, resolve_image
 from llava_finetune import metrics
 from llava_finetune.dataset import Encoder, RecordDataset
 from llava_finetune.errors import UserError
@@ -92,10 +92,27 @@ class Evaluator:
                 f"--{name}_data_path {path}: {len(empty)} questions without an answer, first in record {empty[0]!r}; "
                 "give their references, or take them out"
             )
+        for question in self.questions:
+            metrics.references_of(
+                {"id": question.id, "answers": question.record.get("answers"), "reference": question.reference}
+            )
+        self._require_pictures()
         # The loss is taken on the records whose questions are answered, so that both numbers speak of the same data.
         records = {id(one.record): one.record for one in self.questions}
         self.places = {name: place for place, name in enumerate(records)}
         self.dataset = RecordDataset(list(records.values()), encoder)
+
+    def _require_pictures(self) -> None:
+        names = {name: one.id for one in self.questions for name in one.images}
+        folder = self.encoder.image_folder
+        if names and folder is None:
+            raise UserError(f"--{self.name}_data_path {self.path}: has pictures, and no --image_folder is given")
+        gone = [name for name in names if folder and not resolve_image(folder, name).is_file()]
+        if gone:
+            raise UserError(
+                f"--{self.name}_data_path {self.path}: {len(gone)} of {len(names)} pictures are not in {folder}, first "
+                f"{gone[0]!r} of record {names[gone[0]]!r}; name their folder with --{self.name}_image_folder"
+            )
 
     def run(self, trainer: Any, group: Group) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Numbers as NAME_loss, NAME_exact_match ..., and the predictions in the order of the questions."""

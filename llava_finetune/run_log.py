@@ -93,10 +93,12 @@ class RunLog(TrainerCallback):
         warm = args.get_warmup_steps(state.max_steps)
         if not row["learning_rate"] and warm + 1 < row["step"] < state.max_steps and not self.zero_rate_said:
             self.zero_rate_said = True
-            self.say(
-                f"WARNING: the learning rate is 0 at step {row['step']} of {state.max_steps}: nothing is learned from "
-                "here on; look at --lr_scheduler_type, --warmup_steps and the DeepSpeed config's own scheduler"
+            text = (
+                f"the learning rate is 0 at step {row['step']} of {state.max_steps}: nothing is learned from here on; "
+                "look at --lr_scheduler_type, --warmup_steps and the DeepSpeed config's own scheduler"
             )
+            self.say(f"WARNING: {text}")
+            self.write({"step": row["step"], "warning": text})
 
     def say(self, text: str) -> None:
         """Print on the first rank."""

@@ -56,6 +56,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "train.json").write_text(json.dumps(questions))
     (folder / "captions.json").write_text(json.dumps(captions))
     (folder / "eval.json").write_text(json.dumps([*questions[:5], questions[8]]))
+    (folder / "odd.json").write_text(json.dumps([*questions[:4], questions[8]]))
+    (folder / "probe.json").write_text(json.dumps(questions[8:]))
     return folder
 
 

@@ -1,0 +1,175 @@
+"""Nothing fails in silence: numbers that are not finite, records without a lesson, a rate of 0, stuck adapters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from llava_finetune.arguments import parse
+from llava_finetune.errors import UsageError, UserError
+from llava_finetune.run_log import RunLog
+from llava_finetune.watch import AdapterWatch, FiniteWatch, StopSignal
+from tests.training.conftest import Flags, record, rows_of
+from tests.training.forked import Wound, at_step, train
+
+
+def poisoned(step: int, value: float) -> Wound:
+    """A wound that puts a value into a trained weight after this step."""
+
+    def act() -> None:
+        import gc
+
+        model = next(one for one in gc.get_objects() if type(one).__name__ == "PeftModelForCausalLM")
+        with torch.no_grad():
+            next(one for name, one in model.named_parameters() if "lora_B" in name).fill_(value)
+
+    return at_step(step, act)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_the_first_loss_that_is_not_finite_stops_the_run_with_its_records(
+    value: float, flags: Flags, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    code, text = train(flags("lora", output), tmp_path / "out", wound=poisoned(2, value))
+    assert code == 1
+    assert "error: step 3: the loss is nan, in the records " in text
+    named = text.split("in the records ")[1].split(".")[0].split(", ")
+    assert len(named) == 2 and all(name.startswith(("q-", "t-")) for name in named)
+    assert "python -m data_prep show; try a lower --learning_rate, or --precision fp32" in text
+    assert max(row["step"] for row in rows_of(output)) == 2, "no row pretends that the step was good"
+    assert {path.name for path in output.glob("checkpoint-*")} == {"checkpoint-2"}
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(flags: Flags, tmp_path: Path) -> None:
+    def wound() -> None:
+        from llava_finetune.trainer import RunTrainer
+
+        usual = RunTrainer.training_step
+
+        def training_step(self: RunTrainer, *arguments: Any, **keywords: Any) -> Any:
+            loss = usual(self, *arguments, **keywords)
+            if self.state.global_step == 1:
+                next(one for one in self.model.parameters() if one.grad is not None).grad.fill_(float("inf"))
+            return loss
+
+        RunTrainer.training_step = training_step  # type: ignore[method-assign]
+
+    code, text = train(flags("lora", tmp_path / "run"), tmp_path / "out", wound=wound)
+    assert code == 1
+    assert "error: step 2: the gradient norm is " in text and ", in the records " in text
+
+
+def test_fp16_may_skip_overflowing_steps_but_not_for_ever() -> None:
+    watch = FiniteWatch(tolerate_overflow=True)
+    for _ in range(25):
+        watch.note("gradient norm", 1, ["a"], float("inf"))
+    with pytest.raises(UserError, match="step 1: the gradient norm is inf, in the records a"):
+        watch.note("gradient norm", 1, ["a"], float("inf"))
+    with pytest.raises(UserError, match="step 1: the loss is nan, in the records a"):
+        FiniteWatch(tolerate_overflow=True).note("loss", 1, ["a"], torch.tensor(float("nan")))
+
+
+def test_records_without_a_supervised_token_are_named(flags: Flags, data: Path, tmp_path: Path) -> None:
+    records = [
+        *json.loads((data / "train.json").read_text()),
+        record("long-1", "<image>\n" + "what is it? " * 60, "red", image="0.png"),
+    ]
+    (tmp_path / "records.json").write_text(json.dumps(records))
+    more = f"--data_path {tmp_path / 'records.json'} --model_max_length 120 --per_device_train_batch_size 11"
+    code, text = train(flags("lora", tmp_path / "run", more), tmp_path / "out")
+    assert code == 1
+    assert "records without a supervised token within --model_max_length 120 (pictures count): long-1. Shorten" in text
+
+
+def test_a_loss_of_exactly_0_is_an_error(flags: Flags, tmp_path: Path) -> None:
+    def wound() -> None:
+        from llava_finetune.trainer import RunTrainer
+
+        usual = RunTrainer.training_step
+        RunTrainer.training_step = lambda *a, **k: usual(*a, **k) * 0  # type: ignore[method-assign, assignment]
+
+    code, text = train(flags("lora", tmp_path / "run"), tmp_path / "out", wound=wound)
+    assert code == 1
+    assert "error: step 1: the loss is exactly 0; nothing is taught. Look at the labels with" in text
+
+
+def test_a_learning_rate_of_0_is_refused(flags: Flags, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--learning_rate 0\.0: nothing would be learned; give one above 0"):
+        parse(flags("lora", tmp_path / "run", "--learning_rate 0"))
+
+
+def test_a_learning_rate_that_falls_to_0_on_the_way_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = SimpleNamespace(num_samples=0, num_tokens=0, is_world_process_zero=lambda: True)
+    log = RunLog(trainer, tmp_path / "log.jsonl", 1)
+    args = SimpleNamespace(get_warmup_steps=lambda steps: 2)
+    for step in (1, 2, 5, 6, 10):
+        state = SimpleNamespace(global_step=step, max_steps=10, is_world_process_zero=True)
+        log.on_log(args, state, None, {"loss": 1.0, "learning_rate": 0.0 if step > 2 else 0.1, "grad_norm": 1.0})
+    said = capsys.readouterr().out
+    assert said.count("WARNING: the learning rate is 0 at step 5 of 10: nothing is learned from here on") == 1
+    assert [row["step"] for row in rows_of(tmp_path) if "warning" in row] == [5]
+
+
+def test_adapters_that_never_moved_are_an_error() -> None:
+    model = torch.nn.Module()
+    for name in ("moves", "stays"):
+        layer = torch.nn.Module()
+        layer.lora_B = torch.nn.Linear(2, 2, bias=False)
+        model.add_module(name, layer)
+    watch = AdapterWatch(model)
+    assert len(watch) == 2
+    with torch.no_grad():
+        model.moves.lora_B.weight.add_(1)
+    with pytest.raises(UserError, match=r"1 of 2 adapters did not move, first stays\.lora_B\.weight: .*--lora_targets"):
+        watch.require_moved(model)
+
+
+def test_a_signal_before_the_first_step_ends_the_run_to_be_queued_again(flags: Flags, tmp_path: Path) -> None:
+    def wound() -> None:
+        import llava_finetune.train
+        from tests.training.forked import told_to_stop
+
+        llava_finetune.train._put_together = lambda *_: told_to_stop()  # type: ignore[assignment]
+
+    code, text = train(flags("lora", tmp_path / "run"), tmp_path / "out", wound=wound)
+    assert code == 75
+    assert "SIGTERM before the first step: nothing is lost; go on with the same command and --resume auto" in text
+
+
+def test_the_second_interrupt_ends_a_run_at_once() -> None:
+    signals = StopSignal()
+    signals.has_begun = True
+    signals._take(2, None)
+    assert signals.name == "SIGINT"
+    with pytest.raises(KeyboardInterrupt):
+        signals._take(2, None)
+
+
+def test_a_signal_to_the_data_workers_costs_nothing(flags: Flags, whole: Any, tmp_path: Path) -> None:
+    """A scheduler signals every process: a worker that died of it would take its rank along before the save."""
+
+    def act() -> None:
+        import os
+        import signal
+
+        import psutil
+
+        workers = psutil.Process().children()
+        assert workers
+        for one in workers:
+            one.send_signal(signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    output = tmp_path / "run"
+    more = "--dataloader_num_workers 1 --max_steps 30 --save_steps 100"
+    code, text = train(flags("lora", output, more), tmp_path / "out", wound=at_step(3, act))
+    assert code == 75, text
+    assert "checkpoint-3 is saved" in text
