@@ -54,7 +54,10 @@ def lay_out(
     for example, pictures in zip(examples, chosen, strict=True):
         counts.update(zip(pictures, example["image_tokens"], strict=True))
     num_text = sum(int((example["input_ids"] != IMAGE_TOKEN_INDEX).sum()) for example in examples)
-    starts = [num_text, *(num_text + end for end in itertools.accumulate(counts[number] for number in range(len(counts))))]
+    starts = [
+        num_text,
+        *(num_text + end for end in itertools.accumulate(counts[number] for number in range(len(counts)))),
+    ]
     ids: list[int] = []
     rows: list[int] = []
     lengths: list[int] = []
