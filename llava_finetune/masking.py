@@ -193,7 +193,7 @@ def _overlaps(span: tuple[int, int], supervised: Sequence[tuple[int, int]]) -> b
     return any(start < right and left < end for left, right in supervised)
 
 
-def _encode_segments(pieces: Sequence[Segment], tokenizer: Any) -> tuple[list[int], list[int]]:
+def encode_segments(pieces: Sequence[Segment], tokenizer: Any) -> tuple[list[int], list[int]]:
     """Tokenise between pictures as upstream's `tokenizer_image_token` does: one BOS, the rest joined by -200."""
     text = "".join(piece.text for piece in pieces)
     marks: list[tuple[int, int]] = []
@@ -248,7 +248,7 @@ def encode(conversations: Sequence[Turn], template_name: str, tokenizer: Any, ma
     `max_length` counts a picture as one token and cuts the end, as upstream does. Raises UserError when no token
     of an answer is left to learn from.
     """
-    ids, labels = _encode_segments(segments(conversations, template_name), tokenizer)
+    ids, labels = encode_segments(segments(conversations, template_name), tokenizer)
     encoded = Encoded(ids[:max_length], labels[:max_length], _spans(labels[:max_length]))
     if not encoded.num_supervised:
         cut = f" within {max_length} tokens (the record has {len(ids)})" if max_length and len(ids) > max_length else ""
@@ -305,5 +305,5 @@ def encode_independent(
 
 def prompt_ids(turns: Sequence[Turn], template_name: str, tokenizer: Any) -> list[int]:
     """Token ids of a prompt that ends where the model starts to answer; the last turn is the human's."""
-    ids, _ = _encode_segments(segments([*turns, {"from": "gpt", "value": None}], template_name), tokenizer)
+    ids, _ = encode_segments(segments([*turns, {"from": "gpt", "value": None}], template_name), tokenizer)
     return ids

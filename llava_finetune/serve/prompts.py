@@ -85,7 +85,7 @@ def turns_of(messages: Sequence[Message]) -> tuple[str | None, list[dict[str, st
 
 def ids_with_system(turns: Sequence[dict[str, str]], system: str | None, template: str, tokenizer: Any) -> list[int]:
     """Prompt ids; a given `system` text stands where the template's own does."""
-    from llava_finetune.masking import _encode_segments, prompt_ids, segments
+    from llava_finetune.masking import encode_segments, prompt_ids, segments
     from llava_finetune.templates import conversation
 
     if system is None:
@@ -101,4 +101,4 @@ def ids_with_system(turns: Sequence[dict[str, str]], system: str | None, templat
         first = first.replace(own.system, wanted, 1)
     else:
         first = first.replace("[INST] ", f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n", 1)
-    return _encode_segments([type(pieces[0])(first), *pieces[1:]], tokenizer)[0]
+    return encode_segments([type(pieces[0])(first), *pieces[1:]], tokenizer)[0]
