@@ -64,10 +64,11 @@ def _inspect(path: Path, name: str) -> Facts:
     image = open_lazily(io.BytesIO(raw), name)
     width, height = image.size
     turned = image.getexif().get(ORIENTATION, 1) != 1 if b"Exif" in raw[:4096] else False
+    drafted = None
     if image.format == "JPEG" and min(width, height) >= 4 * FINE:
-        image.draft("RGB", (width // 8, height // 8))  # entropy-decodes every byte, inverse-transforms few
+        drafted = image.draft("RGB", (width // 8, height // 8))  # entropy-decodes every byte, inverse-transforms few
     load(image, name)
-    thumb = _thumb(image)
+    thumb = _thumb(image, drafted[1] if drafted else (0, 0, *image.size))
     return Facts(
         width=width,
         height=height,
@@ -80,13 +81,11 @@ def _inspect(path: Path, name: str) -> Facts:
     )
 
 
-def _thumb(image: Image.Image) -> Image.Image:
+def _thumb(image: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
+    """Return the thumbnail of what `box` holds: a draft's last row and column reach beyond the picture."""
     if image.mode not in {"RGB", "L"}:
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    step = min(image.width // (2 * THUMB[0]), image.height // (2 * THUMB[1]))
-    if step > 1:
-        image = image.reduce(step)
-    return image.resize(THUMB, Image.Resampling.BOX).convert("RGB")
+    return image.resize(THUMB, Image.Resampling.BILINEAR, box=box, reducing_gap=3.0).convert("RGB")
 
 
 def _pattern(thumb: Image.Image) -> int:

@@ -26,7 +26,7 @@ from data_prep.files import sha256_of, write_json
 from data_prep.picture import resolve_image
 from data_prep.record import Records, images_of, read_records
 
-VERSION = 1
+VERSION = 2
 """Part of the cache's key: one more whenever a check changes."""
 
 Name = str | os.PathLike[str]

@@ -32,6 +32,7 @@ class Worker:
         """Keep the command; nothing is started yet."""
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = False
 
     def inspect(self, folder: str, names: Sequence[str]) -> list[Facts]:
         """Return the facts of `names`; a picture that kills the process is found alone and named unreadable."""
@@ -51,6 +52,8 @@ class Worker:
             answer: list[Facts] = pickle.load(process.stdout)
             return answer
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+            if self._stopped:
+                raise
             self.close()
             return None
 
@@ -62,11 +65,16 @@ class Worker:
         return self._process
 
     def close(self) -> None:
-        """End the process."""
-        if self._process:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
+        """End the process; the next inspection starts another."""
+        process, self._process = self._process, None  # first: two threads may close it
+        if process:
+            process.kill()
+            process.communicate()
+
+    def stop(self) -> None:
+        """End the process for good: a thread that waits for it must not take its end for a crash of the decoder."""
+        self._stopped = True
+        self.close()
 
 
 def num_cores() -> int:
@@ -109,7 +117,7 @@ def _scan_in_processes(root: str, names: Sequence[str], count: int, progress: Pr
     with ExitStack() as stack:
         workers = [Worker() for _ in range(count)]
         for worker in workers:
-            stack.callback(worker.close)
+            stack.callback(worker.stop)
         threads = [threading.Thread(target=feed, args=(worker,), daemon=True) for worker in workers]
         for thread in threads:
             thread.start()

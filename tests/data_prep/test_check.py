@@ -1,11 +1,13 @@
 """What a check finds, in how many processes, and that it is cached; the real OK-VQA questions convert."""
 
 import json
+import random
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from data_prep.__main__ import main
 from data_prep.check import check_records
@@ -169,3 +171,129 @@ def test_okvqa_questions_convert_with_no_text_changed(sources: Path, root: Path)
     records = read_records("o.jsonl")
     texts = [item["conversations"][0]["value"].removeprefix("<image>\n") for item in records]
     assert texts == [question["question"] for question in questions]
+
+
+def findings(folder: Path, rows: list[dict[str, object]], **more: object) -> dict[str, list[str]]:
+    """The details of every finding by kind."""
+    write_records(folder / "r.json", rows)
+    report = check_records(folder / "r.json", folder, **more)  # type: ignore[arg-type]
+    return {found.kind.name: [example.detail for example in found.examples] for found in report.findings}
+
+
+def test_copies_and_lookalikes_are_told_apart(tmp_path: Path) -> None:
+    for number in range(3):
+        photograph(number).save(tmp_path / f"{number}.png")
+    shutil.copy(tmp_path / "0.png", tmp_path / "copy.png")
+    photograph(1).resize((300, 220)).save(tmp_path / "smaller.jpg", quality=70)
+    names = ("0.png", "1.png", "2.png", "copy.png", "smaller.jpg")
+    found = findings(tmp_path, [record(name, name, answer=name) for name in names])
+    assert found["same picture twice"] == ["copy.png and 0.png"]
+    assert found["similar pictures"] == ["smaller.jpg and 1.png"]
+
+
+def photograph(seed: int) -> Image.Image:
+    """A picture with many shades, different for each seed."""
+    draw_from = random.Random(seed)
+    small = Image.new("RGB", (8, 6))
+    small.putdata([tuple(draw_from.randrange(256) for _ in range(3)) for _ in range(48)])
+    return small.resize((400, 300), Image.Resampling.BICUBIC)
+
+
+def test_animated_misnamed_turned_and_tiny_pictures_are_noted_and_do_not_stop_training(tmp_path: Path) -> None:
+    frames = [photograph(seed).resize((40, 30)) for seed in range(3)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    photograph(4).save(tmp_path / "named.jpg", "PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photograph(5).save(tmp_path / "turned.jpg", exif=exif)
+    photograph(6).resize((9, 30)).save(tmp_path / "tiny.png")
+    names = ("moving.gif", "named.jpg", "turned.jpg", "tiny.png")
+    rows = [record(name, name, answer=name) for name in names]
+    found = findings(tmp_path, rows)
+    assert found["animated"] == ["moving.gif has 3 frames"]
+    assert found["wrong extension"] == ["named.jpg holds .png bytes"]
+    assert found["turned by EXIF"] == ["turned.jpg"]
+    assert found["tiny picture"] == ["tiny.png is 9 x 30"]
+    assert check_records(tmp_path / "r.json", tmp_path).ok
+
+
+def test_a_lookalike_in_the_test_file_is_a_warning(tmp_path: Path) -> None:
+    photograph(1).save(tmp_path / "a.png")
+    photograph(1).resize((300, 220)).save(tmp_path / "b.jpg", quality=70)
+    write_records(tmp_path / "test.json", [record("t", "b.jpg")])
+    found = findings(tmp_path, [record("a", "a.png")], test_path=tmp_path / "test.json")
+    assert found["similar in train and test"] == ["a.png looks like b.jpg of the test file"]
+
+
+def test_ids_and_records_that_stand_twice_and_answers_that_rule_are_found(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg", 1)
+    rows = [record("x", "a.jpg", answer="yes"), record("x", "a.jpg", answer="yes"), {**record("y", "a.jpg"), "id": "y"}]
+    rows += [record(f"n{n}", "a.jpg", question=f"<image>\nWhat {n}?", answer="yes") for n in range(30)]
+    del rows[2]["id"]
+    found = findings(tmp_path, rows)
+    assert found["id twice"] == ["record 1 has the same id"]
+    assert found["record twice"] == ["record 1 has the same picture and text"]
+    assert found["no id"] == ['no "id"']
+    assert found["one answer rules"] == ["'yes' is 97% of 33 answers"]
+
+
+def test_with_a_model_pictures_count_as_their_tokens_and_what_is_cut_off_is_named(tmp_path: Path) -> None:
+    from llava_finetune.tiny import make_tiny_llava
+
+    draw(tmp_path / "a.jpg", 1, (60, 60))
+    rows = [
+        record("short", "a.jpg", answer="a dog"),
+        record("long", "a.jpg", answer="a dog and " * 40),
+        record("late", "a.jpg", question="<image>\n" + "What is it, please? " * 60, answer="a dog"),
+    ]
+    write_records(tmp_path / "r.json", rows)
+    for family, tokens in (("llava-1.5", "16"), ("1.6-mistral", None)):
+        model = make_tiny_llava(tmp_path / family, family)
+        report = check_records(tmp_path / "r.json", tmp_path, model=str(model), max_length=160)
+        places = {found.kind.name: [example.record for example in found.examples] for found in report.findings}
+        assert places["answer cut off"] == ["long"]
+        assert places["no supervised token"] == ["late"]
+        assert not report.ok
+        counted = report.statistics["tokens"]
+        assert counted["context"] == 160
+        assert counted["image_tokens"] == tokens if tokens else int(counted["image_tokens"]) > 16
+
+
+def test_the_page_shows_each_finding_with_its_pictures(tmp_path: Path) -> None:
+    from data_prep.check.page import write_check_page
+
+    for number in range(2):
+        photograph(number).save(tmp_path / f"{number}.png")
+    shutil.copy(tmp_path / "0.png", tmp_path / "copy.png")
+    rows = [record("a<b>", "0.png", answer="<image> x"), record("b", "copy.png"), record("c", "gone.png")]
+    write_records(tmp_path / "r.json", rows)
+    write_check_page(check_records(tmp_path / "r.json", tmp_path), tmp_path / "c.html")
+    page = (tmp_path / "c.html").read_text(encoding="utf-8")
+    assert "Training would be wrong." in page
+    assert "a&lt;b&gt;" in page and "a<b>" not in page
+    assert page.count("<img ") == 3
+    assert "http" not in page and "prefers-color-scheme: dark" in page
+
+
+def test_what_is_mended_comes_out_right_and_the_rest_is_listed(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg", 1)
+    rows: list[dict[str, object]] = [
+        {"id": "roles", "image": "a.jpg", **turns(("user", "<image>\nWhat?"), ("assistant", "a dog"))},
+        {"id": "key", "img": "a.jpg", **turns(("human", "What?"), ("gpt", "a cat"))},
+        {"id": "end", "image": "a.jpg", **turns(("human", "<image>\nWho?"), ("gpt", "a cow</s>"))},
+        {"id": "number", "image": "a.jpg", **turns(("human", "<image>\nHow many?"), ("gpt", 3))},
+        {"id": "role", "image": "a.jpg", **turns(("critic", "<image>\nWhat?"), ("gpt", "a dog"))},
+    ]
+    rows = [{**row, "id": name} for row, name in zip(rows, ("roles", "key", "end", "number", "role"), strict=True)]
+    write_records(tmp_path / "r.json", rows)
+    words = ["check", str(tmp_path / "r.json"), "--image-folder", str(tmp_path), "--fix", str(tmp_path / "m.json")]
+    assert main(words) == 0
+    mended = {item["id"]: item["conversations"] for item in read_records(tmp_path / "m.json")}
+    assert list(mended) == ["roles", "key", "end", "number"]
+    assert mended["roles"][0] == {"from": "human", "value": "<image>\nWhat?"}
+    assert mended["key"][0]["value"] == "<image>\nWhat?"
+    assert mended["end"][1]["value"] == "a cow"
+    assert mended["number"][1]["value"] == "3"
+    meta = json.loads((tmp_path / "m.meta.json").read_text())
+    assert [entry["record"] for entry in meta["dropped"]] == ["role"]
+    assert meta["counts"]["mended"]["unknown role"] == 1
