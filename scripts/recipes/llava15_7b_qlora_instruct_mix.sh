@@ -5,7 +5,7 @@
 #         learning rate 1.4e-5, one pass, 8 records a step.
 # Needs   one 16 GB GPU (llava-finetune plan --model liuhaotian/llava-v1.5-7b --mode qlora --lora_r 64 --gpus 1x16GB)
 # Time    10,000 records: about 3 hours on a T4, under 1 on a 24 GB card (estimated, not measured)
-# Data    python -m data_prep hf HuggingFaceH4/llava-instruct-mix-vsft --limit 10000 --output data/instruct-mix
+# Data    python -m data_prep hf HuggingFaceH4/llava-instruct-mix-vsft --limit 10000 --output data/instruct-mix/records.json
 # Launch  bash scripts/recipes/llava15_7b_qlora_instruct_mix.sh
 # Change  MODEL, DATA, IMAGES, OUTPUT, NUM_GPUS from the environment; any train flag after the script's name wins:
 #         bash scripts/recipes/llava15_7b_qlora_instruct_mix.sh --learning_rate 1e-4 --num_train_epochs 2

@@ -5,7 +5,7 @@
 # Needs   one 8 GB GPU (llava-finetune plan --model bczhou/tiny-llava-v1-hf --mode qlora --lora_r 64 --gpus 1x8GB)
 # Time    500 steps of 8: about 20 minutes on a T4 (estimated, not measured)
 # Model   llava-finetune import bczhou/tiny-llava-v1-hf models/tiny-llava       (llava-hf layout to upstream's)
-# Data    python -m data_prep hf HuggingFaceH4/llava-instruct-mix-vsft --limit 10000 --output data/instruct-mix
+# Data    python -m data_prep hf HuggingFaceH4/llava-instruct-mix-vsft --limit 10000 --output data/instruct-mix/records.json
 # Launch  bash scripts/recipes/small_llava_qlora_instruct_mix.sh
 # Change  MODEL, DATA, IMAGES, OUTPUT, NUM_GPUS from the environment; any train flag after the script's name wins:
 #         bash scripts/recipes/small_llava_qlora_instruct_mix.sh --max_steps 2000
