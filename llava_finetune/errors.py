@@ -26,6 +26,12 @@ class UsageError(UserError):
     exit_code = 2
 
 
+class OutOfMemoryError(UserError):
+    """Ranks ran out of memory together; the launcher starts them again with smaller micro-batches."""
+
+    exit_code = 71  # EX_OSERR of sysexits.h
+
+
 def record_failure(message: str, code: int = 1) -> bool:
     """Leave this rank's message and exit code for the launcher; False where another rank here did so before.
 

@@ -17,6 +17,7 @@ from llava_finetune import ROOT, preflight
 from llava_finetune.errors import UsageError
 from llava_finetune.machine import gpus
 from llava_finetune.processes import free_port, run
+from llava_finetune.relaunch import run_until_it_fits
 
 MODES = ("pretrain", "full", "lora", "qlora")
 
@@ -46,6 +47,9 @@ examples:
   ... bash scripts/finetune_lora.sh --num_train_epochs 3 --eval_data_path val.json --eval_strategy epoch
   ... NUM_GPUS=1 DEEPSPEED_CONFIG=none bash scripts/finetune_qlora.sh --auto
 """
+
+
+BATCH_FLAGS = ("--per_device_train_batch_size", "--gradient_accumulation_steps")
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     age = 60.0 if settings.num_nodes == 1 else 3600.0
     for lock in preflight.drop_stale_locks(Path(environment["TORCH_EXTENSIONS_DIR"]), min_age=age):
         print(f"# removed a lock that a killed build left: {lock}", flush=True)
-    return run(launch.command, environment)
+    batch, accumulation = (flag(launch.command, name) or "1" for name in BATCH_FLAGS)
+    if settings.num_nodes > 1:  # each machine has a launcher of its own, and they would have to agree
+        return run(launch.command, environment)
+    return run_until_it_fits(launch.command, environment, int(batch), int(accumulation))
 
 
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -232,8 +239,7 @@ def _wanted(settings: Settings, name: str, variable: str) -> str:
 
 def _batch_flags(settings: Settings) -> tuple[list[str], str]:
     """Batch and accumulation for the wanted global batch, and a line that shows the arithmetic."""
-    per_gpu = flag(settings.flags, "--per_device_train_batch_size")
-    accumulation = flag(settings.flags, "--gradient_accumulation_steps")
+    per_gpu, accumulation = (flag(settings.flags, name) for name in BATCH_FLAGS)
     wanted, world = _number(settings.environment, "GLOBAL_BATCH", 128), settings.world_size
     size = int(per_gpu) if per_gpu else min(_number(settings.environment, "PER_GPU_BATCH", 4), max(1, wanted // world))
     steps = int(accumulation) if accumulation else max(1, round(wanted / (size * world)))
@@ -241,8 +247,8 @@ def _batch_flags(settings: Settings) -> tuple[list[str], str]:
     note = f"{total} records a step = {world} {unit}(s) x {size} x {steps} accumulated"
     if total != wanted and not (per_gpu and accumulation):
         note += f" (GLOBAL_BATCH={wanted} is no multiple of {size * world})"
-    flags = [] if per_gpu else ["--per_device_train_batch_size", str(size)]
-    return flags + ([] if accumulation else ["--gradient_accumulation_steps", str(steps)]), note
+    flags = [] if per_gpu else [BATCH_FLAGS[0], str(size)]
+    return flags + ([] if accumulation else [BATCH_FLAGS[1], str(steps)]), note
 
 
 def _starter(settings: Settings, config: Path | None) -> tuple[list[str], dict[str, str]]:

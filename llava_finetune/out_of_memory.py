@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
-from llava_finetune.errors import UserError
+from llava_finetune.errors import OutOfMemoryError, UserError
 from llava_finetune.masking import IGNORE_INDEX
+from llava_finetune.relaunch import halved
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -91,12 +92,11 @@ class HalvedBatches:
         args = self.args
         step, batch = self.state.global_step + 1, args.per_device_train_batch_size
         if args.world_size > 1 or self.is_deepspeed_enabled:
-            raise UserError(
+            smaller = halved(batch, args.gradient_accumulation_steps)
+            raise OutOfMemoryError(
                 f"step {step}: out of memory ({message}). Ranks cannot change their batches alone; go on from the last "
-                f"checkpoint, with the same global batch and order, by adding: --resume auto "
-                f"--per_device_train_batch_size {max(batch // 2, 1)} "
-                f"--gradient_accumulation_steps {args.gradient_accumulation_steps * (2 if batch > 1 else 1)}"
-                + ("" if batch > 1 else " --gradient_checkpointing True, or a DeepSpeed config with offload")
+                "checkpoint, with the same global batch and order (the launchers do it by themselves), by adding: "
+                + " ".join(smaller or ("--gradient_checkpointing True, or a DeepSpeed config with offload",))
             )
         if self.num_parts >= batch:
             raise UserError(

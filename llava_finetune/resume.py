@@ -26,7 +26,7 @@ MODEL = (
     "attn_implementation",
 )  # fmt: skip
 TRAINING = (
-    "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "weight_decay", "max_grad_norm",
+    "learning_rate", "weight_decay", "max_grad_norm",
     "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps", "optim", "adam_beta1", "adam_beta2",
     "adam_epsilon", "seed", "data_seed", "bits", "lora_enable", "lora_r", "lora_alpha", "lora_dropout", "lora_bias",
     "lora_targets", "use_dora", "use_rslora", "tune_vision_tower", "vision_tower_lr", "mm_projector_lr",
@@ -42,6 +42,9 @@ def settings_of(arguments: Arguments) -> dict[str, Any]:
     return {
         **{name: getattr(model, name) for name in MODEL},
         **{name: _plain(getattr(training, name, None)) for name in TRAINING},
+        # Cut otherwise into micro-batches, as after running out of memory, the same records make a step.
+        "records_per_step": training.per_device_train_batch_size * training.gradient_accumulation_steps,
+        "independent_turns": data.independent_turns.lower(),
         "image_aspect_ratio": data.image_aspect_ratio,
         "data_sha256": file_sha256(Path(data.data_path)),
         "replay": data.replay and data.replay.rpartition(":")[2],

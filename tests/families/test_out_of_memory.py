@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+from llava_finetune import relaunch
+from llava_finetune.errors import OutOfMemoryError
 from llava_finetune.out_of_memory import halves, is_out_of_memory
 from tests.oracle.runs import Done, Job, largest_difference, largest_relative, run_jobs, weights
 
@@ -62,7 +69,7 @@ def test_one_record_that_does_not_fit_says_what_helps(runs: dict[str, Done]) -> 
 @pytest.mark.slow
 def test_ranks_end_together_and_name_the_flags_to_go_on_with(runs: dict[str, Done]) -> None:
     done = runs["two ranks"]
-    assert done.code == 1
+    assert done.code == OutOfMemoryError.exit_code
     assert "--resume auto --per_device_train_batch_size 2 --gradient_accumulation_steps 4" in done.log
 
 
@@ -76,3 +83,69 @@ def test_only_memory_errors_are_taken_for_memory_errors() -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+ONCE_FOR_EVERY_RANK = """
+import os, pathlib
+rank = os.environ.get("RANK")
+mark = pathlib.Path(os.environ["MARKS"], f"rank{rank}")
+if rank is not None and not mark.exists():
+    import torch
+    from accelerate import Accelerator
+    backward, calls = Accelerator.backward, []
+    def fail_once(self, loss, **keywords):
+        backward(self, loss, **keywords)
+        calls.append(loss)
+        if len(calls) == 2:
+            mark.touch()
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    Accelerator.backward = fail_once
+"""
+
+
+@pytest.mark.slow
+def test_a_launcher_starts_ranks_again_with_half_the_batch_and_every_step_is_there_once(
+    models: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(ONCE_FOR_EVERY_RANK)
+    environment = {
+        **{name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")},
+        "PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(tmp_path),
+        "MARKS": str(tmp_path),
+        "MODEL": str(models["llava-1.5"]),
+        "DATA": str(data / "mixed.json"),
+        "IMAGES": str(data),
+        "OUTPUT": str(tmp_path / "run"),
+        "NUM_GPUS": "2",
+        "PER_GPU_BATCH": "2",
+        "GLOBAL_BATCH": "4",
+    }
+    flags = "--max_steps 3 --save_steps 1 --dataloader_num_workers 0 --gradient_checkpointing False --check_data False"
+    done = subprocess.run(
+        ["bash", str(Path(__file__).parents[2] / "scripts" / "finetune_lora.sh"), *flags.split()],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    again = "# out of memory: once more, from the last checkpoint, with --per_device_train_batch_size 1"
+    assert f"{again} --gradient_accumulation_steps 2" in done.stdout
+    assert "going on from" in done.stdout and "checkpoint-1" in done.stdout
+    rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3]
+    assert (tmp_path / "run/adapter_config.json").is_file()
+
+
+def test_the_batch_is_halved_until_it_fits_or_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
+        started.append(list(command))
+        return OutOfMemoryError.exit_code
+
+    monkeypatch.setattr(relaunch, "run", run)
+    assert relaunch.run_until_it_fits(["train"], {}, batch=6, accumulation=2) == OutOfMemoryError.exit_code
+    batches = [(command[-3], command[-1]) for command in started[1:]]
+    assert batches == [("3", "4"), ("1", "12")], "every step keeps its twelve records"
