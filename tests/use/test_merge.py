@@ -232,3 +232,47 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no model weights"):
         merge(str(tmp_path / "empty"), tmp_path / "out")
+
+
+def copied(adapter: Path, base: Path, folder: Path, **config: object) -> tuple[Path, Path]:
+    """An adapter whose manifest names no hash, as upstream's own, and a copy of its base; both configs changed."""
+    for source, name in ((adapter, "run"), (base, "base")):
+        shutil.copytree(source, folder / name)
+        path = folder / name / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
+    (folder / "run" / "llava_finetune.json").unlink()
+    return folder / "run", folder / "base"
+
+
+def test_half_a_shard_of_the_base_is_refused(adapter: Path, family: Make, tmp_path: Path) -> None:
+    run, base = copied(adapter, family("llava-1.5"), tmp_path)
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(UserError, match=rf"{base}: the weights cannot be loaded: .*incomplete"):
+        merge(str(run), tmp_path / "out", base=str(base))
+    assert not (tmp_path / "out").exists()
+
+
+def test_half_an_adapter_is_refused(adapter: Path, tmp_path: Path) -> None:
+    shutil.copytree(adapter, tmp_path / "run")
+    weights = tmp_path / "run" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(UserError, match="the adapter cannot be loaded, it may be cut off"):
+        merge(str(tmp_path / "run"), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "llava_qwen"}, "no usable config.json .*llava_qwen"),
+        ({"model_type": "gpt2"}, 'a language model without a vision tower|unknown model family "gpt2"; known: llama'),
+        ({"architectures": ["LlavaForConditionalGeneration"]}, "a llava-hf checkpoint .* llava-finetune import"),
+    ],
+)
+def test_an_unknown_architecture_is_refused(
+    config: dict[str, object], message: str, adapter: Path, family: Make, tmp_path: Path
+) -> None:
+    run, base = copied(adapter, family("llava-1.5"), tmp_path, **config)
+    with pytest.raises(UserError, match=message):
+        merge(str(run), tmp_path / "out", base=str(base))
+    assert not (tmp_path / "out").exists()

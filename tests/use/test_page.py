@@ -349,6 +349,22 @@ def test_a_phone_shows_everything_without_sideways_scrolling(browser: Any, page_
     context.close()
 
 
+def test_temperature_top_p_and_length_reach_the_model(page_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llava_finetune.serve.page import Page, Talk
+    from llava_finetune.serve.sampling import Sampling
+
+    engine = page_server.server.engines["tuned"]
+    asked: list[Sampling] = []
+    submit = engine.submit
+    monkeypatch.setattr(
+        engine, "submit", lambda prompt, sampling, notify: asked.append(sampling) or submit(prompt, sampling, notify)
+    )
+    handlers, talk = Page(page_server.server), Talk()
+    list(handlers.ask({"text": "Hello"}, talk, 0.7, 0.9, 3, compare=False))
+    list(handlers.retry(talk, 0.0, 1.0, 2, compare=False))
+    assert asked == [Sampling(3, 0.7, 0.9), Sampling(2, 0.0, 1.0)]
+
+
 def gradio_config(url: str) -> dict[str, Any]:
     return httpx.get(f"{url}/config").json()
 
