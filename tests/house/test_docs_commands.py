@@ -1,4 +1,4 @@
-"""Every command of the README and the how-tos is run, dry where it takes a GPU or hours (docs/data.md: its own test)."""
+"""Every command of the README and how-tos is run, dry where it takes a GPU or hours; docs/data.md has its own test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LAUNCHER = re.compile(r"scripts/(?:finetune_\w+|pretrain|recipes/\w+)\.sh")
 
 def commands(page: Path) -> list[str]:
     """The lines of a page's fenced blocks, continued lines joined, comments and empty lines left out."""
-    blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^ *```\w*\n(.*?)^ *```", page.read_text(), re.MULTILINE | re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [line for text in lines if (line := re.sub(r"\s+#.*$|^#.*$", "", text).strip())]
 
@@ -50,16 +50,16 @@ def test_a_launchers_line_gives_a_training_command(command: str, tmp_path: Path)
 
 @pytest.mark.parametrize("command", found(r"^llava-finetune plan"))
 def test_a_plan_is_made_from_the_shape_alone(command: str, tmp_path: Path) -> None:
-    done = run(command.replace(" --data train.json", ""), tmp_path)
+    done = run(re.sub(r" --data \S+", "", command), tmp_path)
     assert done.returncode == 0, done.stderr
     assert "as proposed" in done.stdout
 
 
-@pytest.mark.parametrize("command", found(r"^(llava-finetune (?!plan)|python -m (patches|pytest))"))
+@pytest.mark.parametrize("command", found(r"^(llava-finetune (?!plan)|python -m (data_prep|patches|pytest))"))
 def test_a_command_and_its_flags_exist(command: str, tmp_path: Path) -> None:
     for part in command.split(" && "):
         words = part.split()
-        size = 2 if words[0] == "llava-finetune" else 4 if words[2] == "patches" else 3
+        size = 2 if words[0] == "llava-finetune" else 3 if words[2] == "pytest" else 4
         done = run(" ".join([*words[:size], "--help"]), ROOT)
         assert done.returncode == 0, done.stderr
         for flag in (word.split("=")[0] for word in words[size:] if word.startswith("-")):
