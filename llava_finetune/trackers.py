@@ -212,7 +212,7 @@ MAKERS: dict[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {
 
 
 def _named(names: Sequence[str] | str | None) -> list[str]:
-    given = names.split(",") if isinstance(names, str) else list(names or [])
+    given = (names if isinstance(names, str) else ",".join(names or [])).split(",")
     wanted = list(dict.fromkeys(name.strip() for name in given if name.strip() not in ("", "none")))
     unknown = [name for name in wanted if name not in NAMES]
     if unknown:

@@ -11,7 +11,7 @@ import textwrap
 import pytest
 
 from llava_finetune.errors import UsageError, UserError
-from llava_finetune.trackers import NAMES, Guarded, make_trackers
+from llava_finetune.trackers import NAMES, Guarded, _named, make_trackers
 
 CONFIG = {"command": ["llava-finetune", "train"], "arguments": {"lora_r": 128}, "seed": 7}
 
@@ -44,6 +44,10 @@ def predictions(make_run):
 @pytest.mark.parametrize("names", [None, "", "none", [], ["none"]])
 def test_there_are_none_by_default(tmp_path, names):
     assert make_trackers(names, tmp_path, CONFIG) == []
+
+
+def test_several_are_named_with_commas():
+    assert _named("wandb, trackio") == _named(["wandb,trackio"]) == _named(["wandb", "trackio"]) == ["wandb", "trackio"]
 
 
 def test_an_unknown_tracker_is_wrong_use(tmp_path):

@@ -13,7 +13,7 @@ import torch
 from llava_finetune.arguments import parse
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.run_log import RunLog
-from llava_finetune.watch import AdapterWatch, FiniteWatch, StopSignal
+from llava_finetune.watch import AdapterWatch, FiniteWatch, StopSignal, TeachingCollator
 from tests.training.conftest import Flags, record, rows_of
 from tests.training.forked import Wound, at_step, train
 
@@ -75,7 +75,7 @@ def test_fp16_may_skip_overflowing_steps_but_not_for_ever() -> None:
         FiniteWatch(tolerate_overflow=True).note("loss", 1, ["a"], torch.tensor(float("nan")))
 
 
-def test_records_without_a_supervised_token_are_named(flags: Flags, data: Path, tmp_path: Path) -> None:
+def test_a_record_that_is_too_long_to_be_answered_is_named(flags: Flags, data: Path, tmp_path: Path) -> None:
     records = [
         *json.loads((data / "train.json").read_text()),
         record("long-1", "<image>\n" + "what is it? " * 60, "red", image="0.png"),
@@ -84,7 +84,21 @@ def test_records_without_a_supervised_token_are_named(flags: Flags, data: Path, 
     more = f"--data_path {tmp_path / 'records.json'} --model_max_length 120 --per_device_train_batch_size 11"
     code, text = train(flags("lora", tmp_path / "run", more), tmp_path / "out")
     assert code == 1
-    assert "records without a supervised token within --model_max_length 120 (pictures count): long-1. Shorten" in text
+    assert "error: record 'long-1': no supervised token within 120 tokens (the record has " in text
+
+
+def test_a_batch_names_its_records_that_pictures_leave_no_room_to_answer() -> None:
+    def example(name: str, picture: int) -> dict[str, Any]:
+        labels = torch.tensor([-100] * 8 + [5, 6])
+        return {"id": name, "input_ids": labels, "labels": labels, "length": 10 + picture, "branches": ()}
+
+    collate = TeachingCollator(lambda examples: {"num": len(examples)}, 16)
+    assert collate([example("a", 0), example("b", 7)]) == {"num": 2, "num_cut": 1}
+    with pytest.raises(UserError) as caught:
+        collate([example("a", 0), example("b", 8), example("c", 9)])
+    assert str(caught.value).startswith(
+        "records without a supervised token within --model_max_length 16 (pictures count): b, c. Shorten them or raise"
+    )
 
 
 def test_a_loss_of_exactly_0_is_an_error(flags: Flags, tmp_path: Path) -> None:
