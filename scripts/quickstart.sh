@@ -43,7 +43,9 @@ mkdir -p "$RUN/.done"
 NAMES=(data language-model tower pretrain baseline finetune final blind shuffled merge report)
 PLANNED=(5 25 110 60 45 480 50 50 50 15 10)
 ((FULL)) && PLANNED=(5 25 110 60 150 1600 160 160 160 15 20)
-done_planned=0 done_real=0 chain=""
+done_planned=0 done_real=0
+chain="" # what the model was made with so far
+scores="" # what it was measured with
 
 left() {
   local sum=0 index
@@ -52,19 +54,24 @@ left() {
   echo "about $(((sum + 59) / 60)) min left"
 }
 
-# step NAME WHY COMMAND...: run a step unless it is done with the same command after the same steps.
+# step NAME WHY COMMAND...: run a step unless it is done with the same command after the same steps. What is measured
+# changes no model: other QUESTIONS measure again and train nothing.
 step() {
-  local name="$1" why="$2" index=0 began=$SECONDS
+  local name="$1" why="$2" index=0 began=$SECONDS key
   shift 2
   while [[ "${NAMES[index]}" != "$name" ]]; do index=$((index + 1)); done
-  chain="$(printf '%s\n' "$chain" "${MODEL:-}" "${DATA:-}" "${PER_GPU_BATCH:-}" "${GLOBAL_BATCH:-}" "$@" | cksum)"
-  if [[ "$(cat "$RUN/.done/$name" 2>/dev/null)" == "$chain" ]]; then
+  key="$(printf '%s\n' "$chain" "${MODEL:-}" "${DATA:-}" "${PER_GPU_BATCH:-}" "${GLOBAL_BATCH:-}" "$@" | cksum)"
+  case "$name" in
+    baseline | final | blind | shuffled) scores+="$key" ;;
+    *) chain="$key" ;;
+  esac
+  if [[ "$(cat "$RUN/.done/$name" 2>/dev/null)" == "$key" ]]; then
     printf '[%d/%d] %s: done already\n' $((index + 1)) ${#NAMES[@]} "$name"
     return
   fi
   printf '[%d/%d] %s: %s; %s\n' $((index + 1)) ${#NAMES[@]} "$name" "$why" "$(left "$index")"
   "$@"
-  printf '%s\n' "$chain" >"$RUN/.done/$name.new" && mv "$RUN/.done/$name.new" "$RUN/.done/$name"
+  printf '%s\n' "$key" >"$RUN/.done/$name.new" && mv "$RUN/.done/$name.new" "$RUN/.done/$name"
   done_planned=$((done_planned + PLANNED[index])) done_real=$((done_real + SECONDS - began))
 }
 
@@ -73,13 +80,15 @@ gpus() {
   if command -v nvidia-smi >/dev/null; then nvidia-smi --list-gpus | wc -l; else echo "$PROCESSES"; fi
 }
 
-# train STAGE FLAGS...: a launcher; a run of other settings is moved away, a killed one of the same goes on.
+# train STAGE FLAGS...: a launcher; a run of other settings is removed, a killed one of the same goes on.
 train() {
-  local launcher="$1" output="$2" settings
+  local launcher="$1" output="$2"
   shift 2
-  settings="$(printf '%s\n' "$chain" | cksum)"
-  if [[ -e "$output" && "$(cat "$output/.settings" 2>/dev/null)" != "$settings" ]]; then rm -rf "$output"; fi
-  mkdir -p "$output" && printf '%s\n' "$settings" >"$output/.settings"
+  if [[ -e "$output" && "$(cat "$output/.settings" 2>/dev/null)" != "$chain" ]]; then
+    echo "removing $output: it was trained with other settings"
+    rm -rf "$output"
+  fi
+  mkdir -p "$output" && printf '%s\n' "$chain" >"$output/.settings"
   NUM_GPUS="${NUM_GPUS:-$(gpus)}" OUTPUT="$output" IMAGES="$PICTURES" bash "scripts/$launcher.sh" \
     --gradient_checkpointing False --dataloader_num_workers 0 --resume auto "$@"
 }
@@ -90,7 +99,7 @@ merge() {
 }
 
 evaluate() {
-  llava-finetune evaluate --data "$RUN/data/test.json" --image_folder "$PICTURES" --sample "$QUESTIONS" \
+  llava-finetune evaluate --data "$RUN/data/test.json" --image_folder "$PICTURES" \
     --output "$RUN" --num_processes "$PROCESSES" --batch_size 64 --max_new_tokens 12 "$@"
 }
 
@@ -110,7 +119,7 @@ MODEL="$LANGUAGE_MODEL" DATA="$RUN/data/captions_train.json" PER_GPU_BATCH=32 GL
   train pretrain "$RUN/pretrain" --vision_tower "$VISION_TOWER" --mm_vision_select_layer "$SELECT_LAYER" \
   --max_steps 80 --warmup_steps 8 --learning_rate 2e-3 --save_steps 40 --save_total_limit 1
 step baseline "the same questions before fine-tuning, by the same code" \
-  evaluate --model "$RUN/pretrain" --name baseline --train_data "$RUN/data/train.json"
+  evaluate --sample "$QUESTIONS" --model "$RUN/pretrain" --name baseline --train_data "$RUN/data/train.json"
 # In order: the first 280 pictures are dialogues, whose answers about "is it ...?" follow from what was said before; the
 # rest ask each question alone. Without that beginning these answers stay at their prior after 1,000 pictures.
 MODEL="$LANGUAGE_MODEL" DATA="$RUN/data/train.json" PER_GPU_BATCH=2 GLOBAL_BATCH=4 \
@@ -121,14 +130,14 @@ MODEL="$LANGUAGE_MODEL" DATA="$RUN/data/train.json" PER_GPU_BATCH=2 GLOBAL_BATCH
   --max_steps "$STEPS" --warmup_steps 10 --learning_rate 5e-4 --mm_projector_lr 1e-3 --lora_dropout 0 \
   --eval_data_path "$RUN/data/test.json" --probe_data_path scripts/general.json --eval_steps 100 --eval_limit 100 \
   --eval_max_new_tokens 12 --per_device_eval_batch_size 50 --save_steps 75 --save_total_limit 1
-step final "after fine-tuning" evaluate --model "$RUN/finetune" --name final
+step final "after fine-tuning" evaluate --sample "$QUESTIONS" --model "$RUN/finetune" --name final
 step blind "the same model with its pictures withheld: what it knows without looking" \
-  evaluate --model "$RUN/finetune" --blind blank
+  evaluate --sample "$QUESTIONS" --model "$RUN/finetune" --blind blank
 step shuffled "the same model shown another question's picture: what it says when it believes a wrong one" \
-  evaluate --model "$RUN/finetune" --blind shuffled
+  evaluate --sample "$QUESTIONS" --model "$RUN/finetune" --blind shuffled
 step merge "the adapter becomes part of the model, verified against it" \
   merge
-step report "one page with scores, curves, and right and wrong answers" llava-finetune report "$RUN"
+DATA="$scores" step report "one page with scores, curves, and right and wrong answers" llava-finetune report "$RUN"
 PICTURE="$PICTURES/test/images/0.png"
 cat <<END
 open $RUN/report.html, or use the model:
