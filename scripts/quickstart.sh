@@ -28,7 +28,7 @@ RUN="${RUN:-runs/quickstart}"
 PROCESSES="${PROCESSES:-2}"
 SELECT_LAYER="${SELECT_LAYER:--1}"
 VERSION="${VERSION:-chatml_direct}"
-if ((FULL)); then : "${STEPS:=900}" "${QUESTIONS:=0}"; else : "${STEPS:=300}" "${QUESTIONS:=1500}"; fi
+if ((FULL)); then : "${STEPS:=900}" "${QUESTIONS:=0}"; else : "${STEPS:=300}" "${QUESTIONS:=1000}"; fi
 BASE="$RUN/base"
 LANGUAGE_MODEL="${LANGUAGE_MODEL:-$BASE/language-model}"
 VISION_TOWER="${VISION_TOWER:-$BASE/tower}"
