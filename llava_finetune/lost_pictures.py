@@ -66,6 +66,11 @@ class WithSubstitutes(Dataset[Any]):
         raise lost
 
     @property
+    def records(self) -> Any:
+        """The run's own records; general ones beside them (replay) are left out."""
+        return getattr(self.dataset, "main", self.dataset).records
+
+    @property
     def modality_lengths(self) -> list[int]:
         """As the data set's own."""
         return self.dataset.modality_lengths  # type: ignore[no-any-return]
