@@ -66,8 +66,9 @@ def run(series: Sequence[Patch], pristine: Mapping[str, bytes], count_lines: boo
             changed_by.setdefault(name, []).append(patch.name)
     report = Report(results, dict(pristine), changed_by=changed_by)
     for name, names in sorted(changed_by.items()):
-        report.files[name] = (notice(names) + trees[name].code).encode("utf-8")
-        report.broken += _prove_parse(name, trees[name])
+        code = trees[name].code
+        report.files[name] = (notice(names) + code).encode("utf-8")
+        report.broken += _prove_parse(name, trees[name], code)
     report.broken += [line for patch in applied for line in _prove_absent(patch, trees)]
     return report
 
@@ -128,10 +129,10 @@ def _changed(before: str, after: str) -> int:
     return sum(1 for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---"))
 
 
-def _prove_parse(name: str, tree: cst.Module) -> list[str]:
-    """The written text must mean the tree that was built: a missing bracket would not."""
+def _prove_parse(name: str, tree: cst.Module, code: str) -> list[str]:
+    """The written `code` must mean the tree that was built: a missing bracket would not."""
     try:
-        if pattern.same(tree, cst.parse_module(tree.code)):
+        if pattern.same(tree, cst.parse_module(code)):
             return []
         return [f"{name}: the patched text does not read as it was built; a template lacks brackets around a hole"]
     except cst.ParserSyntaxError as error:

@@ -59,8 +59,17 @@ def present(root: Path) -> Path | None:
 
 
 def fetch_sdist(root: Path) -> str:
-    """Download llava-torch's sdist with pip into build/upstream. Raises FetchError."""
-    target = root / SDIST_FOLDER
+    """Download llava-torch's sdist with pip into build/upstream. Raises FetchError; what was there then stays."""
+    try:
+        return _fetch_sdist(root / SDIST_FOLDER)
+    except OSError as error:
+        raise FetchError(
+            f"{SDIST_FOLDER}: cannot be written ({error.strerror or error}); make room or give write permission, "
+            "then run: python -m patches fetch"
+        ) from None
+
+
+def _fetch_sdist(target: Path) -> str:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".upstream-", dir=target.parent) as folder:
         archive = download(Path(folder))

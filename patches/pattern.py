@@ -84,6 +84,12 @@ def is_hole(name: str) -> bool:
     return name.startswith("__") and not name.endswith("__") and len(name) > 2
 
 
+@functools.cache
+def _is_node(kind: type) -> bool:
+    """Whether values of a type are nodes. LibCST's types are abstract ones, whose isinstance() is slow."""
+    return issubclass(kind, cst.CSTNode)
+
+
 def _expression_hole(node: Any) -> str | None:
     return node.value if isinstance(node, cst.Name) and is_hole(node.value) else None
 
@@ -131,16 +137,16 @@ def same(left: Any, right: Any) -> bool:
 def _match(pattern: Any, node: Any, holes: Holes, holes_allowed: bool = True) -> bool:
     if isinstance(pattern, (list, tuple)) and isinstance(node, (list, tuple)):
         return _match_run(list(pattern), list(node), holes, holes_allowed) == len(node)
-    if not isinstance(pattern, cst.CSTNode):
-        return bool(pattern == node)
     if holes_allowed and (name := _expression_hole(pattern)) and isinstance(node, cst.BaseExpression):
         return _bind(holes, name, node)
     if type(pattern) is not type(node):
         return False
+    if not _is_node(pattern.__class__):
+        return bool(pattern == node)
     if isinstance(pattern, cst.SimpleString) and isinstance(node, cst.SimpleString):
         return bool(ast.literal_eval(pattern.value) == ast.literal_eval(node.value))
     open_body = holes_allowed and hasattr(pattern, "body") and _is_ellipsis(pattern.body)
-    for field in significant_fields(type(pattern)):
+    for field in significant_fields(pattern.__class__):
         if open_body and field in ("body", "orelse", "finalbody", "handlers"):
             continue
         if not _match(getattr(pattern, field), getattr(node, field), holes, holes_allowed):
@@ -182,20 +188,26 @@ def children(node: cst.CSTNode) -> Iterator[tuple[Step, cst.CSTNode]]:
     """The meaningful children of a node, each with its step."""
     for field in significant_fields(type(node)):
         value = getattr(node, field)
-        if isinstance(value, cst.CSTNode):
+        if _is_node(value.__class__):
             yield (field, None), value
         elif isinstance(value, (list, tuple)):
             for index, item in enumerate(value):
-                if isinstance(item, cst.CSTNode):
+                if _is_node(item.__class__):
                     yield (field, index), item
 
 
 def walk(node: cst.CSTNode, path: Path = (), into_definitions: bool = True) -> Iterator[tuple[Path, cst.CSTNode]]:
     """`node` and every node below it, outermost first; without `into_definitions`, no classes and functions."""
-    yield path, node
-    for step, child in children(node):
-        if into_definitions or not isinstance(child, (cst.FunctionDef, cst.ClassDef)):
-            yield from walk(child, (*path, step), into_definitions)
+    waiting = [(path, node)]
+    while waiting:
+        path, node = waiting.pop()
+        yield path, node
+        below = [
+            ((*path, step), child)
+            for step, child in children(node)
+            if into_definitions or not isinstance(child, (cst.FunctionDef, cst.ClassDef))
+        ]
+        waiting += reversed(below)
 
 
 def blocks(node: cst.CSTNode, path: Path, into_definitions: bool) -> Iterator[tuple[Path, Any]]:
@@ -221,18 +233,20 @@ def find(
         for path, block in blocks(scope, (), into):
             matches += _find_runs(list(pattern), block, path)
         return matches
+    any_kind = _expression_hole(pattern) is not None
     for path, node in walk(scope, (), into):
         holes: Holes = {}
-        if isinstance(node, cst.BaseExpression) and _match(pattern, node, holes):
+        if (any_kind or type(node) is type(pattern)) and _match(pattern, node, holes):
             matches.append(Match(path, 1, holes))
     return matches
 
 
 def _find_runs(pattern: list[Any], block: cst.IndentedBlock | cst.Module, path: Path) -> Iterator[Match]:
     start = 0
-    while start < len(block.body):
+    body = list(block.body)
+    while start < len(body):
         holes: Holes = {}
-        length = _match_run(pattern, list(block.body[start:]), holes, holes_allowed=True, exact=False)
+        length = _match_run(pattern, body[start:], holes, holes_allowed=True, exact=False)
         if length:
             yield Match((*path, ("body", start)), length, holes)
         start += length or 1

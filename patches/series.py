@@ -18,7 +18,6 @@ from patches.edits import Edit
 HERE = Path(__file__).resolve().parent
 SERIES_FILE = HERE / "series"
 REWRITES = HERE / "rewrites"
-SIZE_LIMIT = 60
 
 
 class Kind(str, Enum):

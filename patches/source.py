@@ -64,9 +64,12 @@ def read_pristine(folder: Path) -> dict[str, bytes]:
 
 
 def read_any(folder: Path) -> dict[str, bytes]:
-    """Every llava/**/*.py of any version, unchecked."""
-    paths = sorted((folder / "llava").rglob("*.py"))
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths if "__pycache__" not in path.parts}
+    """Every llava/**/*.py of any version, unchecked. Raises SourceError for a file that cannot be read."""
+    paths = [path for path in sorted((folder / "llava").rglob("*.py")) if "__pycache__" not in path.parts]
+    try:
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+    except OSError as error:
+        raise SourceError(f"{error.filename}: cannot be read ({error.strerror})") from None
 
 
 def compare(files: Mapping[str, bytes], sums: Mapping[str, str]) -> list[str]:

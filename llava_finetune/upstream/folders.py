@@ -38,6 +38,11 @@ class ModelFolder:
     dtype: str | None
     vision_tower: str | None = None
 
+    @property
+    def base_has_projector(self) -> bool:
+        """Whether the model below is a LLaVA, whose projector an adapter may leave as it is."""
+        return self.base is not None and is_llava(read_json(self.base, "config.json") or {})
+
     def load_config(self) -> Any:
         """The folder's config, else the base's, with the tower's place, and without a quantization that QLoRA left."""
         from llava.model import LlavaConfig, LlavaMistralConfig

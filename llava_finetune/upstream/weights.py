@@ -1,6 +1,6 @@
 """Weights that reach the model, all of them: nothing is left random or dropped in silence; and 4- and 8-bit loading.
 
-load_parts(model, torch.load("mm_projector.bin"), "runs/pretrain/mm_projector.bin")
+load_parts(model, torch.load("runs/pretrain/mm_projector.bin"), describe("runs/pretrain", "lmsys/vicuna-7b-v1.5"))
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from llava_finetune.errors import UserError
+from llava_finetune.upstream.folders import ModelFolder
 
+PROJECTOR = ("mm_projector", "image_newline")
 # Module names from the root: transformers matches them from the start. Any list replaces the default, which is lm_head.
 KEPT_IN_16_BIT = ["model.mm_projector", "model.vision_tower", "lm_head"]
 
@@ -38,7 +40,7 @@ def quantization(load_8bit: bool, load_4bit: bool, dtype: torch.dtype) -> dict[s
 def load_whole(model_class: Any, path: str, **keywords: Any) -> Any:
     """`from_pretrained`, refusing a checkpoint that leaves the projector random. Raises UserError."""
     model, info = model_class.from_pretrained(path, output_loading_info=True, **keywords)
-    watched = ("mm_projector", "image_newline", "vision_tower")
+    watched = (*PROJECTOR, "vision_tower")
     missing = sorted(key for key in info["missing_keys"] if any(part in key for part in watched))
     unexpected = sorted(key for key in info["unexpected_keys"] if "mm_projector" in key)
     mismatched = sorted(str(entry[0]) for entry in info.get("mismatched_keys", ()) if "mm_projector" in str(entry[0]))
@@ -51,9 +53,12 @@ def load_whole(model_class: Any, path: str, **keywords: Any) -> Any:
     return model
 
 
-def load_parts(model: Any, weights: Mapping[str, Any], where: str) -> None:
-    """Load some of the model's weights; every one must have a place of its shape. Raises UserError."""
-    places = model.state_dict()
+def load_parts(model: Any, weights: Mapping[str, Any], folder: ModelFolder) -> None:
+    """Load what `folder` brings; every weight has a place of its shape, and no projector stays random.
+
+    Raises UserError.
+    """
+    places, where = model.state_dict(), folder.path
     unknown = sorted(key for key in weights if key not in places)
     if unknown:
         raise UserError(
@@ -66,6 +71,12 @@ def load_parts(model: Any, weights: Mapping[str, Any], where: str) -> None:
         raise UserError(
             f"{where}: {key} has shape {list(weights[key].shape)}, the model's has {list(places[key].shape)}; "
             "is this the base and the mm_projector_type it was trained with?"
+        )
+    random = sorted(key for key in places if key not in weights and any(part in key for part in PROJECTOR))
+    if random and not folder.base_has_projector:
+        raise UserError(
+            f"{where}: {_short(random)} missing, and its base {folder.base} has no projector either: it would stay "
+            "random; give the LLaVA that it was trained on with --model-base, or copy the file again"
         )
     model.load_state_dict(dict(weights), strict=False)
 

@@ -30,8 +30,18 @@ PATCH = Patch(
             put="folder.model_class().from_pretrained(model_base, *__rest)",
             count=2,
         ),
-        Replace(FILE, FUNCTION, find="LlavaConfig.from_pretrained(model_path)", put="folder.load_config()"),
-        Replace(FILE, FUNCTION, find="AutoConfig.from_pretrained(model_path)", put="folder.load_config()"),
+        Replace(
+            FILE,
+            FUNCTION,
+            find="lora_cfg_pretrained = LlavaConfig.from_pretrained(model_path)",
+            put="lora_cfg_pretrained = folder.load_config()",
+        ),
+        Replace(
+            FILE,
+            FUNCTION,
+            find="cfg_pretrained = AutoConfig.from_pretrained(model_path)",
+            put="cfg_pretrained = folder.load_config()",
+        ),
     ),
     proofs=(Absent(FILE, FUNCTION, "model_name.lower()"),),
 )

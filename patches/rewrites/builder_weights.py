@@ -18,13 +18,13 @@ PATCH = Patch(
             FILE,
             FUNCTION,
             find="model.load_state_dict(non_lora_trainables, strict=False)",
-            put="weights.load_parts(model, non_lora_trainables, model_path)",
+            put="weights.load_parts(model, non_lora_trainables, folder)",
         ),
         Replace(
             FILE,
             FUNCTION,
             find="model.load_state_dict(mm_projector_weights, strict=False)",
-            put="weights.load_parts(model, mm_projector_weights, model_path)",
+            put="weights.load_parts(model, mm_projector_weights, folder)",
         ),
         Replace(
             FILE,

@@ -22,7 +22,6 @@ def edits_for(name: str) -> tuple[Edit, ...]:
         Replace(file, "eval_model", find=by_name, put=TEMPLATE)
         if name in BY_NAME
         else After(file, "eval_model", find=f"{loaded}{placed}", put=TEMPLATE),
-        Replace(file, "eval_model", find="os.path.dirname(answers_file)", put="os.path.dirname(answers_file) or '.'"),
         Replace(
             file,
             "",

@@ -1,5 +1,6 @@
 """The commands, as a user runs them."""
 
+import ctypes
 import json
 import re
 import resource
@@ -58,6 +59,54 @@ def test_two_applies_at_once_leave_one_whole_tree(tmp_path: Path, source: Path) 
     assert [each.returncode for each in done] == [0, 0], done
     assert sorted("already current" in each.stdout for each in done) == [False, True]
     assert len([path for path in tmp_path.iterdir() if path.name.startswith(".llava-")]) == 1
+
+
+def _as_anybody() -> None:
+    """In a child: permission bits count for root too (PR_CAPBSET_DROP of CAP_DAC_OVERRIDE)."""
+    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+
+
+def _as_on_a_full_disk() -> None:
+    """In a child: no file grows beyond 16 KiB; some of upstream's fit, its trainer does not."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384))
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"), [(_as_anybody, "Permission denied"), (_as_on_a_full_disk, "File too large")]
+)
+def test_a_folder_that_cannot_be_written_keeps_its_tree_and_is_named(
+    tmp_path: Path, source: Path, limit: Callable[[], None], reason: str
+) -> None:
+    output = tmp_path / "patched"
+    assert main(["apply", "--source", str(source), "--output", str(output), "--only", "stack"]) == 0
+    before = read_tree(output)
+    output.chmod(0o555 if limit is _as_anybody else 0o755)
+    done = run_module("patches", "apply", "--source", source, "--output", output, preexec_fn=limit)
+    output.chmod(0o755)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"python -m patches apply: {output}: cannot be written ({reason}); the tree that was there stands as it was. "
+        "Make room or give write permission, then run: python -m patches apply\n"
+    )
+    assert read_tree(output) == before
+    assert len(list(output.glob(".llava-*"))) == 1
+
+
+@pytest.mark.parametrize("place", ["--source", "LLAVA_SRC"])
+def test_an_unfilled_submodule_and_a_half_unpacked_sdist_end_with_one_message(
+    tmp_path: Path, pristine: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    submodule, half = tmp_path / "third_party/LLaVA", tmp_path / "build/upstream"
+    submodule.mkdir(parents=True)
+    (half / "llava").mkdir(parents=True)
+    (half / "llava/__init__.py").write_bytes(pristine["llava/__init__.py"])
+    for folder, words in ((submodule, "no folder llava/ in it"), (half, "49 of 50 files differ")):
+        monkeypatch.setenv("LLAVA_SRC", str(folder))
+        asked = ("--source", folder) if place == "--source" else ()
+        done = run_module("patches", "apply", *asked, "--output", tmp_path / "out")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert words in done.stderr and "Traceback" not in done.stderr
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_renamed_variable_in_builder_is_named_with_patch_file_function_and_both_texts(

@@ -1,7 +1,11 @@
 """A series is all or nothing, reports every failure at once, and proves what it claims."""
 
+import re
+
+import libcst as cst
 import pytest
 
+from patches import pattern
 from patches.edits import Edit, Replace
 from patches.engine import Report, Status, run
 from patches.series import Absent, Kind, Patch, load_series, read_order
@@ -72,18 +76,35 @@ def test_the_same_input_gives_the_same_bytes(pristine: dict[str, bytes]) -> None
     assert run(series, pristine).files == run(series, dict(reversed(pristine.items()))).files
 
 
+@pytest.fixture(scope="module")
+def whole(pristine: dict[str, bytes]) -> Report:
+    """The whole series on the pin, with changed lines."""
+    return run(load_series(), pristine, count_lines=True)
+
+
 @pytest.mark.parametrize("name", read_order())
-def test_a_patch_is_small_has_one_intention_and_gives_its_reasons(name: str) -> None:
-    [loaded] = [each for each in load_series() if each.name == name]
-    assert loaded.edits
-    for text in (loaded.origin, loaded.why, loaded.not_outside, loaded.drop_when):
+def test_a_patch_is_small_has_one_intention_and_gives_its_reasons(name: str, whole: Report) -> None:
+    [result] = [each for each in whole.results if each.patch.name == name]
+    assert result.patch.edits
+    for text in (result.patch.origin, result.patch.why, result.patch.not_outside, result.patch.drop_when):
         assert len(text) > 8
-    inserted = [line for edit in loaded.edits for line in edit.put.strip().splitlines()]
-    assert len(inserted) <= 40
+    assert re.search(r"#\d+|measured|upstream after the pin", result.patch.origin), "no thread and no measurement"
+    assert 0 < result.lines <= 40
 
 
-def test_the_whole_series_applies_to_the_pin(pristine: dict[str, bytes]) -> None:
-    assert run(load_series(), pristine).failed == []
+def test_no_device_and_no_half_precision_is_hard_coded(whole: Report) -> None:
+    """Anywhere in the patched tree; `--fp16` of the trainer asks for it."""
+    found = []
+    for name, content in whole.files.items():
+        tree = cst.parse_module(content.decode())
+        for shape in ("__x.cuda()", "__x.half()", "torch.float16", "torch.half", "'cuda'", "'float16'"):
+            places = pattern.find(cst.parse_expression(shape), tree)
+            found += [(name, shape)] * len(places)
+    assert found == [("llava/train/train.py", "torch.float16")] * 2
+
+
+def test_the_whole_series_applies_to_the_pin(whole: Report) -> None:
+    assert whole.failed == []
 
 
 def test_the_stack_patches_stand_alone(pristine: dict[str, bytes]) -> None:

@@ -1,5 +1,6 @@
 """Fetching leaves a whole, checked upstream, or what was there before and one clear message."""
 
+import errno
 import io
 import shutil
 import subprocess
@@ -88,6 +89,21 @@ def test_an_interrupted_download_leaves_nothing(
     assert "(20000 bytes): a damaged download" in str(error.value)
     assert "python -m patches fetch" in str(error.value)
     assert list((tmp_path / "build").iterdir()) == []
+
+
+def test_a_full_disk_is_said_and_the_old_folder_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pristine: dict[str, bytes]
+) -> None:
+    serve(monkeypatch, pristine)
+    fetch.fetch(tmp_path)
+    monkeypatch.setattr(
+        fetch, "_checked", lambda archive: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left"))
+    )
+    with pytest.raises(FetchError) as error:
+        fetch.fetch_sdist(tmp_path)
+    assert str(error.value).startswith("build/upstream: cannot be written (No space left); make room")
+    assert read_pristine(tmp_path / "build/upstream") == pristine
+    assert [path.name for path in (tmp_path / "build").iterdir()] == ["upstream"]
 
 
 def test_a_truncated_archive_is_refused(tmp_path: Path, pristine: dict[str, bytes]) -> None:

@@ -1,4 +1,6 @@
-"""For each edit of each patch: its target renamed, moved, doubled or removed is refused, never misapplied."""
+"""For each edit of each patch: its target renamed, moved, doubled or removed is refused in its own words, never
+misapplied and never taken for what upstream has already.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +9,7 @@ import libcst as cst
 import pytest
 
 from patches import pattern
-from patches.edits import AddParameter, AlreadyThere, Ambiguous, Applied, Edit, Failure, Gone, Missing, find_scope
+from patches.edits import AddParameter, Ambiguous, Applied, Edit, Failure, Gone, Missing, find_scope, first_line
 from patches.series import Patch, load_series, read_order
 
 Mutant = tuple[str, cst.Module, tuple[type[Failure], ...]]
@@ -35,7 +37,7 @@ def _advance(
 
 
 def mutants(edit: Edit, module: cst.Module) -> Iterator[Mutant]:
-    """The four mutations of the edit's target."""
+    """The four mutations of the edit's target, each with the refusals that fit."""
     yield from _scope_mutants(edit, module)
     if isinstance(edit, AddParameter):
         return
@@ -47,17 +49,23 @@ def mutants(edit: Edit, module: cst.Module) -> Iterator[Mutant]:
     found = _run(module, path, length)
     is_statement = isinstance(found[0], cst.BaseStatement)
     # The sole match removed is missing; one of several is a wrong count.
-    none_left = (Missing, AlreadyThere) if edit.count == 1 else (Ambiguous, AlreadyThere)
+    fewer: tuple[type[Failure], ...] = (Missing,) if edit.count == 1 else (Ambiguous,)
     blank: Any = cst.parse_statement("pass") if is_statement else cst.Name("removed")
-    yield "removed", pattern.replace_at(module, path, length, [blank]), none_left
-    yield "renamed", pattern.replace_at(module, path, length, _renamed(found, edit.find, matches[-1])), none_left
+    yield "removed", pattern.replace_at(module, path, length, [blank]), fewer
+    yield "renamed", pattern.replace_at(module, path, length, _renamed(found, edit.find, matches[-1])), fewer
     statement, run = _statement(module, path, length)
-    yield "doubled", pattern.replace_at(module, statement, len(run), [*run, *run]), (Ambiguous, AlreadyThere)
-    if is_statement and edit.within:
-        elsewhere = cst.parse_module("def elsewhere():\n    pass\n").body[0]
-        moved = pattern.replace_at(elsewhere, (("body", None), ("body", 0)), 1, found)
-        without = pattern.replace_at(module, path, length, [blank])
-        yield "moved", without.with_changes(body=[*without.body, moved]), none_left
+    if statement == scope:
+        return  # the function's own head: the mutations of the function are those of its target
+    yield "doubled", pattern.replace_at(module, statement, len(run), [*run, *run]), (Ambiguous,)
+    yield "moved", _moved(module, statement, run), (*fewer, Missing)
+
+
+def _moved(module: cst.Module, path: pattern.Path, run: list[Any]) -> cst.Module:
+    """The module with the run of statements at `path` in a function of its own at the end."""
+    elsewhere = cst.parse_module("def elsewhere():\n    pass\n").body[0]
+    moved = pattern.replace_at(elsewhere, (("body", None), ("body", 0)), 1, run)
+    without = pattern.replace_at(module, path, len(run), [cst.parse_statement("pass")])
+    return without.with_changes(body=[*without.body, moved])  # type: ignore[no-any-return]
 
 
 def _scope_mutants(edit: Edit, module: cst.Module) -> Iterator[Mutant]:
@@ -69,10 +77,14 @@ def _scope_mutants(edit: Edit, module: cst.Module) -> Iterator[Mutant]:
     renamed = node.with_changes(name=cst.Name("another_name"))
     yield "function renamed", pattern.replace_at(module, path, 1, [renamed]), (Gone,)
     yield "function doubled", pattern.replace_at(module, path, 1, [node, node]), (Ambiguous,)
+    yield "function moved", _moved(module, path, [node]), (Gone,)
     if isinstance(edit, AddParameter):
         kept = [each for each in node.params.params if each.name.value != edit.find]
         changed = node.with_changes(params=node.params.with_changes(params=kept))
         yield "parameter removed", pattern.replace_at(module, path, 1, [changed]), (Missing,)
+        moved = changed.params.with_changes(kwonly_params=[cst.Param(cst.Name(edit.find))], star_arg=cst.ParamStar())
+        changed = changed.with_changes(params=moved)
+        yield "parameter moved", pattern.replace_at(module, path, 1, [changed]), (Missing,)
 
 
 def _run(module: cst.Module, path: pattern.Path, length: int) -> list[Any]:
@@ -133,13 +145,27 @@ def _renamed(found: list[Any], find: str, match: pattern.Match) -> list[Any]:
     return new
 
 
+def said(edit: Edit, mutation: str) -> tuple[str, ...]:
+    """What the refusal of a mutation has to say."""
+    name = edit.within.split(".")[-1]
+    if mutation == "function doubled":
+        return (f"expected one `{name}`", "found 2")
+    if mutation.startswith("function"):
+        return (f"expected `{name}`", "no such class or function")
+    if isinstance(edit, AddParameter):
+        return (f"expected a parameter `{edit.find}`, found (",)
+    expected = f"expected {edit.count} place{'s' * (edit.count > 1)} like `{first_line(edit.find)}`, found "
+    return (expected + ("none" if edit.count == 1 and mutation != "doubled" else ""),)
+
+
 @pytest.mark.parametrize("name", read_order())
 def test_a_mutated_target_is_refused(name: str, states: dict[str, list[tuple[Edit, cst.Module]]]) -> None:
     for edit, module in states[name]:
         seen = set()
         for mutation, mutated, expected in mutants(edit, module):
             result = edit.apply(mutated)
-            met = f"{edit.file}, {edit.within}, `{edit.find}`, {mutation}: {type(result).__name__}"
-            assert type(result) in expected, met
-            seen.add(type(result))
-        assert seen
+            met = f"{edit.file}, {edit.within}, `{edit.find}`, {mutation}: "
+            assert isinstance(result, expected), met + type(result).__name__
+            assert all(words in result.message for words in said(edit, mutation)), met + result.message
+            seen.add(mutation.removeprefix("function ").removeprefix("parameter "))
+        assert seen >= {"removed", "moved"} | (set() if isinstance(edit, AddParameter) else {"renamed", "doubled"})

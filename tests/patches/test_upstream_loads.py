@@ -1,5 +1,6 @@
 """`load_pretrained_model` loads everything upstream saves, in the asked dtype and width, told by files alone."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -58,29 +59,45 @@ def projector(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def adapter(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What upstream's QLoRA leaves over llava-1.5: adapter, projector, and a config that says 4 bit."""
+def make_adapter(folder: Path, base: Path, extra: tuple[str, ...]) -> Path:
+    """A LoRA over `base` that changes it, and the base's weights whose names hold one of `extra`, moved by 0.5."""
     from peft import LoraConfig, get_peft_model
 
-    folder = tmp_path_factory.mktemp("second-stage")
-    _, model, _, _ = load(tiny / "llava-1.5", dtype="float32")
+    _, model, _, _ = load(base, dtype="float32")
     torch.manual_seed(4)
     model = get_peft_model(model, LoraConfig(r=4, target_modules=r"model\.layers\.\d+\.self_attn\.[qv]_proj"))
     for name, value in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(value, std=0.1)
     model.save_pretrained(folder)
-    extra = {name: value for name, value in model.state_dict().items() if "mm_projector" in name}
-    torch.save({name: value + 0.5 for name, value in extra.items()}, folder / "non_lora_trainables.bin")
+    kept = {name: value + 0.5 for name, value in model.state_dict().items() if any(part in name for part in extra)}
+    if kept:
+        torch.save(kept, folder / "non_lora_trainables.bin")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What upstream's QLoRA leaves over llava-1.5: adapter, projector, and a config that says 4 bit."""
+    folder = make_adapter(tmp_path_factory.mktemp("second-stage"), tiny / "llava-1.5", ("mm_projector",))
     config = json.loads((tiny / "llava-1.5/config.json").read_text())
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+WIDTHS = pytest.mark.parametrize("width", [{}, {"load_4bit": True}, {"load_8bit": True}], ids=["16", "4", "8"])
+
+
+def packed(model: Any) -> list[str]:
+    """The names of quantised weights."""
+    return [name for name, value in model.named_parameters() if not value.is_floating_point()]
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [*itertools.product(FAMILIES, ["bfloat16", "float32"]), ("llava-1.5", "float16"), ("1.6-mistral", "float16")],
+)
 def test_every_float_has_the_asked_dtype_and_the_model_answers(tiny: Path, family: str, dtype: str) -> None:
     loaded = load(tiny / family, dtype=dtype)
     assert strays(loaded[1], getattr(torch, dtype)) == []
@@ -94,28 +111,51 @@ def test_quantised_models_keep_projector_tower_and_head_in_16_bit(tiny: Path, fa
     loaded = load(tiny / family, **{width: True})
     model = loaded[1]
     assert strays(model, torch.bfloat16) == []
-    packed = {name for name, value in model.named_parameters() if not value.is_floating_point()}
-    assert packed
-    assert all(name.startswith("model.layers.") for name in packed)
+    assert packed(model)
+    assert all(name.startswith("model.layers.") for name in packed(model))
     assert 1 <= len(answer(loaded)) <= 4
 
 
-def test_a_projector_folder_loads_over_a_language_model(tiny: Path, projector: Path) -> None:
-    _, model, _, _ = load(projector, tiny / "language", dtype="float32")
+@WIDTHS
+def test_a_projector_folder_loads_over_a_language_model(tiny: Path, projector: Path, width: dict[str, bool]) -> None:
+    loaded = load(projector, tiny / "language", **width)
+    model = loaded[1]
     wanted = torch.load(projector / "mm_projector.bin")
-    assert all(torch.equal(model.state_dict()[name], value) for name, value in wanted.items())
+    assert all(torch.equal(model.state_dict()[name], value.bfloat16()) for name, value in wanted.items())
+    assert bool(packed(model)) == bool(width)
+    assert strays(model, torch.bfloat16) == []
+    assert 1 <= len(answer(loaded)) <= 4
 
 
-@pytest.mark.parametrize("width", [{}, {"load_4bit": True}])
+@WIDTHS
 def test_qlora_output_loads_in_the_width_that_is_asked(tiny: Path, adapter: Path, width: dict[str, bool]) -> None:
     loaded = load(adapter, tiny / "llava-1.5", **width)
     _, base, _, _ = load(tiny / "llava-1.5", **width)
-    packed = [name for name, value in loaded[1].named_parameters() if not value.is_floating_point()]
-    assert bool(packed) == bool(width)
+    assert bool(packed(loaded[1])) == bool(width)
     delta = loaded[1].get_model().mm_projector[0].bias - base.get_model().mm_projector[0].bias
     assert torch.allclose(delta.float(), torch.full((64,), 0.5), atol=0.01)
     assert strays(loaded[1], torch.bfloat16) == []
     assert 1 <= len(answer(loaded)) <= 4
+
+
+@pytest.mark.parametrize("family", ["1.6-mistral", "1.6-vicuna"])
+def test_a_lora_over_a_1_6_base_brings_projector_and_newline(tiny: Path, tmp_path: Path, family: str) -> None:
+    folder = make_adapter(tmp_path, tiny / family, ("mm_projector", "image_newline"))
+    loaded, (_, base, _, _) = load(folder, tiny / family), load(tiny / family)
+    assert type(loaded[1]) is type(base)
+    delta = (loaded[1].model.image_newline - base.model.image_newline).float()
+    assert torch.allclose(delta, torch.full_like(delta, 0.5), atol=0.01)
+    assert strays(loaded[1], torch.bfloat16) == []
+    assert 1 <= len(answer(loaded)) <= 4
+
+
+def test_a_language_models_adapter_loads_over_its_base_without_eyes(tiny: Path, tmp_path: Path) -> None:
+    tokenizer, model, processor, length = load(make_adapter(tmp_path, tiny / "language", ()), tiny / "language")
+    _, base, _, _ = load(tiny / "language")
+    assert processor is None and length == 2048
+    assert not torch.equal(model.model.layers[0].self_attn.q_proj.weight, base.model.layers[0].self_attn.q_proj.weight)
+    ids = tokenizer("Two and two?", return_tensors="pt").input_ids
+    assert model.generate(ids, do_sample=False, max_new_tokens=2).shape[1] > ids.shape[1]
 
 
 def test_a_merged_adapter_is_the_base_plus_its_product(tiny: Path, adapter: Path) -> None:
@@ -212,6 +252,22 @@ def test_wrong_bases_and_missing_parts_say_what_to_do(
         load(tmp_path / "adapter", tiny / "llava-1.5")
     with pytest.raises(UserError, match=r"no config.json there"):
         load(tmp_path)
+
+
+def test_a_projector_file_that_lacks_weights_leaves_nothing_random(
+    tiny: Path, tmp_path: Path, adapter: Path, projector: Path
+) -> None:
+    shutil.copytree(projector, tmp_path / "half")
+    weights = torch.load(projector / "mm_projector.bin")
+    del weights["model.mm_projector.2.bias"]
+    torch.save(weights, tmp_path / "half/mm_projector.bin")
+    with pytest.raises(UserError, match=r"half: model.mm_projector.2.bias missing, and its base .* would stay random"):
+        load(tmp_path / "half", tiny / "language")
+    shutil.copytree(adapter, tmp_path / "adapter")
+    torch.save({}, tmp_path / "adapter/non_lora_trainables.bin")
+    load(tmp_path / "adapter", tiny / "llava-1.5")  # the base's own projector serves
+    with pytest.raises(UserError, match=r"adapter: model.mm_projector.0.bias, .* and 1 more missing"):
+        load(tmp_path / "adapter", tiny / "language")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks what happens without CUDA")
