@@ -9,13 +9,14 @@ Exit codes: 0 done, 1 found or failed, 2 wrong use. Errors are one message on st
 import importlib
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 from llava_finetune import __version__
-from llava_finetune.errors import record_failure
+from llava_finetune.errors import is_echo, record_failure
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ COMMANDS: dict[str, Command] = {
     "doctor": Command("llava_finetune.doctor", "check this machine and set-up, or the dtypes of a model"),
     "base": Command("llava_finetune.base_model", "build the small base model of the quickstart from packages"),
 }
+
+ECHO_SECONDS = 3.0
+"""How much later a rank leaves whose error only echoes another's end; DeepSpeed's launcher looks once a second."""
 
 HEADER = "usage: llava-finetune [--debug] [--version] COMMAND ..."
 
@@ -111,11 +115,15 @@ def help_text() -> str:
 def _end_rank(error: Exception, code: int, *, traced: bool) -> NoReturn:
     """End this rank of several at once: the first to fail speaks, the others' errors are mostly its echo.
 
-    Leaves through os._exit: an ordinary exit waits for collectives that the other ranks will never answer.
+    Leaves through os._exit: an ordinary exit waits for collectives that the other ranks will never answer. An echo
+    leaves a little later, so that a launcher first meets the process that was killed, and can tell by what.
     """
     message = f"{type(error).__name__}: {error}" if traced else str(error)
     name = f"[rank {os.environ.get('RANK', os.environ['LOCAL_RANK'])}]"
-    if record_failure(message, code):
+    if is_echo(error):
+        print(f"{name} ends too: another rank is gone ({message.splitlines()[0][:200]})", file=sys.stderr, flush=True)
+        time.sleep(ECHO_SECONDS)
+    elif record_failure(message, code):
         text = "".join(traceback.format_exception(error)) if traced else f"error: {error}"
         print(f"{name} {text}", file=sys.stderr)
     else:

@@ -13,6 +13,11 @@ from pathlib import Path
 FAILURE_VARIABLE = "LLAVA_FINETUNE_FAILURE"
 """Environment variable with the file that the first failing rank writes."""
 
+WITHOUT_DEEPSPEED = (
+    "DeepSpeed is not installed here (it needs Linux, WSL included); leave it out (DEEPSPEED_CONFIG=none) and train on "
+    "one process, or on several with torchrun"
+)
+
 
 class UserError(Exception):
     """Something in the input, the machine or the run is wrong; the command ends with exit code 1."""
@@ -32,21 +37,41 @@ class OutOfMemoryError(UserError):
     exit_code = 71  # EX_OSERR of sysexits.h
 
 
+ECHOES = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "broken pipe",
+    "remote process exited",
+    "communicator was aborted",
+    "recvvalue failed",
+    "failed to recv",
+)
+"""What gloo, NCCL and torch's store say, in small letters, when the process at the other end is gone."""
+
+
+def is_echo(error: BaseException) -> bool:
+    """Whether an error only tells that another rank is gone: why it went is that rank's to say."""
+    text = str(error).lower()
+    return isinstance(error, RuntimeError | ConnectionError) and any(echo in text for echo in ECHOES)
+
+
 def record_failure(message: str, code: int = 1) -> bool:
-    """Leave this rank's message and exit code for the launcher; False where another rank here did so before.
+    """Leave this rank's message and exit code for the launcher; False where another rank did so before.
 
     Launchers replace a rank's exit code by their own: `llava_finetune.processes` gives this one back.
     """
     path = os.environ.get(FAILURE_VARIABLE)
     if not path:
         return True
-    text = json.dumps({"rank": os.environ.get("RANK", "0"), "message": message, "code": code})
-    own = Path(f"{path}.{os.getpid()}")
+    rank = os.environ.get("RANK", "0")
+    own = Path(f"{path}.{rank}")  # on a shared disk ranks of several machines meet, and their process ids may be equal
     try:
-        own.write_text(text, encoding="utf-8")
+        own.write_text(json.dumps({"rank": rank, "message": message, "code": code}), encoding="utf-8")
         os.link(own, path)  # fails where the file exists: one winner, and never half a message
     except FileExistsError:
         return False
     except OSError:
         return True  # a launcher that is gone, or a file system without links: this rank speaks for itself
+    finally:
+        own.unlink(missing_ok=True)
     return True

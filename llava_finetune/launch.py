@@ -6,6 +6,7 @@ scripts/pretrain.sh, finetune_full.sh, finetune_lora.sh and finetune_qlora.sh ca
     python -m llava_finetune.launch lora --dry-run --lora_enable True --num_train_epochs 1
 """
 
+import importlib.util
 import os
 import shlex
 import sys
@@ -14,10 +15,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llava_finetune import ROOT, preflight
-from llava_finetune.errors import UsageError
+from llava_finetune.errors import WITHOUT_DEEPSPEED, UsageError
+from llava_finetune.forwarding import shell_word
 from llava_finetune.machine import gpus
-from llava_finetune.processes import free_port, run
+from llava_finetune.processes import free_port
 from llava_finetune.relaunch import run_until_it_fits
+from llava_finetune.repeat import handed_on
 
 MODES = ("pretrain", "full", "lora", "qlora")
 
@@ -76,6 +79,11 @@ class Settings:
         return len(self.hosts) or int(self.get("NNODES", "1"))
 
     @property
+    def over_ssh(self) -> bool:
+        """Whether DeepSpeed's launcher reaches the other machines itself."""
+        return len(self.hosts) > 1 and not self.get("NODE_RANK")
+
+    @property
     def world_size(self) -> int:
         """Processes over all machines."""
         return sum(slots for _, slots in self.hosts) or self.processes * self.num_nodes
@@ -126,15 +134,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         config=deepspeed_config(settings),
         checks=settings.get("LAUNCH_CHECKS") != "off",
     )
-    environment = {**settings.environment, **launch.variables}
+    environment = {**settings.environment, **launch.variables, **handed_on(launch.command)}
     # On a shared file system another machine may hold the lock: then only one that is surely dead is removed.
     age = 60.0 if settings.num_nodes == 1 else 3600.0
     for lock in preflight.drop_stale_locks(Path(environment["TORCH_EXTENSIONS_DIR"]), min_age=age):
         print(f"# removed a lock that a killed build left: {lock}", flush=True)
-    batch, accumulation = (flag(launch.command, name) or "1" for name in BATCH_FLAGS)
-    if settings.num_nodes > 1:  # each machine has a launcher of its own, and they would have to agree
-        return run(launch.command, environment)
-    return run_until_it_fits(launch.command, environment, int(batch), int(accumulation))
+    batch, accumulation = (int(flag(launch.command, name) or 1) for name in BATCH_FLAGS)
+    output = Path(_wanted(settings, "--output_dir", "OUTPUT")).absolute()
+    shared = output if settings.num_nodes > 1 else None
+    return run_until_it_fits(launch.command, environment, batch, accumulation, shared)
 
 
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -193,6 +201,8 @@ def build(settings: Settings) -> Launch:
         *settings.flags,
     ]
     starter, variables = _starter(settings, config)
+    if settings.over_ssh:
+        arguments = [shell_word(word) for word in arguments]
     return Launch((*starter, "train", *arguments), variables, (*settings.notes, note))
 
 
@@ -205,6 +215,8 @@ def deepspeed_config(settings: Settings) -> Path | None:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in (ROOT / "deepspeed_configs").glob("*.json")))
         raise UsageError(f"DEEPSPEED_CONFIG={name}: no file {path}; give {known}, a path ending in .json, or none")
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UsageError(f"DEEPSPEED_CONFIG={name}: {WITHOUT_DEEPSPEED}")
     return path
 
 

@@ -27,6 +27,7 @@ from typing import IO, Any
 import psutil
 
 from llava_finetune.errors import FAILURE_VARIABLE
+from llava_finetune.forwarding import forwarded
 from llava_finetune.machine import available_ram, free_shm, readable
 
 SIGNALS = {
@@ -50,18 +51,23 @@ TIME_TO_FAIL = 30.0
 """Seconds that ranks have to notice that another one has failed."""
 
 
-def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run `command`, wait, explain a bad end on stderr, and return its exit code (128 + n for signal n)."""
+def run(command: Sequence[str], environment: Mapping[str, str], failure: Path | None = None) -> int:
+    """Run `command`, wait, explain a bad end on stderr, and return its exit code (128 + n for signal n).
+
+    `failure`: where the first rank that fails leaves its message, on a disk that all machines of the run see; for one
+    machine a file of its own.
+    """
     with tempfile.TemporaryDirectory(prefix="llava-finetune-") as folder:
-        failure = Path(folder) / "failure.json"
+        failure = failure or Path(folder) / "failure.json"
         # torchrun alone hides a rank's signal behind exit code 1 and tells it on stderr.
         stderr = subprocess.PIPE if command[0] == "torchrun" else None
         try:
-            process = subprocess.Popen(command, env={**environment, FAILURE_VARIABLE: str(failure)}, stderr=stderr)
+            with _environment(command, {**environment, FAILURE_VARIABLE: str(failure)}) as variables:
+                process = subprocess.Popen(command, env=variables, stderr=stderr)
+                code, tail = _wait(process, failure)
         except FileNotFoundError:
             print(f"error: no {command[0]} on PATH; run: bash scripts/setup.sh", file=sys.stderr)
             return 1
-        code, tail = _wait(process, failure)
         first = _first_failure(failure) if code else {}
         number = signal_number(code, tail)
         if first or code not in (0, 130):
@@ -69,6 +75,12 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     if first.get("code", 1) != 1:  # 1 says less than what the launcher saw
         return int(first["code"])
     return 128 + number if number else code
+
+
+def _environment(command: Sequence[str], environment: dict[str, str]) -> contextlib.AbstractContextManager[Any]:
+    """What the launcher is started with: over ssh DeepSpeed takes along only what a file says."""
+    over_ssh = "--hostfile" in command and "--no_ssh" not in command
+    return forwarded(environment) if over_ssh else contextlib.nullcontext(environment)
 
 
 def signal_number(code: int, output: str = "") -> int | None:
