@@ -79,6 +79,27 @@ def references_of(prediction: Prediction) -> list[str]:
     return list(answers)
 
 
+def fault_of(question: Prediction) -> str | None:
+    """Return why a question cannot be scored (no reference, or references of a wrong type), naming its record."""
+    if not str(question["reference"]).strip():
+        return f'record "{question.get("id")}": turn {question.get("turn") or 0} has an empty answer to compare with'
+    try:
+        references_of(question)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def require_scorable(questions: Sequence[Prediction], where: str) -> None:
+    """Raise UserError with `where`, the number of questions that cannot be scored, and the first of them by record."""
+    faults = [fault for question in questions if (fault := fault_of(question))]
+    if faults:
+        raise UserError(
+            f"{where}: {len(faults)} of {len(questions)} questions cannot be scored, the first: {faults[0]}; give "
+            "their references, or take them out"
+        )
+
+
 def vqa_accuracies(predictions: Sequence[Prediction]) -> list[float | None]:
     """Return the official VQA accuracy of each prediction, None where it has fewer than four references."""
     return [

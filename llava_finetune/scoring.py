@@ -164,6 +164,7 @@ def _questions(records: Path) -> dict[tuple[str, int], dict[str, Any]]:
                 "answers": record.get("answers"), "type": metrics.question_type(reference),
                 "question_type": record.get("question_type"), "question_id": record.get("question_id"),
             }  # fmt: skip
+    metrics.require_scorable(list(questions.values()), str(records))
     if not questions:
         raise UserError(f"{records}: no question with an answer in it; give the human/gpt file with the references")
     return questions

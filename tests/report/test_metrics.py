@@ -119,6 +119,14 @@ def test_long_references_bring_rouge_and_bleu():
         assert 0.5 < scores[name] < 1 and low - 1e-6 <= scores[name] <= high + 1e-6
 
 
+def test_intervals_of_overlap_scores_have_a_width():
+    answers = ["a red bird on a green branch", "a bird", "two dogs in the snow", "a man on a horse by the sea"]
+    scores = score([prediction(answer, "a red bird sits on a branch in the snow") for answer in answers])
+    for name in ("token_f1", "rouge_l", "bleu"):
+        low, high = scores[f"{name}_interval"]
+        assert low < scores[name] < high and high - low > 0.05
+
+
 def test_no_predictions_give_an_empty_score_that_is_sure_of_nothing():
     assert score([]) == {
         "exact_match": 0.0, "interval": [0.0, 1.0], "count": 0, "num_images": 0, "num_truncated": 0, "by_type": {},

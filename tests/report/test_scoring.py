@@ -89,6 +89,21 @@ def test_predictions_that_do_not_fit_are_refused_by_name(tmp_path, records, rows
     assert message in str(caught.value) and "p.jsonl" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"answers": [["dog"]]}, 'record "a": answers holds a list; expected a list of texts'),
+        ({"answers": "dog"}, 'record "a": answers holds a str; expected a list of texts'),
+        ({}, 'record "a": turn 0 has an empty answer to compare with'),
+    ],
+)
+def test_records_that_cannot_be_scored_are_refused_by_file_and_record(tmp_path, more, message):
+    data = written(tmp_path / "val.json", [record("a", ("What?", "dog" if more else " "), **more)], lines=False)
+    with pytest.raises(UserError) as caught:
+        score_file(written(tmp_path / "p", [{"id": "a", "answer": "dog"}]), data)
+    assert str(caught.value).startswith(f"{data}: 1 of 1 questions cannot be scored, the first: {message}")
+
+
 def test_a_cut_off_file_is_refused_with_its_line(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text('{"id": "a", "answer": "b"}\n{"id": "c", "ans')
