@@ -34,7 +34,8 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         draw(tmp_path / f"photos/{number}.jpg", number)
         draw(tmp_path / f"coco/COCO_train2014_{number:012d}.jpg", number)
     questions = [{"image_id": n // 2, "question_id": n, "question": f"What is {n}?"} for n in range(12)]
-    annotations = [{"question_id": n, "answers": [{"answer": f"thing {n % 3}"}] * 10} for n in range(12)]
+    answers = [[{"answer": f"thing {n % 3}"}] * 6 + [{"answer": "a box"}] * 4 for n in range(12)]
+    annotations = [{"question_id": n, "answers": answers[n]} for n in range(12)]
     (tmp_path / "questions.json").write_text(json.dumps({"questions": questions}))
     (tmp_path / "annotations.json").write_text(json.dumps({"annotations": annotations}))
     rows = "".join(f"{n}.jpg,What is it?,piece {n}\n" for n in range(6))
@@ -42,15 +43,19 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "filled.csv").write_text("image,caption\n" + "".join(f"{n}.jpg,a piece {n}\n" for n in range(6)))
     broken = [record("a", "0.jpg", "What?"), record("b", "1.jpg"), record("c", "gone.jpg")]
     (tmp_path / "broken.json").write_text(json.dumps(broken))
-    for number, piece in enumerate(("pawn", "rook", "queen")):
-        draw(tmp_path / f"phone/single-{piece}.heic", number)
-        draw(tmp_path / f"phone/group-{number}.heic", number + 7, (160, 60))
-    (tmp_path / "train.csv").write_text(
-        "image,caption\n" + "".join(f"single-{p}.jpg,a {p}\n" for p in ("pawn", "rook"))
-    )
-    (tmp_path / "test.csv").write_text("image,caption\ngroup-0.jpg,a pawn and a rook\ngroup-1.jpg,two rooks\n")
+    (tmp_path / "phrasings.txt").write_text("What is this?\nWhich piece do you see?\n")
     _write_parquet(tmp_path)
+    _write_coco(tmp_path)
     return tmp_path
+
+
+def _write_coco(folder: Path) -> None:
+    images = [{"id": n, "file_name": f"COCO_train2014_{n:012d}.jpg", "width": 80, "height": 60} for n in range(3)]
+    captions = [{"image_id": n % 3, "caption": f"a thing {n}"} for n in range(6)]
+    boxes = [{"image_id": 0, "category_id": 1, "bbox": [8, 6, 40, 30]}]
+    (folder / "captions_train.json").write_text(json.dumps({"images": images, "annotations": captions}))
+    instances = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "dog"}]}
+    (folder / "instances_train.json").write_text(json.dumps(instances))
 
 
 def _write_parquet(folder: Path) -> None:
@@ -65,3 +70,10 @@ def _write_parquet(folder: Path) -> None:
         raw = (folder / f"photos/{number}.jpg").read_bytes()
         rows.append({"messages": messages, "images": [{"bytes": raw, "path": None}]})
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "messages.parquet")
+    rows = [
+        {"image": row["images"][0], "question": f"What is {n}?", "answers": ["a box", "a box", "a thing"]}
+        for n, row in enumerate(rows)
+    ]
+    for split, some in (("train", rows[:3]), ("validation", rows[3:])):
+        (folder / "mirror").mkdir(exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(some), folder / f"mirror/{split}-00000.parquet")
