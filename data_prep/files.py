@@ -11,7 +11,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -65,10 +67,25 @@ def copy_file(source: Path, target: Path) -> None:
         shutil.copyfileobj(incoming, outgoing, 1 << 20)
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, as hex."""
+def sha256_of(path: Path, stopped: threading.Event | None = None) -> str:
+    """Return the SHA-256 of a file's bytes, as hex (of its beginning, when `stopped` is set meanwhile)."""
     with path.open("rb") as stream:
         digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
+        while (block := stream.read(1 << 20)) and not (stopped and stopped.is_set()):
             digest.update(block)
     return digest.hexdigest()
+
+
+@contextmanager
+def hashing(paths: Sequence[Path]) -> Iterator[Callable[[], list[str]]]:
+    """Hash files in a thread while the block does something else with them; the value returns their SHA-256.
+
+    Leaving the block ends the thread: Ctrl-C does not wait for gigabytes.
+    """
+    stopped = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        found = [pool.submit(sha256_of, path, stopped) for path in paths]
+        try:
+            yield lambda: [one.result() for one in found]
+        finally:
+            stopped.set()

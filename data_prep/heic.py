@@ -9,16 +9,19 @@ upright and their metadata is kept or absent, else turned and written again at q
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from data_prep.errors import DataError, PictureError, printable
 from data_prep.files import atomic_file, write_json
 from data_prep.folder import pictures_below
 from data_prep.options import converter_parser
-from data_prep.picture import ORIENTATION, decode, open_lazily, resolve_image
+from data_prep.output import command_line
+from data_prep.picture import ORIENTATION, decode, num_frames, open_lazily, resolve_image
 from data_prep.progress import Progress
 
 EXAMPLES = """  python -m data_prep heic photos --output-dir jpeg
@@ -71,27 +74,36 @@ def to_jpeg(raw: bytes, name: str, quality: int, keep_metadata: bool) -> bytes:
     return written.getvalue()
 
 
-def convert(
-    folder: Path, target: Path, names: dict[str, str], args: argparse.Namespace
-) -> tuple[Counter[str], list[str]]:
-    """Write a JPEG for each picture; return counts and what could not be read. One bad picture stops nothing."""
-    counts: Counter[str] = Counter()
-    problems = []
+@dataclass
+class Outcome:
+    """What became of the pictures: counts, what could not be read, and each picture's new name and hash."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    pictures: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+def convert(folder: Path, target: Path, names: dict[str, str], args: argparse.Namespace) -> Outcome:
+    """Write a JPEG for each picture. One bad picture stops nothing; of several frames the first is kept, and said."""
+    outcome = Outcome()
     with Progress("converting", len(names), "pictures") as progress:
         for name, new in progress.each(names.items()):
             try:
                 raw = resolve_image(folder, name).read_bytes()
                 jpeg = to_jpeg(raw, name, args.quality, args.keep_metadata)
+                frames = num_frames(open_lazily(io.BytesIO(raw), name))
             except PictureError as error:
-                counts[error.fault.value] += 1
-                problems.append(f"{printable(name)}: {error.problem}")
+                outcome.counts[error.fault.value] += 1
+                outcome.problems.append(f"{printable(name)}: {error.problem}")
                 continue
-            counts["copied as they are" if jpeg is raw else "converted"] += 1
+            outcome.counts["copied as they are" if jpeg is raw else "converted"] += 1
+            outcome.counts["only the first of several frames"] += frames > 1
+            outcome.pictures[name] = {"as": new, "sha256": hashlib.sha256(raw).hexdigest()}
             path = target / new
             if not (path.is_file() and path.read_bytes() == jpeg):
                 with atomic_file(path) as stream:
                     stream.write(jpeg)
-    return counts, problems
+    return outcome
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -106,11 +118,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = target_names(pictures_below(args.folder), args.prefix)
     if args.folder.resolve() == args.output_dir.resolve():
         raise DataError(args.output_dir, "is the folder of the originals; choose another --output-dir")
-    counts, problems = convert(args.folder, args.output_dir, names, args)
-    done = counts["converted"] + counts["copied as they are"]
-    meta = {"kind": "heic", "from": str(args.folder), "in": len(names), "out": done, "counts": dict(counts)}
-    write_json(args.output_dir / "heic.meta.json", {**meta, "names": names, "problems": problems})
-    print(f"{args.output_dir}: {len(names)} in, {done} out ({', '.join(f'{what} {n}' for what, n in counts.items())})")
-    for problem in problems[:10]:
+    outcome = convert(args.folder, args.output_dir, names, args)
+    counts = +outcome.counts  # without what did not happen
+    meta: dict[str, object] = {"kind": "heic", "command": command_line(), "from": str(args.folder), "in": len(names)}
+    meta |= {"out": len(outcome.pictures), "counts": dict(counts), "problems": outcome.problems}
+    write_json(args.output_dir / "heic.meta.json", {**meta, "pictures": outcome.pictures})
+    told = ", ".join(f"{what} {number}" for what, number in counts.items())
+    print(f"{args.output_dir}: {len(names)} in, {len(outcome.pictures)} out ({told})")
+    for problem in outcome.problems[:10]:
         print(f"  {problem}")
-    return 1 if problems else 0
+    return 1 if outcome.problems else 0

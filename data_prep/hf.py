@@ -9,21 +9,18 @@ the hash of their bytes, so a picture that many rows share is written once, and 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
-import os
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_prep.errors import DataError, UsageError
-from data_prep.files import write_problem
 from data_prep.hf_layouts import Columns, Layout, answers_of, recognise, require_known, turns_of
+from data_prep.hf_pictures import PictureStore, with_pictures
 from data_prep.hf_rows import open_rows
 from data_prep.options import SHORT_ANSWER, add_output_options, converter_parser, write_and_check
 from data_prep.output import Converted, Drop, Origin, Reason
-from data_prep.picture import extension_of
 from data_prep.progress import Progress
 from data_prep.rows import Row
 from data_prep.vqa import merge_by_image
@@ -35,76 +32,18 @@ EXAMPLES = """  python -m data_prep hf HuggingFaceH4/llava-instruct-mix-vsft --l
   python -m data_prep hf okvqa_folder --split validation --suffix short --output test.json --image-folder images"""
 
 
-class PictureStore:
-    """Writes pictures below a folder under the hash of their bytes; a picture already there is not written again."""
-
-    def __init__(self, folder: Path, source: Path | None) -> None:
-        """Keep the folder, and where relative paths of the data set begin."""
-        self.folder = folder
-        self.source = source
-        self._root = os.path.realpath(folder)
-
-    def name_of(self, cell: Any) -> str | None:
-        """Return the name of the picture in a cell (bytes, {"bytes", "path"}, or a path), None when it is none."""
-        raw = cell.get("bytes") if isinstance(cell, Mapping) else cell
-        if isinstance(raw, bytes):
-            return self.save(raw)
-        path = cell.get("path") if isinstance(cell, Mapping) else cell
-        return self._from_disk(path) if isinstance(path, str) and path else None
-
-    def _from_disk(self, path: str) -> str | None:
-        found = Path(path) if self.source is None else self.source / path
-        if not found.is_file():
-            return None
-        real = os.path.realpath(found)
-        if real.startswith(self._root + os.sep):
-            return Path(real).relative_to(self._root).as_posix()
-        return self.save(found.read_bytes())
-
-    def save(self, raw: bytes) -> str | None:
-        """Write `raw` unless it is there already; return its name, None for bytes that are no picture."""
-        extension = extension_of(raw[:16])
-        if extension is None:
-            return None
-        digest = hashlib.blake2b(raw, digest_size=12).hexdigest()
-        name = f"{digest[:2]}/{digest}{extension}"
-        path = f"{self.folder}/{name}"
-        if not os.path.exists(path):  # noqa: PTH110  (strings: once a picture)
-            _write(path, raw)
-        return name
-
-
-def _write(path: str, raw: bytes) -> None:
-    part = f"{path}.{os.getpid()}.part"
-    try:
-        try:
-            stream = open(part, "wb", buffering=0)  # noqa: PTH123, SIM115
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
-            stream = open(part, "wb", buffering=0)  # noqa: PTH123, SIM115
-        with stream:
-            stream.write(raw)
-        os.replace(part, path)  # noqa: PTH105
-    except BaseException as error:
-        Path(part).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise DataError(path, write_problem(error)) from None
-        raise
-
-
 def convert(
     rows: Iterable[tuple[int, Row]], layout: Layout, store: PictureStore, args: argparse.Namespace
 ) -> Iterator[Converted | Drop]:
     """Yield a record for each row, or why there is none."""
     stem = Path(args.source).stem if Path(args.source).exists() else args.source.replace("/", "-")
-    for number, row in rows:
+    for number, row, pictures in with_pictures(rows, layout.image, store):
         where = f"{args.source} row {number}"
-        cells = row.get(layout.image) if layout.image else None
-        cells = cells if isinstance(cells, list) else [] if cells is None else [cells]
-        names = [store.name_of(cell) for cell in cells]
-        if None in names:
-            yield Drop(Reason.IMAGE_UNREADABLE, where)
+        bad = next((picture for picture in pictures if picture.problem), None)
+        if bad and bad.problem:
+            yield Drop(bad.problem, f"{where}: {bad.name}" if bad.name else where)
             continue
+        names = [picture.name for picture in pictures]
         if not names and layout.kind in {"question", "caption"}:
             yield Drop(Reason.NO_IMAGE, where)
             continue
@@ -115,7 +54,7 @@ def convert(
             reason = next((reason for words, reason in empty.items() if words in str(error)), Reason.BAD_TURNS)
             yield Drop(reason, f"{where}: {error}")
             continue
-        yield Converted(_record(row, layout, [str(name) for name in names], turns, f"{stem}-{number}"))
+        yield Converted(_record(row, layout, names, turns, f"{stem}-{number}"))
 
 
 def _record(row: Row, layout: Layout, names: list[str], turns: list[tuple[str, str]], name: str) -> dict[str, Any]:
@@ -174,24 +113,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     args.suffix = SHORT_ANSWER if args.suffix == "short" else args.suffix
     folder = args.image_folder or args.output.parent / "images"
-    files, rows, total = open_rows(args.source, args.split, args.config, args.revision)
-    first = next(rows, None)
+    opened = open_rows(args.source, args.split, args.config, args.revision)
+    first = next(opened.rows, None)
     if first is None:
         raise DataError(args.source, "no row in it")
+    layout = _layout(first, args)
+    picked = chosen(itertools.chain([first], opened.rows), opened.total, args)
+    with Progress("converting", args.sample or args.limit or opened.total, "rows") as progress:
+        items = convert(progress.each(picked), layout, PictureStore(folder, args.source), args)
+        if args.merge_by_image:
+            items = merge_by_image(items, "hf")
+        names = ("source", "split", "config", "limit", "sample", "seed", "question", "suffix")
+        choices = {name: getattr(args, name) for name in names}
+        choices |= {"revision": opened.commit or args.revision, "layout": layout._asdict()}
+        return write_and_check(args, items, Origin("hf", opened.files, folder, choices))
+
+
+def _layout(first: Row, args: argparse.Namespace) -> Layout:
     asked = Columns(
         args.image_column, args.messages_column, args.question_column, args.answer_column, args.caption_column
     )
     layout = recognise(first, asked, args.source)
     if layout.kind in {"question", "caption"}:
         require_known(layout, first, args.source)
+    if args.merge_by_image and layout.kind != "question":
+        raise UsageError(f"--merge-by-image: {args.source} has no column of questions, its layout is {layout.kind}")
     print(f"layout: {layout.kind} (text {layout.text}, picture {layout.image}, answer {layout.answer})")
-    source = Path(args.source)
-    store = PictureStore(folder, source if source.is_dir() else source.parent if source.exists() else None)
-    picked = chosen(itertools.chain([first], rows), total, args)
-    with Progress("converting", args.sample or args.limit or total, "rows") as progress:
-        items = convert(progress.each(picked), layout, store, args)
-        if args.merge_by_image:
-            items = merge_by_image(items, "hf")
-        names = ("split", "config", "revision", "limit", "sample", "seed", "question", "suffix")
-        choices = {"source": args.source, **{name: getattr(args, name) for name in names}, "layout": layout._asdict()}
-        return write_and_check(args, items, Origin("hf", files, folder, choices))
+    return layout

@@ -1,7 +1,7 @@
 """Rows of a Hugging Face data set, streamed: from the hub, a local folder, parquet, arrow, or one saved to disk.
 
-    name, rows, total = open_rows("HuggingFaceH4/llava-instruct-mix-vsft", split="train")
-    next(rows)      # {"messages": [...], "images": [{"bytes": b"...", "path": None}]}
+    opened = open_rows("HuggingFaceH4/llava-instruct-mix-vsft", split="train")
+    next(opened.rows)      # {"messages": [...], "images": [{"bytes": b"...", "path": None}]}
 
 Pictures stay the bytes they are. Local parquet and arrow files are read 32 rows at a time, whatever their row groups:
 memory does not grow with the data; everything else streams through `datasets`.
@@ -10,22 +10,32 @@ memory does not grow with the data; everything else streams through `datasets`.
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_prep.errors import DataError
+from data_prep.folder import ENDINGS
 from data_prep.rows import Row
 
 BATCH = 32
 SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
 
 
-def open_rows(
-    source: str, split: str | None, config: str | None = None, revision: str | None = None
-) -> tuple[list[Path], Iterator[Row], int | None]:
-    """Return (local files read, rows, how many there are or None) of a data set.
+class Opened(NamedTuple):
+    """A data set: local files that hold the rows, the rows, how many there are, the hub's commit (None: unknown)."""
+
+    files: list[Path]
+    rows: Iterator[Row]
+    total: int | None
+    commit: str | None = None
+
+
+def open_rows(source: str, split: str | None, config: str | None = None, revision: str | None = None) -> Opened:
+    """Return the data set that `source` names, its rows not read yet.
 
     Raises DataError for an unknown source or split, with the splits there are.
     """
@@ -36,10 +46,16 @@ def open_rows(
     files = _files(path)
     if files:
         chosen = files if path.is_file() else _of_split(path, files, split)
-        return chosen, itertools.chain.from_iterable(map(_rows_of, chosen)), sum(map(_count, chosen))
-    if not path.exists() and (path.suffix or source.startswith((".", "/")) or source.count("/") != 1):
+        return Opened(chosen, itertools.chain.from_iterable(map(_rows_of, chosen)), sum(map(_count, chosen)))
+    if path.is_dir():
+        return _streamed(source, _tables_below(path), split or "train", config, None)
+    if path.is_file():
+        raise DataError(
+            source, "not a parquet or arrow file; CSV, JSONL and Excel are read by: python -m data_prep table"
+        )
+    if path.suffix or source.startswith((".", "/")) or source.count("/") != 1:
         raise DataError(source, "no such file or folder (a data set of the hub is named OWNER/NAME)")
-    return [], _hub_rows(source, split or "train", config, revision), None
+    return _streamed(source, [], split or "train", config, _commit(source, revision))
 
 
 def _saved_split(path: Path, split: str | None) -> Path:
@@ -137,20 +153,57 @@ def _count_batches(file: Path) -> int:
             return sum(whole.get_batch(number).num_rows for number in range(whole.num_record_batches))
 
 
-def _hub_rows(source: str, split: str, config: str | None, revision: str | None) -> Iterator[Row]:
+def _tables_below(folder: Path) -> list[Path]:
+    """Return the files of a folder that are no pictures: the metadata and archives that `datasets` reads."""
+    below = (Path(place) / name for place, _, names in os.walk(folder) for name in names)
+    return sorted(path for path in below if path.suffix.lower() not in ENDINGS)
+
+
+def _commit(source: str, revision: str | None) -> str:
+    """Return the commit that a data set of the hub stands at, so that one run reads one state and the meta names it."""
+    import huggingface_hub
+
+    with _told(source):
+        return str(huggingface_hub.HfApi().dataset_info(source, revision=revision).sha)
+
+
+def _streamed(source: str, files: list[Path], split: str, config: str | None, commit: str | None) -> Opened:
     import datasets
 
+    with _told(source):
+        data = datasets.load_dataset(source, config, split=split, revision=commit, streaming=True)
+    known = (data.info.splits or {}).get(split)
+    return Opened(files, _read(source, data.decode(False)), known.num_examples if known else None, commit)
+
+
+def _read(source: str, rows: Any) -> Iterator[Row]:
+    with _told(source):
+        yield from rows
+
+
+@contextmanager
+def _told(source: str) -> Iterator[None]:
+    """Say what a failure of `datasets` or the hub means for `source`."""
+    import datasets
+    import huggingface_hub.errors as hub
+
     try:
-        rows = datasets.load_dataset(source, config, split=split, revision=revision, streaming=True)
-        yield from rows.decode(False)
-    except DataError:
-        raise
-    except (FileNotFoundError, ConnectionError, OSError) as error:
+        yield
+    except (OSError, hub.HTTPError) as error:  # type: ignore[attr-defined]  # the client's own errors are no OSError
         problem = f"cannot be reached or read ({_first_line(error)})"
         advice = "check the name and the network, or download it and give the folder"
         raise DataError(source, f"{problem}; {advice}") from None
     except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
         raise DataError(source, f"{_first_line(error)}; see --split and --config") from None
+
+
+def fetched(address: str) -> bytes:
+    """Return the bytes behind an address in a streamed row, such as hf://datasets/OWNER/NAME/a.jpg or zip://a.jpg::..."""
+    from datasets import DownloadConfig
+    from datasets.utils.file_utils import xopen
+
+    with xopen(address, "rb", download_config=DownloadConfig()) as stream:
+        return bytes(stream.read())
 
 
 def _first_line(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import DataError, PictureFault, printable
-from data_prep.files import sha256_of, write_json
+from data_prep.files import hashing, sha256_of, write_json
 from data_prep.record import Record, write_records
 
 NUM_EXAMPLES = 5
@@ -128,8 +128,9 @@ def write_output(path: Path, items: Iterable[Converted | Drop], origin: Origin) 
     if path.suffix.lower() not in {".json", ".jsonl", ".ndjson"}:
         raise DataError(path, "records are written as .json or .jsonl; change the ending of --output")
     counts = Counts()
-    write_records(path, _checked(unique_ids(_counted(items, counts)), path, counts))
-    write_meta(path, origin, counts)
+    with hashing(origin.sources) as hashes:
+        write_records(path, _checked(unique_ids(_counted(items, counts)), path, counts))
+        write_meta(path, origin, counts, hashes())
     return counts
 
 
@@ -161,8 +162,8 @@ def unique_ids(records: Iterable[Record]) -> Iterator[Record]:
         yield {**record, "id": name} if name != record["id"] else record
 
 
-def write_meta(path: Path, origin: Origin, counts: Counts) -> None:
-    """Write the `.meta.json` of the records at `path`: hashes of sources and output, command, choices, counts."""
+def write_meta(path: Path, origin: Origin, counts: Counts, hashes: Sequence[str]) -> None:
+    """Write the `.meta.json` of the records at `path`: `hashes` of the sources, command, choices, counts."""
     write_json(
         meta_path(path),
         {
@@ -170,14 +171,19 @@ def write_meta(path: Path, origin: Origin, counts: Counts) -> None:
             "records": path.name,
             "sha256": sha256_of(path),
             "image_folder": str(origin.image_folder.resolve()) if origin.image_folder else None,
-            "command": ["python", "-m", "data_prep", *sys.argv[1:]],
+            "command": command_line(),
             "choices": origin.choices,
-            "sources": [source_entry(source) for source in origin.sources],
+            "sources": [source_entry(source, digest) for source, digest in zip(origin.sources, hashes, strict=True)],
             "counts": counts.as_json(),
         },
     )
 
 
-def source_entry(source: Path) -> dict[str, Any]:
-    """Return name, size and SHA-256 of a source file."""
-    return {"path": str(source), "bytes": source.stat().st_size, "sha256": sha256_of(source)}
+def command_line() -> list[str]:
+    """Return the words of the command that runs."""
+    return ["python", "-m", "data_prep", *sys.argv[1:]]
+
+
+def source_entry(source: Path, digest: str) -> dict[str, Any]:
+    """Return name, size and SHA-256 of a source file, as a meta file holds them."""
+    return {"path": str(source), "bytes": source.stat().st_size, "sha256": digest}

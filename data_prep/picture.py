@@ -119,6 +119,11 @@ def load(image: Image.Image, where: object) -> None:
         raise PictureError(where, fault, f"{what} ({_first_line(error)}); {advice}") from None
 
 
+def num_frames(image: Image.Image) -> int:
+    """Return how many frames a picture has; the second picture of MPO is a preview, not a frame."""
+    return int(getattr(image, "n_frames", 1)) if image.format != "MPO" else 1
+
+
 def upright_rgb(image: Image.Image) -> Image.Image:
     """Return a decoded picture as RGB with its EXIF orientation applied."""
     if image.mode == "RGB" and not ("exif" in image.info or image.format in {"TIFF", "MPO"}):

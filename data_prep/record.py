@@ -200,7 +200,7 @@ def _not_a_list(text: str) -> str:
 
 def _object_from(raw: bytes, file: Path, index: int, line: int) -> Record:
     try:
-        value = json.loads(decode_utf8(raw, file, line))
+        value = json.loads(decode_utf8(raw.rstrip(b"\r\n"), file, line))  # an error at the end stays on its line
     except json.JSONDecodeError as error:
         problem = f"line {line + error.lineno - 1}, column {error.colno}: record {index + 1}: broken JSON ({error.msg})"
         raise DataError(file, f"{problem}; mend that line or delete it") from None

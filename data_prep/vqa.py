@@ -31,7 +31,7 @@ from data_prep.options import (
 )
 from data_prep.output import Converted, Drop, Origin, Reason
 from data_prep.progress import Progress
-from data_prep.record import conversation
+from data_prep.record import IMAGE_TOKEN, conversation, images_of
 from data_prep.vqa_answers import distinct_answers, most_common_answer
 
 EXAMPLES = """  python -m data_prep okvqa --questions q.json --annotations a.json --image-folder coco --output r.json
@@ -39,8 +39,8 @@ EXAMPLES = """  python -m data_prep okvqa --questions q.json --annotations a.jso
   (the same with) --answer all             a record for every distinct answer"""
 
 
-def read_list(path: Path, key: str) -> list[Mapping[str, Any]]:
-    """Return the list under `key` of an official file; raise DataError saying what is there instead."""
+def read_official(path: Path, key: str) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
+    """Return an official file and the list under its `key`; raise DataError that names the entry that is wrong."""
     value = read_json(path)
     if not isinstance(value, dict):
         raise DataError(path, f'expected an object with "{key}", found {kind_of(value)}')
@@ -48,12 +48,23 @@ def read_list(path: Path, key: str) -> list[Mapping[str, Any]]:
         hint = " (are --questions and --annotations swapped?)" if {"questions", "annotations"} & set(value) else ""
         raise DataError(path, f'no list "{key}" in it, only {", ".join(value)}{hint}')
     rows: list[Mapping[str, Any]] = value[key]
-    needed = ("question_id", "image_id", "question") if key == "questions" else ("question_id", "answers")
     for number, row in enumerate(rows, 1):
-        missing = [name for name in needed if not isinstance(row, dict) or name not in row]
-        if missing:
-            raise DataError(path, f'{key}, entry {number}: no "{missing[0]}" in {row!r:.80}')
-    return rows
+        if problem := _entry_problem(row, key):
+            raise DataError(path, f"{key}, entry {number}: {problem}: {row!r:.80}")
+    return value, rows
+
+
+def _entry_problem(row: Any, key: str) -> str | None:
+    if not isinstance(row, dict):
+        return f"expected an object, found {kind_of(row)}"
+    needed = ("question_id", "image_id", "question") if key == "questions" else ("question_id", "answers")
+    if missing := next((name for name in needed if name not in row), None):
+        return f'no "{missing}"'
+    if not isinstance(row["question_id"], int | str):
+        return f'"question_id" is a number or a text, found {kind_of(row["question_id"])}'
+    if key == "annotations" and not isinstance(row["answers"], list):
+        return f'"answers" is a list, found {kind_of(row["answers"])}'
+    return None
 
 
 def pair_up(questions: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]], path: Path) -> Pairs:
@@ -120,7 +131,7 @@ def convert(
         answers = answers_of(annotation) if annotation else []
         if problem:
             yield Drop(problem, f"{where}: {name}")
-        elif not str(row["question"]).strip():
+        elif row["question"] is None or not str(row["question"]).strip():
             yield Drop(Reason.NO_QUESTION, where)
         elif annotation is None:
             yield Drop(Reason.NO_ANNOTATION, where)
@@ -167,27 +178,27 @@ def merge_by_image(items: Iterable[Converted | Drop], kind: str) -> Iterator[Con
     `answers` becomes a list of lists, one for each question, and `question_ids` names them. The record says that its
     turns are independent, so that training does not show an earlier answer to a later question.
     """
-    merged: dict[str, Converted] = {}
+    merged: dict[tuple[str, ...], Converted] = {}
     for item in items:
         if isinstance(item, Drop):
             yield item
             continue
         record = item.record
-        name = record["image"]
-        turns = record["conversations"]
-        if name not in merged:
-            first = {**record, "id": f"{kind}-{Path(name).stem}", "answers": [record["answers"]]}
+        names = tuple(images_of(record))
+        if names not in merged:
+            first = {**record, "id": f"{kind}-{Path(names[0]).stem}", "answers": [record["answers"]]}
             first |= {"question_ids": [record["id"]], "independent_turns": True}
-            merged[name] = Converted(first, item.rows)
+            merged[names] = Converted(first, item.rows)
             continue
-        before = merged[name]
-        turns[0]["value"] = turns[0]["value"].removeprefix("<image>\n")
+        before = merged[names]
+        turns = record["conversations"]
+        turns[0]["value"] = turns[0]["value"].removeprefix(f"{IMAGE_TOKEN}\n" * len(names))
         before.record["conversations"] += turns
         before.record["answers"].append(record["answers"])
         before.record["question_ids"].append(record["id"])
         if "question_types" in record:
             before.record["question_types"] += record["question_types"]
-        merged[name] = Converted(before.record, before.rows + item.rows)
+        merged[names] = Converted(before.record, before.rows + item.rows)
     yield from merged.values()
 
 
@@ -212,10 +223,9 @@ def main(argv: Sequence[str]) -> int:
     args = build_parser(kind).parse_args(argv[1:])
     args.kind = kind
     require_folder(args.image_folder)
-    questions = read_list(args.questions, "questions")
-    pairs = pair_up(questions, read_list(args.annotations, "annotations"), args.annotations)
-    subtype = read_json(args.questions).get("data_subtype", "train2014")
-    names = ImageNames(args.image_folder, str(subtype), args.image_name)
+    official, questions = read_official(args.questions, "questions")
+    pairs = pair_up(questions, read_official(args.annotations, "annotations")[1], args.annotations)
+    names = ImageNames(args.image_folder, str(official.get("data_subtype", "train2014")), args.image_name)
     with Progress("converting", len(questions), "questions") as progress:
         items = convert(progress.each(questions), pairs, names, args)
         if args.merge_by_image:

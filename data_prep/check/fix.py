@@ -88,7 +88,7 @@ def fix(path: Path, image_folder: Path | None, report: Report, output: Path, qui
             "records": output.name,
             "sha256": sha256_of(output),
             "image_folder": str(image_folder.resolve()) if image_folder else None,
-            "sources": [source_entry(path)],
+            "sources": [source_entry(path, sha256_of(path))],
             "counts": {
                 "in": len(work.records),
                 "records": count,

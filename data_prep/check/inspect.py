@@ -15,7 +15,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from data_prep.errors import PictureError, PictureFault
-from data_prep.picture import ORIENTATION, extension_of, load, open_lazily, resolve_image
+from data_prep.picture import ORIENTATION, extension_of, load, num_frames, open_lazily, resolve_image
 
 THUMB = (9, 8)
 FINE = 64
@@ -72,7 +72,7 @@ def _inspect(path: Path, name: str) -> Facts:
     return Facts(
         width=width,
         height=height,
-        frames=getattr(image, "n_frames", 1) if image.format != "MPO" else 1,
+        frames=num_frames(image),
         turned=turned,
         true_extension=_true_extension(name, raw),
         digest=hashlib.blake2b(raw, digest_size=16).digest(),

@@ -1,6 +1,7 @@
 """What a check finds, in how many processes, and that it is cached; the real OK-VQA questions convert."""
 
 import json
+import os
 import random
 import shutil
 import sys
@@ -64,6 +65,40 @@ def test_pictures_are_found_missing_cut_off_and_in_the_test_file(tmp_path: Path)
     assert places["picture in train and test"] == ["1.jpg"]
     assert not report.ok
     assert report.by_kind["image truncated"].examples[0].line == 4
+
+
+def test_every_bad_picture_and_line_is_named_with_file_and_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    draw(folder / "good.jpg", 1)
+    draw(tmp_path / "out.jpg", 2)
+    Image.new("1", (10_000, 10_000)).save(folder / "bomb.png")
+    (folder / "text.jpg").write_bytes(b"just text")
+    (folder / "cut.jpg").write_bytes((folder / "good.jpg").read_bytes()[:500])
+    (folder / "link.jpg").symlink_to(tmp_path / "out.jpg")
+    names = {
+        "good.jpg": "", "bomb.png": "image too large", "text.jpg": "not a picture", "cut.jpg": "image truncated",
+        "gone.jpg": "image missing", "../out.jpg": "image outside the folder",
+        str(tmp_path / "out.jpg"): "image outside the folder", "link.jpg": "image outside the folder",
+    }  # fmt: skip
+    path = tmp_path / "r.jsonl"
+    lines = [json.dumps(record(f"id-{number}", name, answer=str(number))) for number, name in enumerate(names)]
+    path.write_text("\n".join([*lines, '{"id": ', "[1, 2]"]))
+    assert main(["check", str(path), "--image-folder", str(folder)]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith(f"check {path}: 10 records")
+    for number, (name, kind) in enumerate(names.items()):
+        told = f'line {number + 1}, record "id-{number}": {name}: '
+        assert (told in out) == bool(kind), name
+        assert kind in out
+    assert "line 9, column 8: record 9: broken JSON" in out
+    assert "line 10: record 10: expected an object {...}, found a list" in out
+    report = check_records(path, folder)
+    assert {kind: report.by_kind[kind].count for kind in set(names.values()) if kind} == {
+        "image too large": 1, "not a picture": 1, "image truncated": 1, "image missing": 1,
+        "image outside the folder": 3,
+    }  # fmt: skip
 
 
 def test_a_report_is_cached_until_a_picture_changes(tmp_path: Path) -> None:
@@ -143,7 +178,7 @@ def test_excel_dates_come_out_as_people_see_them(sources: Path) -> None:
     ("annotations", "message"),
     [
         ([{"question_id": 99, "answers": []}], "is for question 99, which the questions file does not have"),
-        ([{"question_id": 1, "answers": []}] * 2, "question 1 has an annotation already"),
+        ([{"question_id": 1, "answers": []}] * 2, "annotation 2: question 1 has an annotation already; remove one"),
     ],
 )
 def test_annotations_that_do_not_pair_up_are_refused(
@@ -152,12 +187,14 @@ def test_annotations_that_do_not_pair_up_are_refused(
     Path("a.json").write_text(json.dumps({"annotations": annotations}))
     words = ["okvqa", "--questions", "questions.json", "--annotations", "a.json", "--image-folder", "coco"]
     assert main([*words, "--output", "o.json"]) == 1
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("error: a.json: annotation ")
+    assert message in error
+    assert not Path("o.json").exists()
 
 
-def test_okvqa_questions_convert_with_no_text_changed(sources: Path, root: Path) -> None:
-    real = root.parent / "shared/data/okvqa/OpenEnded_mscoco_train2014_questions.json"
-    path = real if real.is_file() else sources / "questions.json"
+def test_okvqa_questions_convert_with_no_text_changed(sources: Path) -> None:
+    path = Path(os.environ.get("OKVQA_QUESTIONS", sources / "questions.json"))  # the real 9,009, where they are at hand
     questions = json.loads(path.read_text(encoding="utf-8"))["questions"]
     annotations = [{"question_id": q["question_id"], "answers": [{"answer": "a"}] * 10} for q in questions]
     Path("a.json").write_text(json.dumps({"annotations": annotations}))
@@ -167,7 +204,7 @@ def test_okvqa_questions_convert_with_no_text_changed(sources: Path, root: Path)
         if not name.exists():
             name.hardlink_to(base)
     words = ["okvqa", "--questions", str(path), "--annotations", "a.json", "--image-folder", "all", "--suffix", ""]
-    assert main([*words, "--output", "o.jsonl", "--check", "none"]) == 0
+    assert main([*words, "--output", "o.jsonl", "--check", "records"]) == 0
     records = read_records("o.jsonl")
     texts = [item["conversations"][0]["value"].removeprefix("<image>\n") for item in records]
     assert texts == [question["question"] for question in questions]

@@ -1,5 +1,6 @@
 """Each converter's choices, the tables it reads, and what it says of bad input."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,12 @@ def test_merged_questions_keep_their_order_ids_and_answers(sources: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"questions": [{"image_id": 1, "question_id": 2}]}', 'questions, entry 1: no "question" in'),
+        ('{"questions": [{"image_id": 1, "question_id": 2}]}', 'questions, entry 1: no "question": {'),
+        ('{"questions": [[1, 2]]}', "questions, entry 1: expected an object, found a list: [1, 2]"),
+        (
+            '{"questions": [{"image_id": 1, "question_id": [2], "question": "What?"}]}',
+            'questions, entry 1: "question_id" is a number or a text, found a list',
+        ),
         (
             '{"annotations": []}',
             'no list "questions" in it, only annotations (are --questions and --annotations swapped?)',
@@ -87,6 +93,36 @@ def test_a_bad_questions_file_is_refused_by_entry_or_line(
     Path("q.json").write_text(text)
     assert main(words) == 1
     assert f"error: q.json: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"question_id": 0, "answers": "cat"}, '"answers" is a list, found a string'),
+        ({"answers": []}, 'no "question_id"'),
+        ([0], "expected an object, found a list"),
+    ],
+)
+def test_a_bad_annotation_is_refused_by_entry(
+    sources: Path, capsys: pytest.CaptureFixture[str], entry: object, message: str
+) -> None:
+    words = write_vqa([["a"]])
+    Path("a.json").write_text(json.dumps({"annotations": [entry]}))
+    assert main(words) == 1
+    assert capsys.readouterr().err.startswith(f"error: a.json: annotations, entry 1: {message}: ")
+
+
+def test_questions_and_answers_that_are_empty_are_dropped_and_named(sources: Path) -> None:
+    words = write_vqa([["a"], ["b"], ["", " "], ["d"]])
+    value = json.loads(Path("q.json").read_text())
+    value["questions"][0]["question"] = None
+    value["questions"][1]["question"] = " "
+    Path("q.json").write_text(json.dumps(value))
+    assert main(words) == 0
+    assert [item["id"] for item in read_records("r.json")] == ["vqa-3"]
+    counts = json.loads(Path("r.meta.json").read_text())["counts"]
+    assert counts["dropped"] == {"empty question": 2, "empty answer": 1}
+    assert counts["first_dropped"]["empty question"] == ["question 0", "question 1"]
 
 
 def test_phrasings_are_drawn_by_the_picture_s_name_and_stay_when_rows_are_added(sources: Path) -> None:
@@ -258,6 +294,10 @@ def test_every_kind_of_picture_goes_through_the_one_door(sources: Path, name: st
     assert main(["heic", "mixed", "--output-dir", "jpeg"]) == 0
     with Image.open(Path("jpeg") / f"{Path(name).stem}.jpg") as jpeg:
         assert (jpeg.format, jpeg.mode, jpeg.size) == ("JPEG", "RGB", (32, 24))
+    meta = json.loads(Path("jpeg/heic.meta.json").read_text())
+    frames = {"only the first of several frames": 1} if name == "a.gif" else {}
+    assert meta["counts"] == {"converted": 1, **frames}
+    assert meta["pictures"][name]["sha256"] == hashlib.sha256((folder / name).read_bytes()).hexdigest()
 
 
 def test_phone_pictures_come_out_upright_without_place_and_time(sources: Path) -> None:
@@ -353,8 +393,6 @@ def test_a_mixture_takes_each_file_by_its_weight_and_is_the_same_again(sources: 
 
 
 def test_the_meta_file_names_hashes_command_and_counts(sources: Path) -> None:
-    import hashlib
-
     assert main(["table", "table.csv", "--image-folder", "photos", "--output", "r.json", "--check", "none"]) == 0
     meta = json.loads(Path("r.meta.json").read_text())
     assert meta["sha256"] == hashlib.sha256(Path("r.json").read_bytes()).hexdigest()

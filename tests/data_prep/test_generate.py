@@ -1,5 +1,6 @@
 """Data written by a language model: what is sent, what is kept, what is refused, and that nothing is asked twice."""
 
+import asyncio
 import json
 import os
 import signal
@@ -8,10 +9,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from data_prep.__main__ import main
+from data_prep.generate import endpoint as endpoint_module
 from data_prep.generate.endpoint import Pace
 from data_prep.generate.scenes import read_scenes
 from data_prep.generate.validate import Invalid, turns_of
@@ -106,24 +109,33 @@ def test_requests_go_out_together_but_never_more_than_asked_for(coco: Path, endp
     assert 2 <= endpoint.most_at_once <= 3
 
 
-def test_the_pace_spaces_requests_by_number_and_by_tokens() -> None:
-    import asyncio
+@pytest.mark.parametrize(
+    ("pace", "starts"),
+    [
+        (Pace(60, None), [0, 1, 2]),
+        (Pace(None, 600), [0, 10, 20]),
+        (Pace(60, 600), [0, 10, 20]),
+        (Pace(None, None), [0] * 3),
+    ],
+)
+def test_the_pace_spaces_requests_by_number_and_by_tokens(
+    monkeypatch: pytest.MonkeyPatch, pace: Pace, starts: list[float]
+) -> None:
+    now = [0.0]
 
-    async def starts(pace: Pace) -> list[float]:
-        clock = asyncio.get_running_loop().time
-        begin = clock()
+    async def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    async def take() -> list[float]:
         times = []
-        for _ in range(3):
+        for _ in starts:
             await pace.turn(100)
-            times.append(clock() - begin)
+            times.append(now[0])
         return times
 
-    by_number = asyncio.run(starts(Pace(1200, None)))
-    by_tokens = asyncio.run(starts(Pace(None, 120_000)))
-    assert by_number[0] < 0.05 <= by_number[1] + 1e-3
-    assert by_number[2] >= 0.099
-    assert by_tokens[2] >= 0.099
-    assert asyncio.run(starts(Pace(None, None)))[2] < 0.05
+    clock = SimpleNamespace(get_running_loop=lambda: SimpleNamespace(time=lambda: now[0]), sleep=sleep)
+    monkeypatch.setattr(endpoint_module, "asyncio", clock)
+    assert asyncio.run(take()) == starts
 
 
 def test_an_answer_that_is_not_valid_is_asked_for_again_and_then_dropped(

@@ -1,10 +1,13 @@
 """Hugging Face data sets in every layout and every kind of file, with the bytes of their pictures as they are."""
 
 import json
+import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
+import huggingface_hub.errors
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -98,6 +101,20 @@ def test_questions_on_one_picture_make_one_conversation_on_request(jpegs: list[b
     assert json.loads(Path("r.meta.json").read_text())["counts"]["in"] == 6
 
 
+def test_questions_with_the_same_two_pictures_are_merged_too(jpegs: list[bytes]) -> None:
+    images = [cell(jpegs[0]), cell(jpegs[1])]
+    rows = [{"image": images, "question": f"What {n}?", "answer": f"thing {n}"} for n in range(2)]
+    (record,) = convert(write("q.parquet", rows), "--merge-by-image")
+    assert turns_of("r.json") == [["<image>\n<image>\nWhat 0?", "thing 0", "What 1?", "thing 1"]]
+    assert len(record["image"]) == 2
+
+
+def test_only_questions_can_be_merged(jpegs: list[bytes], capsys: pytest.CaptureFixture[str]) -> None:
+    source = write("c.parquet", [{"image": cell(jpegs[0]), "caption": "a box"}])
+    assert main(["hf", source, "--merge-by-image", "--output", "r.json"]) == 2
+    assert "--merge-by-image: c.parquet has no column of questions, its layout is caption" in capsys.readouterr().err
+
+
 def test_columns_of_other_names_are_named_by_options(jpegs: list[bytes], capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"photo": cell(raw), "ask": f"What {n}?", "reply": f"thing {n}"} for n, raw in enumerate(jpegs)]
     source = write("q.parquet", rows)
@@ -149,6 +166,116 @@ def test_a_folder_of_pictures_with_metadata_is_read_as_datasets_reads_it(jpegs: 
     records = convert("raw")
     assert sorted(turns[1] for turns in turns_of("r.json")) == [f"piece {n}" for n in range(6)]
     assert {(Path("images") / record["image"]).read_bytes() for record in records} == set(jpegs)
+
+
+def test_a_zip_of_pictures_is_read_as_datasets_reads_it(jpegs: list[bytes]) -> None:
+    Path("zipped").mkdir()
+    with zipfile.ZipFile("zipped/train.zip", "w") as archive:
+        for number, raw in enumerate(jpegs):
+            archive.writestr(f"{number}.jpg", raw)
+        rows = (json.dumps({"file_name": f"{n}.jpg", "caption": f"piece {n}"}) for n in range(6))
+        archive.writestr("metadata.jsonl", "\n".join(rows))
+    records = convert("zipped")
+    assert sorted(turns[1] for turns in turns_of("r.json")) == [f"piece {n}" for n in range(6)]
+    assert {(Path("images") / record["image"]).read_bytes() for record in records} == set(jpegs)
+    assert [source["path"] for source in meta()["sources"]] == ["zipped/train.zip"]
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("../out.jpg", "image outside the folder"),
+        ("/etc/hostname", "image outside the folder"),
+        ("link.jpg", "image outside the folder"),
+        ("https://example.org/a.jpg", "image outside the folder"),
+        ("zip://a.jpg::/etc/hostname", "image outside the folder"),
+        ("hf://datasets/other/set/a.jpg", "image outside the folder"),
+        ("gone.jpg", "image missing"),
+        ("text.jpg", "image unreadable"),
+    ],
+)
+def test_a_row_names_only_pictures_of_its_own_data_set(
+    jpegs: list[bytes], tmp_path: Path, path: str, reason: str
+) -> None:
+    draw(tmp_path / "out.jpg", 7)
+    Path("set").mkdir()
+    Path("set/own.jpg").write_bytes(jpegs[0])
+    Path("set/text.jpg").write_text("text")
+    Path("set/link.jpg").symlink_to(tmp_path / "out.jpg")
+    rows = [{"image": {"bytes": None, "path": name}, "caption": "a box"} for name in ("own.jpg", path)]
+    (record,) = convert(write("set/c.parquet", rows))
+    assert (Path("images") / record["image"]).read_bytes() == jpegs[0]
+    assert meta()["counts"]["dropped"] == {reason: 1}
+    assert meta()["counts"]["first_dropped"][reason] == [f"set/c.parquet row 1: {path}"]
+
+
+def test_pictures_already_below_the_image_folder_are_named_and_not_copied(jpegs: list[bytes], tmp_path: Path) -> None:
+    rows = [{"image": str(tmp_path / f"raw/{n}.jpg"), "caption": f"piece {n}"} for n in range(6)]
+    records = convert(write("set/c.parquet", rows), "--image-folder", "raw")
+    assert [record["image"] for record in records] == [f"{n}.jpg" for n in range(6)]
+    assert sorted(path.name for path in Path("raw").iterdir()) == [f"{n}.jpg" for n in range(6)]
+
+
+def meta() -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(Path("r.meta.json").read_text())
+    return value
+
+
+class FakeHub:
+    """The hub's data set OWNER/NAME of six captioned pictures, at one commit; keeps what was asked for."""
+
+    def __init__(self, jpegs: list[bytes]) -> None:
+        self.rows = [{"image": cell(raw), "caption": f"piece {n}"} for n, raw in enumerate(jpegs)]
+        self.asked: list[str | None] = []
+
+    def dataset_info(self, _: Any, name: str, revision: str | None) -> SimpleNamespace:
+        self.asked.append(revision)
+        return SimpleNamespace(sha="c0ffee")
+
+    def load_dataset(self, name: str, config: str | None, *, split: str, revision: str, streaming: bool) -> Any:
+        self.asked.append(revision)
+        info = SimpleNamespace(splits={"train": SimpleNamespace(num_examples=6)})
+        return SimpleNamespace(info=info, decode=lambda enable: iter(self.rows))
+
+
+def test_a_data_set_of_the_hub_is_read_at_one_commit_and_can_be_sampled(
+    jpegs: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = FakeHub(jpegs)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *words, **more: hub.dataset_info(*words, **more))
+    monkeypatch.setattr(datasets, "load_dataset", hub.load_dataset)
+    records = convert("owner/name", "--sample", "3", "--revision", "main")
+    assert len(records) == 3
+    assert hub.asked == ["main", "c0ffee"]
+    assert meta()["choices"]["revision"] == "c0ffee"
+    assert records[0]["id"].startswith("owner-name-")
+
+
+@pytest.mark.parametrize("kind", ["OfflineModeIsEnabled", "HTTPError"])
+def test_a_hub_that_cannot_be_reached_is_said(
+    jpegs: list[bytes], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    def refuse(*words: Any, **more: Any) -> None:
+        raise getattr(huggingface_hub.errors, kind)("no way there")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", refuse)
+    assert main(["hf", "owner/name", "--output", "r.json"]) == 1
+    assert "error: owner/name: cannot be reached or read (no way there); check the name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gone.parquet", "no such file or folder (a data set of the hub is named OWNER/NAME)"),
+        ("rows.csv", "not a parquet or arrow file; CSV, JSONL and Excel are read by: python -m data_prep table"),
+    ],
+)
+def test_a_source_that_is_no_data_set_is_refused(
+    jpegs: list[bytes], capsys: pytest.CaptureFixture[str], name: str, message: str
+) -> None:
+    Path("rows.csv").write_text("image,caption\n")
+    assert main(["hf", name, "--output", "r.json"]) == 1
+    assert f"error: {name}: {message}" in capsys.readouterr().err
 
 
 def test_limit_takes_the_first_and_sample_draws_the_same_again(jpegs: list[bytes]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from data_prep import files, hf
+from data_prep import files, hf_pictures
 from data_prep.__main__ import main
 from data_prep.record import read_records
 
@@ -142,11 +142,23 @@ def test_a_disk_that_fills_while_pictures_are_written_leaves_no_half_picture(
                 raise OSError(errno.ENOSPC, "No space left on device")
         real(source, target)
 
-    monkeypatch.setattr(hf.os, "replace", replace)
+    monkeypatch.setattr(hf_pictures.os, "replace", replace)
     assert main(["hf", "messages.parquet", "--output", "x/r.json"]) == 1
     assert "the disk is full" in capsys.readouterr().err
     assert not Path("x/r.json").exists()
-    assert sorted(path.suffix for path in Path("x").rglob("*") if path.is_file()) == [".jpg", ".jpg"]
+    left = [path for path in Path("x").rglob("*") if path.is_file()]
+    assert {path.suffix for path in left} == {".jpg"}
+    originals = {path.read_bytes() for path in Path("photos").iterdir()}
+    assert {path.read_bytes() for path in left} < originals
+
+
+def test_a_disk_that_takes_a_part_of_the_bytes_gets_the_rest(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(hf_pictures.os, "write", lambda file, raw: real(file, raw[:100]))
+        assert main(["hf", "messages.parquet", "--output", "x/r.json", "--check", "none"]) == 0
+    written = {(Path("x/images") / item["image"]).read_bytes() for item in read_records("x/r.json")}
+    assert written == {path.read_bytes() for path in Path("photos").iterdir()}
 
 
 def test_a_very_long_name_in_any_alphabet_is_written(tmp_path: Path) -> None:

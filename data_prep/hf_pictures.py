@@ -1,0 +1,149 @@
+"""The pictures of a data set: written below a folder under the hash of their bytes, by threads, while rows are read.
+
+    store = PictureStore(Path("images"), "mix.parquet")
+    store.picture({"bytes": b"...", "path": None})      # Picture("3f/3f9a...c2.jpg", None)
+
+A picture that many rows share is written once, and a run that was killed goes on quickly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_prep.errors import DataError
+from data_prep.files import write_problem
+from data_prep.hf_rows import fetched
+from data_prep.output import Reason
+from data_prep.picture import extension_of
+from data_prep.rows import Row
+
+CHUNK = 8
+THREADS = 2
+
+
+class Picture(NamedTuple):
+    """The name of a picture below the folder, or, with `problem`, the path that gave none ("" for bytes)."""
+
+    name: str
+    problem: Reason | None = None
+
+
+class PictureStore:
+    """Writes pictures below a folder under the hash of their bytes; a picture already there is not written again."""
+
+    def __init__(self, folder: Path, source: str) -> None:
+        """Keep the folder, and where the data set may name pictures: below its own folder, or its own hub address."""
+        self.folder = folder
+        self._below = Path(source) if Path(source).is_dir() else Path(source).parent if Path(source).exists() else None
+        self._hub = f"hf://datasets/{source}"
+        self._root = os.path.realpath(folder)
+
+    def picture(self, cell: Any) -> Picture:
+        """Return the picture in a cell: bytes, {"bytes", "path"}, or a path."""
+        raw = cell.get("bytes") if isinstance(cell, Mapping) else cell
+        if isinstance(raw, bytes):
+            return self._save(raw, "")
+        path = cell.get("path") if isinstance(cell, Mapping) else cell
+        if not isinstance(path, str) or not path:
+            return Picture("", Reason.IMAGE_UNREADABLE)
+        return self._from_address(path) if "://" in path else self._from_disk(path)
+
+    def _from_address(self, address: str) -> Picture:
+        """Fetch hf://datasets/OWNER/NAME... or zip://a.jpg::archive; a row must not name what is not its data set's."""
+        place = address.split("::")[-1]
+        if not (place.startswith((f"{self._hub}/", f"{self._hub}@")) or self._is_below(place)):
+            return Picture(address, Reason.IMAGE_OUTSIDE)
+        try:
+            return self._save(fetched(address), address)
+        except FileNotFoundError:
+            return Picture(address, Reason.IMAGE_MISSING)
+        except OSError as error:
+            raise DataError(address, f"cannot be fetched ({error}); the same command goes on from here") from None
+
+    def _from_disk(self, path: str) -> Picture:
+        if self._below is None:
+            return Picture(path, Reason.IMAGE_OUTSIDE)
+        real = os.path.realpath(self._below / path)
+        referenced = real.startswith(self._root + os.sep)
+        if not (referenced or self._is_below(real)):
+            return Picture(path, Reason.IMAGE_OUTSIDE)
+        if not Path(real).is_file():
+            return Picture(path, Reason.IMAGE_MISSING)
+        if referenced:
+            return Picture(Path(real).relative_to(self._root).as_posix())
+        return self._save(Path(real).read_bytes(), path)
+
+    def _is_below(self, path: str) -> bool:
+        return self._below is not None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self._below))
+
+    def _save(self, raw: bytes, path: str) -> Picture:
+        extension = extension_of(raw[:16])
+        if extension is None:
+            return Picture(path, Reason.IMAGE_UNREADABLE)
+        digest = hashlib.sha256(raw).hexdigest()[:24]
+        name = f"{digest[:2]}/{digest}{extension}"
+        target = f"{self.folder}/{name}"
+        if not os.path.exists(target):  # noqa: PTH110  (strings: once a picture)
+            _write(target, raw)
+        return Picture(name)
+
+
+def _write(path: str, raw: bytes) -> None:
+    part = f"{path}.{os.getpid()}-{threading.get_ident()}.part"
+    try:
+        try:
+            file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+            file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
+            left = memoryview(raw)
+            while left:  # a disk that fills takes a part of the bytes before it says so
+                left = left[os.write(file, left) :]
+        finally:
+            os.close(file)
+        os.replace(part, path)  # noqa: PTH105
+    except BaseException as error:
+        Path(part).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise DataError(path, write_problem(error)) from None
+        raise
+
+
+def with_pictures(
+    rows: Iterable[tuple[int, Row]], column: str | None, store: PictureStore
+) -> Iterator[tuple[int, Row, list[Picture]]]:
+    """Yield (row number, row, its pictures) in order, the pictures of the rows ahead being written meanwhile."""
+    numbered = iter(rows)
+    ahead: deque[tuple[list[tuple[int, Row]], Future[list[list[Picture]]]]] = deque()
+    with ThreadPoolExecutor(THREADS) as pool:
+        while chunk := list(itertools.islice(numbered, CHUNK)):
+            cells = [_cells(row.get(column)) if column else [] for _, row in chunk]
+            ahead.append((chunk, pool.submit(_store_all, store, cells)))
+            if len(ahead) > THREADS:
+                yield from _joined(*ahead.popleft())
+        while ahead:
+            yield from _joined(*ahead.popleft())
+
+
+def _cells(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _store_all(store: PictureStore, cells: Sequence[Sequence[Any]]) -> list[list[Picture]]:
+    return [[store.picture(cell) for cell in row] for row in cells]
+
+
+def _joined(
+    chunk: Sequence[tuple[int, Row]], found: Future[list[list[Picture]]]
+) -> Iterator[tuple[int, Row, list[Picture]]]:
+    for (number, row), pictures in zip(chunk, found.result(), strict=True):
+        yield number, row, pictures
