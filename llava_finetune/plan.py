@@ -14,7 +14,17 @@ from typing import Any
 
 from llava_finetune.machine import GB, available_ram, readable
 from llava_finetune.memory import Setting, estimate, host_ram, sequence_length, trainable_parameters
-from llava_finetune.proposals import MODES, Proposal, lengths, max_length, propose, read_gpus, smallest, too_small
+from llava_finetune.proposals import (
+    MODES,
+    Proposal,
+    lengths,
+    max_length,
+    propose,
+    read_gpus,
+    smallest,
+    too_small,
+    workers,
+)
 from llava_finetune.shapes import Shape, read_shape
 
 SCRIPTS = {
@@ -35,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json:
         print(json.dumps(_as_json(shape, wanted, num_gpus, gpu_bytes, rows), indent=2))
     else:
-        print(_text(shape, wanted, num_gpus, gpu_bytes, rows))
+        print(_text(shape, wanted, num_gpus, gpu_bytes, rows, options.data or "records.json"))
     return 0 if rows[options.mode] is not None else 1
 
 
@@ -53,7 +63,9 @@ def _wanted_setting(options: argparse.Namespace, shape: Shape, num_gpus: int) ->
     return setting
 
 
-def _text(shape: Shape, wanted: Setting, num_gpus: int, gpu_bytes: int, rows: Mapping[str, Proposal | None]) -> str:
+def _text(
+    shape: Shape, wanted: Setting, num_gpus: int, gpu_bytes: int, rows: Mapping[str, Proposal | None], data: str
+) -> str:
     language, trained = shape.language, trainable_parameters(shape, wanted)
     lines = [
         f"{shape.name}: language model {language.num_parameters / 1e9:.2f} B, vision tower "
@@ -69,46 +81,65 @@ def _text(shape: Shape, wanted: Setting, num_gpus: int, gpu_bytes: int, rows: Ma
     proposal = rows[wanted.mode]
     if proposal is None:
         return "\n".join([*lines, too_small(shape, wanted, gpu_bytes)])
-    return "\n".join([*lines, *_launch_lines(shape, proposal, num_gpus)])
+    return "\n".join([*lines, *_launch_lines(shape, proposal, num_gpus, data)])
 
 
-COLUMNS = ("weights", "adapters", "gradients", "optimizer", "activations", "logits", "temporary", "context")
+COLUMNS = {
+    "weights": "weights",
+    "adapters": "adapters",
+    "gradients": "grads",
+    "optimizer": "Adam",
+    "activations": "activ.",
+    "logits": "logits",
+    "temporary": "temp.",
+    "context": "context",
+}
 
 
 def _table(shape: Shape, wanted: Setting, gpu_bytes: int, rows: Mapping[str, Proposal | None]) -> list[str]:
     """One line per mode, with and without checkpointing: what it proposes, or at least needs."""
-    head = f"  {'mode':<9}{'ZeRO':<15}{'batch':>5}  {'checkpt.':<9}"
-    lines = [head + "".join(f"{name:>12}" for name in (*COLUMNS, "total", "host RAM"))]
+    head = f"  {'mode':<9}{'ZeRO':<10}{'batch':>5}  {'ckpt':<4}"
+    lines = [head + "".join(f"{name:>9}" for name in (*COLUMNS.values(), "total", "host RAM"))]
     for mode, proposal in rows.items():
         best = proposal.setting if proposal else smallest(shape, replace(wanted, mode=mode))[0]
         for checkpointing in (True, False):
             setting = replace(best, checkpointing=checkpointing)
             sizes = estimate(shape, setting)
-            ram = host_ram(shape, setting, on_gpu=True)
+            values = [asdict(sizes)[name] for name in COLUMNS] + [sizes.total, host_ram(shape, setting, on_gpu=True)]
             mark = "*" if proposal and setting == best else " "
-            config = f"{setting.stage}{' + CPU offload' if setting.offload else ''}"
-            values = [asdict(sizes)[name] for name in COLUMNS] + [sizes.total, ram]
-            row = f"{mark} {mode:<9}{config:<15}{setting.batch:>5}  {'yes' if checkpointing else 'no':<9}"
-            fits = "fits" if sizes.total <= gpu_bytes else f"{readable(sizes.total - gpu_bytes)} too much"
-            lines.append(row + "".join(f"{value / GB:>12.2f}" for value in values) + f"  {fits}")
+            config = f"{setting.stage}{'+offload' if setting.offload else ''}"
+            row = f"{mark} {mode:<9}{config:<10}{setting.batch:>5}  {'yes' if checkpointing else 'no':<4}"
+            fits = "fits" if sizes.total <= gpu_bytes else f"over by {(sizes.total - gpu_bytes) / GB:.1f}"
+            lines.append(row + "".join(f"{value / GB:>9.2f}" for value in values) + f"  {fits}")
     return lines
 
 
-def _launch_lines(shape: Shape, proposal: Proposal, num_gpus: int) -> list[str]:
+def _launch_lines(shape: Shape, proposal: Proposal, num_gpus: int, data: str) -> list[str]:
     setting = proposal.setting
     total = setting.batch * proposal.accumulation * num_gpus
     lines = [
         f"{setting.mode} as proposed (*): {num_gpus} GPU(s) x {setting.batch} x {proposal.accumulation} accumulated = "
         f"{total} records a step",
         "",
-        f"MODEL={shape.name} DATA=records.json IMAGES=images OUTPUT=runs/{setting.mode} \\",
+        f"MODEL={shape.name} DATA={data} IMAGES=images OUTPUT=runs/{setting.mode} \\",
         f"NUM_GPUS={num_gpus} GLOBAL_BATCH={total} PER_GPU_BATCH={setting.batch} DEEPSPEED_CONFIG={proposal.config} \\",
-        f"bash scripts/{SCRIPTS[setting.mode]} --gradient_checkpointing {setting.checkpointing}",
+        f"bash scripts/{SCRIPTS[setting.mode]} --gradient_checkpointing {setting.checkpointing} "
+        + " ".join([f"--dataloader_num_workers {workers(num_gpus)}", *_asked(shape, setting)]),
     ]
     free = available_ram()
     if proposal.host_ram > free:
         lines += ["", f"Host RAM: about {readable(proposal.host_ram)}; this machine has {readable(free)} free."]
     return lines
+
+
+def _asked(shape: Shape, setting: Setting) -> list[str]:
+    """Flags for what was asked of the plan and differs from the launchers' own."""
+    usual = Setting(setting.mode, max_length=max_length(shape))
+    flags = {"--lora_r": "rank", "--lora_targets": "targets"} if setting.has_adapters else {}
+    flags |= {"--bits": "bits"} if setting.mode == "qlora" else {}
+    values = {flag: (getattr(setting, name), getattr(usual, name)) for flag, name in flags.items()}
+    values["--model_max_length"] = (setting.max_length, usual.max_length)
+    return [f"{flag} {given}" for flag, (given, default) in values.items() if given != default]
 
 
 def _as_json(

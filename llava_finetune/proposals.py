@@ -5,6 +5,7 @@
 'zero2'
 """
 
+import os
 import re
 import statistics
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,10 @@ from llava_finetune.shapes import Shape, read_shape
 
 MODES = ("pretrain", "qlora", "lora", "full")
 MAX_BATCH = 16
+MAX_WORKERS = 4
+USABLE = 0.93
+"""Share of a GPU's memory that a plan may fill. A card that is sold as 24 GB has 24 * 2^30 bytes: 0.93 of it is what
+`--gpus 24GB` stands for, so that both give the same plan and an estimate may be a little low."""
 BYTES_PER_TOKEN = 3.5
 """Bytes of UTF-8 text that one token of a Llama tokenizer stands for, on the safe side for English."""
 
@@ -43,6 +48,7 @@ class Proposal:
             *("--per_device_train_batch_size", str(self.setting.batch)),
             *("--gradient_accumulation_steps", str(self.accumulation)),
             *("--gradient_checkpointing", str(self.setting.checkpointing)),
+            *("--dataloader_num_workers", str(workers(self.setting.num_gpus))),
         )
 
 
@@ -55,13 +61,18 @@ class Choice:
     notes: tuple[str, ...]
 
 
+def workers(num_gpus: int, cores: int | None = None) -> int:
+    """Data loading processes of each rank: its share of the cores, at most MAX_WORKERS, which feed a 7B's step."""
+    return max(1, min(MAX_WORKERS, (cores or os.cpu_count() or 1) // num_gpus))
+
+
 def read_gpus(text: str | None) -> tuple[int, int]:
-    """(number, bytes of each) from `8x80GB` or `24GB`; this machine's smallest GPU where None is given."""
+    """(number, bytes of each) from `8x80GB` or `24GB`; this machine's, by its smallest, where None is given."""
     if text is None:
         found = gpus()
         if not found:
             raise UsageError("this machine shows no GPU; say which ones the plan is for: --gpus 1x24GB")
-        return len(found), min(gpu.memory for gpu in found)
+        return len(found), round(USABLE * min(gpu.memory for gpu in found))
     match = re.fullmatch(r"(?:(\d+)x)?(\d+(?:\.\d+)?)\s*GB", text, re.IGNORECASE)
     if not match or match[1] == "0":
         raise UsageError(f"--gpus {text}: expected NUMBERxSIZE, for example 1x24GB or 8x80GB")

@@ -2,7 +2,7 @@
 # LLaVA with Llama-2-7B on OK-VQA, evaluated after each epoch.
 #
 # What    LoRA r 128, alpha 256 on the language model, projector trained; ZeRO-2; 3 passes over 9,009 questions.
-# Needs   one 24 GB GPU; where memory ends: DEEPSPEED_CONFIG=zero3_offload (about 40 GB of host RAM), or --auto
+# Needs   one 24 GB GPU; where memory ends: DEEPSPEED_CONFIG=zero3_offload (23 GB of host RAM by plan), or --auto
 #         (llava-finetune plan --model meta-llama/Llama-2-7b-chat-hf --mode lora --gpus 1x24GB)
 # Time    about 1 hour on 8 A100 40 GB, 6 on one (estimated, not measured)
 # Model   Llama-2 7B chat with the projector of its stage 1 (PROJECTOR, made by scripts/pretrain.sh with --version

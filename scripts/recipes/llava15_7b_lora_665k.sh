@@ -3,7 +3,8 @@
 #
 # What    LoRA r 128, alpha 256, learning rate 2e-4, projector 2e-5, 128 records a step, one pass, pictures padded,
 #         batches of one kind and like length: the values of upstream's v1.5 script, under today's flag names.
-# Needs   8 GPUs of 40 GB; any other number with the same 128 records a step (--auto picks the batch)
+# Needs   8 GPUs of 40 GB (llava-finetune plan --model lmsys/vicuna-7b-v1.5 --mode lora --gpus 8x40GB); any other
+#         number with the same 128 records a step (--auto picks the batch)
 # Time    about 10 hours on 8 A100 40 GB (estimated, not measured)
 # Data    llava_v1_5_mix665k.json with COCO, GQA, OCR-VQA, TextVQA and Visual Genome pictures below data/llava-665k
 # Launch  bash scripts/recipes/llava15_7b_lora_665k.sh
@@ -20,4 +21,4 @@ exec bash "$(dirname "${BASH_SOURCE[0]}")/../finetune_lora.sh" \
   --version v1 --vision_tower openai/clip-vit-large-patch14-336 \
   --pretrain_mm_mlp_adapter "${PROJECTOR:-runs/pretrain/mm_projector.bin}" --mm_projector_type mlp2x_gelu \
   --mm_vision_select_layer -2 --mm_use_im_start_end False --mm_use_im_patch_token False \
-  --image_aspect_ratio pad --group_by_modality_length True "$@"
+  --image_aspect_ratio pad --group_by_modality_length True --model_max_length 2048 --tf32 True "$@"

@@ -3,7 +3,8 @@
 #
 # What    bf16, LoRA r 128, alpha 256 in language model and vision tower, projector trained, learning rate 1e-4,
 #         3 epochs, batch 4; ZeRO-3, because 69 GB of weights fit no single GPU beside anything else.
-# Needs   four 80 GB GPUs (llava-finetune plan --model liuhaotian/llava-v1.6-34b --mode lora --gpus 4x80GB);
+# Needs   four 80 GB GPUs
+#         (llava-finetune plan --model liuhaotian/llava-v1.6-34b --gpus 4x80GB --lora_targets language,vision);
 #         one 48 GB GPU with scripts/finetune_qlora.sh and the flags below
 # Time    1,000 captions x 3: about 2 hours on four A100 80 GB (estimated, not measured)
 # Data    python -m data_prep captions --help       (pictures and captions to data/captions)

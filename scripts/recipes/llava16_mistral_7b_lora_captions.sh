@@ -4,7 +4,7 @@
 # What    bf16, LoRA r 128, alpha 256 in language model and vision tower, projector trained, learning rate 1e-4,
 #         3 epochs, batch 4.
 # Needs   one 48 GB GPU at batch 1 x 4 accumulated, or one 80 GB GPU
-#         (llava-finetune plan --model liuhaotian/llava-v1.6-mistral-7b --mode lora --lora_targets language,vision)
+#         (llava-finetune plan --model liuhaotian/llava-v1.6-mistral-7b --gpus 1x48GB --lora_targets language,vision)
 # Time    1,000 captions x 3: about 1 hour on one A100 (estimated, not measured)
 # Data    python -m data_prep captions --help       (pictures and captions to data/captions)
 # Launch  bash scripts/recipes/llava16_mistral_7b_lora_captions.sh

@@ -1,12 +1,18 @@
 """Launchers and recipes: the command each one starts, the arithmetic it prints, and what it refuses."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from llava_finetune.cli import main
+from llava_finetune.forwarding import forwarded
+from llava_finetune.launch import flag
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden"
@@ -58,6 +64,69 @@ def test_a_recipe_says_what_it_is_needs_and_takes(recipe: str) -> None:
     for heading in ("What", "Needs", "Time", "Data", "Launch", "Change"):
         assert f"# {heading} " in header, heading
     assert f"bash scripts/recipes/{recipe}.sh" in header
+
+
+QLORA = {"--bits": "4", "--quant_type": "nf4", "--double_quant": "True", "--lora_r": "64", "--lora_alpha": "16"}
+CAPTIONS = {
+    "--bf16": "True", "--lora_targets": "language,vision", "--learning_rate": "1e-4", "--mm_projector_lr": "1e-4",
+    "--num_train_epochs": "3", "--freeze_mm_mlp_adapter": None,
+}  # fmt: skip
+UPSTREAM = {
+    "--version": "v1", "--mm_projector_type": "mlp2x_gelu", "--mm_vision_select_layer": "-2",
+    "--mm_use_im_start_end": "False", "--mm_use_im_patch_token": "False", "--image_aspect_ratio": "pad",
+    "--group_by_modality_length": "True", "--num_train_epochs": "1", "--per_device_train_batch_size": "16",
+    "--gradient_accumulation_steps": "1", "--weight_decay": "0", "--warmup_steps": "0.03",
+    "--lr_scheduler_type": "cosine", "--tf32": "True", "--model_max_length": "2048", "--gradient_checkpointing": "True",
+    "--dataloader_num_workers": "4", "--lazy_preprocess": "True", "--deepspeed": "$ROOT/deepspeed_configs/zero3.json",
+}  # fmt: skip
+PUBLISHED = {
+    "llava15_7b_qlora_instruct_mix": {**QLORA, "--lora_dropout": "0.1", "--lora_targets": "language"},
+    "small_llava_qlora_instruct_mix": {**QLORA, "--learning_rate": "2e-5", "--max_steps": "500"},
+    "llama2_7b_lora_okvqa": {
+        "--lora_r": "128", "--lora_alpha": "256", "--eval_strategy": "epoch", "--version": "llava_llama_2",
+        "--deepspeed": "$ROOT/deepspeed_configs/zero2.json",
+    },
+    "llava16_mistral_7b_lora_captions": {**CAPTIONS, "--version": "mistral_instruct"},
+    "llava16_34b_lora_captions": {**CAPTIONS, "--version": "chatml_direct"},
+    "llava15_7b_lora_665k": {
+        **UPSTREAM, "--lora_r": "128", "--lora_alpha": "256", "--learning_rate": "2e-4", "--mm_projector_lr": "2e-5",
+    },
+    "llava15_7b_full_665k": {**UPSTREAM, "--learning_rate": "2e-5", "--lora_enable": None, "--mm_projector_lr": None},
+}  # fmt: skip
+BATCHES = {"small_llava_qlora_instruct_mix": 8, "llava16_mistral_7b_lora_captions": 4, "llava16_34b_lora_captions": 4}
+
+
+def test_every_recipe_is_held_to_its_published_values() -> None:
+    assert sorted(PUBLISHED) == RECIPES
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_has_its_published_values(recipe: str) -> None:
+    words = (GOLDEN / f"{recipe}.txt").read_text().replace("\\\n", " ").split()
+    assert {name: flag(words, name) for name in PUBLISHED[recipe]} == PUBLISHED[recipe]
+
+
+@pytest.mark.parametrize("recipe", BATCHES)
+def test_a_recipe_has_its_published_batch(recipe: str, run_script: Run, with_gpus: Callable[..., None]) -> None:
+    with_gpus(1)
+    said = run_script(f"scripts/recipes/{recipe}.sh", "--dry-run").stdout
+    assert said.startswith(f"# {BATCHES[recipe]} records a step = 1 GPU(s) x ")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_a_recipe_needs_is_what_plan_says(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every plan in a recipe's header fits, by its exit code, for the card that it names."""
+    header = (ROOT / "scripts" / "recipes" / f"{recipe}.sh").read_text().split("set -euo pipefail")[0]
+    plans = re.findall(r"llava-finetune (plan [^)\n]+)", header)
+    assert plans, "a header names the plan that it was made from"
+    for plan in plans:
+        assert main(plan.split()) == 0, capsys.readouterr().out
+
+
+def test_the_data_of_the_instruct_mix_recipes_is_ten_thousand_rows() -> None:
+    for recipe in ("llava15_7b_qlora_instruct_mix", "small_llava_qlora_instruct_mix"):
+        header = (ROOT / "scripts" / "recipes" / f"{recipe}.sh").read_text()
+        assert "data_prep hf HuggingFaceH4/llava-instruct-mix-vsft --limit 10000 " in header
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -116,6 +185,40 @@ def test_a_hostfile_is_counted_and_passed_on(run_script: Run, with_gpus: Callabl
     out = run_script("scripts/finetune_lora.sh", "--dry-run", HOSTFILE=str(hostfile), **RUN).stdout
     assert out.startswith("# 128 records a step = 16 GPU(s) x 4 x 2 accumulated\n")
     assert f"--hostfile {hostfile}" in out and "--num_gpus" not in out
+
+
+def test_a_flag_survives_the_other_hosts_shell(run_script: Run, with_gpus: Callable[..., None], tmp_path: Path) -> None:
+    with_gpus(8)
+    (tmp_path / "hosts").write_text("node-0 slots=8\nnode-1 slots=8\n")
+    targets = r"model\.layers\.\d+\.(self_attn|mlp)\..*"
+    out = run_script(
+        "scripts/finetune_lora.sh", "--dry-run", "--lora_targets", targets, HOSTFILE=str(tmp_path / "hosts"), **RUN
+    ).stdout
+    over_there = " ".join(shlex.split(out[out.index("deepspeed ") :]))
+    assert shlex.split(over_there)[-2:] == ["--lora_targets", targets]
+
+
+def test_what_a_run_needs_goes_along_over_ssh_and_secrets_do_not(tmp_path: Path) -> None:
+    (tmp_path / ".deepspeed_env").write_text("NCCL_IB_HCA=mlx5\n")
+    given = {
+        "HOME": str(tmp_path),
+        "HF_HOME": "/shared/hub",
+        "HF_TOKEN": "secret",
+        "WANDB_API_KEY": "secret",
+        "TOKENIZERS_PARALLELISM": "false",
+        "LLAVA_FINETUNE_FAILURE": "/shared/failure.json",
+        "EDITOR": "vi",
+    }
+    with forwarded(given) as environment:
+        file = Path(environment["DS_ENV_FILE"])
+        assert file.read_text().splitlines() == [
+            "HF_HOME=/shared/hub",
+            "TOKENIZERS_PARALLELISM=false",
+            "LLAVA_FINETUNE_FAILURE=/shared/failure.json",
+            f"PATH={sys.prefix}/bin:$PATH",
+            "NCCL_IB_HCA=mlx5",
+        ]
+    assert not file.exists()
 
 
 def test_a_broken_hostfile_line_is_named(run_script: Run, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from llava_finetune import plan, proposals
 from llava_finetune.cli import main
 from llava_finetune.errors import UsageError
-from llava_finetune.machine import GB
+from llava_finetune.machine import GB, Gpu
 from llava_finetune.memory import Setting, estimate
 from llava_finetune.shapes import read_shape
 
@@ -26,6 +26,7 @@ def test_the_plan_of_7b_lora_on_24_gb_is_golden(
     capsys: pytest.CaptureFixture[str], golden: Callable[[Path, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "available_ram", lambda: 64 * GB)
+    monkeypatch.setattr(proposals.os, "cpu_count", lambda: 2)
     assert main(["plan", "--model", SEVEN, "--mode", "lora", "--gpus", "1x24GB"]) == 0
     golden(Path(__file__).parent / "golden" / "plan.txt", capsys.readouterr().out)
 
@@ -109,6 +110,12 @@ def test_an_unreadable_gpu_list_shows_how_to_write_it(text: str) -> None:
         proposals.read_gpus(text)
 
 
+def test_a_gpu_of_this_machine_is_planned_for_as_the_same_one_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proposals, "gpus", lambda: [Gpu(0, "NVIDIA GeForce RTX 4090", 24_564 * 2**20)] * 2)
+    number, size = proposals.read_gpus(None)
+    assert number == 2 and 0.99 * 24 * GB < size <= 24 * GB
+
+
 def test_without_a_gpu_the_plan_asks_which(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proposals, "gpus", list)
     with pytest.raises(UsageError, match=r"this machine shows no GPU; say which ones the plan is for: --gpus 1x24GB"):
@@ -119,10 +126,15 @@ def test_the_printed_line_is_a_command_that_runs(
     capsys: pytest.CaptureFixture[str],
     run_script: Callable[..., "subprocess.CompletedProcess[str]"],
     with_gpus: Callable[..., None],
-    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with_gpus(4, 40)
-    assert main(["plan", "--model", SEVEN, "--mode", "full", "--gpus", "4x40GB"]) == 0
+    asked = ["--lora_r", "64", "--lora_targets", "language,vision", "--model_max_length", "1024", "--data", "d.json"]
+    turns = [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "good day"}]
+    (tmp_path / "d.json").write_text(json.dumps([{"id": "a", "conversations": turns}] * 3))
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "--model", SEVEN, "--mode", "lora", "--gpus", "4x40GB", *asked]) == 0
     out = capsys.readouterr().out
     words = out[out.index("MODEL=") :].split("\n\n")[0].replace("\\\n", " ").split()
     variables = dict(word.split("=", 1) for word in words[: words.index("bash")])
@@ -130,6 +142,8 @@ def test_the_printed_line_is_a_command_that_runs(
     result = run_script(script, "--dry-run", *flags, **variables)
     assert result.returncode == 0, result.stderr
     assert f"--per_device_train_batch_size {variables['PER_GPU_BATCH']}" in result.stdout
+    for words in ("--lora_r 64", "--lora_targets language,vision", "--model_max_length 1024", "--data_path d.json"):
+        assert words in result.stdout, "what was planned is what is launched"
 
 
 def test_planning_imports_no_torch() -> None:
