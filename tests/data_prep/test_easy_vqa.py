@@ -57,3 +57,11 @@ def test_questions_that_are_no_rows_are_named(source: Path, tmp_path: Path) -> N
     (source / "train/questions.json").write_text(json.dumps([*ROWS, ["what?", "blue"]]))
     with pytest.raises(DataError, match=r"questions.json.*row 7: expected \[question, answer, picture number\]"):
         main(["--source", str(source), "--output-dir", str(tmp_path / "out")])
+
+
+def test_a_file_that_was_cut_off_is_named_with_the_place(source: Path, tmp_path: Path) -> None:
+    questions = source / "train/questions.json"
+    questions.write_text(json.dumps(ROWS)[:-40])
+    with pytest.raises(DataError, match=r"train/questions\.json.*line 1"):
+        main(["--source", str(source), "--output-dir", str(tmp_path / "out")])
+    assert not (tmp_path / "out/train.json").exists()
