@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import shutil
+import subprocess
 
 import pytest
 
 from llava_finetune.report import write_report
+from tests.report import run_maker
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright (extra dev) is not installed")
 
 
 @pytest.fixture(scope="module")
-def browser():
-    path = next(
-        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-    )
+def browser(root):
+    found = subprocess.run(["bash", "scripts/browser.sh"], cwd=root, capture_output=True, text=True, check=False)
+    if found.returncode:
+        pytest.skip(found.stderr.strip().splitlines()[-1])
     with sync_api.sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        except sync_api.Error:
-            pytest.skip("no Chromium on this machine: python -m playwright install chromium")
+        browser = playwright.chromium.launch(
+            executable_path=found.stdout.strip(), args=["--no-sandbox", "--disable-gpu"]
+        )
         yield browser
         browser.close()
 
 
 @pytest.fixture(scope="module")
-def report(run_maker, tmp_path_factory):
+def report(tmp_path_factory):
     folder = run_maker.make_run(tmp_path_factory.mktemp("browser") / "made", num_images=30)
     return write_report(folder, curves=False)
 
