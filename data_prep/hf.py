@@ -17,7 +17,7 @@ from typing import Any
 
 from data_prep.errors import DataError, UsageError
 from data_prep.hf_layouts import Columns, Layout, answers_of, recognise, require_known, turns_of
-from data_prep.hf_pictures import PictureStore, with_pictures
+from data_prep.hf_pictures import PictureStore, names_a_file, own_folder, picture_cells, with_pictures
 from data_prep.hf_rows import open_rows
 from data_prep.options import SHORT_ANSWER, add_output_options, converter_parser, write_and_check
 from data_prep.output import Converted, Drop, Origin, Reason
@@ -89,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--images",
         dest="image_folder",
         type=Path,
-        help="where the pictures go (default: images beside --output)",
+        help="where the pictures go (default: images beside --output; files of a local data set stay where they are)",
     )
     parser.add_argument("--split", help="default: train")
     parser.add_argument("--config", help="configuration (subset) of the data set")
@@ -112,12 +112,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Convert a data set."""
     args = build_parser().parse_args(argv)
     args.suffix = SHORT_ANSWER if args.suffix == "short" else args.suffix
-    folder = args.image_folder or args.output.parent / "images"
     opened = open_rows(args.source, args.split, args.config, args.revision)
     first = next(opened.rows, None)
     if first is None:
         raise DataError(args.source, "no row in it")
     layout = _layout(first, args)
+    folder = args.image_folder or _usual_folder(first, layout, args)
     picked = chosen(itertools.chain([first], opened.rows), opened.total, args)
     with Progress("converting", args.sample or args.limit or opened.total, "rows") as progress:
         items = convert(progress.each(picked), layout, PictureStore(folder, args.source), args)
@@ -127,6 +127,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices = {name: getattr(args, name) for name in names}
         choices |= {"revision": opened.commit or args.revision, "layout": layout._asdict()}
         return write_and_check(args, items, Origin("hf", opened.files, folder, choices))
+
+
+def _usual_folder(first: Row, layout: Layout, args: argparse.Namespace) -> Path:
+    """Return the data set's own folder when its pictures are files there (named, not copied), else a new one."""
+    below = own_folder(args.source)
+    cells = picture_cells(first, layout.image)
+    return below if below and any(names_a_file(cell, args.source) for cell in cells) else args.output.parent / "images"
 
 
 def _layout(first: Row, args: argparse.Namespace) -> Layout:

@@ -36,13 +36,32 @@ class Picture(NamedTuple):
     problem: Reason | None = None
 
 
+def own_folder(source: str) -> Path | None:
+    """Return the folder that relative paths of a data set begin in: the source, or where its file lies."""
+    path = Path(source)
+    return path if path.is_dir() else path.parent if path.exists() else None
+
+
+def names_a_file(cell: Any, source: str) -> bool:
+    """Say whether a picture's cell is a path, without bytes, to a file in the data set's own folder."""
+    path = (
+        cell
+        if isinstance(cell, str)
+        else cell.get("path")
+        if isinstance(cell, Mapping) and not cell.get("bytes")
+        else None
+    )
+    below = own_folder(source)
+    return bool(path) and below is not None and (below / str(path)).is_file()
+
+
 class PictureStore:
     """Writes pictures below a folder under the hash of their bytes; a picture already there is not written again."""
 
     def __init__(self, folder: Path, source: str) -> None:
         """Keep the folder, and where the data set may name pictures: below its own folder, or its own hub address."""
         self.folder = folder
-        self._below = Path(source) if Path(source).is_dir() else Path(source).parent if Path(source).exists() else None
+        self._below = own_folder(source)
         self._hub = f"hf://datasets/{source}"
         self._root = os.path.realpath(folder)
 
@@ -126,7 +145,7 @@ def with_pictures(
     ahead: deque[tuple[list[tuple[int, Row]], Future[list[list[Picture]]]]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:
         while chunk := list(itertools.islice(numbered, CHUNK)):
-            cells = [_cells(row.get(column)) if column else [] for _, row in chunk]
+            cells = [picture_cells(row, column) for _, row in chunk]
             ahead.append((chunk, pool.submit(_store_all, store, cells)))
             if len(ahead) > THREADS:
                 yield from _joined(*ahead.popleft())
@@ -134,7 +153,9 @@ def with_pictures(
             yield from _joined(*ahead.popleft())
 
 
-def _cells(value: Any) -> Sequence[Any]:
+def picture_cells(row: Row, column: str | None) -> Sequence[Any]:
+    """Return the cells of a row's pictures: none, one, or a list."""
+    value = row.get(column) if column else None
     return value if isinstance(value, list) else [] if value is None else [value]
 
 

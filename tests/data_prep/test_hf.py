@@ -165,6 +165,11 @@ def test_a_folder_of_pictures_with_metadata_is_read_as_datasets_reads_it(jpegs: 
     )
     records = convert("raw")
     assert sorted(turns[1] for turns in turns_of("r.json")) == [f"piece {n}" for n in range(6)]
+    assert sorted(record["image"] for record in records) == [f"{n}.jpg" for n in range(6)], "named, not copied"
+    assert not Path("images").exists()
+    assert meta()["image_folder"] == str(Path("raw").resolve())
+    assert [source["path"] for source in meta()["sources"]] == ["raw/metadata.jsonl"]
+    records = convert("raw", "--image-folder", "images")
     assert {(Path("images") / record["image"]).read_bytes() for record in records} == set(jpegs)
 
 
@@ -203,7 +208,7 @@ def test_a_row_names_only_pictures_of_its_own_data_set(
     Path("set/text.jpg").write_text("text")
     Path("set/link.jpg").symlink_to(tmp_path / "out.jpg")
     rows = [{"image": {"bytes": None, "path": name}, "caption": "a box"} for name in ("own.jpg", path)]
-    (record,) = convert(write("set/c.parquet", rows))
+    (record,) = convert(write("set/c.parquet", rows), "--image-folder", "images")
     assert (Path("images") / record["image"]).read_bytes() == jpegs[0]
     assert meta()["counts"]["dropped"] == {reason: 1}
     assert meta()["counts"]["first_dropped"][reason] == [f"set/c.parquet row 1: {path}"]
