@@ -8,6 +8,7 @@ leaves unsaid is taken from the base checkpoint, never from a default that would
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 import transformers
 
-from llava_finetune.errors import UsageError
+from llava_finetune.errors import WITHOUT_DEEPSPEED, UsageError
 from llava_finetune.precision import Precision, choose_precision
 
 TURNS = {"auto": None, "true": True, "false": False}
@@ -228,7 +229,7 @@ def _precision(argv: Sequence[str], cuda: bool) -> Precision:
             if asked not in ("auto", name):
                 raise UsageError(f"--precision {asked} contradicts --{name} {value}: give one of them")
             asked = name
-    return choose_precision(asked, "cuda" if cuda else "cpu")
+    return choose_precision(asked, "cuda" if cuda else "mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -303,6 +304,8 @@ def _refuse_idle(data: DataArguments, training: TrainingArguments) -> None:
 
 
 def _parse(parser: transformers.HfArgumentParser, argv: list[str]) -> tuple[Any, Any, Any]:
+    if (config := _value(argv, "--deepspeed")) and importlib.util.find_spec("deepspeed") is None:
+        raise UsageError(f"--deepspeed {config}: {WITHOUT_DEEPSPEED}")
     # The Trainer warns about bf16 on CPU unless told; ranks and devices come from the launcher's environment.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     model, data, training, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
@@ -318,8 +321,23 @@ def _refuse_contradictions(model: ModelArguments, training: TrainingArguments) -
         raise UsageError(f"--bits {training.bits} without --lora_enable True: quantised weights cannot be trained")
     if training.lora_enable and model.tune_mm_mlp_adapter:
         raise UsageError("--lora_enable True contradicts --tune_mm_mlp_adapter True: stage 1 trains the projector only")
-    if training.freeze_mm_mlp_adapter and model.tune_mm_mlp_adapter:
-        raise UsageError("--freeze_mm_mlp_adapter True contradicts --tune_mm_mlp_adapter True")
+    targets = {part.strip() for part in training.lora_targets.split(",")} if training.lora_enable else set()
+    for flag, wanted in (
+        ("--tune_mm_mlp_adapter True", model.tune_mm_mlp_adapter),
+        (f"--lora_targets {training.lora_targets}", "projector" in targets),
+    ):
+        if training.freeze_mm_mlp_adapter and wanted:
+            raise UsageError(f"--freeze_mm_mlp_adapter True contradicts {flag}")
+    # A regular expression among the targets may select modules of the tower too.
+    in_tower = training.tune_vision_tower or targets - {"language", "language.attention", "projector"}
+    if training.vision_tower_lr is not None and not in_tower:
+        raise UsageError(
+            f"--vision_tower_lr {training.vision_tower_lr} contradicts a frozen tower: add --tune_vision_tower True "
+            "or --lora_targets language,vision"
+        )
+    for flag in ("use_dora", "use_rslora", "init_lora"):
+        if (value := getattr(training, flag)) and not training.lora_enable:
+            raise UsageError(f"--{flag} {value} without --lora_enable True: there is no adapter")
     if training.deepspeed and training.bits != 16 and _zero_stage(training) == 3:
         raise UsageError(
             f"--bits {training.bits} with ZeRO-3: quantised weights cannot be partitioned; "

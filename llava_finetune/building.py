@@ -6,7 +6,7 @@ so.
 
 from __future__ import annotations
 
-import contextlib
+import importlib.util
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from llava_finetune.arguments import Arguments, ModelArguments
-from llava_finetune.convert.shards import load_pickle
 from llava_finetune.errors import UserError
 from llava_finetune.manifest import read_manifest
 from llava_finetune.modeling import model_class
@@ -38,10 +38,14 @@ GUESSED_TEMPLATES = (("mistral", "mistral_instruct"), ("llama", "vicuna_v1"))
 
 def load_config(path: str, cache_dir: str | None = None) -> Any:
     """The base's config. A llava-hf folder is recognised and its import command named."""
-    import llava.model  # noqa: F401  registers upstream's config classes
+    from llava.model import LlavaConfig  # and registers upstream's config classes
 
     try:
         config = transformers.AutoConfig.from_pretrained(path, cache_dir=cache_dir)
+        if config.model_type == "llava" and "LlavaLlamaForCausalLM" in (config.architectures or []):
+            # Upstream's name until 2024; transformers has given it to a layout of its own since.
+            config = LlavaConfig.from_pretrained(path, cache_dir=cache_dir)
+            config.model_type = LlavaConfig.model_type
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no usable config.json ({error}); give a model folder or a hub id") from None
     if any(name.endswith("ForConditionalGeneration") for name in config.architectures or []):
@@ -60,6 +64,9 @@ def resolve(model: ModelArguments, image_aspect_ratio: str | None, config: Any) 
         **{name: getattr(model, name, None) for name in UPSTREAM_DEFAULTS},
         "image_aspect_ratio": image_aspect_ratio,
     }
+    projector = model.pretrain_mm_mlp_adapter
+    if projector and not Path(projector).is_file():
+        raise UserError(f"--pretrain_mm_mlp_adapter {projector}: no such file; stage 1 (scripts/pretrain.sh) writes it")
     is_llava = hasattr(config, "mm_vision_tower")
     values: dict[str, Any] = {}
     for name, default in UPSTREAM_DEFAULTS.items():
@@ -91,7 +98,7 @@ def resolve(model: ModelArguments, image_aspect_ratio: str | None, config: Any) 
     return SimpleNamespace(
         **values,
         mm_vision_tower=values["vision_tower"],
-        pretrain_mm_mlp_adapter=model.pretrain_mm_mlp_adapter,
+        pretrain_mm_mlp_adapter=projector,
         tune_mm_mlp_adapter=model.tune_mm_mlp_adapter,
     )
 
@@ -123,6 +130,11 @@ def load_tokenizer(path: str, cache_dir: str | None, max_length: int) -> Any:
 
 def attention(asked: str, cuda: bool) -> str:
     """auto is SDPA; on CPU eager, whose backward is faster on short sequences (measured, docs/performance.md)."""
+    if asked == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+        raise UserError(
+            "--attn_implementation flash_attention_2 needs flash-attn, which is not installed; leave the flag out "
+            "(SDPA), or run: pip install --no-build-isolation -e '.[gpu]'"
+        )
     if asked != "auto":
         return asked
     return "sdpa" if cuda else "eager"
@@ -132,6 +144,8 @@ def quantization(bits: int, dtype: torch.dtype, double_quant: bool = True, quant
     """bitsandbytes' config for a 4- or 8-bit base; projector, tower and head stay in 16 bit. None for 16."""
     if bits == 16:
         return None
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(f"--bits {bits} needs bitsandbytes, which is not installed; run: pip install -e '.[quant]'")
     return transformers.BitsAndBytesConfig(
         load_in_4bit=bits == 4,
         load_in_8bit=bits == 8,
@@ -153,13 +167,20 @@ def build_model(arguments: Arguments, config: Any, values: SimpleNamespace, toke
     )
     if hasattr(config, "mm_vision_tower"):  # it knows where a tower that moved along with its folder is now
         keywords["config"] = config
-    model = model_class(config.model_type).from_pretrained(
-        model_arguments.model_name_or_path,
-        cache_dir=training.cache_dir,
-        attn_implementation=attention(model_arguments.attn_implementation, torch.cuda.is_available()),
-        dtype=dtype,
-        **keywords,
-    )
+    base = model_arguments.model_name_or_path
+    try:
+        model = model_class(config.model_type).from_pretrained(
+            base,
+            cache_dir=training.cache_dir,
+            attn_implementation=attention(model_arguments.attn_implementation, torch.cuda.is_available()),
+            dtype=dtype,
+            **keywords,
+        )
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{base}: the weights cannot be loaded: {error}; download the folder again, and see that every file that "
+            "model.safetensors.index.json names is there"
+        ) from error
     model.config.use_cache = False
     if model_arguments.freeze_backbone:
         model.model.requires_grad_(False)
@@ -236,87 +257,6 @@ def train_tower(model: Any) -> None:
     tower = model.get_vision_tower().vision_tower
     for name, parameter in tower.named_parameters():
         parameter.requires_grad = in_use(name, tower.config.num_hidden_layers, model.config.mm_vision_select_layer)
-
-
-PART_TARGETS = {
-    "language": r"model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)",
-    "language.attention": r"model\.layers\.\d+\.self_attn\.[qkvo]_proj",
-    "vision": r"model\.vision_tower\.vision_tower\.(vision_model\.)?encoder\.layers\.\d+\."
-    r"(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])",
-    "projector": r"model\.mm_projector(\.\d+)?",
-}
-
-TOWER_LAYER = re.compile(r"model\.vision_tower\..*encoder\.layers\.(\d+)\.")
-
-
-def target_modules(targets: str, model: Any) -> list[str]:
-    """Full names of the linear modules that `targets` (parts, comma-separated, or one regular expression) selects."""
-    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    patterns = [PART_TARGETS.get(part.strip(), part.strip()) for part in targets.split(",")]
-    try:
-        chosen = [name for name in names if any(re.fullmatch(pattern, name) for pattern in patterns)]
-    except re.error as error:
-        raise UserError(f"--lora_targets {targets}: not a regular expression ({error})") from None
-    if not chosen:
-        raise UserError(
-            f"--lora_targets {targets} selects no linear layer; parts are {', '.join(PART_TARGETS)}; "
-            f"names look like {names[0]}"
-        )
-    layers = max((int(found[1]) for found in map(TOWER_LAYER.match, names) if found), default=-1) + 1
-    select = getattr(model.config, "mm_vision_select_layer", -2)
-    return [name for name in chosen if not TOWER_LAYER.match(name) or in_use(name, layers, select)]
-
-
-def add_adapters(model: Any, arguments: Arguments) -> Any:
-    """LoRA by full module names, so that the tower is never adapted by accident (a suffix would match it too)."""
-    from peft import LoraConfig, PeftModel, get_peft_model
-
-    training = arguments.training
-    if training.init_lora:
-        model = PeftModel.from_pretrained(model, training.init_lora, is_trainable=True)
-        restore_beside_adapter(model, Path(training.init_lora))
-        return model
-    config = LoraConfig(
-        r=training.lora_r,
-        lora_alpha=training.lora_alpha,
-        target_modules=target_modules(training.lora_targets, model),
-        lora_dropout=training.lora_dropout,
-        bias=training.lora_bias,
-        use_dora=training.use_dora,
-        use_rslora=training.use_rslora,
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, config)
-
-
-def restore_beside_adapter(model: Any, folder: Path) -> None:
-    """Put back what an earlier run trained beside its adapter: the projector, image_newline, a tuned tower.
-
-    peft loads the adapter alone; without this a continued run starts from the base's projector.
-    """
-    file = folder / "non_lora_trainables.bin"
-    if not file.is_file():
-        raise UserError(f"{file}: missing; the projector that was trained beside the adapter is in it")
-    state = load_pickle(file)
-    parameters = dict(model.named_parameters())
-    for name, value in state.items():
-        # A quantised or newer run may name the tower's modules with or without CLIP's inner `vision_model.`.
-        longer = name.replace("vision_tower.vision_tower.", "vision_tower.vision_tower.vision_model.")
-        adapted = ".base_layer.".join(name.rsplit(".", 1))
-        target = next((parameters[one] for one in (name, longer, adapted) if one in parameters), None)
-        if target is None:
-            raise UserError(f"{file}: holds {name}, which this base has not; continue on the base it was trained from")
-        with _whole(target), torch.no_grad():
-            target.copy_(value)
-
-
-def _whole(parameter: torch.nn.Parameter) -> Any:
-    """A context in which a parameter may be written, gathered and partitioned again under ZeRO-3."""
-    if not hasattr(parameter, "ds_id"):
-        return contextlib.nullcontext()
-    from deepspeed import zero
-
-    return zero.GatheredParameters([parameter], modifier_rank=0)
 
 
 def restore_trainable(model: Any, arguments: Arguments) -> None:

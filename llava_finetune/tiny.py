@@ -67,13 +67,25 @@ def make_tiny_llava(folder: Path, family: str = "llava-1.5", seed: int = 0) -> P
     return folder
 
 
-def make_tiny_language_model(folder: Path, tokenizer: str = "llama", language: str = "llama", seed: int = 0) -> Path:
-    """A plain language model with its tokenizer. `tokenizer`: llama or chatml; `language`: llama or mistral."""
+def make_tiny_language_model(
+    folder: Path,
+    tokenizer: str = "llama",
+    language: str = "llama",
+    seed: int = 0,
+    kv_heads: int | None = None,
+    tied: bool = False,
+) -> Path:
+    """A plain language model with its tokenizer. `tokenizer`: llama, chatml or bytes; `language`: llama or mistral.
+
+    `kv_heads` and `tied` make the layouts of small models: TinyLlama groups its heads, SmolLM2 also ties its head.
+    """
     import torch
     import transformers
 
     _tokenizer_files(folder, tokenizer)
-    values = _language_values(language, tokenizer)
+    values = {**_language_values(language, tokenizer), "tie_word_embeddings": tied}
+    if kv_heads is not None:
+        values["num_key_value_heads"] = kv_heads
     torch.manual_seed(seed)
     if language == "mistral":
         model: Any = transformers.MistralForCausalLM(transformers.MistralConfig(**values))
@@ -134,17 +146,16 @@ def _llava_classes(language: str) -> tuple[Any, Any]:
 
 def _language_values(language: str, tokenizer: str) -> dict[str, Any]:
     extra = {"num_key_value_heads": 2, "sliding_window": None} if language == "mistral" else {"num_key_value_heads": 4}
-    chatml = tokenizer == "chatml"
+    ends = {"llama": {"bos": 1, "eos": 2, "pad": 0}, "chatml": {"bos": 1, "eos": VOCABULARY + 1, "pad": 0}}
+    ids = ends.get(tokenizer, {"bos": 1, "eos": 2, "pad": 2})  # as SmolLM2: <|im_start|>, <|im_end|>
     return {
-        "vocab_size": VOCABULARY + (len(CHATML) if chatml else 0),
+        "vocab_size": VOCABULARY + (len(CHATML) if tokenizer == "chatml" else 0),
         "hidden_size": HIDDEN,
         "intermediate_size": 2 * HIDDEN,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "max_position_embeddings": 2048,
-        "bos_token_id": 1,
-        "eos_token_id": VOCABULARY + 1 if chatml else 2,
-        "pad_token_id": 0,
+        **{f"{name}_token_id": number for name, number in ids.items()},
         "tie_word_embeddings": False,
         **extra,
     }
@@ -168,6 +179,9 @@ def _vision_values(folder: Path, mm: Mapping[str, Any]) -> dict[str, Any]:
 def _tokenizer_files(folder: Path, kind: str) -> None:
     """tokenizer.model and its config, as Llama checkpoints have them; `chatml`: no BOS, two special tokens."""
     folder.mkdir(parents=True, exist_ok=True)
+    if kind == "bytes":
+        _byte_tokenizer_files(folder)
+        return
     (folder / "tokenizer.model").write_bytes(_train_sentencepiece())
     config: dict[str, Any] = {
         "add_bos_token": kind != "chatml",
@@ -198,23 +212,56 @@ def _tokenizer_files(folder: Path, kind: str) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _train_sentencepiece() -> bytes:
-    """A BPE model of VOCABULARY pieces with byte fallback; the same bytes every time.
+def _byte_tokenizer_files(folder: Path) -> None:
+    """tokenizer.json as SmolLM2 has it: byte-level BPE without tokenizer.model, ChatML's start token as its BOS."""
+    import tokenizers
+
+    special = ["<|endoftext|>", *CHATML]
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=special,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator(_training_lines() * 4, trainer)
+    made.save(str(folder / "tokenizer.json"))
+    config = {
+        "add_prefix_space": False,
+        "bos_token": CHATML[0],
+        "clean_up_tokenization_spaces": False,
+        "eos_token": CHATML[1],
+        "model_max_length": 8192,
+        "pad_token": CHATML[1],
+        "tokenizer_class": "GPT2Tokenizer",
+        "unk_token": "<|endoftext|>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _training_lines() -> list[str]:
+    """What tiny tokenizers are trained on.
 
     As in Llama's vocabulary, `USER` is a piece and ` USER` is not: upstream's offsets for later rounds count on it.
     """
-    import sentencepiece
-
     text = (
         "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
         "detailed, and polite answers to the user's questions. What is the color of the shape in this picture? "
         "ASSISTANT: The shape is a red circle. Is there a blue triangle? No. How many squares are there? Two. "
     )
     words = "Yes no red green blue black gray teal brown yellow circle rectangle triangle"
-    lines = [text, *text.split(". "), words, *("(USER: /USER: .USER: >USER: " for _ in range(4))]
+    return [text, *text.split(". "), words, *("(USER: /USER: .USER: >USER: " for _ in range(4))]
+
+
+def _train_sentencepiece() -> bytes:
+    """A BPE model of VOCABULARY pieces with byte fallback; the same bytes every time."""
+    import sentencepiece
+
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines * 4),
+        sentence_iterator=iter(_training_lines() * 4),
         model_writer=model,
         model_type="bpe",
         vocab_size=VOCABULARY,

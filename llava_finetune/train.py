@@ -21,9 +21,9 @@ from transformers import set_seed
 
 from data_prep.record import DataError, read_records
 from llava_finetune import preflight
+from llava_finetune.adapters import add_adapters, require_same_adapter
 from llava_finetune.arguments import TURNS, Arguments, parse
 from llava_finetune.building import (
-    add_adapters,
     build_model,
     load_config,
     load_tokenizer,
@@ -118,6 +118,7 @@ def _train(arguments: Arguments, signals: StopSignal) -> Any:
 def _put_together(arguments: Arguments, settings: dict[str, Any], output: Path, say: Any) -> Any:
     """Model, data and the loop around them."""
     training, data = arguments.training, arguments.data
+    records = _records(Path(data.data_path), training.world_size)
     model, tokenizer, template = _model(arguments, say)
     tower = model.get_vision_tower()
     folder = Path(data.image_folder) if data.image_folder else None
@@ -131,9 +132,6 @@ def _put_together(arguments: Arguments, settings: dict[str, Any], output: Path, 
         tokenizer.model_max_length,
         TURNS[data.independent_turns.lower()],
     )
-    records = read_records(Path(data.data_path))
-    if not len(records):
-        raise UserError(f"{data.data_path}: no records; nothing to train on")
     dataset: Any = RecordDataset(records, encoder, training.group_by_real_length)
     training.group_by_modality_length |= training.group_by_real_length
     if data.replay:
@@ -164,6 +162,16 @@ def _put_together(arguments: Arguments, settings: dict[str, Any], output: Path, 
         trainer.examiner = _examiner(arguments, trainer, encoder, dataclasses.replace(collator, unpadded=False), log)
         trainer.add_callback(trainer.examiner)
     return trainer
+
+
+def _records(path: Path, ranks: int) -> Any:
+    """The records to train on, looked at before a model is loaded for nothing."""
+    records = read_records(path)
+    if not len(records):
+        raise UserError(f"{path}: no records; nothing to train on")
+    if len(records) < ranks:
+        raise UserError(f"{path}: {len(records)} record(s) for {ranks} ranks; start at most {len(records)} (NUM_GPUS)")
+    return records
 
 
 def _examiner(arguments: Arguments, trainer: Any, encoder: Encoder, collator: Any, log: Any) -> Any:
@@ -202,6 +210,7 @@ def _model(arguments: Arguments, say: Any) -> tuple[Any, Any, str]:
     base = model_arguments.model_name_or_path
     config = load_config(base, training.cache_dir)
     values = resolve(model_arguments, arguments.data.image_aspect_ratio, config)
+    require_same_adapter(arguments)
     max_length = training.model_max_length or getattr(config, "tokenizer_model_max_length", None) or 2048
     tokenizer = load_tokenizer(base, training.cache_dir, max_length)
     template = template_of(model_arguments.version, base, config, tokenizer)

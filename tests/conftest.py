@@ -29,6 +29,8 @@ def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
 
 sys.addaudithook(_refuse_network)
 
+NOTE = "note"
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden files instead of comparing")
@@ -52,3 +54,23 @@ def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
         assert text == path.read_text(encoding="utf-8"), f"differs from {path}; if on purpose: --update-golden"
 
     return compare
+
+
+@pytest.fixture
+def note(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Say something that stands at the end of the whole run, whichever worker found it: a measured figure, a table."""
+    return lambda text: record_property(NOTE, text)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    notes = [
+        str(text)
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for name, text in report.user_properties
+        if name == NOTE
+    ]
+    if notes:
+        terminalreporter.section("notes")
+        terminalreporter.write_line("\n".join(dict.fromkeys(notes)))

@@ -13,14 +13,24 @@ from llava_finetune.tiny import FAMILIES, make_tiny_clip, make_tiny_language_mod
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of all families, of `small-chatml` (a stage-1 model's layout), and of a plain `language` model."""
+    """Folders of all families, and of plain language models in the layouts of small published ones, with a CLIP."""
     folder = tmp_path_factory.mktemp("models")
     made = {family: make_tiny_llava(folder / family, family) for family in FAMILIES}
-    made["language"] = make_tiny_language_model(folder / "language")
-    made["language-chatml"] = make_tiny_language_model(folder / "language-chatml", tokenizer="chatml")
-    made["language-mistral"] = make_tiny_language_model(folder / "language-mistral", language="mistral")
+    _name_as_until_2024(made["llava-llama-2"] / "config.json")
+    made["language-tinyllama"] = make_tiny_language_model(folder / "language-tinyllama", kv_heads=2)
+    made["language-smollm2"] = make_tiny_language_model(
+        folder / "language-smollm2", tokenizer="bytes", kv_heads=2, tied=True
+    )
     made["clip"] = make_tiny_clip(folder / "clip")
     return made
+
+
+def _name_as_until_2024(file: Path) -> None:
+    """`model_type: llava`, without the keys that upstream added later, as LLaVA on Llama-2 was published."""
+    config = json.loads(file.read_text())
+    added = ("mm_patch_merge_type", "mm_projector_type", "image_aspect_ratio")
+    kept = {name: value for name, value in config.items() if name not in added}
+    file.write_text(json.dumps({**kept, "model_type": "llava"}))
 
 
 @pytest.fixture(scope="session")

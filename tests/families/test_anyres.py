@@ -104,5 +104,5 @@ def test_a_flag_against_the_base_names_both_values(models: dict[str, Path]) -> N
 
 
 def test_the_pad_token_is_set_for_every_tokenizer(models: dict[str, Path]) -> None:
-    for family in ("llava-1.5", "1.6-yi", "language-chatml"):
+    for family in ("llava-1.5", "1.6-yi", "language-smollm2"):
         assert load_tokenizer(str(models[family]), None, 2048).pad_token_id is not None

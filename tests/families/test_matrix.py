@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llava_finetune.loading import load
-from tests.families.cells import CROSSED, ENGINES, FAMILIES, MODES, QUANTISED, STEPS, Cell, cells, job
+from tests.families.cells import CROSSED, ENGINES, FAMILIES, MODES, QUANTISED, STEPS, Cell, cells, job, table
 from tests.oracle.runs import Done, largest_difference, largest_relative, run_jobs, weights
 
-AGREE = 1e-4
+AGREE = {"fp32": 1e-4, "bf16": 2e-2}
+IN_BF16 = ("full", "LoRA", "QLoRA 4-bit")
 CELLS = cells()
-CROSSED_ENGINES = [engine for engine in ENGINES if engine != "ZeRO-2 offload"]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,15 @@ def runs(models: dict[str, Path], data: Path, tmp_path_factory: pytest.TempPathF
     first = [_earlier(family, models, data, work) for family in FAMILIES]
     done = run_jobs("ours", first, work / "first")
     folders = {family: done[cell.name].require().output for family, cell in earlier.items()}
-    return done | run_jobs("ours", [job(cell, models, data, work, folders) for cell in CELLS], work / "all")
+    return done | run_jobs("ours", [job(cell, models, data, work / "fp32", folders) for cell in CELLS], work / "all")
+
+
+@pytest.fixture(scope="module")
+def bf16_runs(models: dict[str, Path], data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done]:
+    """Three modes of the crossed family in bf16, on every engine."""
+    work = tmp_path_factory.mktemp("bf16")
+    chosen = [cell for cell in CELLS if cell.family == CROSSED and cell.mode in IN_BF16]
+    return run_jobs("ours", [job(cell, models, data, work, {}, "bf16") for cell in chosen], work / "jobs")
 
 
 def _earlier(family: str, models: Mapping[str, Path], data: Path, work: Path) -> Any:
@@ -39,7 +47,7 @@ def test_the_matrix_covers_every_pair() -> None:
         assert {cell.mode for cell in CELLS if cell.family == family} == set(MODES)
         assert {cell.engine for cell in CELLS if cell.family == family} == set(ENGINES), family
     crossed = {(cell.mode, cell.engine) for cell in CELLS if cell.family == CROSSED}
-    assert len(crossed) == len(MODES) * (len(ENGINES) - 1) + 2 - 2 * len(QUANTISED)
+    assert len(crossed) == len(MODES) * len(ENGINES) - 2 * len(QUANTISED)
 
 
 @pytest.mark.slow
@@ -52,40 +60,45 @@ def test_a_cell_trains(cell: Cell, runs: dict[str, Done]) -> None:
         assert "adapters moved" in done.log
 
 
+def largest_gap(mode: str, runs: Mapping[str, Done]) -> float:
+    """The largest relative difference of any engine's losses to those of one process, for the crossed family."""
+    one = runs[Cell(CROSSED, mode, "one process").name].require()
+    others = [cell for cell in CELLS if (cell.family, cell.mode) == (CROSSED, mode) and cell.engine != "one process"]
+    for cell in others:
+        assert set(weights(runs[cell.name].require().output)) == set(weights(one.output)), cell
+    return max(largest_relative(runs[cell.name].losses, one.losses) for cell in others)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
-def test_engines_agree(mode: str, runs: dict[str, Done], capsys: pytest.CaptureFixture[str]) -> None:
-    """Same data, same seed: same losses in fp32, and the same trained weights."""
-    one = runs[Cell(CROSSED, mode, "one process").name].require()
-    for engine in ENGINES:
-        cell = Cell(CROSSED, mode, engine)
-        if engine == "one process" or cell.name not in runs:
-            continue
-        other = runs[cell.name].require()
-        loss = largest_relative(other.losses, one.losses)
-        with capsys.disabled():
-            print(f"\n  {cell.name:<52} loss {loss:.1e} relative to one process", end="")
-        assert loss < AGREE, (other.losses, one.losses)
-        assert set(weights(other.output)) == set(weights(one.output))
+def test_engines_agree(mode: str, runs: dict[str, Done], note: Callable[[str], None]) -> None:
+    """Same data, same seed: same losses in fp32, and the same tensors saved."""
+    gap = largest_gap(mode, runs)
+    note(f"engines, {mode}: losses within {gap:.1e} relative of one process (fp32)")
+    assert gap < AGREE["fp32"]
 
 
 @pytest.mark.slow
-def test_the_table_is_printed(runs: dict[str, Done], capsys: pytest.CaptureFixture[str]) -> None:
-    width = max(map(len, MODES)) + 2
-    lines = ["", "first -> last loss, one character per engine run: " + ", ".join(ENGINES)]
-    for family in FAMILIES:
-        lines.append(family)
-        for mode in MODES:
-            ran = [(engine, runs[name]) for engine in ENGINES if (name := Cell(family, mode, engine).name) in runs]
-            shown = "  ".join(f"{engine} {run.require().losses[-1]:.4f}" for engine, run in ran)
-            lines.append(f"  {mode:<{width}}{shown}")
-    with capsys.disabled():
-        print("\n".join(lines))
-    assert len(lines) == 2 + len(FAMILIES) * (1 + len(MODES))
+@pytest.mark.parametrize("mode", IN_BF16)
+def test_engines_agree_in_bf16_but_for_its_noise(
+    mode: str, bf16_runs: dict[str, Done], note: Callable[[str], None]
+) -> None:
+    gap = largest_gap(mode, bf16_runs)
+    note(f"engines, {mode}: losses within {gap:.1e} relative of one process (bf16)")
+    assert gap < AGREE["bf16"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", CROSSED_ENGINES)
+def test_the_table_is_printed(runs: dict[str, Done], note: Callable[[str], None]) -> None:
+    shown = {cell: f"{runs[cell.name].require().losses[-1]:.4f}" for cell in CELLS}
+    text = table(shown)
+    note(text)
+    assert len(text.splitlines()) == 2 + len(FAMILIES) * (1 + len(MODES))
+    assert text.count("refused") == 1 + len(FAMILIES) * len(QUANTISED) * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("mode", ["LoRA", "rsLoRA, projector lr"])
 def test_merged_weights_are_w_plus_scaled_b_a(
     mode: str, engine: str, runs: dict[str, Done], models: dict[str, Path]
@@ -107,7 +120,7 @@ def test_merged_weights_are_w_plus_scaled_b_a(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", CROSSED_ENGINES)
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("mode", ["full, tower lr", "LoRA, tower lr", "LoRA in tower"])
 def test_a_tuned_tower_is_saved_and_reloaded(
     mode: str, engine: str, runs: dict[str, Done], models: dict[str, Path]
@@ -166,10 +179,11 @@ def test_a_continued_adapter_starts_from_the_earlier_projector(family: str, runs
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", QUANTISED)
+@pytest.mark.parametrize("engine", ["ZeRO-3", "ZeRO-3 offload"])
 def test_quantised_weights_under_zero3_are_refused(
-    mode: str, models: dict[str, Path], data: Path, tmp_path: Path
+    engine: str, mode: str, models: dict[str, Path], data: Path, tmp_path: Path
 ) -> None:
-    cell = Cell(CROSSED, mode, "ZeRO-3")
+    cell = Cell(CROSSED, mode, engine)
     done = run_jobs("ours", [job(cell, models, data, tmp_path, {})], tmp_path / "refused")[cell.name]
     assert done.code == 2
     assert "with ZeRO-3: quantised weights cannot be partitioned; use deepspeed_configs/zero2.json" in done.log

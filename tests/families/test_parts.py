@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from llava_finetune.building import add_adapters, restore_trainable, settle_dtypes, target_modules, trainable_table
+from llava_finetune.adapters import add_adapters, target_modules
+from llava_finetune.building import load_config, restore_trainable, settle_dtypes, trainable_table
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.modeling import model_class
 from llava_finetune.parameter_groups import use_tower_learning_rate
@@ -54,6 +55,13 @@ def test_the_7b_default_trains_319_8_m_and_a_projector_of_21_m(models: dict[str,
     assert table["LoRA"] == (319_815_680, 319_815_680)
     assert table["projector"] == (20_979_712, 20_979_712)
     assert table["language model"] == (0, 6_738_415_616)
+
+
+def test_upstreams_older_name_is_not_taken_for_a_llava_hf_model(models: dict[str, Path]) -> None:
+    """transformers has its own layout under `llava`, with a text_config that these checkpoints have not."""
+    config = load_config(str(models["llava-llama-2"]))
+    assert (type(config).__module__, config.model_type) == ("llava.model.language_model.llava_llama", "llava_llama")
+    assert config.hidden_size == 64 and config.mm_hidden_size == 64
 
 
 @pytest.mark.parametrize(

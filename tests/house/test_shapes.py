@@ -49,7 +49,7 @@ def test_counts_equal_a_real_models_parameters(family: str, tmp_path: Path) -> N
     import torch
     import transformers
 
-    from llava_finetune.building import target_modules
+    from llava_finetune.adapters import target_modules
     from llava_finetune.modeling import model_class
 
     folder = make_tiny_llava(tmp_path / "model", family)

@@ -119,7 +119,7 @@ REFUSED = "refused: it is not a plain and whole file of tensors .* a pickle can 
 
 
 def test_a_pickle_beside_an_adapter_is_refused_in_one_message(adapter: Path, tmp_path: Path) -> None:
-    from llava_finetune.building import restore_beside_adapter
+    from llava_finetune.adapters import restore_beside_adapter
 
     run = spoil(tmp_path / "run", adapter, "non_lora_trainables.bin")
     for attempt in (lambda: load(str(run)), lambda: restore_beside_adapter(torch.nn.Linear(1, 1), run)):
