@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from data_prep.record import DataError, images_of, open_image, resolve_image
 from llava_finetune.errors import UserError
+from llava_finetune.lost_pictures import PictureLost
 from llava_finetune.masking import IGNORE_INDEX, IMAGE_TOKEN, Encoded, encode, encode_independent
 from llava_finetune.splice import lay_out, unique_pictures
 
@@ -124,7 +125,7 @@ class RecordDataset(Dataset[dict[str, Any]]):
         try:
             pixels, sizes = self.encoder.pictures(record)
         except DataError as error:
-            raise UserError(f"record {record.get('id')!r}: {error}") from None
+            raise PictureLost(f"record {record.get('id')!r}: {error}") from None
         encoded = self.encoder.encode(record)
         config, tower = self.encoder.config, self.encoder.tower
         image_tokens = [num_image_tokens(config, tower, size) if tower is not None else 1 for size in sizes]

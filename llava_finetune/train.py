@@ -40,6 +40,7 @@ from llava_finetune.evaluation_loop import EvaluationSettings, Evaluator, with_f
 from llava_finetune.fast_lora import speed_up
 from llava_finetune.finishing import complete, finish_from, has_ended, prepare_result, show_again, was_finished
 from llava_finetune.heap import HeapTrim
+from llava_finetune.lost_pictures import WithSubstitutes
 from llava_finetune.manifest import file_sha256, run_manifest, write_json
 from llava_finetune.replay import mixed
 from llava_finetune.resume import differences, find, refuse_differences, rewind, settings_of
@@ -139,6 +140,7 @@ def _put_together(arguments: Arguments, settings: dict[str, Any], output: Path, 
         say(f"replay: {len(dataset) - len(records)} general records beside {len(records)} ({data.replay})")
     size = tower.config.image_size
     unpadded = _make_fast(model, training, say)
+    dataset = WithSubstitutes(dataset)
     collator = Collator(tokenizer.pad_token_id, torch.zeros(3, size, size), tokenizer.model_max_length, unpadded)
     is_main = training.process_index == 0
     writer = FolderWriter(arguments, tokenizer, template, tower.image_processor, is_main)
