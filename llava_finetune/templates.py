@@ -9,6 +9,9 @@ from typing import Any
 
 from llava_finetune.errors import UserError
 
+#: Templates of ours: upstream's trainer would mask them as v0, role names and all.
+UPSTREAM_LACKS = frozenset({"llama_3"})
+
 
 def _registry() -> dict[str, Any]:
     from llava.conversation import Conversation, SeparatorStyle, conv_templates

@@ -80,7 +80,7 @@ class Edit:
         node = pattern.node_at(module, scope)
         into = bool(self.within)
         matches = pattern.find(shape, node, into)
-        if self._is_done(template, matches, node, into):
+        if self._is_done(shape, template, matches, node, into):
             return AlreadyThere(f"upstream already has `{first_line(self.put)}`: delete this patch")
         if not matches:
             return Missing(
@@ -99,12 +99,14 @@ class Edit:
             return expression, [replacement]
         return pattern.parse_statements(self.find), pattern.parse_statements(self.put)
 
-    def _is_done(self, template: list[Any], matches: list[Match], node: cst.CSTNode, into: bool) -> bool:
+    def _is_done(self, shape: Any, template: list[Any], matches: list[Match], node: cst.CSTNode, into: bool) -> bool:
         """True when the result is there and nothing outside of it has the shape."""
         if not template or isinstance(template[0], (cst.Name, cst.Attribute, cst.SimpleString, cst.Integer)):
             return False
-        shape = template[0] if isinstance(template[0], cst.BaseExpression) else template
-        done = pattern.find(shape, node, into)
+        is_expression = isinstance(template[0], cst.BaseExpression)
+        if matches and not pattern.find(shape, template[0] if is_expression else cst.Module(body=template)):
+            return False  # a result that does not hold the shape cannot be around a match
+        done = pattern.find(template[0] if is_expression else template, node, into)
         return bool(done) and all(any(_inside(match, other) for other in done) for match in matches)
 
     def _rewrite(self, module: cst.Module, scope: Path, matches: list[Match], template: list[Any]) -> Result:
@@ -130,7 +132,7 @@ class _Statements(Edit):
     def _parse(self) -> tuple[Any, list[Any]]:
         return pattern.parse_statements(self.find), pattern.parse_statements(self.put)
 
-    def _is_done(self, template: list[Any], matches: list[Match], node: cst.CSTNode, into: bool) -> bool:
+    def _is_done(self, shape: Any, template: list[Any], matches: list[Match], node: cst.CSTNode, into: bool) -> bool:
         return bool(pattern.find(template, node, into))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from llava_finetune.errors import UserError
+from llava_finetune.masking import IGNORE_INDEX
 
 #: config.json's value, the flag that forgets it, and the flag's default in upstream's dataclasses.
 BASE_WINS = (
@@ -83,6 +84,27 @@ def choose_pad_token(tokenizer: Any) -> str:
         "the tokenizer has no pad, unk or reserved token; add a pad token to its tokenizer_config.json, "
         "one that is not the end token"
     )
+
+
+def choose_template(name: str, tokenizer: Any) -> Any:
+    """Upstream's conversation template `name`. Raises UserError for another name, and for one that does not fit."""
+    from llava_finetune.templates import UPSTREAM_LACKS, check_fits, conversation
+
+    if name in UPSTREAM_LACKS:
+        raise UserError(f"--version {name}: upstream's own trainer masks no such template; use llava-finetune train")
+    template = conversation(name)
+    check_fits(name, tokenizer)
+    return template
+
+
+def check_taught(labels: Sequence[torch.Tensor]) -> None:
+    """Refuse a batch of which every label is masked: its loss would be shown as 0.0. Raises UserError."""
+    if all(bool((each == IGNORE_INDEX).all()) for each in labels):
+        raise UserError(
+            f"a batch of {len(labels)} records teaches nothing: every label is masked. Upstream's masks are wrong for "
+            "this --version and tokenizer (ChatML, several rounds of mistral_instruct), or --model_max_length cuts the "
+            "answers off; llava-finetune train masks every template rightly and names such records"
+        )
 
 
 def load_projector(projector: Any, weights: dict[str, torch.Tensor], where: str) -> None:

@@ -146,7 +146,7 @@ def test_the_known_differences_of_upstreams_last_commit_get_the_status_that_the_
         "serve/cli.py": ("output_ids[0, input_ids.shape[1]:]", "output_ids[0]"),
         "model/multimodal_encoder/builder.py": (
             "    if is_absolute_path_exists or",
-            "    use_s2 = getattr(vision_tower_cfg, 's2', False)\n    if use_s2 or is_absolute_path_exists or",
+            "    use_s2 = getattr(vision_tower_cfg, 's2', False)\n    if is_absolute_path_exists or",
         ),
         "model/multimodal_encoder/clip_encoder.py": (
             "class CLIPVisionTower(nn.Module):",

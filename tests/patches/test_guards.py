@@ -102,6 +102,26 @@ def test_a_tokenizer_without_any_pad_is_refused() -> None:
         guards.choose_pad_token(tokenizer)
 
 
+def test_a_template_of_another_name_or_tokenizer_is_refused(tiny: Path) -> None:
+    from transformers import AutoTokenizer
+
+    llama, chatml = (AutoTokenizer.from_pretrained(tiny / family) for family in ("llava-1.5", "1.6-yi"))
+    assert guards.choose_template("v1", llama).sep2 == "</s>"
+    with pytest.raises(UserError, match=r'unknown conversation template "vicuna"; known: .*vicuna_v1'):
+        guards.choose_template("vicuna", llama)
+    with pytest.raises(UserError, match=r"choose a template that fits it with --version"):
+        guards.choose_template("v1", chatml)
+    with pytest.raises(UserError, match=r"--version llama_3: upstream's own trainer .* use llava-finetune train"):
+        guards.choose_template("llama_3", llama)
+
+
+def test_a_batch_that_teaches_nothing_is_refused_and_one_record_that_does_is_enough() -> None:
+    masked, taught = torch.full((4,), -100), torch.tensor([-100, 7])
+    guards.check_taught([masked, taught])
+    with pytest.raises(UserError, match=r"a batch of 2 records teaches nothing: every label is masked"):
+        guards.check_taught([masked, masked[:2]])
+
+
 def test_a_projector_of_another_shape_is_refused_with_both() -> None:
     with pytest.raises(UserError, match=r"stage1.bin: expected projector weights .*\[4, 4\].* found .*\[8, 4\]"):
         guards.load_projector(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import requests
+import torch
 from PIL import Image
 
 from tests.patches.conftest import run_module
@@ -31,13 +32,33 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def expected_answer(model_path: Path, picture: Path, query: str) -> str:
+    """Three greedy tokens from the loader and the template, without any of upstream's programs."""
+    from llava.conversation import conv_templates
+    from llava.mm_utils import process_images, tokenizer_image_token
+    from llava.model.builder import load_pretrained_model
+
+    tokenizer, model, processor, _ = load_pretrained_model(str(model_path), None, "", dtype="bf16", device="cpu")
+    conversation = conv_templates["vicuna_v1"].copy()
+    conversation.append_message(conversation.roles[0], f"<image>\n{query}")
+    conversation.append_message(conversation.roles[1], None)
+    ids = tokenizer_image_token(conversation.get_prompt(), tokenizer, return_tensors="pt").unsqueeze(0)
+    image = Image.open(picture).convert("RGB")
+    pixels = process_images([image], processor, model.config).to(model.dtype)
+    out = model.generate(ids, images=pixels, image_sizes=[image.size], do_sample=False, max_new_tokens=3)
+    return str(tokenizer.decode(out[0], skip_special_tokens=True)).strip()
+
+
 def test_run_llava_answers_about_one_and_two_pictures(tiny: Path, pictures: Path) -> None:
     files = ",".join(str(pictures / f"{number}.png") for number in range(2))
     for image in (pictures / "0.png", files):
         arguments = ("--model-path", tiny / "llava-1.5", "--image-file", image, "--max_new_tokens", 3)
         query = "<image-placeholder> <image-placeholder> Which?" if "," in str(image) else "Color?"
-        done = run_module("llava.eval.run_llava", *arguments, "--query", query, "--dtype", "bf16", "--device", "cpu")
+        numbers = ("--temperature", 0, "--dtype", "bf16", "--device", "cpu")
+        done = run_module("llava.eval.run_llava", *arguments, "--query", query, *numbers)
         assert done.returncode == 0, done.stderr[-2000:]
+        if image == pictures / "0.png":
+            assert done.stdout.strip() == expected_answer(tiny / "llava-1.5", image, query)
 
 
 @pytest.mark.parametrize("module", ["model_vqa", "model_vqa_loader"])
@@ -119,8 +140,9 @@ def test_the_text_only_evaluation_answers_with_a_language_model(tiny: Path, tmp_
     assert all(each["text"] for each in answers)
 
 
-def test_the_terminal_chat_takes_a_second_question(tiny: Path, pictures: Path) -> None:
-    arguments = ("--model-path", tiny / "llava-1.5", "--image-file", pictures / "0.png", "--debug")
+@pytest.mark.parametrize("width", [(), ("--load-4bit",)], ids=["16", "4"])
+def test_the_terminal_chat_takes_a_second_question(tiny: Path, pictures: Path, width: tuple[str, ...]) -> None:
+    arguments = ("--model-path", tiny / "llava-1.5", "--image-file", pictures / "0.png", "--debug", *width)
     done = run_module(
         "llava.serve.cli", *arguments, "--max-new-tokens", 4, "--temperature", 0, input="Color?\nSure?\n\n"
     )
@@ -137,6 +159,29 @@ def test_an_unknown_template_is_refused_with_the_known_ones(tiny: Path, pictures
     done = run_module("llava.eval.run_llava", *arguments, "--conv-mode", "no_such_template")
     assert done.returncode != 0
     assert "--conv-mode no_such_template: no such template; known: " in done.stderr
+
+
+def test_a_delta_of_a_bf16_model_stays_bf16_and_gives_the_model_back(tiny: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    from llava_finetune.tiny import make_tiny_language_model
+
+    target = tmp_path / "target"
+    base = make_tiny_language_model(tmp_path / "base", seed=7)
+    places = ("--base-model-path", base, "--delta-path", tmp_path / "delta", "--target-model-path", target)
+    for step in (
+        ("consolidate", "--src", tiny / "llava-llama-2", "--dst", target, "--dtype", "bfloat16"),
+        ("make_delta", *places),
+        ("apply_delta", *places[:4], "--target-model-path", tmp_path / "again"),
+    ):
+        done = run_module(f"llava.model.{step[0]}", *step[1:])
+        assert done.returncode == 0, done.stderr[-2000:]
+    wanted, delta, again = (load_file(tmp_path / name / "model.safetensors") for name in ("target", "delta", "again"))
+    assert {value.dtype for value in (*wanted.values(), *delta.values(), *again.values())} == {torch.bfloat16}
+    assert wanted.keys() == again.keys()
+    assert all(torch.allclose(again[name].float(), value.float(), atol=2e-3) for name, value in wanted.items())
+    head = "lm_head.weight"
+    assert not torch.allclose(delta[head].float(), wanted[head].float(), atol=1e-2)
 
 
 def free_port() -> int:
@@ -198,6 +243,7 @@ def test_controller_and_worker_serve_an_answer_and_a_clear_error(tiny: Path, pic
         wait_for(f"{controller}/list_models", {}, "models")
         arguments = ("--host", "127.0.0.1", "--port", worker.rsplit(":", 1)[1], "--worker-address", worker)
         model = ("--controller-address", controller, "--model-path", tiny / "llava-1.5", "--model-name", "tiny")
+        arguments += ("--load-8bit", "--dtype", "bf16", "--device", "cpu")
         stack.enter_context(running(tmp_path, "llava.serve.model_worker", *arguments, *model))
         wait_for(f"{controller}/list_models", {}, "tiny")
         wait_for(f"{controller}/get_worker_address", {"model": "tiny"}, worker)

@@ -1,0 +1,21 @@
+"""A template that is not there, or does not fit the tokenizer, is refused."""
+
+from patches.edits import Replace
+from patches.series import Kind, Patch
+
+PATCH = Patch(
+    kind=Kind.MEND,
+    origin="haotian-liu/LLaVA#661, #1426 (problems 2, 34)",
+    why="An unknown `--version` trained with vicuna_v1 in silence; one whose end of turn the tokenizer does not hold "
+    "masks every label.",
+    not_outside="The template is chosen inside `train()`.",
+    drop_when="upstream refuses both",
+    edits=(
+        Replace(
+            "llava/train/train.py",
+            "train",
+            find="if model_args.version in conversation_lib.conv_templates:\n    __known\nelse:\n    __guessed",
+            put="conversation_lib.default_conversation = guards.choose_template(model_args.version, tokenizer)",
+        ),
+    ),
+)
