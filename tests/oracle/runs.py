@@ -65,6 +65,12 @@ class Done:
         state = json.loads((self.output / "trainer_state.json").read_text())
         return [row["loss"] for row in state["log_history"] if "loss" in row]
 
+    @property
+    def taught(self) -> list[list[list[list[int]]]]:
+        """The taught token ids: per rank, per micro-batch, per record."""
+        files = sorted(self.output.parent.glob(f"{self.output.name}.log.taught.*"))
+        return [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+
 
 def run_jobs(kind: str, jobs: Sequence[Job], work: Path, tree: Path | None = None) -> dict[str, Done]:
     """Run jobs one after another in one runner. `kind`: ours or upstream, whose `llava` is in `tree`."""

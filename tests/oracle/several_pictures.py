@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ def _data_module(tokenizer: Any, data_args: Any) -> dict[str, Any]:
         batch = collator(examples)
         return {name: batch[name] for name in ("input_ids", "labels", "attention_mask", "images", "image_sizes")}
 
-    encoder = Encoder(tokenizer, "v1", data_args.image_processor, data_args, Path(data_args.image_folder), None, 2048)
+    template = sys.argv[sys.argv.index("--version") + 1]
+    encoder = Encoder(
+        tokenizer, template, data_args.image_processor, data_args, Path(data_args.image_folder), None, 2048
+    )
     records = read_records(Path(data_args.data_path))
     return {"train_dataset": RecordDataset(records, encoder), "eval_dataset": None, "data_collator": collate}
 
