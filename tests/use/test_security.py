@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.server
 import io
 import socket
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,7 +166,7 @@ def test_every_answer_tells_the_browser_to_load_and_send_nothing_elsewhere(api: 
     "address",
     ["127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
      "255.255.255.255", "::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1",
-     "2002:7f00:0001::", "ff02::1"],
+     "2002:7f00:0001::", "ff02::1", "::127.0.0.1", "64:ff9b::10.0.0.1", "64:ff9b::169.254.169.254", "240.0.0.1"],
 )  # fmt: skip
 def test_private_addresses_are_not_public(address: str) -> None:
     assert not is_public(address)
@@ -210,6 +212,9 @@ def web(kit: SimpleNamespace) -> Iterator[tuple[str, list[str]]]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             seen.append(self.path)
+            if self.path.startswith("/drip"):
+                self.drip(b"HTTP/1.1 200 OK\r\nX-A: " if self.path == "/drip-head" else b"HTTP/1.0 200 OK\r\n\r\n")
+                return
             if self.path == "/moved":
                 self.send_response(302)
                 self.send_header("location", "http://127.0.0.1/secret")
@@ -218,6 +223,14 @@ def web(kit: SimpleNamespace) -> Iterator[tuple[str, list[str]]]:
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"x" * 2_000_000 if self.path == "/large" else out.getvalue())
+
+        def drip(self, head: bytes) -> None:
+            """A byte now and then, for as long as somebody listens."""
+            self.wfile.write(head)
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(b"x")
+                    time.sleep(0.02)
 
         def log_message(self, *args: object) -> None:
             """Quiet."""
@@ -235,9 +248,20 @@ def test_an_allowed_picture_is_fetched_once_without_redirects_and_within_its_byt
     assert picture_from_bytes(data, limits).size == (20, 20)
     with pytest.raises(UserError, match="answered 302; redirects are not followed"):
         fetch(f"{url}/moved", limits, allowed=lambda address: True)
-    with pytest.raises(UserError, match=r"has more than 1,000,000 bytes"):
+    with pytest.raises(UserError, match=r"127.0.0.1 sent a picture of more than 1,000,000 bytes"):
         fetch(f"{url}/large", limits, allowed=lambda address: True)
     assert seen == ["/a.png", "/moved", "/large"]
+
+
+@pytest.mark.parametrize("path", ["/drip-head", "/drip-body"])
+def test_a_host_that_drips_bytes_is_hung_up_on(
+    web: tuple[str, list[str]], path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte renews a socket's own time limit, so the whole fetch has one of its own."""
+    monkeypatch.setattr("llava_finetune.serve.remote.TIMEOUT", 0.5)
+    limits = Limits(picture_bytes=1_000_000, remote_hosts=frozenset({"127.0.0.1"}))
+    with pytest.raises(UserError, match=r"127\.0\.0\.1 took longer than 0\.5 s"):
+        fetch(f"{web[0]}{path}", limits, allowed=lambda address: True)
 
 
 def test_a_name_with_one_private_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
