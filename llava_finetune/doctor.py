@@ -10,33 +10,15 @@ import argparse
 import json
 import os
 import platform
-import shlex
-import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llava_finetune import ROOT
-from llava_finetune.machine import available_ram, free_disk, free_shm, gpus, readable
-from llava_finetune.preflight import extensions_folder, stale_locks
-
-OK, WARNING, BROKEN = "ok", "warning", "broken"
-SETUP = "bash scripts/setup.sh"
-LINUX = sys.platform == "linux"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report: what was looked at, ok / warning / broken, what was found, the command that mends it."""
-
-    name: str
-    status: str
-    found: str
-    mend: str = ""
+from llava_finetune.doctor_machine import BROKEN, LINUX, OK, SETUP, WARNING, Finding, check_machine
 
 
 @dataclass(frozen=True)
@@ -119,12 +101,7 @@ def examine(root: Path) -> Iterator[Finding]:
     yield check_python()
     with ThreadPoolExecutor(max_workers=2) as pool:
         yield from pool.map(check_package, PACKAGES)
-    yield check_gpu()
-    yield check_compiler(os.environ.get("PATH", ""))
-    yield check_disk(free_disk(root))
-    yield check_ram(available_ram())
-    yield check_shm(free_shm())
-    yield check_locks(extensions_folder())
+    yield from check_machine(root, dict(read_pins(root / "constraints.txt"))["torch"])
     yield check_tree(root)
     yield check_pins(root / "constraints.txt")
 
@@ -168,72 +145,6 @@ def check_python() -> Finding:
     if Path(sys.prefix).resolve() != (ROOT / ".venv").resolve():
         return Finding("python", WARNING, f"{found}, not the checkout's .venv", f"source {ROOT / '.venv/bin/activate'}")
     return Finding("python", OK, found)
-
-
-def check_gpu() -> Finding:
-    """What nvidia-smi shows; a torch that cannot use it is a finding of its own."""
-    found = gpus()
-    if not found:
-        return Finding("GPU", OK, "none: training runs on the CPU")
-    text = ", ".join(f"{gpu.name} {readable(gpu.memory)}" for gpu in found)
-    probe = [sys.executable, "-c", "import torch; print(torch.cuda.is_available())"]
-    answer = subprocess.run(probe, capture_output=True, text=True, timeout=180, check=False).stdout.strip()
-    if answer != "True":
-        pin = "torch==2.13.0"
-        return Finding(
-            "GPU",
-            BROKEN,
-            f"{text}, but torch cannot use it: a CPU build, or a driver older than torch's CUDA",
-            f"pip install --force-reinstall --no-deps {pin} from an index with CUDA builds; or update the driver",
-        )
-    return Finding("GPU", OK, text)
-
-
-def check_compiler(path: str) -> Finding:
-    """A C++ compiler, ninja and Python's headers: DeepSpeed builds its operators at run time. `path` as in PATH."""
-    if not LINUX:
-        return Finding("compiler", OK, "not needed: DeepSpeed runs on Linux only")
-    names = [os.environ.get("CXX") or "c++", "g++", "clang++"]
-    compiler = next((name for name in names if shutil.which(name, path=path)), None)
-    if compiler is None:
-        return Finding("compiler", BROKEN, f"none of {', '.join(names)} on PATH", "apt install g++ (or dnf, conda)")
-    bin_folder = str(Path(sys.executable).parent)
-    if not shutil.which("ninja", path=os.pathsep.join([bin_folder, path])):
-        return Finding("compiler", BROKEN, f"{compiler}, but no ninja", SETUP)
-    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
-        return Finding("compiler", BROKEN, f"{compiler}, ninja, but no Python.h", "apt install python3-dev")
-    return Finding("compiler", OK, f"{compiler}, ninja, Python.h: DeepSpeed can build its operators")
-
-
-def check_disk(free: int) -> Finding:
-    """Free disk at the checkout: a 7B run saves adapters of 1.4 GB and checkpoints of up to 15 GB."""
-    low = free < 20 * 10**9
-    mend = "free some space, or point OUTPUT at a larger disk; --save_total_limit 1 keeps one checkpoint"
-    return Finding("disk", WARNING if low else OK, f"{readable(free)} free", mend)
-
-
-def check_ram(free: int) -> Finding:
-    """Free host memory: a rank that loads a 7B model in 16 bit needs 14 GB."""
-    low = free < 6 * 10**9
-    mend = "close other programs; `llava-finetune plan` says what a run needs"
-    return Finding("RAM", WARNING if low else OK, f"{readable(free)} available", mend)
-
-
-def check_shm(free: int | None) -> Finding:
-    """Free /dev/shm: several ranks and data workers share tensors there, and end with exit code -7 when it is full."""
-    if free is None:
-        return Finding("/dev/shm", OK, "not used on this system")
-    mend = "start the container with --shm-size=8g or --ipc=host"
-    return Finding("/dev/shm", WARNING if free < 10**9 else OK, f"{readable(free)} free", mend)
-
-
-def check_locks(extensions: Path) -> Finding:
-    """Locks of killed builds below `extensions`: a run that builds an operator would wait there for ever, silently."""
-    stale = stale_locks(extensions)
-    if not stale:
-        return Finding("build locks", OK, f"none left in {extensions}")
-    names = " ".join(map(shlex.quote, map(str, stale)))
-    return Finding("build locks", WARNING, f"{len(stale)} left by killed builds of operators", f"rm {names}")
 
 
 def check_tree(root: Path) -> Finding:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from llava_finetune import doctor, doctor_model
-from llava_finetune.doctor import BROKEN, OK, WARNING, Finding, Package
+from llava_finetune import doctor, doctor_machine, doctor_model
+from llava_finetune.doctor import Package
+from llava_finetune.doctor_machine import BROKEN, OK, WARNING, Finding
 from llava_finetune.machine import Gpu
 
 
@@ -43,30 +44,50 @@ def test_a_missing_needed_package_is_broken() -> None:
 
 def test_no_compiler_is_broken_with_the_package_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(doctor, "LINUX", True)
-    found = doctor.check_compiler(str(tmp_path))
+    monkeypatch.setattr(doctor_machine, "LINUX", True)
+    found = doctor_machine.check_compiler(str(tmp_path))
     assert (found.status, found.found) == (BROKEN, "none of c++, g++, clang++ on PATH")
     assert found.mend.startswith("apt install g++")
 
 
 @pytest.mark.parametrize(("free", "status"), [(64 * 2**20, WARNING), (8 * 10**9, OK), (None, OK)])
 def test_a_containers_default_shared_memory_is_a_warning(free: int | None, status: str) -> None:
-    assert doctor.check_shm(free).status == status
+    assert doctor_machine.check_shm(free).status == status
 
 
 def test_a_full_disk_and_little_memory_are_warnings() -> None:
-    assert doctor.check_disk(10**9).status == WARNING and doctor.check_disk(10**11).status == OK
-    assert doctor.check_ram(10**9).status == WARNING and doctor.check_ram(10**11).status == OK
+    assert doctor_machine.check_disk(10**9).status == WARNING and doctor_machine.check_disk(10**11).status == OK
+    assert doctor_machine.check_ram(10**9).status == WARNING and doctor_machine.check_ram(10**11).status == OK
 
 
-def test_a_gpu_that_torch_cannot_use_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr(doctor, "gpus", lambda: [Gpu(0, "NVIDIA Fake", 24 * 10**9)])
-    found = doctor.check_gpu()
+def test_a_gpu_that_torch_cannot_use_is_broken_with_the_pin_to_install() -> None:
+    fake = [Gpu(0, "NVIDIA Fake", 24 * 10**9)]
+    found = doctor_machine.check_gpu(fake, None, "9.9.9")
     assert found.status == BROKEN and found.found.startswith("NVIDIA Fake 24.0 GB, but torch cannot use it")
+    assert "torch==9.9.9" in found.mend
+    assert doctor_machine.check_gpu(fake, "12.9", "9.9.9").found == "NVIDIA Fake 24.0 GB, CUDA 12.9 in torch"
+    assert doctor_machine.check_gpu([], None, "9.9.9").status == OK
+
+
+@pytest.mark.parametrize(
+    ("release", "status", "text"),
+    [
+        ("Cuda compilation tools, release 12.4, V12.4.99", OK, "12.4"),
+        ("Cuda compilation tools, release 11.8, V11.8.89", WARNING, "is 11.8, torch was built with CUDA 12.9"),
+        (None, WARNING, "not found: DeepSpeed cannot build its CPU Adam"),
+    ],
+)
+def test_cudas_compiler_is_told_from_a_missing_or_other_one(
+    release: str | None, status: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    if release:
+        (tmp_path / "nvcc").write_text(f"#!/bin/sh\necho '{release}'\n")
+        (tmp_path / "nvcc").chmod(0o755)
+    found = doctor_machine.check_nvcc("12.9", str(tmp_path))
+    assert found.status == status and text in found.found
+    assert status == OK or "cuda-nvcc=12.9" in found.mend
+    assert doctor_machine.check_nvcc(None, str(tmp_path)).status == OK
 
 
 def test_a_lock_of_a_killed_build_is_a_warning_with_its_removal_and_a_run_removes_it(
@@ -77,12 +98,12 @@ def test_a_lock_of_a_killed_build_is_a_warning_with_its_removal_and_a_run_remove
     from llava_finetune.train import _drop_stale_locks
 
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    assert doctor.check_locks(doctor.extensions_folder()).status == OK
+    assert doctor_machine.check_locks(doctor_machine.extensions_folder()).status == OK
     lock = tmp_path / "py311_cpu" / "deepspeed_shm_comm" / "lock"
     lock.parent.mkdir(parents=True)
     lock.touch()
     os.utime(lock, (0, 0))
-    found = doctor.check_locks(doctor.extensions_folder())
+    found = doctor_machine.check_locks(doctor_machine.extensions_folder())
     assert (found.status, found.mend) == (WARNING, f"rm {lock}")
     said: list[str] = []
     _drop_stale_locks(said.append)
