@@ -26,6 +26,8 @@ NAME = "llava_finetune.json"
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "deepspeed", "bitsandbytes", "safetensors")
 SECRET_FLAGS = ("token", "key", "password", "secret")
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "mm_projector.bin")
+"""A model's weights, the first kind that a folder has: what a loader reads of it. A clone of a hub's repository holds
+other kinds beside it, a hub's cache does not."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -58,11 +60,22 @@ def _digest(file: Any) -> str:
     return digest.hexdigest()
 
 
-def weights_sha256(folder: Path) -> str | None:
-    """One hash over the names and bytes of a folder's weight files, None where there are none (a hub id)."""
-    if not folder.is_dir():
+def local_folder(name: str | Path) -> Path | None:
+    """The folder itself, or a hub id's files in the cache; None where neither is on this machine."""
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name), local_files_only=True))
+    except (OSError, ValueError):
         return None
-    files = sorted({file for pattern in WEIGHTS for file in folder.glob(pattern)})
+
+
+def weights_sha256(model: str | Path) -> str | None:
+    """One hash over the names and bytes of a folder's weight files (a hub id's in the cache), None where none are."""
+    folder = local_folder(model)
+    files = next((found for kind in WEIGHTS if folder and (found := sorted(folder.glob(kind)))), None)
     if not files:
         return None
     digest = hashlib.sha256()
@@ -98,7 +111,7 @@ def write_manifest(
     value = {
         "kind": kind,
         "base": str(base_folder.resolve()) if base_folder and base_folder.is_dir() else base,
-        "base_sha256": weights_sha256(base_folder) if base_folder else None,
+        "base_sha256": weights_sha256(base) if base else None,
         "conversation": conversation,
         "dtype": dtype,
         **upstream_stamp(),

@@ -146,7 +146,7 @@ def merge(
     Raises UserError, and writes nothing, for a base with other weights (both hashes and names are shown), a NaN, a
     tensor that is missing or not in the base, logits that differ by more than the dtype's noise, or another answer.
     """
-    from llava_finetune.convert import folders
+    from llava_finetune.convert import folders, merging
     from llava_finetune.loading import kind_of, load
 
     start = time.monotonic()
@@ -160,12 +160,12 @@ def merge(
         # As chat, evaluate and serve load it: the product of the factors is added in fp32 and rounded once.
         folded = load(adapter, base=base, dtype=beside.dtype, device=beside.device)
         answers = greedy_answers(folded, adapter, wanted)
-        tensors = _write(partial, folded, Path(adapter), beside)
+        tensors = merging.write_model(partial, folded, Path(adapter), beside.base, in_tower=beside.in_tower)
         del folded
         gc.collect()
         found = _check(partial, adapter, beside, answers, wanted)
         four = _compare_4bit(adapter, base, partial, beside) if compare_4bit else None
-        _note_check(partial, found.largest, found.allowed, len(beside.cases), len(answers))
+        merging.note_check(partial, found, len(beside.cases), len(answers))
     return Merged(
         adapter=adapter,
         folder=str(output),
@@ -243,30 +243,6 @@ def _check(folder: Path, adapter: str, beside: _Beside, answers: list[str], want
     return found
 
 
-def _write(folder: Path, loaded: Any, adapter: Path, beside: _Beside) -> int:
-    """Write `folder` from a model whose adapter is merged; returns the number of tensors."""
-    from llava_finetune.convert import merging
-    from llava_finetune.manifest import write_manifest
-
-    model, config = loaded.model, loaded.model.config
-    config.unfreeze_mm_vision_tower = bool(getattr(config, "unfreeze_mm_vision_tower", False) or beside.in_tower)
-    config.tokenizer_padding_side = "right"
-    config.tune_mm_mlp_adapter = False
-    config.dtype = loaded.dtype
-    tensors = merging.model_tensors(model, with_tower=config.unfreeze_mm_vision_tower)
-    merging.check_tensors(tensors, beside.base)
-    merging.save(folder, tensors, config, model.generation_config, (adapter, Path(beside.base)))
-    write_manifest(
-        folder,
-        kind="model",
-        base=beside.base,
-        conversation=loaded.template,
-        dtype=beside.dtype,
-        merged_from=str(adapter.resolve()),
-    )
-    return len(tensors)
-
-
 def greedy_answers(loaded: Any, adapter: str, wanted: HeldOut) -> list[str]:
     """Greedy answers to the first `wanted.num_answers` held-out questions, none when none are asked for."""
     if not wanted.num_answers:
@@ -291,15 +267,3 @@ def _compare_4bit(adapter: str, base: str | None, merged: Path, beside: _Beside)
     expected = merging.logits_of(over_base, beside.cases)
     folded = load(str(merged), bits=4, device=beside.device)
     return merging.difference(expected, merging.logits_of(folded, beside.cases), folded.dtype).largest
-
-
-def _note_check(folder: Path, largest: float, allowed: float, count: int, answers: int) -> None:
-    from llava_finetune.manifest import NAME, read_manifest, write_json
-
-    verified = {
-        "records": count,
-        "largest_logit_difference": largest,
-        "allowed": allowed,
-        "identical_greedy_answers": answers,
-    }
-    write_json(folder / NAME, {**read_manifest(folder), "verified": verified})

@@ -166,6 +166,42 @@ def check_tensors(tensors: dict[str, torch.Tensor], base: str | None) -> None:
             raise UserError(f"{base}: its tensor {name} is not in the merged model; nothing was written")
 
 
+def write_model(folder: Path, loaded: Any, adapter: Path, base: str, *, in_tower: bool) -> int:
+    """Write `folder` from a model whose adapter is merged; returns the number of tensors. `in_tower`: so it is, too."""
+    from llava_finetune.manifest import write_manifest
+
+    model, config = loaded.model, loaded.model.config
+    config.unfreeze_mm_vision_tower = bool(getattr(config, "unfreeze_mm_vision_tower", False) or in_tower)
+    config.tokenizer_padding_side = "right"
+    config.tune_mm_mlp_adapter = False
+    config.dtype = loaded.dtype
+    tensors = model_tensors(model, with_tower=config.unfreeze_mm_vision_tower)
+    check_tensors(tensors, base)
+    save(folder, tensors, config, model.generation_config, (adapter, Path(base)))
+    write_manifest(
+        folder,
+        kind="model",
+        base=base,
+        conversation=loaded.template,
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        merged_from=str(adapter.resolve()),
+    )
+    return len(tensors)
+
+
+def note_check(folder: Path, found: Difference, num_records: int, num_answers: int) -> None:
+    """Write into the manifest how the folder was verified."""
+    from llava_finetune.manifest import NAME, read_manifest, write_json
+
+    verified = {
+        "records": num_records,
+        "largest_logit_difference": found.largest,
+        "allowed": found.allowed,
+        "identical_greedy_answers": num_answers,
+    }
+    write_json(folder / NAME, {**read_manifest(folder), "verified": verified})
+
+
 def save(folder: Path, tensors: dict[str, torch.Tensor], config: Any, generation: Any, beside: Sequence[Path]) -> None:
     """Write weights (shards of 5 GB), configs, and the tokenizer and picture files found first in `beside`."""
     writer = ShardWriter(folder)
