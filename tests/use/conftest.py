@@ -122,6 +122,53 @@ def tensors(folder: Path) -> dict[str, Any]:
     return {name: value for file in sorted(folder.glob("*.safetensors")) for name, value in load_file(file).items()}
 
 
+def transformers_own(folder: Path) -> tuple[Any, Any]:
+    """transformers' own processor and model (fp32), as anybody would load them."""
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    return AutoProcessor.from_pretrained(folder), model
+
+
+def assert_same_answers(loaded: Any, processor: Any, model: Any) -> None:
+    """Upstream's code and transformers' give logits within 1e-4 and the same greedy tokens, pictures of all shapes."""
+    import torch
+
+    from llava_finetune.convert.parity import forward
+    from llava_finetune.serve.prompts import Message, build_prompt
+
+    question = "What is the color of the shape?"
+    for size in ((130, 47), (41, 120), (56, 56)):
+        picture = noise(*size)
+        prompt = build_prompt(loaded, [Message("user", question, (picture,))])
+        content = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
+        inputs = processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            add_generation_prompt=True,
+        )
+        ours = forward(loaded, prompt.input_ids, [picture]).logits
+        with torch.inference_mode():
+            theirs = model(**inputs).logits[0]
+            generated = model.generate(**inputs, max_new_tokens=12, do_sample=False)
+        assert theirs.shape[0] == ours.shape[0] == prompt.length
+        width = min(theirs.shape[1], ours.shape[1])
+        assert (theirs[:, :width] - ours[:, :width]).abs().max() < 1e-4
+        images = torch.stack(prompt.pixel_values)
+        expected = loaded.model.generate(
+            torch.tensor([prompt.input_ids]),
+            images=images if images.ndim == 4 else list(prompt.pixel_values),
+            image_sizes=prompt.sizes,
+            attention_mask=torch.ones(1, len(prompt.input_ids), dtype=torch.long),
+            max_new_tokens=12,
+            do_sample=False,
+        )
+        assert generated[0, inputs["input_ids"].shape[1] :].tolist() == expected[0].tolist()
+
+
 def data_url(image: Image.Image, kind: str = "PNG") -> str:
     """A picture as a data URL."""
     out = io.BytesIO()
@@ -197,7 +244,7 @@ def api(loaded: Any) -> Iterator[Running]:
 
 @pytest.fixture(scope="session")
 def kit() -> SimpleNamespace:
-    """The helpers above, for tests: noise, tensors, data_url, train_adapter, sharpen, serving."""
+    """The helpers above, for tests."""
     return SimpleNamespace(
         noise=noise,
         tensors=tensors,
@@ -205,4 +252,6 @@ def kit() -> SimpleNamespace:
         train_adapter=train_adapter,
         sharpen=sharpen,
         serving=serving,
+        transformers_own=transformers_own,
+        assert_same_answers=assert_same_answers,
     )

@@ -89,6 +89,71 @@ def test_a_conversation_keeps_its_turns_and_pictures(
     assert record["image"] == str(picture)
 
 
+def test_several_pictures_go_with_one_message(
+    chat: Chat, picture: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kit: SimpleNamespace
+) -> None:
+    kit.noise(30, 80, 5).save(tmp_path / "b.png")
+    out = talk(chat, monkeypatch, f'/image "{picture}" {tmp_path / "b.png"}', "Compare", f"/save {tmp_path}/two.jsonl")
+    assert "2 picture(s) for the next message" in out
+    record = json.loads((tmp_path / "two.jsonl").read_text())
+    assert record["conversations"][0]["value"] == "<image>\n<image>\nCompare"
+    assert record["image"] == [str(picture), str(tmp_path / "b.png")]
+
+
+class Watched(io.StringIO):
+    """What is printed, piece by piece."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.pieces.append(text)
+        return super().write(text)
+
+
+def test_an_answer_is_printed_as_it_comes(chat: Chat) -> None:
+    chat.out = out = Watched()
+    chat.say("Hello")
+    pieces = [piece for piece in out.pieces if piece.strip()]
+    assert len(pieces) > 2
+    assert "".join(pieces) == chat.messages[-1].text
+
+
+class Interrupted:
+    """A ticket whose reader presses Ctrl-C after the first piece."""
+
+    def __init__(self, ticket: Any) -> None:
+        self.ticket, self.events, self.count = ticket, iter(ticket), 0
+
+    def __iter__(self) -> Interrupted:
+        return self
+
+    def __next__(self) -> Any:
+        self.count += 1
+        if self.count == 2:
+            raise KeyboardInterrupt
+        return next(self.events)
+
+    def cancel(self) -> None:
+        self.ticket.cancel()
+
+
+def test_ctrl_c_stops_the_answer_and_the_chat_goes_on(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submit = chat.engine.submit
+    monkeypatch.setattr(chat.engine, "stops", set())
+    with monkeypatch.context() as patch:
+        patch.setattr(chat.engine, "submit", lambda prompt, _: Interrupted(submit(prompt, Sampling(1500))))
+        chat.say("Tell me everything")
+    assert "ended by cancel]" in capsys.readouterr().err
+    stopped = chat.messages[-1]
+    assert stopped.role == "assistant" and stopped.text
+    talk(chat, monkeypatch, "And now?")
+    assert [message.role for message in chat.messages] == ["user", "assistant"] * 2
+
+
 def test_reset_forgets_and_retry_answers_again(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
     talk(chat, monkeypatch, "Hello", "/retry")
     assert [message.role for message in chat.messages] == ["user", "assistant"]

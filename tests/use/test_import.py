@@ -115,6 +115,23 @@ def test_transformers_own_save_imports(exported: Make, tmp_path: Path, kit: Simp
     assert torch.equal(ours[name], theirs[f"language_model.{name}"])
 
 
+@pytest.mark.parametrize("name", ["llava-1.5", "1.6-vicuna", "1.6-mistral", "1.6-yi"])
+def test_an_imported_model_answers_as_transformers_own(
+    name: str, exported: Make, kit: SimpleNamespace, tmp_path: Path
+) -> None:
+    """The weights are transformers', saved by transformers; nothing of them came from upstream's layout."""
+    from llava_finetune.loading import load
+
+    processor, model = kit.transformers_own(exported(name))
+    torch.manual_seed(7)
+    for value in model.parameters():
+        value.data *= 1 + 0.2 * torch.randn_like(value)
+    model.save_pretrained(tmp_path / "native")
+    processor.save_pretrained(tmp_path / "native")
+    import_model(str(tmp_path / "native"), tmp_path / "imported")
+    kit.assert_same_answers(load(str(tmp_path / "imported"), dtype="fp32"), processor, model)
+
+
 def test_a_base_in_llava_hf_layout_names_the_import_command(exported: Make) -> None:
     from llava_finetune.loading import load
 
