@@ -18,6 +18,8 @@ import torch
 import transformers
 
 from llava_finetune.errors import WITHOUT_DEEPSPEED, UsageError
+from llava_finetune.layer_kernels import LayerKernels, taken_from
+from llava_finetune.memory import LOSS_CHUNK
 from llava_finetune.precision import Precision, choose_precision
 
 TURNS = {"auto": None, "true": True, "false": False}
@@ -116,6 +118,13 @@ class TrainingArguments(transformers.TrainingArguments):
         default=True, metadata={"help": "run layers on real tokens only and gather pictures in one call; same loss"}
     )
     fast_lora: bool = field(default=True, metadata={"help": "LoRA layers with fewer passes; same loss, same files"})
+    loss_chunk: int = field(
+        default=LOSS_CHUNK, metadata={"help": "taught tokens whose logits exist at one time, 0 for all; same loss"}
+    )
+    cache_features: str | None = field(
+        default=None, metadata={"help": "folder that keeps a frozen tower's features from run to run; same loss"}
+    )
+    cache_gb: float = field(default=50.0, metadata={"help": "gigabytes that --cache_features may take"})
     trim_heap: bool = field(default=True, metadata={"help": "on CPU, give freed memory back every 50 steps"})
     profile: int = field(default=0, metadata={"help": "profile this many steps and say where the time goes"})
     resume: str = field(default="none", metadata={"help": "auto, none, or a checkpoint folder"})
@@ -143,6 +152,7 @@ class Arguments:
     notices: tuple[str, ...]
     eval_every: int = 0
     report_to: tuple[str, ...] = ()
+    kernels: LayerKernels = field(default_factory=LayerKernels)
 
     @property
     def zero_stage(self) -> int:
@@ -245,7 +255,10 @@ def parse(argv: Sequence[str]) -> Arguments:
     _refuse_contradictions(model, training)
     _refuse_idle(data, training)
     every, trackers = _take_over(training)
-    return Arguments(model, data, training, precision, tuple(argv), tuple(notices), every, trackers)
+    kernels = taken_from(training)
+    arguments = Arguments(model, data, training, precision, tuple(argv), tuple(notices), every, trackers, kernels)
+    kernels.require_usable(training.bits, arguments.zero_stage)
+    return arguments
 
 
 def _take_over(training: TrainingArguments) -> tuple[int, tuple[str, ...]]:
@@ -264,6 +277,8 @@ def _take_over(training: TrainingArguments) -> tuple[int, tuple[str, ...]]:
     training.do_eval = False
     training.report_to = []
     _gather_on_save(training)
+    training.dataloader_persistent_workers = training.dataloader_num_workers > 0
+    training.accelerator_config.non_blocking = True  # a batch in pinned memory is copied while the GPU computes
     return every, trackers
 
 

@@ -15,13 +15,15 @@ A GPU's context and fragmentation are a flat CONTEXT; nothing else is padded.
 
 from dataclasses import asdict, dataclass
 
-from llava_finetune.shapes import Language, Shape
+from llava_finetune.shapes import Language, Shape, Vision
 
 CONTEXT = 900_000_000
 """Bytes that CUDA's context, cuBLAS and the allocator's fragmentation take on a GPU before and beside the tensors."""
 PYTHON = {True: 3_000_000_000, False: 700_000_000}
 """Host bytes of one rank with torch, transformers and DeepSpeed imported: with CUDA's libraries, and without."""
 BYTES_PER_WEIGHT = {16: 2.0, 8: 1.002, 4: 0.5 + 1 / 64 + 4 / (64 * 256)}
+LOSS_CHUNK = 1024
+"""Taught tokens whose logits exist at one time: the default of train's --loss_chunk."""
 LIVE_PARAMETERS = 10**9
 """stage3_max_live_parameters of deepspeed_configs/zero3*.json: what ZeRO-3 gathers at a time."""
 SUB_GROUP = 10**9
@@ -30,7 +32,10 @@ SUB_GROUP = 10**9
 
 @dataclass(frozen=True)
 class Setting:
-    """How a model is trained; `mode` is pretrain, full, lora or qlora, `stage` 0 (no ZeRO), 2 or 3."""
+    """How a model is trained; `mode` is pretrain, full, lora or qlora, `stage` 0 (no ZeRO), 2 or 3.
+
+    `mask_bytes` of an element under dropout and `foreach`, Adam's way to step, are a GPU's; on a CPU 4 and False.
+    """
 
     mode: str
     num_gpus: int = 1
@@ -48,6 +53,7 @@ class Setting:
     max_length: int = 2048
     weight_bytes: int = 2
     mask_bytes: int = 1
+    foreach: bool = True
 
     @property
     def base_bits(self) -> int:
@@ -188,6 +194,35 @@ def _layer_bytes_per_token(language: Language, setting: Setting) -> float:
     return float(kept)
 
 
+def _tower_bytes_per_patch(vision: Vision, setting: Setting) -> float:
+    """Bytes that autograd keeps of one layer of an adapted tower and patch.
+
+    Norms keep their input; attention keeps q, k, v and its output; the MLP keeps both factors of its activation. The
+    adapters keep as in the language model.
+    """
+    w, h, i = setting.weight_bytes, vision.hidden, vision.intermediate
+    kept = w * (2 * h + 4 * h + 2 * i) + 6 * w * setting.rank
+    wide = 5 * h + i
+    if setting.dropout == 0:
+        return float(kept + w * (2 * h + i))
+    if setting.fast_lora:
+        return float(kept + w * (2 * h + i) + w * wide)
+    return float(kept + (w + setting.mask_bytes) * wide)
+
+
+def _tower_activations(shape: Shape, setting: Setting) -> float:
+    """What an adapted tower keeps for its backward pass, over the layers that are read; nothing where it is frozen."""
+    if not setting.has_adapters or "vision" not in [part.strip() for part in setting.targets.split(",")]:
+        return 0.0
+    vision = shape.vision
+    layers, per_layer = shape.select_layer % (vision.layers + 1), _tower_bytes_per_patch(vision, setting)
+    if setting.checkpointing:
+        per_patch = setting.weight_bytes * vision.hidden * layers + per_layer
+    else:
+        per_patch = per_layer * layers
+    return setting.batch * setting.images * shape.views * (vision.num_patches + 1) * per_patch
+
+
 def _adapted(name: str, targets: str) -> bool:
     parts = [part.strip() for part in targets.split(",")]
     return "language" in parts or ("language.attention" in parts and name in ("q_proj", "k_proj", "v_proj", "o_proj"))
@@ -204,12 +239,15 @@ def _activations(shape: Shape, setting: Setting) -> int:
     # fp32 adapters (no ZeRO) run through autocast, which keeps a 16-bit copy of each until the forward pass is over.
     copies = 0 if setting.stage >= 2 else setting.weight_bytes * _adapters(shape, setting)
     # The embeddings before and after the pictures are spliced in, and the last norm's input in fp32.
-    return round(layers + copies + projector + tokens * language.hidden * (2 * setting.weight_bytes + 4))
+    spliced = tokens * language.hidden * (2 * setting.weight_bytes + 4)
+    return round(layers + _tower_activations(shape, setting) + copies + projector + spliced)
 
 
 def _logits(shape: Shape, setting: Setting) -> int:
-    """Logits of the supervised positions: 16-bit, their fp32 copy, its softmax and its gradient."""
+    """Logits of one chunk of supervised positions: 16-bit, their fp32 copy, its softmax and its gradient."""
     tokens = setting.batch * min(setting.supervised_tokens, sequence_length(shape, setting))
+    if setting.stage < 3:  # ZeRO-3 does not cut the head's work into chunks
+        tokens = min(tokens, LOSS_CHUNK)
     return tokens * shape.language.vocabulary * (setting.weight_bytes + 12)
 
 
@@ -239,9 +277,13 @@ def _temporary(shape: Shape, setting: Setting, trained: int, shards: int) -> int
 
 
 def _step_bytes(setting: Setting, trained: int) -> int:
-    """Bytes of the optimizer's step: ZeRO makes an fp32 copy of its gradients, ZeRO-3 of one sub-group at a time."""
+    """Bytes of the optimizer's step besides what is kept.
+
+    Adam takes the root of its second moments: of all trainables at once on a GPU, of one tensor and twice on a CPU.
+    ZeRO makes an fp32 copy of its 16-bit gradients first and then drops them, ZeRO-3 for one sub-group at a time.
+    """
     if setting.offload:
         return 0
     if setting.stage < 2:
-        return 2 * 4 * 2**20  # Adam's fused loops work on one tensor at a time
-    return 4 * (min(trained, SUB_GROUP) if setting.stage == 3 else trained)
+        return trained * _optimizer_bytes(setting) // 2 if setting.foreach else 2 * 4 * 2**20
+    return (6 if setting.foreach else 10) * (min(trained, SUB_GROUP) if setting.stage == 3 else trained)

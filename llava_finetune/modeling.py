@@ -12,12 +12,13 @@ import functools
 from typing import Any
 
 import torch
-from torch.nn import functional
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from llava_finetune.errors import UserError
+from llava_finetune.head_loss import token_losses
 from llava_finetune.masking import IGNORE_INDEX
-from llava_finetune.splice import laid_out_loss
+from llava_finetune.memory import LOSS_CHUNK
+from llava_finetune.splice import embed, run_layers
 
 FAMILIES = {
     "llama": "LlavaLlamaForCausalLM",
@@ -28,26 +29,10 @@ FAMILIES = {
 }
 
 
-def supervised_loss(hidden: torch.Tensor, labels: torch.Tensor, head: torch.nn.Module) -> torch.Tensor:
-    """Mean next-token cross entropy over the positions that are taught.
-
-    `hidden`: B x T x H; `labels`: int64 B x T with -100 where nothing is taught. Equal to the loss over full logits.
-    """
-    targets = labels[:, 1:]
-    taught = targets != IGNORE_INDEX
-    logits = head(hidden[:, :-1][taught]).float()
-    return functional.cross_entropy(logits, targets[taught])
-
-
-def row_losses(hidden: torch.Tensor, labels: torch.Tensor, head: torch.nn.Module) -> CausalLMOutputWithPast:
-    """`supervised_loss`, and beside it `row_losses`: each row's summed loss and number of taught tokens (B x 2)."""
-    targets = labels[:, 1:]
-    taught = targets != IGNORE_INDEX
-    losses = functional.cross_entropy(head(hidden[:, :-1][taught]).float(), targets[taught], reduction="none")
-    sums = losses.new_zeros(len(labels)).index_add(0, taught.nonzero()[:, 0], losses)
-    output = CausalLMOutputWithPast(loss=losses.mean())
-    output["row_losses"] = torch.stack([sums, taught.sum(1).to(sums.dtype)], 1)
-    return output
+def row_losses(losses: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
+    """Each row's summed loss and number of taught tokens, B x 2, from the taught tokens' losses and places (B x T)."""
+    sums = losses.new_zeros(len(taught)).index_add(0, taught.nonzero()[:, 0], losses)
+    return torch.stack([sums, taught.sum(1).to(sums.dtype)], 1)
 
 
 def newline_anchor(model: Any) -> torch.Tensor | float:
@@ -62,6 +47,8 @@ def newline_anchor(model: Any) -> torch.Tensor | float:
 
 class SupervisedHead:
     """Mixed in before an upstream class: with labels, the head runs on supervised positions and no logits are kept."""
+
+    loss_chunk = LOSS_CHUNK  # taught tokens whose logits exist at one time; 0: all
 
     def post_init(self: Any) -> None:
         """As transformers'; a tower that was not tuned is loaded from its own folder, whatever the checkpoint holds."""
@@ -88,7 +75,10 @@ class SupervisedHead:
         """
         anchor = newline_anchor(self) if layout is not None or labels is not None else None
         if layout is not None:
-            return CausalLMOutputWithPast(loss=laid_out_loss(self, layout, images, image_sizes) + anchor)
+            hidden = run_layers(self, embed(self, layout, images, image_sizes), layout)
+            hidden = hidden.index_select(0, layout["taught"])
+            losses = token_losses(hidden, layout["targets"], self.lm_head, self.loss_chunk)
+            return CausalLMOutputWithPast(loss=losses.mean() + anchor)
         if labels is None:
             return super().forward(  # type: ignore[misc]
                 input_ids=input_ids,
@@ -111,9 +101,13 @@ class SupervisedHead:
             position_ids=position_ids,
             use_cache=False,
         ).last_hidden_state
+        targets = labels[:, 1:]
+        taught = targets != IGNORE_INDEX
+        losses = token_losses(hidden[:, :-1][taught], targets[taught], self.lm_head, self.loss_chunk)
+        output = CausalLMOutputWithPast(loss=losses.mean() + anchor)
         if not self.training:
-            return row_losses(hidden, labels, self.lm_head)
-        return CausalLMOutputWithPast(loss=supervised_loss(hidden, labels, self.lm_head) + anchor)
+            output["row_losses"] = row_losses(losses, taught)
+        return output
 
 
 @functools.cache

@@ -12,46 +12,60 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from llava_finetune.errors import UserError
 from llava_finetune.masking import IGNORE_INDEX
+from llava_finetune.unpadded_attention import Samples
 
 IMAGE_TOKEN_INDEX = -200
-ATTENTION = "unpadded_"
 
 
-def unique_pictures(examples: Sequence[Mapping[str, Any]]) -> tuple[list[torch.Tensor], list[Any], list[list[int]]]:
-    """Each different picture of a batch once: pixels, sizes, and for every example the numbers of its pictures."""
-    numbers: dict[str, int] = {}
-    pixels: list[torch.Tensor] = []
-    sizes: list[Any] = []
-    chosen: list[list[int]] = []
-    for example in examples:
-        chosen.append([])
-        for name, image, size in zip(example["image_names"], example["images"], example["image_sizes"], strict=True):
-            if name not in numbers:
-                numbers[name] = len(pixels)
-                pixels.append(image)
-                sizes.append(size)
-            chosen[-1].append(numbers[name])
-    return pixels, sizes, chosen
+@dataclass(frozen=True)
+class Pictures:
+    """Each different picture of a batch once: those to be encoded, then those whose features are known.
+
+    pixels and keys (names for the cache, or None) of the first, features of the second, sizes of both; `chosen` has the
+    numbers of every example's pictures.
+    """
+
+    pixels: list[torch.Tensor]
+    keys: list[str | None]
+    features: list[torch.Tensor]
+    sizes: list[tuple[int, int]]
+    chosen: list[list[int]]
+
+
+def unique_pictures(examples: Sequence[Mapping[str, Any]]) -> Pictures:
+    """The pictures of a batch, by their paths."""
+    found = {picture.path: picture for example in examples for picture in example["pictures"]}
+    encoded = [picture for picture in found.values() if picture.pixels is not None]
+    known = [picture for picture in found.values() if picture.pixels is None]
+    number = {picture.path: index for index, picture in enumerate([*encoded, *known])}
+    return Pictures(
+        [picture.pixels for picture in encoded],
+        [picture.key for picture in encoded],
+        [picture.features for picture in known],
+        [picture.size for picture in [*encoded, *known]],
+        [[number[picture.path] for picture in example["pictures"]] for example in examples],
+    )
 
 
 def lay_out(
-    examples: Sequence[Mapping[str, Any]], chosen: Sequence[Sequence[int]], max_length: int | None = None
+    examples: Sequence[Mapping[str, Any]], batch_pictures: Pictures, max_length: int | None = None
 ) -> dict[str, Any]:
     """Where the tokens of a batch come from and what is taught; N tokens in all, M of them taught.
 
-    Keys: ids (text tokens), rows (N, into [text; features]), positions (1 x N), lengths (tokens per example), masks
-    (one per example, None: causal), taught (M, rows of the hidden states), targets (M), num_features. Examples are cut
-    at `max_length`, pictures counted; an example with `branches` (independent turns) in each of its paths.
+    Keys: ids (text tokens), rows (N, into [text; features]), positions (1 x N), lengths (tokens per example) and bounds
+    (their sums from 0), masks (one per example, None: causal), taught (M, rows of the hidden states), targets (M),
+    num_features; keys and features of the pictures. Examples are cut at `max_length`, pictures counted; an example with
+    `branches` (independent turns) in each of its paths.
     """
     counts: dict[int, int] = {}
-    for example, pictures in zip(examples, chosen, strict=True):
+    for example, pictures in zip(examples, batch_pictures.chosen, strict=True):
         counts.update(zip(pictures, example["image_tokens"], strict=True))
     num_text = sum(int((example["input_ids"] != IMAGE_TOKEN_INDEX).sum()) for example in examples)
     starts = [
@@ -65,7 +79,7 @@ def lay_out(
     targets: list[int] = []
     masks: list[torch.Tensor | None] = []
     positions: list[torch.Tensor] = []
-    for example, pictures in zip(examples, chosen, strict=True):
+    for example, pictures in zip(examples, batch_pictures.chosen, strict=True):
         waiting = iter(pictures)
         mine: list[int] = []
         labels: list[int] = []
@@ -92,10 +106,13 @@ def lay_out(
         "rows": torch.tensor(rows),
         "positions": torch.cat(positions)[None],
         "lengths": lengths,
+        "bounds": torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32),
         "masks": masks,
         "taught": torch.tensor(taught, dtype=torch.int64),
         "targets": torch.tensor(targets, dtype=torch.int64),
         "num_features": starts[-1] - num_text,
+        "keys": batch_pictures.keys,
+        "features": batch_pictures.features,
     }
 
 
@@ -126,16 +143,28 @@ def _paths(
     return indices, torch.tensor(places), seen.tril()
 
 
-def picture_features(model: Any, images: Any, sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """Features of all pictures one after another, F x H, merged as upstream merges views."""
-    if isinstance(images, torch.Tensor) and images.ndim == 4:
-        return model.encode_images(images).flatten(0, 1)  # type: ignore[no-any-return]
+def tower_features(model: Any, layout: Mapping[str, Any], images: Any, sizes: Sequence[Any]) -> list[torch.Tensor]:
+    """What the vision tower says of each picture (views x patches x channels): encoded now, then what was known."""
     views = [image[None] if image.ndim == 3 else image for image in images]
-    features = model.encode_images(torch.cat(views))
+    encoded: list[torch.Tensor] = []
+    if views:
+        tower = model.get_vision_tower()
+        features = tower(torch.cat(views))
+        encoded = list(features.split([len(view) for view in views]))
+        cache = getattr(model, "feature_cache", None)
+        if cache is not None:
+            cache.keep(layout["keys"], [one.to(tower.dtype) for one in encoded], sizes[: len(layout["keys"])])
+    return [*encoded, *layout["features"]]
+
+
+def picture_features(model: Any, layout: Mapping[str, Any], images: Any, sizes: Sequence[Any]) -> torch.Tensor:
+    """Features of all pictures one after another, F x H, merged as upstream merges views."""
+    parts = tower_features(model, layout, images, sizes)
+    features = model.get_model().mm_projector(torch.cat(parts))
     if getattr(model.config, "mm_patch_merge_type", "flat") == "flat":
         return features.flatten(0, 1)  # type: ignore[no-any-return]
-    parts = features.split([len(view) for view in views])
-    return torch.cat([merge_views(part, size, model) for part, size in zip(parts, sizes, strict=True)])
+    split = features.split([len(part) for part in parts])
+    return torch.cat([merge_views(part, size, model) for part, size in zip(split, sizes, strict=True)])
 
 
 def merge_views(views: torch.Tensor, size: tuple[int, int], model: Any) -> torch.Tensor:
@@ -162,7 +191,7 @@ def merge_views(views: torch.Tensor, size: tuple[int, int], model: Any) -> torch
 def embed(model: Any, layout: Mapping[str, Any], images: Any, sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
     """Input embeddings of a laid-out batch, 1 x N x H. No value is read back from the device."""
     text = model.get_model().embed_tokens(layout["ids"])
-    features = picture_features(model, images, sizes)
+    features = picture_features(model, layout, images, sizes)
     # A batch of text alone carries one blank picture, so that every rank runs the same modules.
     if layout["num_features"] not in (0, features.shape[0]):
         raise UserError(
@@ -170,77 +199,6 @@ def embed(model: Any, layout: Mapping[str, Any], images: Any, sizes: Sequence[tu
             "the model's config and its vision tower disagree (run llava-finetune doctor), or pass --unpadded False"
         )
     return torch.cat([text, features]).index_select(0, layout["rows"])[None]
-
-
-def _short(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, seen: torch.Tensor | None
-) -> torch.Tensor:
-    """Attention of one sample by two matrix products: on CPU the backward of short ones beats SDPA's.
-
-    query: heads x T x D; key, value: groups x T x D, never repeated; seen: bool T x T, None for causal. Softmax is
-    fp32 inside, as eager's.
-    """
-    groups, length, width = key.shape
-    folded = query.reshape(groups, -1, length, width)
-    scores = torch.matmul(folded * scaling, key[:, None].transpose(-1, -2))
-    if seen is None:
-        seen = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
-    weights = scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1)
-    return torch.matmul(weights, value[:, None]).reshape(query.shape)
-
-
-def _fused(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, seen: torch.Tensor | None
-) -> torch.Tensor:
-    attend = functional.scaled_dot_product_attention
-    how = {"attn_mask": seen, "is_causal": seen is None, "scale": scaling, "enable_gqa": True}
-    return attend(query[None], key[None], value[None], **how)[0]  # type: ignore[no-any-return]
-
-
-def _attention(name: str) -> Any:
-    """An attention function for transformers: laid-out batches sample by sample, anything else as `name` does."""
-    each = _fused if name == "sdpa" else _short
-
-    def attention(
-        module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float | None = None, **keywords: Any
-    ) -> Any:
-        layout = keywords.pop("layout", None)
-        if layout is None:
-            return _padded(name)(module, query, key, value, mask, scaling=scaling, **keywords)
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        pieces = zip(*(part[0].split(layout["lengths"], dim=1) for part in (query, key, value)), strict=True)
-        masked = zip(pieces, layout["masks"], strict=True)
-        out = torch.cat([each(*piece, scale, seen).transpose(0, 1) for piece, seen in masked])
-        return out[None], None
-
-    return attention
-
-
-def _padded(name: str) -> Any:
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-    from transformers.models.llama.modeling_llama import eager_attention_forward
-
-    return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
-
-
-def can_unpad(config: Any) -> bool:
-    """Whether a model's attention can run on laid-out batches: eager or SDPA, no window, no attention dropout."""
-    name = config._attn_implementation
-    plain = name in ("eager", "sdpa") or name.startswith(ATTENTION)
-    return plain and not getattr(config, "sliding_window", None) and not getattr(config, "attention_dropout", 0)
-
-
-def unpad_attention(config: Any) -> None:
-    """Switch a language model's config to attention that takes a `layout`; padded batches go on as before."""
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    name = config._attn_implementation
-    if name.startswith(ATTENTION):
-        return
-    ALL_ATTENTION_FUNCTIONS.register(ATTENTION + name, _attention(name))
-    ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION + name, ALL_MASK_ATTENTION_FUNCTIONS[name])
-    config._attn_implementation = ATTENTION + name
 
 
 def run_layers(model: Any, embeddings: torch.Tensor, layout: Mapping[str, Any]) -> torch.Tensor:
@@ -252,13 +210,6 @@ def run_layers(model: Any, embeddings: torch.Tensor, layout: Mapping[str, Any]) 
         attention_mask=unused,
         position_ids=layout["positions"],
         use_cache=False,
-        layout=layout,
+        samples=Samples(layout["lengths"], layout["bounds"], layout["masks"]),
     )
     return out.last_hidden_state[0]  # type: ignore[no-any-return]
-
-
-def laid_out_loss(model: Any, layout: Mapping[str, Any], images: Any, sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """Mean cross entropy over the taught tokens of a laid-out batch; the head runs on their rows alone."""
-    hidden = run_layers(model, embed(model, layout, images, sizes), layout)
-    logits = model.lm_head(hidden.index_select(0, layout["taught"])).float()
-    return functional.cross_entropy(logits, layout["targets"])

@@ -20,7 +20,7 @@ import torch
 from transformers import set_seed
 
 from data_prep.record import DataError, read_records
-from llava_finetune import preflight
+from llava_finetune import preflight, repeat
 from llava_finetune.adapters import add_adapters, require_same_adapter
 from llava_finetune.arguments import TURNS, Arguments, parse
 from llava_finetune.building import (
@@ -38,6 +38,7 @@ from llava_finetune.dataset import Collator, Encoder, RecordDataset
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation_loop import EvaluationSettings, Evaluator, with_folder
 from llava_finetune.fast_lora import speed_up
+from llava_finetune.feature_cache import FeatureCache, fingerprint, reason_against
 from llava_finetune.finishing import complete, finish_from, has_ended, prepare_result, show_again, was_finished
 from llava_finetune.heap import HeapTrim
 from llava_finetune.lost_pictures import WithSubstitutes
@@ -46,8 +47,8 @@ from llava_finetune.replay import mixed
 from llava_finetune.resume import differences, find, refuse_differences, rewind, settings_of
 from llava_finetune.run_log import RunLog
 from llava_finetune.saving import FolderWriter
-from llava_finetune.splice import can_unpad, unpad_attention
 from llava_finetune.trackers import make_trackers
+from llava_finetune.unpadded_attention import can_unpad, unpad_attention
 from llava_finetune.watch import AdapterWatch, StopSignal, TeachingCollator
 
 
@@ -122,24 +123,24 @@ def _put_together(arguments: Arguments, settings: dict[str, Any], output: Path, 
     records = _records(Path(data.data_path), training.world_size)
     model, tokenizer, template = _model(arguments, say)
     tower = model.get_vision_tower()
-    folder = Path(data.image_folder) if data.image_folder else None
+    size = tower.config.image_size
+    unpadded = _make_fast(model, arguments, say)
     encoder = Encoder(
         tokenizer,
         template,
         tower.image_processor,
         model.config,
-        folder,
+        Path(data.image_folder) if data.image_folder else None,
         tower,
         tokenizer.model_max_length,
         TURNS[data.independent_turns.lower()],
+        _feature_cache(model, arguments, unpadded, say),
     )
     dataset: Any = RecordDataset(records, encoder, training.group_by_real_length)
     training.group_by_modality_length |= training.group_by_real_length
     if data.replay:
         dataset = mixed(dataset, data.replay, with_folder(encoder, data.replay_image_folder), training.seed)
         say(f"replay: {len(dataset) - len(records)} general records beside {len(records)} ({data.replay})")
-    size = tower.config.image_size
-    unpadded = _make_fast(model, training, say)
     dataset = WithSubstitutes(dataset)
     collator = Collator(tokenizer.pad_token_id, torch.zeros(3, size, size), tokenizer.model_max_length, unpadded)
     is_main = training.process_index == 0
@@ -181,6 +182,7 @@ def _examiner(arguments: Arguments, trainer: Any, encoder: Encoder, collator: An
 
     data, training = arguments.data, arguments.training
     how = EvaluationSettings(data.eval_limit, training.per_device_eval_batch_size, data.eval_max_new_tokens)
+    encoder = dataclasses.replace(encoder, cache=None)  # answers are generated from pixels
     files = [
         ("eval", data.eval_data_path, data.eval_image_folder),
         ("probe", data.probe_data_path, data.probe_image_folder),
@@ -193,8 +195,12 @@ def _examiner(arguments: Arguments, trainer: Any, encoder: Encoder, collator: An
     return Examiner(trainer, evaluators, arguments.eval_every, arguments.metric, training.early_stopping_patience, log)
 
 
-def _make_fast(model: Any, training: Any, say: Any) -> bool:
+def _make_fast(model: Any, arguments: Arguments, say: Any) -> bool:
     """Switch on what makes steps faster at equal loss, and say what. Returns whether batches go without padding."""
+    training = arguments.training
+    _base_of(model).loss_chunk = training.loss_chunk
+    for line in arguments.kernels.apply(model):
+        say(line)
     if training.fast_lora and training.lora_enable and (replaced := speed_up(model)):
         say(f"fast LoRA in {replaced} layers (--fast_lora False for peft's own)")
     if not training.unpadded:
@@ -205,6 +211,27 @@ def _make_fast(model: Any, training: Any, say: Any) -> bool:
     unpad_attention(model.config)
     say("batches without padding, each picture encoded once (--unpadded False for upstream's padded ones)")
     return True
+
+
+def _base_of(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _feature_cache(model: Any, arguments: Arguments, unpadded: bool, say: Any) -> FeatureCache | None:
+    """The features kept on disk, where the run asks for them and can use them."""
+    training = arguments.training
+    if not training.cache_features:
+        return None
+    tower = model.get_vision_tower()
+    if reason := reason_against(tower, unpadded, arguments.zero_stage):
+        say(f"--cache_features {training.cache_features} is left out: {reason}")
+        return None
+    limit = int(training.cache_gb * 1e9) // training.world_size
+    precision = f"{arguments.precision.name}{'' if training.deepspeed else ', autocast'}"
+    cache = FeatureCache(Path(training.cache_features), fingerprint(tower, model.config, precision), limit)
+    _base_of(model).feature_cache = cache
+    say(f"features of pictures are kept in {cache.folder} (frozen tower; up to {training.cache_gb:g} GB)")
+    return cache
 
 
 def _model(arguments: Arguments, say: Any) -> tuple[Any, Any, str]:
@@ -314,7 +341,7 @@ def _prepare_output(output: Path, resume: str, is_main: bool) -> None:
 def _write_run(output: Path, arguments: Arguments, model: Any, template: str, num_records: int) -> dict[str, Any]:
     data = Path(arguments.data.data_path)
     run = run_manifest(
-        ["llava-finetune", "train", *arguments.argv],
+        repeat.command(arguments.argv),
         {
             **dataclasses.asdict(arguments.model),
             **dataclasses.asdict(arguments.data),

@@ -57,8 +57,15 @@ class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignor
 
     def get_train_dataloader(self) -> Any:
         loader = super().get_train_dataloader()
-        loader.worker_init_fn = functools.partial(start_worker, loader.worker_init_fn)
+        # accelerate wraps the loader that starts the workers.
+        self.loader = getattr(loader, "base_dataloader", loader)
+        self.loader.worker_init_fn = functools.partial(start_worker, self.loader.worker_init_fn)
         return loader
+
+    def draw_as_new_workers(self) -> None:
+        """Workers that stay for an epoch draw no seed for it; new ones do, so that every epoch's order is the same."""
+        if getattr(self.loader, "_iterator", None) is not None:
+            torch.empty((), dtype=torch.int64).random_()
 
     # ---- numbers ----
 
@@ -209,6 +216,7 @@ class Course(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
         self.trainer.restore_position()
         self.trainer.epoch_random = torch.random.get_rng_state()
+        self.trainer.draw_as_new_workers()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
         self.signals.has_begun = True

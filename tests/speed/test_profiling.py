@@ -65,9 +65,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> dict[str, 
     folder = tmp_path_factory.mktemp("runs")
     model = make_tiny_llava(folder / "model")
     made = {}
+    compiled = "--torch_compile True --torch_compile_backend aot_eager"
     for name, switches in {
-        "on": "--profile 2",
-        "off": "--unpadded False --fast_lora False --trim_heap False",
+        "on": f"--profile 2 --loss_chunk 4 --dataloader_num_workers 1 --cache_features {folder / 'kept'} {compiled}",
+        "off": "--unpadded False --fast_lora False --trim_heap False --loss_chunk 0",
     }.items():
         flags = (
             f"--model_name_or_path {model} --version v1 --data_path {pictures / 'records.json'} "

@@ -1,0 +1,44 @@
+"""Processes that load data stay for all epochs, ignore the run's signals, and change no number."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llava_finetune.arguments import parse
+from llava_finetune.proposals import workers
+from llava_finetune.tiny import make_tiny_llava
+from llava_finetune.train import train
+from llava_finetune.trainer import start_worker
+
+
+@pytest.mark.slow
+def test_losses_are_the_same_to_the_bit_with_workers_that_stay_and_without(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_tiny_llava(tmp_path / "model")
+    found = {}
+    for name, number, stay in (("none", 0, False), ("stay", 2, True), ("end", 2, False)):
+        flags = (
+            f"--model_name_or_path {model} --version v1 --data_path {pictures / 'records.json'} --image_folder "
+            f"{pictures} --lora_enable True --lora_r 8 --lora_dropout 0.2 --per_device_train_batch_size 2 "
+            f"--num_train_epochs 3 --precision fp32 --save_strategy no --check_data False "
+            f"--dataloader_num_workers {number} --output_dir {tmp_path / name}"
+        )
+        arguments = parse(flags.split())
+        assert arguments.training.dataloader_persistent_workers == (number > 0)
+        arguments.training.dataloader_persistent_workers = stay
+        trainer = train(arguments)
+        assert (trainer.loader._iterator is not None) == stay
+        assert trainer.loader.worker_init_fn.func is start_worker
+        rows = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        found[name] = [row["loss"] for row in rows if "loss" in row]
+    assert len(found["none"]) == 12
+    assert found["none"] == found["stay"] == found["end"]
+
+
+@pytest.mark.parametrize(("cores", "ranks", "number"), [(2, 1, 2), (64, 8, 4), (16, 8, 2), (4, 8, 1)])
+def test_plan_proposes_workers_for_the_cores_of_each_rank(cores: int, ranks: int, number: int) -> None:
+    assert workers(ranks, cores) == number
