@@ -25,7 +25,7 @@ EXAMPLES = """  python -m data_prep show records.json --image-folder images --mo
   python -m data_prep show records.json --image-folder images --model MODEL --records okvqa-516065 --html show.html"""
 STYLE = """
 .tokens { line-height: 2; font-size: .85rem; overflow-wrap: anywhere; }
-.tokens span { padding: .12rem .2rem; border-radius: 4px; margin-right: 1px; white-space: pre-wrap; }
+.tokens span { padding: .12rem .2rem; border-radius: 4px; margin-right: 1px; white-space: pre; }
 .no { color: var(--untaught); } .yes { background: var(--taught); border-bottom: 2px solid var(--taught-line); }
 .end { background: var(--end); border-bottom: 2px solid var(--end-line); font-weight: 600; }
 .image { background: var(--chip); font-weight: 600; }
@@ -68,9 +68,8 @@ def record_card(record: Record, index: int, folder: Path | None, view: ModelView
     total = max(encoded.places) + 1 + sum(count - 1 for count in counts)
     taught = sum(label != IGNORE_INDEX for label in encoded.labels)
     over = f' <strong class="error">{total - view.context} too many</strong>' if total > view.context else ""
-    numbers = (
-        f'<p class="soft">{total:,} of {view.context:,} tokens{over}, {taught} taught, {len(encoded.spans)} answers</p>'
-    )
+    answers = f"{len(encoded.spans)} answer{'s' if len(encoded.spans) != 1 else ''}"
+    numbers = f'<p class="soft">{total:,} of {view.context:,} tokens{over}, {taught} taught, {answers}</p>'
     prompts = "".join(f"<pre>{_prompt(pieces)}</pre>" for pieces in view.prompts(record))
     details = f"<details><summary>Exact text of the prompt</summary>{prompts}</details>"
     tokens = f'<p class="tokens">{_tokens(encoded, counts, view)}</p>'
@@ -115,7 +114,7 @@ def _tokens(encoded: Any, counts: Sequence[int], view: ModelView) -> str:
         kind = "no" if label == IGNORE_INDEX else "end" if place in ends else "yes"
         shown = escape(text).replace("\n", "⏎\n").replace(" ", "·") if text.strip() else _blank(text)
         spans.append(f'<span class="{kind}" title="{token}">{shown}</span>')
-    return "".join(spans)
+    return "<wbr>".join(spans)  # lines break between tokens, not inside them
 
 
 def _blank(text: str) -> str:

@@ -274,6 +274,7 @@ def test_ids_and_records_that_stand_twice_and_answers_that_rule_are_found(tmp_pa
     assert found["one answer rules"] == ["'yes' is 97% of 33 answers"]
 
 
+@pytest.mark.slow
 def test_with_a_model_pictures_count_as_their_tokens_and_what_is_cut_off_is_named(tmp_path: Path) -> None:
     from llava_finetune.tiny import make_tiny_llava
 

@@ -33,3 +33,5 @@ def test_show_marks_the_answer_and_collapses_the_picture(tmp_path: Path, family:
     assert "&lt;image&gt; × 16</span>" in text if views == 1 else "&lt;image&gt; × " in text
     assert '<span class="end"' in text
     assert "http" not in text
+    assert " taught, 1 answer</p>" in text
+    assert "<wbr>" in text and "white-space: pre;" in text, "a token stays on one line"
