@@ -55,8 +55,8 @@ class FeatureCache:
             return None
         try:
             with safe_open(self._file(key), framework="pt") as file:
-                about = file.metadata()
-                return Known(file.get_tensor("features").float(), (int(about["width"]), int(about["height"])))
+                width, height = map(int, file.metadata()["size"].split("x"))
+                return Known(file.get_tensor("features").float(), (width, height))
         except (OSError, SafetensorError):
             return None
 
@@ -68,7 +68,7 @@ class FeatureCache:
         for key, one, (width, height) in zip(keys, features, sizes, strict=False):
             if key is None or self.left <= 0:
                 continue
-            content = save({"features": _narrow(one)}, {"width": str(width), "height": str(height)})
+            content = save({"features": _narrow(one)}, {"size": f"{width}x{height}"})
             if len(content) > self.left:
                 self._stop("its limit is reached; raise --cache_gb or delete what other runs left")
                 return
