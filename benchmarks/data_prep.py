@@ -334,7 +334,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--questions", type=Path, help="OK-VQA's real questions file (default: questions of its shape)")
     parser.add_argument("--rows", type=int, default=8000, help="messages rows (default 8000)")
     parser.add_argument("--picture-bytes", type=int, default=PICTURE_BYTES, help="of a row (default 46,000)")
-    parser.add_argument("--pictures", type=int, default=1000, help="pictures of the check (default 1000)")
+    parser.add_argument("--pictures", type=int, default=3000, help="pictures of the check (default 3000)")
     parser.add_argument("--records", type=int, default=1_000_000, help="records of the large file (default 1,000,000)")
     parser.add_argument("--work", type=Path, default=ROOT / "build/benchmarks/data_prep", help="folder for its files")
     parser.add_argument("--output", type=Path, default=ROOT / "build/benchmarks/data_prep.json")

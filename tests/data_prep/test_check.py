@@ -84,16 +84,18 @@ def test_every_bad_picture_and_line_is_named_with_file_and_record(
     }  # fmt: skip
     path = tmp_path / "r.jsonl"
     lines = [json.dumps(record(f"id-{number}", name, answer=str(number))) for number, name in enumerate(names)]
-    path.write_text("\n".join([*lines, '{"id": ', "[1, 2]"]))
+    critic = {**turns(("critic", "<image>\nWhat?"), ("gpt", "a dog")), "id": "role", "image": "good.jpg"}
+    path.write_text("\n".join([*lines, '{"id": ', "[1, 2]", json.dumps(critic)]))
     assert main(["check", str(path), "--image-folder", str(folder)]) == 1
     out = capsys.readouterr().out
-    assert out.startswith(f"check {path}: 10 records")
+    assert out.startswith(f"check {path}: 11 records")
     for number, (name, kind) in enumerate(names.items()):
         told = f'line {number + 1}, record "id-{number}": {name}: '
         assert (told in out) == bool(kind), name
         assert kind in out
     assert "line 9, column 8: record 9: broken JSON" in out
     assert "line 10: record 10: expected an object {...}, found a list" in out
+    assert 'line 11, record "role": role "critic", expected human or gpt' in out
     report = check_records(path, folder)
     assert {kind: report.by_kind[kind].count for kind in set(names.values()) if kind} == {
         "image too large": 1, "not a picture": 1, "image truncated": 1, "image missing": 1,
