@@ -9,6 +9,7 @@ its own message. `within` is a dotted path of classes and functions; "" is the m
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -253,8 +254,13 @@ def places(count: int) -> str:
 
 def first_line(code: str) -> str:
     """The first line of code, for a message; comments do not count."""
-    lines = [line.strip() for line in code.strip().splitlines() if not line.strip().startswith("#")]
+    lines = code_lines(code)
     return (lines[0] if lines else "") + (" ..." if len(lines) > 1 else "")
+
+
+def code_lines(code: str) -> list[str]:
+    """The stripped lines of code without its comments."""
+    return [line.strip() for line in code.strip().splitlines() if not line.strip().startswith("#")]
 
 
 def source_of(node: cst.CSTNode) -> str:
@@ -267,7 +273,17 @@ def _code(scope: cst.CSTNode, match: Match) -> str:
 
 
 def nearest(wanted: str, scope: cst.CSTNode) -> str:
-    """The line of `scope` that looks most like the wanted code, ready to append to a message."""
-    lines = {line.strip() for line in source_of(scope).splitlines() if line.strip() and line.strip()[0] != "#"}
-    best = difflib.get_close_matches(first_line(wanted), sorted(lines), n=1, cutoff=0.0)
-    return f"; nearest: `{best[0]}`" if best else ""
+    """The line of `scope` that looks most like the first wanted one that it lacks, ready to append to a message."""
+    there = {line for line in code_lines(source_of(scope)) if line}
+    lines = code_lines(wanted)
+    plain = {line.replace('"', "'") for line in there}
+    lacking = [line for line in lines if not _is_open(line) and line.replace('"', "'") not in plain]
+    lost = (lacking or lines)[0]
+    best = difflib.get_close_matches(lost, sorted(there), n=1, cutoff=0.0)
+    named = "" if lost == lines[0] else f"not there word for word: `{lost}`; "
+    return f"; {named}nearest: `{best[0]}`" if best else ""
+
+
+def _is_open(line: str) -> bool:
+    """True for a pattern's line with a hole in it, which no line of code equals."""
+    return "..." in line or any(map(pattern.is_hole, re.findall(r"\b__\w+", line)))

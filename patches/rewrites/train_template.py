@@ -14,7 +14,8 @@ PATCH = Patch(
         Replace(
             "llava/train/train.py",
             "train",
-            find="if model_args.version in conversation_lib.conv_templates:\n    __known\nelse:\n    __guessed",
+            find="if model_args.version in conversation_lib.conv_templates:\n    __known\n"
+            "else:\n    conversation_lib.default_conversation = conversation_lib.conv_templates['vicuna_v1']",
             put="conversation_lib.default_conversation = guards.choose_template(model_args.version, tokenizer)",
         ),
     ),
