@@ -27,6 +27,7 @@ from data_prep.rows import Row
 
 CHUNK = 8
 THREADS = 2
+FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
 
 
 class Picture(NamedTuple):
@@ -44,15 +45,9 @@ def own_folder(source: str) -> Path | None:
 
 def names_a_file(cell: Any, source: str) -> bool:
     """Say whether a picture's cell is a path, without bytes, to a file in the data set's own folder."""
-    path = (
-        cell
-        if isinstance(cell, str)
-        else cell.get("path")
-        if isinstance(cell, Mapping) and not cell.get("bytes")
-        else None
-    )
+    path = cell.get("path") if isinstance(cell, Mapping) and not cell.get("bytes") else cell
     below = own_folder(source)
-    return bool(path) and below is not None and (below / str(path)).is_file()
+    return isinstance(path, str) and below is not None and (below / path).is_file()
 
 
 class PictureStore:
@@ -119,10 +114,10 @@ def _write(path: str, raw: bytes) -> None:
     part = f"{path}.{os.getpid()}-{threading.get_ident()}.part"
     try:
         try:
-            file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+            file = os.open(part, FLAGS, 0o666)
         except FileNotFoundError:
             os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
-            file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+            file = os.open(part, FLAGS, 0o666)
         try:
             left = memoryview(raw)
             while left:  # a disk that fills takes a part of the bytes before it says so
