@@ -10,6 +10,7 @@ stay where they are: over there they would stand in the process list.
 
 import contextlib
 import shlex
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,6 +29,8 @@ def forwarded(environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
         for name, value in environment.items()
         if name.startswith(PREFIXES) and value and not any(word in name.removeprefix("TOKENIZERS") for word in SECRET)
     ]
+    # Over there DeepSpeed builds its operators with the ninja of this environment, or with another one, each time anew.
+    lines.append(f"PATH={Path(sys.prefix) / 'bin'}:$PATH")
     with tempfile.NamedTemporaryFile("w", prefix="llava-finetune-", suffix=".env", encoding="utf-8") as file:
         file.write("\n".join([*lines, *own_lines(environment)]) + "\n")  # the user's own lines win
         file.flush()

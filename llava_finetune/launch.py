@@ -39,6 +39,7 @@ Environment:
   NODE_RANK, MASTER_ADDR, MASTER_PORT   with HOSTFILE: no ssh, this script started once on each machine
   NNODES            with those three and no HOSTFILE: many machines through torchrun
   LAUNCHER          deepspeed or torchrun                                               (deepspeed)
+  GPU               with --auto: the cards to plan for, as 24GB                         (this machine's)
   LAUNCH_CHECKS     off: start although memory or /dev/shm look too small
 
   --dry-run   print the full command and change nothing

@@ -280,10 +280,14 @@ def _step_bytes(setting: Setting, trained: int) -> int:
     """Bytes of the optimizer's step besides what is kept.
 
     Adam takes the root of its second moments: of all trainables at once on a GPU, of one tensor and twice on a CPU.
-    ZeRO makes an fp32 copy of its 16-bit gradients first and then drops them, ZeRO-3 for one sub-group at a time.
+    ZeRO makes an fp32 copy of its 16-bit gradients first and then drops them, but for ZeRO-2's buffer of several ranks;
+    ZeRO-3 does so for one sub-group at a time.
     """
     if setting.offload:
         return 0
     if setting.stage < 2:
         return trained * _optimizer_bytes(setting) // 2 if setting.foreach else 2 * 4 * 2**20
-    return (6 if setting.foreach else 10) * (min(trained, SUB_GROUP) if setting.stage == 3 else trained)
+    each = 6 if setting.foreach else 10
+    if setting.stage == 3:
+        return each * min(trained, SUB_GROUP)
+    return (each + (2 if setting.num_gpus > 1 else 0)) * trained

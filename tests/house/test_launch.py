@@ -305,8 +305,14 @@ def test_missing_data_is_found_before_anything_starts(run_script: Run, tmp_path:
 def test_help_lists_the_environment(run_script: Run) -> None:
     result = run_script("scripts/finetune_lora.sh", "--help")
     assert result.returncode == 0
-    for name in ("MODEL", "HOSTFILE", "DEEPSPEED_CONFIG", "--dry-run", "--auto"):
+    for name in ("MODEL", "HOSTFILE", "DEEPSPEED_CONFIG", "GPU ", "--dry-run", "--auto"):
         assert name in result.stdout
+
+
+def test_auto_plans_for_cards_that_are_named(run_script: Run) -> None:
+    """A plan for the queue's machines, made where there is no GPU."""
+    out = run_script("scripts/finetune_lora.sh", "--dry-run", "--auto", GPU="24GB", **RUN).stdout
+    assert "# --auto: zero2, batch 4 x 32 accumulated, checkpointing True: about 22.5 GB of 24.0 GB on each GPU" in out
 
 
 def test_slurm_starts_the_launcher_once_on_each_node(

@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +100,14 @@ def hosts() -> Iterator[tuple[Host, Host]]:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model, sixteen records in records.json, and the same with one picture missing in broken.json."""
+    """A tiny model, sixteen records in records.json, and the same with one that teaches nothing in broken.json."""
     folder = tmp_path_factory.mktemp("hosts")
     make_tiny_llava(folder / "base")
     Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), "red").save(folder / "red.png")
     turns = [{"from": "human", "value": "<image>\nWhat color?"}, {"from": "gpt", "value": "red"}]
     rows: list[dict[str, Any]] = [{"id": str(i), "image": "red.png", "conversations": turns} for i in range(16)]
     (folder / "records.json").write_text(json.dumps(rows))
-    rows[7] = {**rows[7], "id": "lost", "image": "lost.png"}
+    rows[7] = {"id": "bad", "conversations": turns[1:]}
     (folder / "broken.json").write_text(json.dumps(rows))
     return folder
 
@@ -151,14 +151,17 @@ def hostfile(folder: Path, hosts: tuple[Host, Host]) -> str:
     return str(path)
 
 
-def require_one_run(output: Path, said: str) -> None:
+def require_one_run(output: Path, said: str, how: str, note: Callable[[str], None], host: Host) -> None:
+    note(f"two hosts, {how}: {host.kind}")
     assert json.loads((output / "run.json").read_text())["world_size"] == 2
     assert "4 records a step = 2 process(s) x 2 x 1 accumulated" in said
     assert (output / "adapter_config.json").is_file()
 
 
 @pytest.mark.slow
-def test_a_hostfile_over_ssh_trains_on_two_hosts_as_one(hosts: tuple[Host, Host], shop: Path, tmp_path: Path) -> None:
+def test_a_hostfile_over_ssh_trains_on_two_hosts_as_one(
+    hosts: tuple[Host, Host], shop: Path, tmp_path: Path, note: Callable[[str], None]
+) -> None:
     """Started once: DeepSpeed's launcher enters both, with a flag that a shell over there would take apart."""
     path = f"{programs(tmp_path / 'programs', hosts)}{os.pathsep}{environment()['PATH']}"
     variables = {"PATH": path, "HOSTFILE": hostfile(tmp_path, hosts), "MASTER_PORT": str(free_port())}
@@ -167,18 +170,20 @@ def test_a_hostfile_over_ssh_trains_on_two_hosts_as_one(hosts: tuple[Host, Host]
     started = start(hosts[0], shop, tmp_path / "run", "--lora_targets", targets, **variables, **master)
     (said,) = ends([started])
     assert started.returncode == 0, said[-3000:]
-    require_one_run(tmp_path / "run", said)
+    require_one_run(tmp_path / "run", said, "DeepSpeed over ssh", note, hosts[0])
     assert json.loads((tmp_path / "run" / "adapter_config.json").read_text())["target_modules"]
     assert f"{hosts[1].address}: " in said, "the other host's output comes along"
 
 
 @pytest.mark.slow
-def test_torchrun_on_two_hosts_trains_as_one(hosts: tuple[Host, Host], shop: Path, tmp_path: Path) -> None:
+def test_torchrun_on_two_hosts_trains_as_one(
+    hosts: tuple[Host, Host], shop: Path, tmp_path: Path, note: Callable[[str], None]
+) -> None:
     nodes = {"NNODES": "2", "NUM_GPUS": "1", "MASTER_ADDR": hosts[0].address, "MASTER_PORT": str(free_port())}
     started = [start(host, shop, tmp_path / "run", NODE_RANK=str(i), **nodes) for i, host in enumerate(hosts)]
     said = ends(started)
     assert [one.returncode for one in started] == [0, 0], "\n\n".join(text[-2000:] for text in said)
-    require_one_run(tmp_path / "run", said[0])
+    require_one_run(tmp_path / "run", said[0], "torchrun", note, hosts[0])
 
 
 @pytest.mark.slow
@@ -197,5 +202,6 @@ def test_an_error_on_one_host_ends_both_and_both_tell_it(hosts: tuple[Host, Host
     said = ends(started)
     assert all(one.returncode not in (0, None) for one in started)
     for text in said:
-        assert "ended the run: " in text.splitlines()[-1] and "lost.png" in text.splitlines()[-1], text[-3000:]
+        last = text.splitlines()[-1]
+        assert "ended the run: record 'bad': no supervised token" in last, text[-3000:]
     assert sum("] error: " in text for text in said) == 1, "one rank speaks, the other ends too"

@@ -45,24 +45,33 @@ exit $code
 
 @dataclass(frozen=True)
 class Host:
-    """`enter`: the words before a command that run it in this host; `interface`: the one to the other host."""
+    """`enter`: the words before a command that run it in this host; `interface`: the one to the other host.
+
+    `fault`: why it is no network namespace.
+    """
 
     address: str
     interface: str
     enter: tuple[str, ...] = ()
+    fault: str = ""
+
+    @property
+    def kind(self) -> str:
+        """What it and its neighbour are made of, for the log of a test."""
+        if self.fault:
+            return f"two loopback addresses; network namespaces are not allowed here ({self.fault})"
+        return "two network namespaces with a veth pair between them"
 
 
 @contextlib.contextmanager
 def two_hosts() -> Iterator[tuple[Host, Host]]:
-    """Two hosts for a while. Says on stdout what they are made of."""
+    """Two hosts for a while."""
     names = [f"lf{os.getpid()}{letter}" for letter in "ab"]
     fault = _connect(names) if shutil.which("ip") else "no ip command"
     try:
         if fault:
-            print(f"two hosts: two loopback addresses (network namespaces are not allowed here: {fault})")
-            yield Host("127.0.0.1", "lo"), Host("127.0.0.2", "lo")
+            yield Host("127.0.0.1", "lo", fault=fault), Host("127.0.0.2", "lo", fault=fault)
         else:
-            print("two hosts: two network namespaces with a veth pair between them")
             first, second = (
                 Host(f"10.213.0.{number}", "eth0", ("ip", "netns", "exec", name))
                 for number, name in enumerate(names, 1)
