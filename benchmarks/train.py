@@ -282,6 +282,7 @@ def row(mine: Sequence[dict[str, Any]], job: dict[str, Any], peak: float) -> dic
         "tokens_per_second": batch * job["tokens"] / step,
         "share_of_peak": batch * job["flops_per_sample"] / working / peak if peak else None,
         "peak_memory": statistics.median(run["peak_memory"] for run in mine),
+        "evaluation": statistics.median(run["evaluation"]["seconds"] for run in mine),
         "first_step_after": statistics.median(run["first_step_begins"] for run in mine),
         "load": max(run["load_after"] for run in mine),
         "versions": mine[0]["versions"],
@@ -304,10 +305,8 @@ def table(result: dict[str, Any]) -> str:
     rows = result["rows"]
     ours = rows.get("ours")
     head = "| trainer | loss at step 0 | samples/s | tokens/s | samples per CPU second | ours faster by (clock, CPU) "
-    lines = [
-        head + "| peak memory | ours needs | of matmul peak while running | first step after | load |",
-        "|---" * 11 + "|",
-    ]
+    head += "| peak memory | ours needs | of matmul peak while running | first step after | evaluation | load |"
+    lines = [head, "|---" * 12 + "|"]
     for name, row in rows.items():
         by = memory = ""
         if ours and name != "ours":
@@ -318,7 +317,7 @@ def table(result: dict[str, Any]) -> str:
             f"| {NAMES[name]} | {row['loss_at_step_0']:.4f} | {row['samples_per_second']:.2f} "
             f"| {row['tokens_per_second']:.0f} | {row['samples_per_cpu_second']:.2f} +-{row['spread'] / 2:.0%} | {by} "
             f"| {row['peak_memory'] / 1e9:.2f} GB | {memory} | {row['share_of_peak'] or 0:.0%} "
-            f"| {row['first_step_after']:.0f} s | {row['load']:.1f} |"
+            f"| {row['first_step_after']:.0f} s | {row['evaluation']:.1f} s | {row['load']:.1f} |"
         )
     machine, job = result["machine"], result["job"]
     lines.append(

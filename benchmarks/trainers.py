@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 STARTED = time.time()
+MADE: list[Any] = []  # the trainer of this run
 IGNORE, IMAGE = -100, -200
 LAYERS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 
@@ -61,6 +62,7 @@ def in_order(cls: Any, facts: dict[str, Any]) -> None:
     def init(self: Any, *arguments: Any, **keywords: Any) -> None:
         begin(self, *arguments, **keywords)
         self.add_callback(timer(facts))
+        MADE.append(self)
 
     cls.__init__ = init
     cls._get_train_sampler = lambda self, dataset=None: SequentialSampler(self.train_dataset)
@@ -239,6 +241,22 @@ def trl(job: dict[str, Any], facts: dict[str, Any]) -> None:
     made.train()
 
 
+def evaluate(trainer: Any, facts: dict[str, Any]) -> None:
+    """The seconds that the loss of the job's records takes without gradients."""
+    import torch
+
+    trainer.model.eval()
+    mark = (time.perf_counter(), cpu_seconds())
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        for batch in trainer.get_train_dataloader():
+            inputs = trainer._prepare_inputs(batch)
+            inputs.pop("record_indices", None)
+            trainer.compute_loss(trainer.model, inputs)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    facts["evaluation"] = {"seconds": time.perf_counter() - mark[0], "cpu_seconds": cpu_seconds() - mark[1]}
+
+
 def peak(job: dict[str, Any], facts: dict[str, Any]) -> None:
     """The machine's bf16 matrix product at its best of three sizes, operations per second."""
     import torch
@@ -273,6 +291,8 @@ def main() -> None:
     facts["peak_memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if torch.cuda.is_available():
         facts["peak_memory"] = torch.cuda.max_memory_allocated()
+    for trainer in MADE[-1:]:
+        evaluate(trainer, facts)
     facts["versions"] = {
         key: sys.modules[key].__version__ for key in ("torch", "transformers", "peft", "trl") if key in sys.modules
     }
