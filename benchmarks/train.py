@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # before this folder, whose data_prep.py is not the package
 PEERS = ROOT / "build" / "peers"
 PINS = {"trl": ["trl==1.16.0"], "hf": []}
 NAMES = {"ours": "llava-finetune", "upstream": "upstream's trainer", "hf": "HF Trainer", "trl": "TRL SFTTrainer"}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 STARTED = time.time()
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # before this folder, whose data_prep.py is no package
 MADE: list[Any] = []  # the trainer of this run
 IGNORE, IMAGE = -100, -200
 LAYERS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
