@@ -210,17 +210,14 @@ def _tower_bytes_per_patch(vision: Vision, setting: Setting) -> float:
     return float(kept + (w + setting.mask_bytes) * wide)
 
 
-def _tower_activations(shape: Shape, setting: Setting) -> float:
-    """What an adapted tower keeps for its backward pass, over the layers that are read; nothing where it is frozen."""
+def _tower_activations(shape: Shape, setting: Setting) -> tuple[float, float]:
+    """What the read layers of an adapted tower keep: their inputs, and one layer whole. Nothing where it is frozen."""
     if not setting.has_adapters or "vision" not in [part.strip() for part in setting.targets.split(",")]:
-        return 0.0
+        return 0.0, 0.0
     vision = shape.vision
-    layers, per_layer = shape.select_layer % (vision.layers + 1), _tower_bytes_per_patch(vision, setting)
-    if setting.checkpointing:
-        per_patch = setting.weight_bytes * vision.hidden * layers + per_layer
-    else:
-        per_patch = per_layer * layers
-    return setting.batch * setting.images * shape.views * (vision.num_patches + 1) * per_patch
+    patches = setting.batch * setting.images * shape.views * (vision.num_patches + 1)
+    inputs = setting.weight_bytes * vision.hidden * (shape.select_layer % (vision.layers + 1))
+    return inputs * patches, _tower_bytes_per_patch(vision, setting) * patches
 
 
 def _adapted(name: str, targets: str) -> bool:
@@ -231,16 +228,20 @@ def _adapted(name: str, targets: str) -> bool:
 def _activations(shape: Shape, setting: Setting) -> int:
     """Kept for the backward pass: every layer; with checkpointing every layer's input, and one layer computed again."""
     language, tokens = shape.language, setting.batch * sequence_length(shape, setting)
-    per_layer = _layer_bytes_per_token(language, setting)
-    inputs = setting.stream_bytes * language.hidden * language.layers * tokens
-    layers = inputs + per_layer * tokens if setting.checkpointing else per_layer * language.layers * tokens
+    layer = _layer_bytes_per_token(language, setting) * tokens
+    seen_inputs, seen_layer = _tower_activations(shape, setting)
+    if setting.checkpointing:  # one layer at a time is computed again, of either
+        layers = setting.stream_bytes * language.hidden * language.layers * tokens + seen_inputs
+        layers += max(layer, seen_layer)
+    else:
+        layers = layer * language.layers + seen_layer * (shape.select_layer % (shape.vision.layers + 1))
     patches = setting.batch * setting.images * shape.views * shape.vision.num_patches
     projector = patches * setting.weight_bytes * (shape.vision.hidden + 2 * language.hidden)
     # fp32 adapters (no ZeRO) run through autocast, which keeps a 16-bit copy of each until the forward pass is over.
     copies = 0 if setting.stage >= 2 else setting.weight_bytes * _adapters(shape, setting)
     # The embeddings before and after the pictures are spliced in, and the last norm's input in fp32.
     spliced = tokens * language.hidden * (2 * setting.weight_bytes + 4)
-    return round(layers + _tower_activations(shape, setting) + copies + projector + spliced)
+    return round(layers + copies + projector + spliced)
 
 
 def _logits(shape: Shape, setting: Setting) -> int:

@@ -1,16 +1,24 @@
-"""The plan's bytes against measured ones: whole trainings on the CPU, their tensors' peak within a tenth."""
+"""The plan's bytes against measured ones: whole trainings on the CPU, their tensors' peak within a tenth.
+
+Each configuration is a training in a process of its own (one per rank) and a line at the end of the test run. On a CPU
+offload cannot be told from no offload: its part of the plan is arithmetic alone. 8-bit is left out: with bitsandbytes'
+kernels for the CPU a training took 19 % more than planned, and there was no GPU to ask.
+"""
 
 import json
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from benchmarks.allocations import Allocations
 from llava_finetune.memory import CONTEXT, Setting, estimate, host_ram
 from llava_finetune.shapes import read_shape
 from llava_finetune.tiny import make_tiny_llava
-from tests.house.allocations import Allocations
+from tests.oracle.runs import ROOT, Done, Job, run_jobs
 
 SIZES = {
     "hidden_size": 256,
@@ -21,85 +29,154 @@ SIZES = {
     "head_dim": 64,
     "vocab_size": 1000,
 }
+TOWER = {
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "image_size": 56,
+    "patch_size": 14,
+}
+LORA = ("--lora_enable", "True", "--lora_r", "16")
 FLAGS = {
-    "pretrain": ["--tune_mm_mlp_adapter", "True"],
-    "full": [],
-    "lora": ["--lora_enable", "True", "--lora_r", "16"],
-    "qlora": ["--lora_enable", "True", "--lora_r", "16", "--bits", "4"],
+    "pretrain": ("--tune_mm_mlp_adapter", "True"),
+    "full": (),
+    "lora": LORA,
+    "qlora": (*LORA, "--bits", "4"),
 }
 TOLERANCE = 0.1
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random LLaVA-1.5 of 4 layers with 256 channels: large enough that what is counted outweighs the rest."""
+@dataclass(frozen=True)
+class Configuration:
+    """A training to measure: which model, and what differs in the plan's setting and in the flags."""
+
+    mode: str
+    checkpointing: bool = True
+    stage: int = 0
+    ranks: int = 1
+    model: str = "1.5"
+    flags: tuple[str, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        parts = [self.mode, self.model, *(f"{name} {value}" for name, value in self.values.items())]
+        parts += [f"ZeRO-{self.stage}, {self.ranks} rank(s)" if self.stage else "no DeepSpeed"]
+        return ", ".join([*parts, f"checkpointing {self.checkpointing}"])
+
+
+IN_TOWER = {"flags": ("--lora_targets", "language,vision"), "values": {"targets": "language,vision"}}
+CONFIGURATIONS = [
+    *(Configuration(mode, checkpointing) for mode in FLAGS for checkpointing in (True, False)),
+    Configuration("lora", model="1.6"),
+    Configuration("lora", model="1.6 with a large tower", **IN_TOWER),
+    Configuration("lora", False, model="1.6 with a large tower", **IN_TOWER),
+    Configuration("lora", stage=2),
+    Configuration("qlora", False, stage=2),
+    Configuration("full", stage=2, ranks=2),
+    Configuration("lora", stage=3, ranks=2),
+    Configuration("full", False, stage=3, ranks=2),
+]
+
+
+def make_model(folder: Path, family: str, sizes: Mapping[str, int], tower: Mapping[str, int] | None = None) -> Path:
+    """A random LLaVA large enough that what is counted outweighs the rest."""
     import llava.model  # noqa: F401  registers the config classes
     import torch
     import transformers
 
     from llava_finetune.modeling import model_class
 
-    folder = make_tiny_llava(tmp_path_factory.mktemp("memory") / "base")
-    config = transformers.AutoConfig.for_model(**{**json.loads((folder / "config.json").read_text()), **SIZES})
-    model = model_class("llava_llama")(config).to(torch.bfloat16)
-    model.save_pretrained(folder)
+    make_tiny_llava(folder, family)
+    values = {**json.loads((folder / "config.json").read_text()), **sizes}
+    if tower:
+        processor = (folder / "clip" / "preprocessor_config.json").read_text()
+        transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**tower)).save_pretrained(folder / "clip")
+        (folder / "clip" / "preprocessor_config.json").write_text(processor)
+        values["mm_hidden_size"] = tower["hidden_size"]
+    config = transformers.AutoConfig.for_model(**values)
+    torch.manual_seed(0)
+    model = model_class(config.model_type)(config)
+    if model.get_vision_tower().is_loaded:  # 1.6 carries its tower, and upstream leaves both it and the newline unset
+        clip = transformers.CLIPVisionModel.from_pretrained(folder / "clip")
+        model.get_vision_tower().vision_tower.load_state_dict(clip.state_dict())
+        torch.nn.init.normal_(model.model.image_newline, std=0.1)
+    model.to(torch.bfloat16).save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen questions about a red picture."""
-    folder = tmp_path_factory.mktemp("data")
-    Image.new("RGB", (56, 56), "red").save(folder / "a.png")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The models of CONFIGURATIONS: four layers of 256 channels, or a tower that is larger than its language model."""
+    folder = tmp_path_factory.mktemp("memory")
+    return {
+        "1.5": make_model(folder / "1.5", "llava-1.5", SIZES),
+        "1.6": make_model(folder / "1.6", "1.6-vicuna", SIZES),
+        "1.6 with a large tower": make_model(folder / "tower", "1.6-vicuna", {}, TOWER),
+    }
+
+
+@pytest.fixture(scope="module")
+def measured(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done]:
+    """Every configuration's training."""
+    folder = tmp_path_factory.mktemp("measured")
+    return run_jobs("ours", trainings(CONFIGURATIONS, bases, folder), folder / "jobs")
+
+
+def trainings(configurations: Sequence[Configuration], bases: Mapping[str, Path], folder: Path) -> list[Job]:
+    """Two steps of each configuration on eight questions about a picture each."""
+    for index in range(8):  # a picture that a batch holds twice is encoded once; squares of two views take the most
+        Image.new("RGB", (112, 112), (30 * index, 99, 99)).save(folder / f"{index}.png")
     turns = [
         {"from": "human", "value": "<image>\n" + "what color is this thing here please say " * 4},
         {"from": "gpt", "value": "it is red and large"},
     ]
-    rows = [{"id": str(index), "image": "a.png", "conversations": turns} for index in range(16)]
+    rows = [{"id": str(index), "image": f"{index}.png", "conversations": turns} for index in range(8)]
     (folder / "records.json").write_text(json.dumps(rows))
-    return folder / "records.json"
+    jobs = []
+    for number, one in enumerate(configurations):
+        flags = [
+            "--model_name_or_path", bases[one.model], "--data_path", folder / "records.json", "--image_folder", folder,
+            "--version", "v1", "--max_steps", 2, "--per_device_train_batch_size", 4,
+            "--precision", "bf16", "--attn_implementation", "sdpa", "--gradient_checkpointing", one.checkpointing,
+            "--save_strategy", "no", "--learning_rate", 1e-3, "--check_data", "False", "--dataloader_num_workers", 0,
+            *FLAGS[one.mode], *one.flags,
+        ]  # fmt: skip
+        if one.stage:
+            flags += ["--deepspeed", ROOT / "deepspeed_configs" / f"zero{one.stage}.json"]
+        before = Path(__file__).with_name("measure_peak.py")
+        jobs.append(Job(one.name, flags, folder / str(number), one.ranks, group=bool(one.stage), before=before))
+    return jobs
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpointing", [True, False])
-@pytest.mark.parametrize("mode", FLAGS)
+@pytest.mark.parametrize("one", CONFIGURATIONS, ids=lambda one: one.name)
 def test_the_estimate_is_within_a_tenth_of_a_measured_training(
-    mode: str, checkpointing: bool, base: Path, records: Path, tmp_path: Path
+    one: Configuration, measured: dict[str, Done], bases: dict[str, Path], note: Callable[[str], None]
 ) -> None:
-    from llava_finetune.arguments import parse
-    from llava_finetune.train import train
+    peak, planned = peak_and_plan(one, measured[one.name].require(), bases[one.model])
+    note(f"plan, {one.name}: measured {peak / 1e6:.2f} MB, planned {planned / 1e6:.2f} MB ({planned / peak - 1:+.1%})")
+    assert planned == pytest.approx(peak, rel=TOLERANCE)
 
-    flags = {
-        "--model_name_or_path": base,
-        "--data_path": records,
-        "--image_folder": records.parent,
-        "--output_dir": tmp_path / "run",
-        "--max_steps": 2,
-        "--per_device_train_batch_size": 4,
-        "--gradient_accumulation_steps": 2,
-        "--precision": "bf16",
-        "--attn_implementation": "sdpa",
-        "--gradient_checkpointing": checkpointing,
-        "--save_strategy": "no",
-        "--learning_rate": 1e-3,
-    }
-    argv = [str(word) for pair in flags.items() for word in pair] + FLAGS[mode]
-    with Allocations() as seen:
-        trainer = train(parse(argv))
-    batch = next(iter(trainer.get_train_dataloader()))
+
+def peak_and_plan(one: Configuration, done: Done, base: Path) -> tuple[int, int]:
+    """The most bytes of tensors that a rank held, and what the plan says for the same lengths."""
+    facts = [json.loads(Path(f"{done.output}.peak.{rank}").read_text()) for rank in range(one.ranks)]
     setting = Setting(
-        mode=mode,
+        one.mode,
+        num_gpus=one.ranks,
         batch=4,
-        checkpointing=checkpointing,
-        stage=0,
+        checkpointing=one.checkpointing,
+        stage=one.stage,
         rank=16,
-        text_tokens=batch["input_ids"].shape[1] - 1,
-        supervised_tokens=int((batch["labels"] != -100).sum(1).max()),
+        text_tokens=facts[0]["text"],
+        supervised_tokens=facts[0]["taught"],
         mask_bytes=4,  # dropout on the CPU keeps its mask in the input's type
+        foreach=False,
+        **one.values,
     )
-    expected = estimate(read_shape(str(base)), setting).total - CONTEXT
-    print(f"{mode}, checkpointing {checkpointing}: measured {seen.peak:,}, planned {expected:,} bytes")
-    assert expected == pytest.approx(seen.peak, rel=TOLERANCE)
+    return max(fact["peak"] for fact in facts), estimate(read_shape(str(base)), setting).total - CONTEXT
 
 
 def test_freed_memory_is_taken_off() -> None:

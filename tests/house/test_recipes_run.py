@@ -35,11 +35,12 @@ RUNS = [
     Run("finetune_full.sh", "llava-1.5", result="model.safetensors"),
     Run("recipes/llava15_7b_qlora_instruct_mix.sh", "llava-1.5"),
     Run("recipes/small_llava_qlora_instruct_mix.sh", "llava-1.5"),
+    Run("recipes/llama2_7b_lora_okvqa.sh", "language-model", TOWER),
     Run("recipes/llama2_7b_lora_okvqa.sh", "llava-llama-2", (), {"PROJECTOR": ""}),
     Run("recipes/llava16_mistral_7b_lora_captions.sh", "1.6-mistral"),
     Run("recipes/llava16_34b_lora_captions.sh", "1.6-yi"),
     Run("recipes/llava15_7b_lora_665k.sh", "language-model", TOWER),
-    Run("recipes/llava15_7b_full_665k.sh", "language-model", TOWER, {"DEEPSPEED_CONFIG": "zero2"}, "model.safetensors"),
+    Run("recipes/llava15_7b_full_665k.sh", "language-model", TOWER, result="model.safetensors"),
 ]
 
 
@@ -104,6 +105,8 @@ def launch(shop: Path, script: str, output: Path, flags: tuple[str, ...], **vari
     )
     assert result.returncode == 0, f"{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
     rows = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    evaluated = [row["step"] for row in rows if "eval_loss" in row]
+    assert bool(evaluated) == ("okvqa" in script), "evaluated where the recipe says so"
     return [row for row in rows if "loss" in row]
 
 
@@ -127,7 +130,7 @@ def test_the_pretrain_launcher_leaves_a_projector(projector: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: Path(run.script).stem)
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: f"{Path(run.script).stem} {run.model}")
 def test_a_recipe_trains(run: Run, shop: Path, projector: Path, tmp_path: Path) -> None:
     flags = tuple(flag.format(clip=shop / "clip") for flag in run.flags)
     variables = {
