@@ -197,4 +197,4 @@ def test_every_steps_loss_and_the_saved_weights_are_upstreams(
     assert loss < (BF16 if case.bf16 else FP32), (ours.losses, theirs.losses)
     # The large epsilon of Adam keeps an update in proportion to its gradient: with 1e-8 an entry without a gradient
     # would move by the learning rate in the direction of its rounding error, and nothing could be compared.
-    assert weight < (1e-3 if case.bf16 else 1e-5), weight
+    assert weight < (1e-3 if case.bf16 else 2e-5), weight
