@@ -172,7 +172,7 @@ def peak_and_plan(one: Configuration, done: Done, base: Path) -> tuple[int, int]
         rank=16,
         text_tokens=facts[0]["text"],
         supervised_tokens=facts[0]["taught"],
-        mask_bytes=4,  # dropout on the CPU keeps its mask in the input's type
+        mask_bytes=2 if one.stage else 4,  # dropout on the CPU keeps its mask in the type of its input
         foreach=False,
         **one.values,
     )
