@@ -86,12 +86,14 @@ def losses(run: Path) -> list[float]:
     return [row["loss"] for row in rows if "loss" in row]
 
 
+@pytest.mark.slow
 def test_losses_with_every_switch_on_equal_losses_with_every_switch_off(runs: dict[str, Path]) -> None:
     on, off = losses(runs["on"]), losses(runs["off"])
     assert len(on) == 6 and on[4] < on[0] > 0
     assert on == pytest.approx(off, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_profiled_run_says_where_its_time_went(runs: dict[str, Path]) -> None:
     facts = json.loads((runs["on"] / "profile.json").read_text())
     assert facts["steps"] == 2
