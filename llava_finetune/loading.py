@@ -8,9 +8,11 @@ A folder is known by its files (`adapter_config.json`, `mm_projector.bin`, weigh
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -19,7 +21,8 @@ from safetensors import SafetensorError
 from llava_finetune import rotary
 from llava_finetune.building import attention, load_config, load_tokenizer, quantization, template_of
 from llava_finetune.checkpoints import require_whole
-from llava_finetune.convert.shards import load_pickle
+from llava_finetune.convert.names import is_buffer
+from llava_finetune.convert.shards import load_pickle, weight_files
 from llava_finetune.errors import UserError
 from llava_finetune.manifest import NAME, read_manifest, weights_sha256
 from llava_finetune.modeling import model_class
@@ -66,13 +69,12 @@ def base_of(folder: str | Path, base: str | None, manifest: dict[str, Any]) -> s
     if not named:
         raise UserError(f"{folder}: no {NAME} names its base; give the base with --base")
     expected = manifest.get("base_sha256")
-    if expected and Path(named).is_dir():
-        found = weights_sha256(Path(named))
-        if found != expected:
-            raise UserError(
-                f"{folder} was trained on {manifest.get('base')} (weights {expected[:12]}), but {named} holds other "
-                f"weights ({str(found)[:12]}); give the base it was trained on with --base"
-            )
+    found = weights_sha256(named) if expected else None
+    if found and found != expected:
+        raise UserError(
+            f"{folder} was trained on {manifest.get('base')} (weights {expected[:12]}), but {named} holds other "
+            f"weights ({found[:12]}); give the base it was trained on with --base"
+        )
     if not base and named.startswith("/") and not Path(named).is_dir():
         raise UserError(f"{folder}: its base {named} is gone; give where it is now with --base")
     return str(named)
@@ -113,24 +115,17 @@ def load(
     kind = kind_of(path)
     source = base_of(path, base, manifest) if kind != "model" else path
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    config = load_config(path)
-    if not hasattr(config, "mm_vision_tower"):
-        raise UserError(f"{path}: a language model without a vision tower; it cannot see pictures")
-    config.mm_vision_tower = vision_tower or find_tower(config.mm_vision_tower, (path, source))
-    if getattr(config, "quantization_config", None) is not None and bits == 16:
-        # Written by older runs: the base itself is 16 bit, and 16 was asked for.
-        del config.quantization_config
+    config = _config(path, source, vision_tower, bits)
     chosen = choose_dtype(dtype, manifest, config, place.type)
-    model = _weights(source, config, chosen, place, bits)
+    model, missing = _weights(source, config, chosen, place, bits)
     tower = model.get_vision_tower()
     if not tower.is_loaded:
         tower.load_model()
     tower.to(device=place, dtype=chosen)
-    if kind == "projector":
-        _load_projector(model, Path(path), chosen)
-    elif kind == "adapter":
+    missing -= _load_beside(model, Path(path), kind, chosen)
+    if kind == "adapter":
         model = _load_adapter(model, Path(path), merge_adapter and bits == 16)
-    _refuse_unset(model, path)
+    _refuse_unset(model, path, missing)
     _finish(model, place, chosen, bits)
     tokenizer = load_tokenizer(path if _has_tokenizer(path) else source, None, 2048)
     template = template_of(None, path if manifest else source, config, tokenizer)
@@ -139,31 +134,68 @@ def load(
     return Loaded(tokenizer, model, tower.image_processor, template, chosen, place, context, manifest, seconds)
 
 
+def _config(path: str, source: str, vision_tower: str | None, bits: int) -> Any:
+    """The model's config, its tower where it lies now, nothing quantised that was not asked for."""
+    config = load_config(path)
+    if not hasattr(config, "mm_vision_tower"):
+        raise UserError(f"{path}: a language model without a vision tower; it cannot see pictures")
+    config.mm_vision_tower = vision_tower or find_tower(config.mm_vision_tower, (path, source))
+    if getattr(config, "quantization_config", None) is not None and bits == 16:
+        # Written by older runs: the base itself is 16 bit, and 16 was asked for.
+        del config.quantization_config
+    return config
+
+
 def _has_tokenizer(path: str) -> bool:
     return not Path(path).is_dir() or (Path(path) / "tokenizer_config.json").is_file()
 
 
-def _weights(source: str, config: Any, dtype: torch.dtype, device: torch.device, bits: int) -> Any:
+def _weights(source: str, config: Any, dtype: torch.dtype, device: torch.device, bits: int) -> tuple[Any, set[str]]:
+    """The model with `source`'s weights, and the names that were not in them: transformers draws those at random."""
     quantized = quantization(bits, dtype)
+    # transformers reports as lost what an adapter's own files bring; what is in no file is refused once all are read.
+    logger = logging.getLogger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
-        return model_class(config.model_type).from_pretrained(
+        model, info = model_class(config.model_type).from_pretrained(
             source,
             config=config,
             dtype=dtype,
             attn_implementation=attention("auto", device.type == "cuda"),
             **({"quantization_config": quantized} if quantized else {}),
             device_map={"": str(device)},
+            output_loading_info=True,
         )
+        return model, {name for name in info["missing_keys"] if not is_buffer(name)}
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{source}: the weights cannot be loaded: {error}") from error
+        raise UserError(f"{source}: the weights cannot be loaded: {_cut_shard(Path(source)) or error}") from error
+    finally:
+        logger.setLevel(level)
 
 
-def _load_projector(model: Any, folder: Path, dtype: torch.dtype) -> None:
-    state = load_pickle(folder / "mm_projector.bin")
-    _load_state(model, {name: value.to(dtype) for name, value in state.items()}, folder / "mm_projector.bin")
+def _cut_shard(folder: Path) -> UserError | None:
+    """What is wrong with a shard that is missing or cut off, with its name, which the libraries do not tell."""
+    try:
+        weight_files(folder)
+    except UserError as error:
+        return error if folder.is_dir() else None
+    return None
 
 
-def _load_state(model: Any, state: dict[str, torch.Tensor], file: Path) -> None:
+def _load_beside(model: Any, folder: Path, kind: str, dtype: torch.dtype) -> set[str]:
+    """Load what was trained beside an adapter, or a projector alone; returns the names of the tensors."""
+    if kind == "model":
+        return set()
+    file = folder / ("mm_projector.bin" if kind == "projector" else "non_lora_trainables.bin")
+    if kind == "adapter" and not file.is_file():
+        if getattr(model.config, "freeze_mm_mlp_adapter", False):
+            return set()
+        raise UserError(f"{file}: missing; the projector that was trained beside the adapter is in it")
+    return _load_state(model, {name: value.to(dtype) for name, value in load_pickle(file).items()}, file)
+
+
+def _load_state(model: Any, state: dict[str, torch.Tensor], file: Path) -> set[str]:
     plain = {}
     for name, value in state.items():
         for prefix in ("base_model.model.", "base_model."):
@@ -174,29 +206,31 @@ def _load_state(model: Any, state: dict[str, torch.Tensor], file: Path) -> None:
         raise UserError(
             f"{file}: {len(result.unexpected_keys)} tensors that the model has not: {result.unexpected_keys[0]}"
         )
+    return set(plain)
 
 
 def _load_adapter(model: Any, folder: Path, merge: bool) -> Any:
     from peft import PeftModel
 
-    extra = folder / "non_lora_trainables.bin"
-    if extra.is_file():
-        _load_state(model, load_pickle(extra), extra)
-    elif not getattr(model.config, "freeze_mm_mlp_adapter", False):
-        raise UserError(f"{extra}: missing; the projector that was trained beside the adapter is in it")
     try:
         model = PeftModel.from_pretrained(model, str(folder))
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise UserError(f"{folder}: the adapter cannot be loaded, it may be cut off: {error}") from error
     return model.merge_and_unload() if merge else model
 
 
-def _refuse_unset(model: Any, path: str) -> None:
-    """A tensor left on the meta device or not finite was not in any file: it would answer nonsense, not fail."""
+def _refuse_unset(model: Any, path: str, missing: set[str]) -> None:
+    """A tensor that was in no file, or is not finite, would answer nonsense instead of failing."""
+    unset = dict.fromkeys(missing, "missing from the weights")
     for name, parameter in model.named_parameters():
-        if parameter.is_meta or (parameter.is_floating_point() and not bool(torch.isfinite(parameter).all())):
-            state = "missing from the weights" if parameter.is_meta else "not finite"
-            raise UserError(f"{path}: {name} is {state}; the folder is incomplete or damaged")
+        if parameter.is_meta:
+            unset[name] = "missing from the weights"
+        elif parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
+            unset[name] = "not finite"
+    if unset:
+        name = min(unset)
+        count = f" (and {len(unset) - 1} more)" if len(unset) > 1 else ""
+        raise UserError(f"{path}: {name} is {unset[name]}{count}; the folder is incomplete or damaged")
 
 
 def _finish(model: Any, device: torch.device, dtype: torch.dtype, bits: int) -> None:

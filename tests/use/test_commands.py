@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import json
+import re
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,6 +60,48 @@ def test_the_quickstarts_last_lines_are_commands_with_flags_that_exist(root: Pat
         module = COMMANDS[words[1]].module
         parser = importlib.import_module(f"{module}.command" if module.endswith("serve") else module).parser()
         assert parser.parse_args(words[2:]).model
+
+
+def spoiled(source: Path, folder: Path, how: str) -> Path:
+    """A copy of a model folder that lacks its weights, or half of them, or is of an architecture nobody knows."""
+    shutil.copytree(source, folder)
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        weights = sorted(folder.glob("model-*.safetensors"))[0]
+    if how == "no weights":
+        for file in folder.glob("model*"):
+            file.unlink()
+    elif how == "half a shard":
+        weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    else:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "model_type": "unheard_of"}))
+    return folder
+
+
+@pytest.mark.parametrize("how", ["no weights", "half a shard", "unknown architecture"])
+@pytest.mark.parametrize("name", ["export", "import", "chat"])
+def test_a_spoiled_folder_is_refused_by_name_and_nothing_is_written(
+    name: str,
+    how: str,
+    family: Callable[[str], Path],
+    exported: Callable[[str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = exported("llava-1.5") if name == "import" else family("llava-1.5")
+    folder = spoiled(source, tmp_path / "spoiled", how)
+    rest = ["--once", "Hi"] if name == "chat" else [str(tmp_path / "out")]
+    assert main([name, str(folder), *rest]) == 1
+    error = capsys.readouterr().err
+    expected = {
+        "no weights": rf"{folder}: no (model )?weights",
+        "half a shard": rf"{folder}/model\S*\.safetensors: the shard is not whole \(.* its header promises",
+        "unknown architecture": r"unheard_of",
+    }
+    assert re.search(expected[how], error), error
+    assert "Traceback" not in error
+    assert [path.name for path in tmp_path.iterdir()] == ["spoiled"]
 
 
 @pytest.mark.parametrize(

@@ -139,3 +139,23 @@ def test_a_pickle_as_projector_or_weights_is_refused(family: Make, tmp_path: Pat
     with pytest.raises(Exception, match=r"(?i)weights.only"):
         load(str(whole))
     assert not (run / "ran").exists() and not (whole / "ran").exists()
+
+
+def test_a_pickle_as_the_adapter_is_refused(adapter: Path, tmp_path: Path) -> None:
+    run = spoil(tmp_path / "run", adapter, "adapter_model.bin")
+    (run / "adapter_model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"run: the adapter cannot be loaded, it may be cut off: .*(?i:weights.only)"):
+        load(str(run))
+    assert not (run / "ran").exists()
+
+
+def test_a_model_without_its_projector_is_refused_not_drawn_at_random(
+    family: Make, kit: SimpleNamespace, tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    shutil.copytree(family("llava-1.5"), tmp_path / "model")
+    state = {name: value for name, value in kit.tensors(tmp_path / "model").items() if "mm_projector.2" not in name}
+    save_file(state, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"model\.mm_projector\.2\.bias is missing from the weights \(and 1 more\)"):
+        load(str(tmp_path / "model"))

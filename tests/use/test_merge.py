@@ -162,6 +162,79 @@ def test_a_wrong_base_is_refused_with_hashes_and_names(
     assert not (tmp_path / "merged").exists()
 
 
+def test_a_base_of_the_hub_is_told_from_another_by_its_cached_files(
+    family: Make, tmp_path: Path, kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest of a run over a hub id holds the hash of what the hub gave; a clone of it is the same base."""
+    from huggingface_hub import constants
+
+    from llava_finetune.loading import base_of
+    from llava_finetune.manifest import weights_sha256, write_manifest
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    repository = tmp_path / "cache" / "models--some--base"
+    shutil.copytree(family("llava-1.5"), repository / "snapshots" / "abc")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    (tmp_path / "run").mkdir()
+    manifest = write_manifest(
+        tmp_path / "run", kind="adapter", base="some/base", conversation="vicuna_v1", dtype="float32"
+    )
+    assert manifest["base_sha256"] == weights_sha256(family("llava-1.5"))
+    clone, wrong = tmp_path / "clone", tmp_path / "wrong"
+    for folder in (clone, wrong):
+        shutil.copytree(family("llava-1.5"), folder)
+    (clone / "mm_projector.bin").write_bytes(b"beside the weights in the repository, and read by no loader")
+    kit.sharpen(wrong)
+    assert base_of(tmp_path / "run", str(clone), manifest) == str(clone)
+    assert base_of(tmp_path / "run", None, manifest) == "some/base"
+    with pytest.raises(UserError, match=rf"was trained on some/base \(weights .*, but {wrong} holds other weights"):
+        base_of(tmp_path / "run", str(wrong), manifest)
+    assert weights_sha256("some/other") is None
+
+
+def with_tower(adapter: Path, family: Make, run: Path, *, whole: bool) -> str:
+    """A run whose tower was trained beside the adapter, one bias moved by 1, saved whole or that alone; its name."""
+    shutil.copytree(adapter, run)
+    tower = load_tower(family("llava-1.5"))
+    moved = next(name for name in tower if name.endswith("layers.0.mlp.fc1.bias"))
+    tower[moved] = tower[moved] + 1
+    kept = tower if whole else {moved: tower[moved]}
+    state = torch.load(run / "non_lora_trainables.bin")
+    state |= {f"base_model.model.model.vision_tower.{name}": value for name, value in kept.items()}
+    torch.save(state, run / "non_lora_trainables.bin")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "unfreeze_mm_vision_tower": True}))
+    return moved
+
+
+def test_a_tower_trained_whole_beside_an_adapter_is_merged(
+    adapter: Path, family: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    moved = with_tower(adapter, family, tmp_path / "run", whole=True)
+    result = merge(str(tmp_path / "run"), tmp_path / "merged")
+    assert result.largest_difference < 1e-4
+    before, after = load_tower(family("llava-1.5")), load_tower(tmp_path / "merged")
+    assert after.keys() == before.keys()
+    assert {name for name in after if not torch.equal(after[name], before[name])} == {moved}
+    assert torch.equal(after[moved], before[moved] + 1)
+    assert "newly initialized" not in caplog.text, "the adapter's files bring what the base lacks"
+
+
+def test_half_a_trained_tower_is_refused_not_drawn_at_random(adapter: Path, family: Make, tmp_path: Path) -> None:
+    with_tower(adapter, family, tmp_path / "run", whole=False)
+    with pytest.raises(UserError, match=r"run: model\.vision_tower\.\S+ is missing from the weights \(and \d+ more\)"):
+        merge(str(tmp_path / "run"), tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def load_tower(folder: Path) -> dict[str, torch.Tensor]:
+    """The tower as every command loads it."""
+    from llava_finetune.loading import load
+
+    return dict(load(str(folder), dtype="fp32").model.get_vision_tower().state_dict())
+
+
 def test_a_broken_merge_is_noticed_and_nothing_is_written(
     adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,7 +321,7 @@ def test_half_a_shard_of_the_base_is_refused(adapter: Path, family: Make, tmp_pa
     run, base = copied(adapter, family("llava-1.5"), tmp_path)
     weights = base / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
-    with pytest.raises(UserError, match=rf"{base}: the weights cannot be loaded: .*incomplete"):
+    with pytest.raises(UserError, match=rf"{base}: the weights cannot be loaded: {weights}: the shard is not whole"):
         merge(str(run), tmp_path / "out", base=str(base))
     assert not (tmp_path / "out").exists()
 
