@@ -162,6 +162,7 @@ class RecordDataset(Dataset[dict[str, Any]]):
             "input_ids": torch.tensor(encoded.input_ids),
             "labels": torch.tensor(encoded.labels),
             "branches": encoded.branches,
+            "is_cut": encoded.is_cut,
             "pictures": pictures,
             "image_tokens": image_tokens,
             "length": len(encoded.input_ids) + sum(image_tokens) - len(image_tokens),

@@ -59,10 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(given)
     if (arguments.model is None) == (arguments.predictions is None):
         raise UsageError("give either --model to answer the questions, or --predictions to score answers")
+    if arguments.train_data and not arguments.train_data.is_file():
+        raise UserError(f"--train_data {arguments.train_data}: no such file; give the records that training used")
     if arguments.predictions:
         return _score_file(arguments)
     if not arguments.data:
         raise UsageError("--model needs the questions: give them with --data RECORDS")
+    if arguments.output is None and not Path(arguments.model).is_dir():
+        # A folder of a hub id's name would from then on be taken for the model.
+        raise UsageError(f"--model {arguments.model} is no folder here: say with --output where the results go")
     if arguments.shard:
         return _shard(arguments)
     start = time.monotonic()
@@ -80,22 +85,38 @@ def _score_file(arguments: argparse.Namespace) -> int:
         write_upload(arguments.upload, predictions)
     if arguments.output:
         _write(arguments.output, arguments.name or "final", predictions, scores)
+    if arguments.train_data:
+        _prior(arguments, predictions, arguments.output)
     _show(scores, arguments.json, arguments.name or "final")
     return 0
 
 
-def _questions(arguments: argparse.Namespace) -> list[Any]:
-    from data_prep.record import DataError, read_records
-    from llava_finetune.generate_answers import questions_from
+def _prior(arguments: argparse.Namespace, predictions: list[dict[str, Any]], folder: Path | None) -> None:
+    """Show what the training file's commonest answers reach, and keep it where there is a folder."""
+    from data_prep.record import read_records
+    from llava_finetune import metrics
 
     try:
-        records = read_records(arguments.data)
-        questions = questions_from(records, arguments.max_images, arguments.limit, arguments.sample)
+        prior = metrics.text_prior(read_records(arguments.train_data), predictions)
+    except ValueError as error:
+        raise UserError(f"--train_data {arguments.train_data}: {error}") from error
+    scores = metrics.score(prior)
+    if folder:
+        _write(folder, "text_prior", prior, scores)
+    _show(scores, arguments.json, "text_prior")
+
+
+def _questions(arguments: argparse.Namespace) -> list[Any]:
+    from data_prep.record import DataError
+    from llava_finetune.generate_answers import held_out_questions
+
+    choice = (arguments.max_images, arguments.limit, arguments.sample)
+    try:
+        return held_out_questions(
+            arguments.data, f"--data {arguments.data}", arguments.image_folder, "--image_folder", *choice
+        )
     except DataError as error:
         raise UserError(str(error)) from error
-    if not questions:
-        raise UserError(f"{arguments.data}: no question with an answer in it; give human/gpt records with references")
-    return questions
 
 
 def _answer(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -238,11 +259,7 @@ def _finish(arguments: argparse.Namespace, predictions: list[dict[str, Any]], na
     if arguments.upload:
         write_upload(arguments.upload, predictions)
     if arguments.train_data:
-        from data_prep.record import read_records
-
-        prior = metrics.text_prior(read_records(arguments.train_data), predictions)
-        _write(folder, "text_prior", prior, metrics.score(prior))
-        _show(metrics.score(prior), arguments.json, "text_prior")
+        _prior(arguments, predictions, folder)
     _show(scores, arguments.json, name)
     if not arguments.json:
         print(f"{len(predictions)} answers, {tokens} tokens in {seconds:.0f} s; written to {folder}")

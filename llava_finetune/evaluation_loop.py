@@ -9,8 +9,9 @@ make the same number of forward passes, so shards are filled up with repeated qu
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +19,13 @@ from typing import Any
 
 import torch
 
-from data_prep.record import read_records, resolve_image
 from llava_finetune import metrics
 from llava_finetune.dataset import Encoder, RecordDataset
 from llava_finetune.errors import UserError
-from llava_finetune.generate_answers import Question, answer, questions_from
+from llava_finetune.generate_answers import Question, answer, held_out_questions
 from llava_finetune.loading import Loaded
 from llava_finetune.record_losses import RecordLoss, mean_loss, record_losses
+from llava_finetune.watch import FiniteWatch
 
 
 @dataclass(frozen=True)
@@ -83,53 +84,48 @@ class Evaluator:
     ) -> None:
         self.name, self.path, self.template, self.settings = name, path, template, settings
         self.encoder, self.collator = encoder, collator
-        self.questions: list[Question] = questions_from(read_records(path), sample=settings.limit)
-        if not self.questions:
-            raise UserError(f"--{name}_data_path {path}: no question with an answer in it; give human/gpt records")
-        empty = [question.id for question in self.questions if not question.reference.strip()]
-        if empty:
-            raise UserError(
-                f"--{name}_data_path {path}: {len(empty)} questions without an answer, first in record {empty[0]!r}; "
-                "give their references, or take them out"
-            )
-        for question in self.questions:
-            metrics.references_of(
-                {"id": question.id, "answers": question.record.get("answers"), "reference": question.reference}
-            )
-        self._require_pictures()
+        self.questions: list[Question] = held_out_questions(
+            path, f"--{name}_data_path {path}", encoder.image_folder, f"--{name}_image_folder", sample=settings.limit
+        )
         # The loss is taken on the records whose questions are answered, so that both numbers speak of the same data.
         records = {id(one.record): one.record for one in self.questions}
         self.places = {name: place for place, name in enumerate(records)}
         self.dataset = RecordDataset(list(records.values()), encoder)
-
-    def _require_pictures(self) -> None:
-        names = {name: one.id for one in self.questions for name in one.images}
-        folder = self.encoder.image_folder
-        if names and folder is None:
-            raise UserError(f"--{self.name}_data_path {self.path}: has pictures, and no --image_folder is given")
-        gone = [name for name in names if folder and not resolve_image(folder, name).is_file()]
-        if gone:
-            raise UserError(
-                f"--{self.name}_data_path {self.path}: {len(gone)} of {len(names)} pictures are not in {folder}, first "
-                f"{gone[0]!r} of record {names[gone[0]]!r}; name their folder with --{self.name}_image_folder"
-            )
 
     def run(self, trainer: Any, group: Group) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Numbers as NAME_loss, NAME_exact_match ..., and the predictions in the order of the questions."""
         start = time.monotonic()
         with _inference(trainer):
             losses = self._losses(trainer, group)
+            self._require_sound(losses, trainer.state.global_step)
             predictions = self._answers(trainer, group)
         for question, prediction in zip(self.questions, predictions, strict=True):
             prediction["loss"] = losses[self.places[id(question.record)]].mean
         scores = metrics.score(predictions)
         seconds = time.monotonic() - start
-        row: dict[str, float] = {f"{self.name}_loss": mean_loss(losses.values())}
+        row: dict[str, float] = {
+            f"{self.name}_loss": mean_loss(losses.values()),
+            f"{self.name}_num_cut": sum(loss.is_cut for loss in losses.values()),
+        }
         for key, value in scores.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 row[f"{self.name}_{key}"] = value
         row[f"{self.name}_seconds"] = seconds
         return row, predictions
+
+    def _require_sound(self, losses: Mapping[int, RecordLoss], step: int) -> None:
+        """Refuse a loss that is not finite, and records whose answers do not fit: both would pass for a number."""
+        ids = [str(record.get("id", place)) for place, record in enumerate(self.dataset.records)]
+        mute = [ids[index] for index, loss in sorted(losses.items()) if not loss.num_tokens]
+        if mute:
+            raise UserError(
+                f"--{self.name}_data_path {self.path}: {len(mute)} of {len(ids)} records have no answer token within "
+                f"--model_max_length {self.collator.max_length} (pictures count), the first: {mute[0]}; shorten them, "
+                "take them out, or raise --model_max_length"
+            )
+        broken = [index for index, loss in sorted(losses.items()) if not math.isfinite(loss.total)]
+        if broken:
+            FiniteWatch().note(f"{self.name} loss", step, [ids[index] for index in broken], losses[broken[0]].total)
 
     def _losses(self, trainer: Any, group: Group) -> dict[int, RecordLoss]:
         """The loss of every record, by its index in the data set, on every rank."""

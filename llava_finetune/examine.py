@@ -61,6 +61,8 @@ class Examiner(TrainerCallback):
             if self.trainer.is_world_process_zero():
                 self._keep(evaluator, state.global_step, predictions)
                 self._tell(evaluator, state.global_step, row)
+                if evaluator.name == "eval" and state.global_step == 0:
+                    self._keep_prior(predictions)
         if self.metric and self.metric not in numbers:
             raise UserError(
                 f"--metric_for_best_model {self.metric}: not among the numbers of an evaluation: "
@@ -107,6 +109,19 @@ class Examiner(TrainerCallback):
             for tracker in self.log.trackers:
                 tracker.log_samples(step, predictions, folder)
 
+    def _keep_prior(self, predictions: list[dict[str, Any]]) -> None:
+        """What guessing from the training file reaches without looking: no score says anything below it."""
+        dataset = self.trainer.train_dataset
+        records = getattr(dataset, "main", dataset).records
+        prior = metrics.text_prior(records, predictions)
+        scores = metrics.score(prior)
+        write_predictions(self.output / "predictions-text_prior.jsonl", prior)
+        write_json(self.output / "scores-text_prior.json", scores)
+        self.log.say(
+            f"text-only prior: exact match {scores['exact_match']:.2%}, the commonest answer that training gives to "
+            "each question"
+        )
+
     def _tell(self, evaluator: Evaluator, step: int, row: Mapping[str, float]) -> None:
         name = evaluator.name
         more = "".join(
@@ -117,17 +132,21 @@ class Examiner(TrainerCallback):
             f"exact match {row[f'{name}_exact_match']:.2%}{more}  of {row[f'{name}_count']:.0f} questions "
             f"in {row[f'{name}_seconds']:.1f} s"
         )
-        cut = int(row[f"{name}_num_truncated"])
-        if cut:
+        if cut := int(row[f"{name}_num_truncated"]):
             self.log.say(
                 f"WARNING: {cut} of {row[f'{name}_count']:.0f} answers were cut off at --eval_max_new_tokens "
                 f"{evaluator.settings.max_new_tokens}: they count as they are"
+            )
+        if cut := int(row[f"{name}_num_cut"]):
+            self.log.say(
+                f"WARNING: {cut} records of {evaluator.path} are longer than --model_max_length and lost their end: "
+                "the loss is of the rest"
             )
 
 
 def lower_is_better(metric: str) -> bool:
     """Whether a smaller value of this number is the better one."""
-    return metric.endswith(("loss", "seconds", "num_truncated"))
+    return metric.endswith(("loss", "seconds", "num_truncated", "num_cut"))
 
 
 def refresh_report(output: Path, curves: bool = False, say: Callable[[str], None] | None = None) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from data_prep.record import images_of, open_image, resolve_image
+from data_prep.record import images_of, open_image, read_records, resolve_image
 from llava_finetune import metrics
 from llava_finetune.dataset import process_image
 from llava_finetune.errors import UserError
@@ -88,6 +88,33 @@ def questions_from(
     return questions[:limit] if limit else questions
 
 
+def held_out_questions(
+    path: Path, where: str, folder: Path | None, folder_flag: str, max_images: int = 0, limit: int = 0, sample: int = 0
+) -> list[Question]:
+    """The questions of a records file, each of which can be asked and scored: found out before hours of answering.
+
+    Raises UserError that begins with `where` (flag and file) and names the first record without a text, a reference or
+    a picture; DataError for a file that cannot be read.
+    """
+    try:
+        questions = questions_from(read_records(path), max_images, limit, sample)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    if not questions:
+        raise UserError(f"{where}: no question with an answer in it; give human/gpt records with references")
+    metrics.require_scorable([question.prediction("", 0, False) for question in questions], where)
+    names = {name: question.id for question in questions for name in question.images}
+    if names and folder is None:
+        raise UserError(f"{where}: the questions have pictures ({next(iter(names))}), and no {folder_flag} is given")
+    gone = [name for name in names if folder and not resolve_image(folder, name).is_file()]
+    if gone:
+        raise UserError(
+            f"{where}: {len(gone)} of {len(names)} pictures are not in {folder}, first {gone[0]!r} of record "
+            f"{names[gone[0]]!r}; name their folder with {folder_flag}"
+        )
+    return questions
+
+
 class Pictures:
     """Pixel values by name, opened once. `mode`: seen, blank (all zero: the mean colour), or shuffled (another's).
 
@@ -104,7 +131,7 @@ class Pictures:
 
     def get(self, name: str) -> tuple[torch.Tensor, tuple[int, int]]:
         if self.folder is None:
-            raise UserError(f"the questions have pictures ({name}) and no --image_folder is given")
+            raise UserError(f"{name}: the questions have pictures, and no image folder is given")
         name = self.swapped[name] if self.mode == "shuffled" else name
         if name not in self.cache:
             image = open_image(resolve_image(self.folder, name))

@@ -41,13 +41,15 @@ class Encoded:
     """Token ids with -200 for a picture, and labels of the same length with -100 where nothing is taught.
 
     `spans` are the half-open index ranges of the supervised tokens, one per answer. `branches`, where questions are
-    independent, is where each begins: all see the tokens before the first branch, none sees another branch.
+    independent, is where each begins: all see the tokens before the first branch, none sees another branch. `is_cut`
+    says that the text was longer than allowed and lost its end.
     """
 
     input_ids: list[int]
     labels: list[int]
     spans: list[tuple[int, int]]
     branches: tuple[int, ...] = ()
+    is_cut: bool = False
 
     @property
     def places(self) -> list[int]:
@@ -249,9 +251,10 @@ def encode(conversations: Sequence[Turn], template_name: str, tokenizer: Any, ma
     of an answer is left to learn from.
     """
     ids, labels = encode_segments(segments(conversations, template_name), tokenizer)
-    encoded = Encoded(ids[:max_length], labels[:max_length], _spans(labels[:max_length]))
+    is_cut = len(ids) > (max_length or len(ids))
+    encoded = Encoded(ids[:max_length], labels[:max_length], _spans(labels[:max_length]), is_cut=is_cut)
     if not encoded.num_supervised:
-        cut = f" within {max_length} tokens (the record has {len(ids)})" if max_length and len(ids) > max_length else ""
+        cut = f" within {max_length} tokens (the record has {len(ids)})" if is_cut else ""
         raise UserError(f"no supervised token{cut}: the answers are empty or cut off; lengthen --model_max_length")
     return encoded
 
@@ -300,7 +303,7 @@ def encode_independent(
         branches.append(len(ids))
         ids += path.input_ids[shared:]
         labels += path.labels[shared:]
-    return Encoded(ids, labels, _spans(labels), tuple(branches))
+    return Encoded(ids, labels, _spans(labels), tuple(branches), any(path.is_cut for path in paths))
 
 
 def prompt_ids(turns: Sequence[Turn], template_name: str, tokenizer: Any) -> list[int]:

@@ -101,6 +101,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 when the folder was written and verified."""
     a = parser().parse_args(argv)
+    from llava_finetune.model_card import write_model_card
+
     if a.answers is None:
         from llava_finetune.convert.merging import run_records
 
@@ -109,6 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = merge(
         a.adapter, a.output, base=a.base, dtype=a.dtype, device=a.device, held_out=held_out, compare_4bit=a.compare_4bit
     )
+    write_model_card(a.output, Path(a.adapter) if Path(a.adapter).is_dir() else None)
     print(json.dumps(asdict(result)) if a.json else describe(result))
     return 0
 

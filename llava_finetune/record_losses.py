@@ -13,16 +13,18 @@ from typing import Any
 import torch
 
 from llava_finetune.masking import IGNORE_INDEX
+from llava_finetune.watch import is_cut
 
 FOR_THE_TRAINER = ("record_ids", "record_indices", "num_tokens", "num_cut")
 
 
 @dataclass(frozen=True)
 class RecordLoss:
-    """Summed cross entropy of a record's supervised tokens, and how many there are."""
+    """Summed cross entropy of a record's supervised tokens, how many there are, and whether its end was cut off."""
 
     total: float
     num_tokens: int
+    is_cut: bool = False
 
     @property
     def mean(self) -> float:
@@ -48,13 +50,15 @@ def record_losses(
     for first in range(0, len(indices), batch_size):
         chosen = indices[first : first + batch_size]
         examples = [dataset[index] for index in chosen]
-        for example in examples[max(0, num_counted - first) :] if first < num_counted else []:
+        num_own = max(0, num_counted - first)
+        for example in examples[num_own:]:
             example["labels"] = torch.full_like(example["labels"], IGNORE_INDEX)
         batch = {key: value for key, value in collator(examples).items() if key not in FOR_THE_TRAINER}
         rows = forward(batch)["row_losses"].tolist()
-        for place, index, part in zip(range(first, len(indices)), chosen, _parts(examples, rows), strict=False):
-            if place < num_counted:
-                found[index] = RecordLoss(sum(total for total, _ in part), int(sum(count for _, count in part)))
+        parts = _parts(examples, rows)
+        for example, index, part in list(zip(examples, chosen, parts, strict=True))[:num_own]:
+            total, count = (sum(values) for values in zip(*part, strict=True))
+            found[index] = RecordLoss(total, int(count), is_cut(example, collator.max_length))
     return found
 
 

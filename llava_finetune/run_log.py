@@ -14,6 +14,7 @@ import torch
 from transformers import TrainerCallback
 
 from llava_finetune.errors import UserError
+from llava_finetune.examine import refresh_report
 
 
 def memory_gb() -> float:
@@ -79,6 +80,11 @@ class RunLog(TrainerCallback):
                 f"{row['tokens_per_second']:.0f} tokens/s  {row['memory_gb']:.2f} GB  {clock(left)} left",
                 flush=True,
             )
+
+    def on_save(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        # Evaluations rewrite the report too; a run without them has it as new as its last checkpoint.
+        if state.is_world_process_zero:
+            refresh_report(self.path.parent)
 
     def _check(self, row: dict[str, Any], args: Any, state: Any) -> None:
         if not math.isfinite(row["loss"]):

@@ -87,9 +87,14 @@ class TeachingCollator:
                 f"{', '.join(mute)}. Shorten them or raise --model_max_length; python -m data_prep show prints them"
             )
         batch: dict[str, Any] = self.collator(examples)
-        limit = self.max_length or math.inf
-        batch["num_cut"] = sum(any(path["length"] > limit for path in split_branches(one)) for one in examples)
+        batch["num_cut"] = sum(is_cut(example, self.max_length) for example in examples)
         return batch
+
+
+def is_cut(example: Mapping[str, Any], max_length: int | None) -> bool:
+    """Whether an example lost its end: its text was cut when it was encoded, or its pictures push it out."""
+    limit = max_length or math.inf
+    return bool(example.get("is_cut")) or any(path["length"] > limit for path in split_branches(example))
 
 
 def taught(example: Mapping[str, Any], max_length: int | None) -> int:

@@ -88,12 +88,36 @@ def test_the_command_writes_every_prediction_and_its_scores(tiny: Path, question
     assert again == rows
 
 
+def test_predictions_from_anywhere_are_set_beside_the_prior_of_a_training_file(
+    questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = questions_from(read_records(questions / "records.json"))
+    rows = [{"id": one.id, "turn": one.turn, "answer": one.reference} for one in asked]
+    (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ["--predictions", str(tmp_path / "answers.jsonl"), "--data", str(questions / "records.json")]
+    words += ["--train_data", str(questions / "records.json"), "--output", str(tmp_path / "out")]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "text_prior  all      exact match" in said and "final       all      exact match 100.00%" in said
+    scores = json.loads((tmp_path / "out" / "scores-text_prior.json").read_text())
+    assert scores["count"] == len(rows) and 0 < scores["exact_match"] <= 1
+    with pytest.raises(UserError, match=r"--train_data .*gone\.json: no such file; give the records that"):
+        main([*words[:4], "--train_data", str(tmp_path / "gone.json")])
+    (tmp_path / "empty.json").write_text("[]")
+    with pytest.raises(UserError, match=r"--train_data .*empty\.json: the text prior needs training records"):
+        main([*words[:4], "--train_data", str(tmp_path / "empty.json")])
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ([], "either --model to answer the questions, or --predictions"),
         (["--model", "m", "--predictions", "p"], "either --model"),
         (["--model", "m"], "--data RECORDS"),
+        (
+            ["--model", "a/hub-id", "--data", "d"],
+            "--model a/hub-id is no folder here: say with --output where",
+        ),
     ],
 )
 def test_wrong_use_is_named(words: list[str], message: str) -> None:

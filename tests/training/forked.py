@@ -134,9 +134,9 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def told_to_stop() -> None:
-    """SIGTERM to this process."""
-    os.kill(os.getpid(), signal.SIGTERM)
+def told_to_stop(number: int = signal.SIGTERM) -> None:
+    """A signal to this process."""
+    os.kill(os.getpid(), number)
 
 
 def signal_after(seconds: float, number: int) -> Wound:
@@ -160,7 +160,7 @@ def scripted(values: Mapping[int, Mapping[str, float]]) -> Wound:
         from llava_finetune.evaluation_loop import Evaluator
 
         def run(self: Evaluator, trainer: Any, group: object) -> tuple[dict[str, float], list[Any]]:
-            usual = {"exact_match": 0.0, "count": 6.0, "num_truncated": 0.0, "seconds": 0.0}
+            usual = {"exact_match": 0.0, "count": 6.0, "num_truncated": 0.0, "num_cut": 0.0, "seconds": 0.0}
             row = {**usual, **values[trainer.state.global_step]}
             return {f"{self.name}_{key}": value for key, value in row.items()}, []
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from llava_finetune import checkpoints, evaluate, merge
+from llava_finetune import chat, checkpoints, evaluate, merge
 from llava_finetune.errors import UserError
 from llava_finetune.loading import load
 from llava_finetune.upstream.folders import describe
@@ -21,14 +22,15 @@ FILES = {
     "full": {"model.safetensors"},
     "pretrain": {"mm_projector.bin"},
 }
+FILES["qlora"] = FILES["lora"]
 BESIDE = {
     "config.json", "generation_config.json", "llava_finetune.json", "preprocessor_config.json", "tokenizer.model",
     "tokenizer_config.json", "checkpoint.json",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("mode", ["lora", "full", "pretrain"])
-def test_a_checkpoint_is_evaluated_and_merged_by_itself(
+@pytest.mark.parametrize("mode", FILES)
+def test_a_checkpoint_is_evaluated_merged_chatted_with_and_read_by_upstream_by_itself(
     mode: str, whole: Any, data: Path, tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "moved"
@@ -43,12 +45,30 @@ def test_a_checkpoint_is_evaluated_and_merged_by_itself(
     assert "UNEXPECTED" not in said and "MISSING" not in said, said
     rows = [json.loads(line) for line in (tmp_path / "out" / "predictions-final.jsonl").read_text().splitlines()]
     assert len(rows) == 6 and all(row["loss"] > 0 for row in rows)
-    kind = {"lora": "adapter", "full": "model", "pretrain": "projector"}[mode]
+    kind = {"full": "model", "pretrain": "projector"}.get(mode, "adapter")
     assert describe(str(folder), None).kind == kind
-    if mode == "lora":
+    once = ["--image", str(data / "0.png"), "--once", rows[0]["question"], "--max-new-tokens", "3"]
+    assert chat.main([str(folder), "--device", "cpu", *once]) == 0
+    assert capfd.readouterr().out.strip().startswith(rows[0]["answer"])
+    assert_upstream_reads_the_same(folder, None if kind == "model" else tiny)
+    if kind == "adapter":
         assert merge.main([str(folder), str(tmp_path / "merged"), "--records", str(data / "eval.json"),
                            "--images", str(data), "--answers", "2"]) == 0  # fmt: skip
         assert tensors(tmp_path / "merged")
+        assert "fine-tuned with llava-finetune" in (tmp_path / "merged" / "README.md").read_text()
+
+
+def assert_upstream_reads_the_same(folder: Path, base: Path | None) -> None:
+    """Upstream's loader gives the model that ours gives: same tensors, once the adapter is merged as it does."""
+    from llava.model.builder import load_pretrained_model
+
+    model = load_pretrained_model(str(folder), base and str(base), "any-name", dtype="float32", device="cpu")[1]
+    ours = load(folder, dtype="fp32", device="cpu").model
+    ours = ours.merge_and_unload() if hasattr(ours, "merge_and_unload") else ours
+    wanted = dict(ours.named_parameters())
+    assert wanted.keys() == dict(model.named_parameters()).keys()
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(value, wanted[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +135,10 @@ BAD = {
         "1 of 1 pictures are not in {data}, first 'gone.png' of record 'e-0'; name their folder with "
         "--eval_image_folder",
     ),
-    "answer": ([record("e-1", "what?", "")], "1 questions without an answer, first in record 'e-1'"),
+    "answer": (
+        [record("e-1", "what?", "")],
+        '1 of 1 questions cannot be scored, the first: record "e-1": turn 0 has an empty answer to compare with',
+    ),
     "reference": (
         [record("e-2", "what?", "red", answers=[["red"], 3])],
         'record "e-2": answers holds a list; expected a list of texts',
@@ -133,5 +156,20 @@ def test_bad_held_out_data_is_refused_before_the_first_step(
     (tmp_path / "eval.json").write_text(json.dumps(records))
     code, text = train(flags("lora", tmp_path / "run", f"--eval_data_path {tmp_path / 'eval.json'}"), tmp_path / "out")
     assert code == 1, text
-    assert message.format(data=data) in text
+    assert f"error: --eval_data_path {tmp_path / 'eval.json'}: " in text and message.format(data=data) in text
     assert "Traceback" not in text and not (tmp_path / "run" / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_held_out_data_is_refused_by_evaluate_before_a_model_is_loaded(
+    name: str, data: Path, tmp_path: Path
+) -> None:
+    records, message = BAD[name]
+    file = tmp_path / "eval.json"
+    file.write_text(json.dumps(records))
+    message = message.format(data=data).replace("--eval_image_folder", "--image_folder")
+    with pytest.raises(UserError) as caught:
+        evaluate.main(
+            ["--model", "no/such", "--data", str(file), "--image_folder", str(data), "--output", str(tmp_path / "out")]
+        )
+    assert str(caught.value).startswith(f"--data {file}: ") and message in str(caught.value)

@@ -12,7 +12,7 @@ import torch
 from llava_finetune.report.outcomes import loss_of
 from llava_finetune.report.run_folder import read_run
 from llava_finetune.watch import overfitting
-from tests.training.conftest import Flags, assert_same_run, rows_of, tensors
+from tests.training.conftest import Flags, assert_same_run, record, rows_of, tensors
 from tests.training.forked import at_step, both, die, scripted, told_to_stop, train
 
 EVERY_TWO = "--eval_strategy steps --eval_steps 2 --eval_max_new_tokens 3"
@@ -46,13 +46,22 @@ def test_a_run_is_examined_at_step_0_and_on_time_with_a_probe_and_changes_nothin
         assert scores["count"] == len(predictions(output, name)) == (6 if name.startswith("eval") else 2)
     assert "eval at step 0: loss" in text and "of 6 questions" in text
     assert "evaluation took" in text and "s of this run" in text
+    # Four answers to "what colour?" are equally common: the first, red, is right for two of five. "four" is known.
+    assert read_run(output).evaluations["text_prior"].scores["exact_match"] == pytest.approx(3 / 6)
+    assert "text-only prior: exact match 50.00%, the commonest answer that training gives to each question" in text
     rows = predictions(output, "eval-6")
     assert {"id", "question", "answer", "reference", "truncated", "num_tokens", "loss"} <= set(rows[0])
     run = read_run(output)
     assert run.evaluations["baseline"].predictions == predictions(output, "eval-0")
     assert run.evaluations["final"].predictions == rows
     page = (output / "report.html").read_text()
-    for part in ("Before training", "After training", "General questions that training does not teach", "Forgetting"):
+    for part in (
+        "Before training",
+        "Text-only prior",
+        "After training",
+        "General questions that training does not teach",
+        "Forgetting",
+    ):
         assert part in page
     assert f"loss {max(loss_of([row]) or 0 for row in rows):.3g}"[:8] in page
 
@@ -82,8 +91,26 @@ def test_by_default_each_epoch_is_examined_within_the_limit(flags: Flags, data: 
     assert cut and f"WARNING: {cut} of 3 answers were cut off at --eval_max_new_tokens 1" in text
 
 
+def test_held_out_answers_that_do_not_fit_are_an_error_or_counted(flags: Flags, data: Path, tmp_path: Path) -> None:
+    # Both fit as text; the 16 positions of a picture push their end out.
+    def run(question: str, answer: str) -> tuple[int, str]:
+        records = [record(f"e-{n}", f"<image>\n{q}", a, image="0.png") for n, (q, a) in
+                   enumerate([("what?", "red"), (question, answer)])]  # fmt: skip
+        (tmp_path / "eval.json").write_text(json.dumps(records))
+        more = f"--eval_data_path {tmp_path / 'eval.json'} {EVERY_TWO} --model_max_length 120 --max_steps 1"
+        return train(flags("lora", tmp_path / answer[:4], more), tmp_path / "out")
+
+    code, text = run("what is it? " * 6, "red")
+    assert code == 1
+    assert "1 of 2 records have no answer token within --model_max_length 120 (pictures count), the first: e-1" in text
+    code, text = run("what?", "blue and red " * 14)
+    assert code == 0, text
+    assert text.count("WARNING: 1 records of") == 2, "at step 0 and at the end"
+    assert "are longer than --model_max_length and lost their end: the loss is of the rest" in text
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "config"), [("lora", None), ("lora", "zero3"), ("qlora", "zero2")])
+@pytest.mark.parametrize(("mode", "config"), [("lora", None), ("lora", "zero3"), ("full", "zero3"), ("qlora", "zero2")])
 def test_two_ranks_share_the_questions_and_give_the_answers_of_one(
     mode: str, config: str | None, flags: Flags, data: Path, root: Path, tmp_path: Path
 ) -> None:

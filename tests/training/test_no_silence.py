@@ -46,6 +46,14 @@ def test_the_first_loss_that_is_not_finite_stops_the_run_with_its_records(
     assert {path.name for path in output.glob("checkpoint-*")} == {"checkpoint-2"}
 
 
+def test_a_held_out_loss_that_is_not_finite_stops_the_run(flags: Flags, data: Path, tmp_path: Path) -> None:
+    more = f"--eval_data_path {data / 'eval.json'} --eval_steps 2 --eval_max_new_tokens 1"
+    code, text = train(flags("lora", tmp_path / "run", more), tmp_path / "out", wound=poisoned(2, float("nan")))
+    assert code == 1
+    assert "error: step 2: the eval loss is nan, in the records q-0, q-1, q-2, q-3, q-4, t-0." in text
+    assert [row["step"] for row in rows_of(tmp_path / "run") if "eval_loss" in row] == [0]
+
+
 def test_a_gradient_that_is_not_finite_stops_the_run(flags: Flags, tmp_path: Path) -> None:
     def wound() -> None:
         from llava_finetune.trainer import RunTrainer
@@ -85,6 +93,19 @@ def test_a_record_that_is_too_long_to_be_answered_is_named(flags: Flags, data: P
     code, text = train(flags("lora", tmp_path / "run", more), tmp_path / "out")
     assert code == 1
     assert "error: record 'long-1': no supervised token within 120 tokens (the record has " in text
+
+
+def test_records_that_lose_their_end_are_counted_text_alone_too(flags: Flags, data: Path, tmp_path: Path) -> None:
+    records = [
+        *json.loads((data / "train.json").read_text()),
+        record("long-2", "two?", "blue and red " * 40),
+        record("long-3", "<image>\nwhat?", "blue and red " * 14, image="0.png"),
+    ]
+    (tmp_path / "records.json").write_text(json.dumps(records))
+    more = f"--data_path {tmp_path / 'records.json'} --model_max_length 120 --per_device_train_batch_size 12"
+    code, text = train(flags("lora", tmp_path / "run", f"{more} --max_steps 1"), tmp_path / "out")
+    assert code == 0, text
+    assert "WARNING: 2 records were longer than --model_max_length and lost their end" in text
 
 
 def test_a_batch_names_its_records_that_pictures_leave_no_room_to_answer() -> None:

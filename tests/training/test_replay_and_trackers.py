@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -72,17 +73,17 @@ def test_replayed_records_are_trained_on(flags: Flags, tmp_path: Path) -> None:
 def test_trackers_hold_the_rows_of_the_log_and_the_samples(
     flags: Flags, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("wandb", "tensorboard"):
+    for name in ("wandb", "tensorboard", "trackio"):
         pytest.importorskip(name, reason="the extra `track` is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "TRACKIO_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
     output = tmp_path / "run"
     more = f"--eval_data_path {data / 'eval.json'} --eval_max_new_tokens 2 --max_steps 2 --save_steps 9"
-    more += " --report_to wandb,tensorboard"
+    more += " --report_to wandb,tensorboard,trackio"
     code, text = train(flags("lora", output, more), tmp_path / "out")
     assert code == 0 and "stopped (" not in text, text
     losses = [row["loss"] for row in rows_of(output) if "loss" in row]
@@ -93,7 +94,12 @@ def test_trackers_hold_the_rows_of_the_log_and_the_samples(
     tables = sorted((output / "wandb").glob("offline-run-*/files/media/table/samples_*.table.json"))
     assert len(tables) == 2, "one at each evaluation"
     assert [row[1] for row in json.loads(tables[0].read_text())["data"]].count("what colour?") == 5
+    with sqlite3.connect(next((tmp_path / "TRACKIO_DIR").rglob("llava-finetune*.db"))) as database:
+        logged = "\n".join(str(row) for row in database.execute("select * from metrics"))
+        config = "\n".join(str(row) for row in database.execute("select * from configs"))
+    assert all(str(loss) in logged for loss in losses) and "what colour?" in logged
     # Offline, wandb keeps its config in the binary log of the run.
     kept = b"".join(path.read_bytes() for path in (output / "wandb").glob("offline-run-*/*.wandb"))
     run = json.loads((output / "run.json").read_text())
-    assert run["data_sha256"].encode() in kept and run["series"].encode() in kept
+    for name in ("data_sha256", "series"):
+        assert run[name].encode() in kept and run[name] in config
