@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,6 +51,7 @@ class HalvedBatches:
     def get_batch_samples(self: Any, *arguments: Any, **keywords: Any) -> Any:
         """The micro-batches of one step; a step that runs out of memory starts again at the first of them."""
         self.step_indices = []
+        self.loss_before = self._tr_loss.detach().clone()
         return super().get_batch_samples(*arguments, **keywords)  # type: ignore[misc]
 
     def training_step(self: Any, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -93,9 +95,12 @@ class HalvedBatches:
         step, batch = self.state.global_step + 1, args.per_device_train_batch_size
         if args.world_size > 1 or self.is_deepspeed_enabled:
             smaller = halved(batch, args.gradient_accumulation_steps)
+            if args.world_size == 1 and smaller:
+                self._save_last_step(model)
             raise OutOfMemoryError(
-                f"step {step}: out of memory ({message}). Ranks cannot change their batches alone; go on from the last "
-                "checkpoint, with the same global batch and order (the launchers do it by themselves), by adding: "
+                f"step {step}: out of memory ({message}). Several ranks, and DeepSpeed, cannot change batches midway; "
+                "go on from the last checkpoint, with the same global batch and order (the launchers do it by "
+                "themselves), by adding: "
                 + " ".join(smaller or ("--gradient_checkpointing True, or a DeepSpeed config with offload",))
             )
         if self.num_parts >= batch:
@@ -113,3 +118,18 @@ class HalvedBatches:
             f"{args.gradient_accumulation_steps * self.num_parts}, the same global batch and order",
             flush=True,
         )
+
+    def _save_last_step(self: Any, model: Any) -> None:
+        """A checkpoint of the last whole step, so that DeepSpeed on one device goes on from there.
+
+        Weights and optimizer are still that step's. Of several ranks the others wait in a collective and cannot save.
+        """
+        step = self.state.global_step
+        if step == 0 or (Path(self.args.output_dir) / f"checkpoint-{step}").exists():
+            return
+        free_memory()
+        self._tr_loss.copy_(self.loss_before)
+        try:
+            self._save_checkpoint(model, None)
+        except UserError as error:
+            print(f"{error} (after running out of memory; an earlier checkpoint is gone on from)", flush=True)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -96,52 +97,71 @@ if rank is not None and not mark.exists():
     def fail_once(self, loss, **keywords):
         backward(self, loss, **keywords)
         calls.append(loss)
-        if len(calls) == 2:
+        if len(calls) == int(os.environ["FAIL_AT"]):
             mark.touch()
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     Accelerator.backward = fail_once
 """
 
 
-@pytest.mark.slow
-def test_a_launcher_starts_ranks_again_with_half_the_batch_and_every_step_is_there_once(
-    models: dict[str, Path], data: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "sitecustomize.py").write_text(ONCE_FOR_EVERY_RANK)
+def launched(folder: Path, models: dict[str, Path], data: Path, ranks: int, fail_at: int, *flags: str) -> Any:
+    """The LoRA launcher, four steps of four records, out of memory at the backward of number `fail_at` (0: never)."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(ONCE_FOR_EVERY_RANK)
     environment = {
         **{name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")},
         "PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(tmp_path),
-        "MARKS": str(tmp_path),
+        "PYTHONPATH": str(folder),
+        "MARKS": str(folder),
+        "FAIL_AT": str(fail_at),
         "MODEL": str(models["llava-1.5"]),
-        "DATA": str(data / "mixed.json"),
+        "DATA": str(data / "captions.json"),
         "IMAGES": str(data),
-        "OUTPUT": str(tmp_path / "run"),
-        "NUM_GPUS": "2",
+        "OUTPUT": str(folder / "run"),
+        "NUM_GPUS": str(ranks),
         "PER_GPU_BATCH": "2",
         "GLOBAL_BATCH": "4",
     }
-    flags = "--max_steps 3 --save_steps 1 --dataloader_num_workers 0 --gradient_checkpointing False --check_data False"
+    small = "--max_steps 4 --dataloader_num_workers 0 --gradient_checkpointing False --check_data False"
+    same = "--lora_dropout 0 --precision fp32 --learning_rate 1e-3 --lr_scheduler_type constant"
     done = subprocess.run(
-        ["bash", str(Path(__file__).parents[2] / "scripts" / "finetune_lora.sh"), *flags.split()],
+        ["bash", str(Path(__file__).parents[2] / "scripts" / "finetune_lora.sh"), *f"{small} {same}".split(), *flags],
         capture_output=True,
         text=True,
         env=environment,
         timeout=300,
     )
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    again = "# out of memory: once more, from the last checkpoint, with --per_device_train_batch_size 1"
-    assert f"{again} --gradient_accumulation_steps 2" in done.stdout
-    assert "going on from" in done.stdout and "checkpoint-1" in done.stdout
-    rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3]
-    assert (tmp_path / "run/adapter_config.json").is_file()
+    return done
+
+
+def losses(folder: Path) -> list[float]:
+    rows = [json.loads(line) for line in (folder / "run/log.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4], "every step is there once"
+    return [row["loss"] for row in rows]
+
+
+@pytest.mark.slow
+def test_a_launcher_starts_ranks_again_with_half_the_batch_and_the_curve_is_the_undisturbed_one(
+    models: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    """Two ranks go on from the last checkpoint; DeepSpeed on one device saves its last step first."""
+    launched(tmp_path / "calm", models, data, 1, 0)
+    calm = losses(tmp_path / "calm")
+    for name, ranks, fail_at, save_steps in (("one", 1, 6, "500"), ("two", 2, 3, "2")):
+        done = launched(tmp_path / name, models, data, ranks, fail_at, "--save_steps", save_steps)
+        again = "# out of memory: once more, from the last checkpoint, with --per_device_train_batch_size 1"
+        assert f"{again} --gradient_accumulation_steps {4 // ranks}" in done.stdout
+        assert f"going on from {tmp_path / name / 'run' / 'checkpoint-2'}" in done.stdout
+        assert largest_relative(losses(tmp_path / name), calm) < 1e-5, (losses(tmp_path / name), calm)
+        assert (tmp_path / name / "run/adapter_config.json").is_file()
 
 
 def test_the_batch_is_halved_until_it_fits_or_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
 
-    def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    def run(command: Sequence[str], environment: Mapping[str, str], failure: Path | None) -> int:
         started.append(list(command))
         return OutOfMemoryError.exit_code
 
@@ -149,3 +169,20 @@ def test_the_batch_is_halved_until_it_fits_or_is_one(monkeypatch: pytest.MonkeyP
     assert relaunch.run_until_it_fits(["train"], {}, batch=6, accumulation=2) == OutOfMemoryError.exit_code
     batches = [(command[-3], command[-1]) for command in started[1:]]
     assert batches == [("3", "4"), ("1", "12")], "every step keeps its twelve records"
+
+
+def test_launchers_on_two_machines_read_how_a_try_ended_from_a_disk_that_both_see(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second try's file is another one: a launcher that is late still reads of the first."""
+    (tmp_path / ".failure-1.json").write_text("an earlier run's")
+    seen = []
+
+    def run(command: Sequence[str], environment: Mapping[str, str], failure: Path | None) -> int:
+        assert failure is not None and not failure.exists()
+        seen.append(failure.name)
+        return OutOfMemoryError.exit_code if len(seen) == 1 else 0
+
+    monkeypatch.setattr(relaunch, "run", run)
+    assert relaunch.run_until_it_fits(["train"], {}, batch=2, accumulation=1, shared=tmp_path) == 0
+    assert seen == [".failure-1.json", ".failure-2.json"]
