@@ -87,36 +87,20 @@ def export(
     folders.check_free(output)
     source = folders.resolve_folder(model)
     config = _read_config(source)
-    configs.upstream_family(config)
+    family = configs.upstream_family(config)
     loaded = load(str(source), dtype=dtype, device=device, vision_tower=vision_tower)
     template = conversation or loaded.template
-    tower = loaded.model.get_vision_tower()
     reference = parity.upstream_reference(loaded, template)
-    described = _Described(
-        config={**config, "dtype": str(loaded.dtype).removeprefix("torch.")},
-        vision=tower.vision_tower.config.to_dict(),
-        image_processor=loaded.image_processor.to_dict(),
-        tower=None
-        if config.get("unfreeze_mm_vision_tower")
-        else folders.resolve_folder(tower.vision_tower_name, beside=source),
-        stop_ids=stop_token_ids(template, loaded.tokenizer),
-    )
+    described = _describe(source, config, loaded, template)
     used_dtype, used_device = loaded.dtype, loaded.device
-    del loaded, tower
+    del loaded
     gc.collect()
     with folders.new_folder(output) as partial:
         image_token, tally, rows = _write(source, partial, described, template, reference)
-        checked = parity.compare(reference, partial, used_dtype, used_device)
-        _write_manifest(partial, source, template, str(used_dtype), rows, checked.line())
-    return Exported(
-        str(output),
-        configs.upstream_family(config).model_class,
-        template,
-        image_token,
-        tally,
-        checked.line(),
-        time.monotonic() - start,
-    )
+        checked = parity.compare(reference, partial, used_dtype, used_device).line()
+        _write_manifest(partial, source, template, str(used_dtype), rows, checked)
+    seconds = time.monotonic() - start
+    return Exported(str(output), family.model_class, template, image_token, tally, checked, seconds)
 
 
 @dataclass(frozen=True)
@@ -128,6 +112,21 @@ class _Described:
     image_processor: dict[str, Any]
     tower: Path | None
     stop_ids: list[int]
+
+
+def _describe(source: Path, config: dict[str, Any], loaded: Any, template: str) -> _Described:
+    """Read off the loaded model what its files leave out; a trained tower is among the weights, a frozen one not."""
+    from llava_finetune.convert import folders
+
+    tower = loaded.model.get_vision_tower()
+    is_trained = bool(config.get("unfreeze_mm_vision_tower"))
+    return _Described(
+        config={**config, "dtype": str(loaded.dtype).removeprefix("torch.")},
+        vision=tower.vision_tower.config.to_dict(),
+        image_processor=loaded.image_processor.to_dict(),
+        tower=None if is_trained else folders.resolve_folder(tower.vision_tower_name, beside=source),
+        stop_ids=stop_token_ids(template, loaded.tokenizer),
+    )
 
 
 def _read_config(source: Path) -> dict[str, Any]:
@@ -142,7 +141,8 @@ def _read_config(source: Path) -> dict[str, Any]:
 
 def _write(source: Path, out: Path, described: _Described, template: str, reference: list[Any]) -> tuple[int, str, int]:
     """Everything but the manifest; returns the picture token, the tally's line and the vocabulary's rows before."""
-    from llava_finetune.convert import configs, parity, processor_files, tokenizer_files, weights
+    from llava_finetune.convert import configs, processor_files, styles, tokenizer_files, weights
+    from llava_finetune.convert.names import from_llava_hf
 
     family = configs.upstream_family(described.config)
     image_token = tokenizer_files.write_tokenizer(source, out, family.processor_class)
@@ -150,21 +150,15 @@ def _write(source: Path, out: Path, described: _Described, template: str, refere
     rows = before if image_token < before else -(-(image_token + 1) // 64) * 64
     tally = _move_weights(source, described.tower, out, rows)
     config = configs.to_llava_hf(described.config, described.vision, image_token=image_token, vocab_size=rows)
-    weights.check_complete(tally.written["model"], weights.expected_names(config), _either, out)
+    weights.check_complete(tally.written["model"], weights.expected_names(config), from_llava_hf, out)
     pad = described.config.get("image_aspect_ratio") == "pad"
     processor_files.write_processor(out, described.image_processor, config, pad=pad)
     write_configs(out, config, described.stop_ids, tokenizer_files.load_tokenizer(out))
     # Only now: with config.json beside it transformers may read the tokenizer in another way.
     tokenizer = tokenizer_files.load_tokenizer(out)
-    style = parity.choose_style([(r.probe, r.input_ids) for r in reference], tokenizer, template, image_token)
-    (out / "chat_template.jinja").write_text(parity.render_template(template, style, tokenizer), encoding="utf-8")
+    style = styles.choose_style([(r.probe, r.input_ids) for r in reference], tokenizer, template, image_token)
+    (out / "chat_template.jinja").write_text(styles.render_template(template, style, tokenizer), encoding="utf-8")
     return image_token, tally.line(), before
-
-
-def _either(name: str) -> Any:
-    from llava_finetune.convert.names import from_llava_hf
-
-    return from_llava_hf(name)
 
 
 def _vocabulary_rows(source: Path) -> int:

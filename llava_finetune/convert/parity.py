@@ -17,10 +17,11 @@ from typing import Any
 import torch
 
 from llava_finetune.convert.probes import Probe, probes
-from llava_finetune.convert.template import STYLES, Style, chat_template
+from llava_finetune.convert.styles import choose_style, difference_of_ids, render_template
 from llava_finetune.errors import UserError
 from llava_finetune.masking import IMAGE_TOKEN_INDEX, encode, prompt_ids
-from llava_finetune.templates import conversation
+
+PIXEL_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,28 @@ class Parity:
     tolerance: float
     dtype: torch.dtype
     num_probes: int
+    torchvision: float = 0.0
 
     def line(self) -> str:
         """One line for the terminal and the manifest."""
         kind = str(self.dtype).removeprefix("torch.")
+        resize = (
+            f'; Pillow resizes (backend="pil"), torchvision would differ by {self.torchvision:.1e}'
+            if self.torchvision
+            else ""
+        )
         return (
             f"verified on {self.num_probes} conversations: token ids equal, pixel values differ by at most "
-            f"{self.pixels:.1e}, logits by at most {self.logits:.2e} ({kind}, allowed {self.tolerance:.1e})"
+            f"{self.pixels:.1e}, logits by at most {self.logits:.2e} ({kind}, allowed {self.tolerance:.1e}){resize}"
         )
+
+
+@dataclass(frozen=True)
+class OwnProcessor:
+    """transformers' processor of a folder, and how far torchvision's resize is from it where Pillow's was taken."""
+
+    processor: Any
+    torchvision: float = 0.0
 
 
 def probe_ids(probe: Probe, template: str, tokenizer: Any) -> tuple[list[int], list[int] | None]:
@@ -117,88 +132,33 @@ def upstream_reference(loaded: Any, template: str) -> list[Reference]:
     return out
 
 
-def choose_style(
-    references: Sequence[tuple[Probe, list[int]]], tokenizer: Any, template: str, image_token: int
-) -> Style:
-    """The template style whose tokenisation gives upstream's ids for every probe.
-
-    `tokenizer` is the exported one, with `<image>` in it. Raises UserError when no style does.
-    """
-    problems = []
-    for style in STYLES:
-        text = render_template(template, style, tokenizer)
-        problem = ""
-        for probe, expected in references:
-            rendered = tokenizer.apply_chat_template(
-                probe.messages, chat_template=text, tokenize=False, add_generation_prompt=probe.is_open
-            )
-            ids = list(tokenizer(rendered, add_special_tokens=False).input_ids)
-            problem = problem or difference_of_ids(expected, ids, image_token, tokenizer, probe.name)
-        if not problem:
-            return style
-        problems.append(problem)
-    problem = problems[0]
-    raise UserError(
-        f'no chat template gives this tokenizer the ids of training with "{template}": {problem}. '
-        "The exported model would see another prompt than the trained one, so nothing was written"
-    )
-
-
-def render_template(template: str, style: Style, tokenizer: Any) -> str:
-    """The chat template text of an upstream conversation for one tokenizer."""
-    return chat_template(conversation(template), style, tokenizer.bos_token if adds_bos(tokenizer) else None)
-
-
-def adds_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer puts a BOS in front of a text by itself."""
-    ids = tokenizer("a").input_ids
-    return bool(ids) and tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
-
-
-def difference_of_ids(ours: Sequence[int], theirs: Sequence[int], image_token: int, tokenizer: Any, name: str) -> str:
-    """Empty when two id lists agree, a run of picture tokens counting as one picture; else where they part."""
-    left, right = _stretches(ours, IMAGE_TOKEN_INDEX), _stretches(theirs, image_token)
-    if left == right:
-        return ""
-    for a, b in zip(left, right, strict=False):
-        if a != b:
-            at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-            shown = [tokenizer.convert_ids_to_tokens(list(ids[max(0, at - 1) : at + 3])) for ids in (a, b)]
-            return f"{name}: expected ...{shown[0]}, got ...{shown[1]}"
-    return f"{name}: expected {len(left)} stretches of text, got {len(right)}"
-
-
-def _stretches(ids: Sequence[int], picture: int) -> list[list[int]]:
-    """The stretches of text between pictures, empty ones dropped."""
-    out: list[list[int]] = [[]]
-    for token in ids:
-        if token == picture:
-            out.append([])
-        else:
-            out[-1].append(token)
-    return [stretch for stretch in out if stretch]
-
-
 @torch.inference_mode()
 def compare(
-    references: Sequence[Reference], folder: Path, dtype: torch.dtype, device: Any = "cpu", processor: Any = None
+    references: Sequence[Reference],
+    folder: Path,
+    dtype: torch.dtype,
+    device: Any = "cpu",
+    own: OwnProcessor | None = None,
 ) -> Parity:
     """Compare with transformers' own model and processor (`folder`'s own unless one is given).
 
     Raises UserError with the first difference: token ids, then pixel values, then logits.
     """
     import transformers
-    from transformers import AutoConfig, AutoProcessor
+    from transformers import AutoConfig
 
-    if processor is None:
-        processor = AutoProcessor.from_pretrained(str(folder), trust_remote_code=False)
-    name = AutoConfig.from_pretrained(str(folder), trust_remote_code=False).architectures[0]
-    model = getattr(transformers, name).from_pretrained(str(folder), dtype=dtype).to(device).eval()
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    own = own or own_processor(folder, references, config.image_token_index)
+    model = getattr(transformers, config.architectures[0]).from_pretrained(str(folder), dtype=dtype).to(device).eval()
     worst = pixels = 0.0
     tolerance = 0.0
     for reference in references:
-        inputs = _processed(processor, reference, model)
+        inputs = _processed(own.processor, reference, config.image_token_index)
         pixels = max(pixels, _pixel_difference(reference, inputs))
+        if pixels > PIXEL_TOLERANCE:
+            raise UserError(
+                f"{reference.probe.name}: pixel values differ by {pixels:.2e}: the picture is cut or scaled otherwise"
+            )
         if dtype != torch.float32 and "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
         logits = model(**{key: value.to(device) for key, value in inputs.items()}).logits[0].float().cpu()
@@ -214,10 +174,28 @@ def compare(
         tolerance = max(tolerance, logit_tolerance(dtype, expected[is_text].abs().max().item()))
     if not worst <= tolerance:
         raise UserError(f"logits differ by {worst:.2e}, allowed {tolerance:.1e}: the folder would answer differently")
-    return Parity(worst, pixels, tolerance, dtype, len(references))
+    return Parity(worst, pixels, tolerance, dtype, len(references), own.torchvision)
 
 
-def _processed(processor: Any, reference: Reference, model: Any) -> dict[str, torch.Tensor]:
+def own_processor(folder: Path, references: Sequence[Reference], image_token: int) -> OwnProcessor:
+    """transformers' processor for `folder`, resizing as training did.
+
+    Where torchvision is installed transformers resizes with it, and that is not Pillow's resize to the last bit, which
+    upstream's anyres pictures always have: then Pillow's is taken and the difference told.
+    """
+    from transformers import AutoProcessor
+    from transformers.utils import import_utils
+
+    processor = AutoProcessor.from_pretrained(str(folder), trust_remote_code=False)
+    if not import_utils.is_torchvision_available():
+        return OwnProcessor(processor)
+    apart = max(_pixel_difference(each, _processed(processor, each, image_token)) for each in references)
+    if apart <= PIXEL_TOLERANCE:
+        return OwnProcessor(processor)
+    return OwnProcessor(AutoProcessor.from_pretrained(str(folder), trust_remote_code=False, backend="pil"), apart)
+
+
+def _processed(processor: Any, reference: Reference, image_token: int) -> dict[str, torch.Tensor]:
     inputs = processor.apply_chat_template(
         reference.probe.messages,
         add_generation_prompt=reference.probe.is_open,
@@ -225,7 +203,6 @@ def _processed(processor: Any, reference: Reference, model: Any) -> dict[str, to
         return_dict=True,
         return_tensors="pt",
     )
-    image_token = model.config.image_token_index
     problem = difference_of_ids(
         reference.input_ids, inputs["input_ids"][0].tolist(), image_token, processor.tokenizer, reference.probe.name
     )
@@ -235,7 +212,7 @@ def _processed(processor: Any, reference: Reference, model: Any) -> dict[str, to
 
 
 def _pixel_difference(reference: Reference, inputs: dict[str, torch.Tensor]) -> float:
-    """Largest difference of pixel values; more than rounding is a UserError."""
+    """Largest difference of pixel values; another shape is a UserError."""
     worst = 0.0
     for index, ours in enumerate(reference.run.pixel_values):
         theirs = inputs["pixel_values"][index]
@@ -245,23 +222,17 @@ def _pixel_difference(reference: Reference, inputs: dict[str, torch.Tensor]) -> 
                 f"{reference.probe.name}: pixel values of shape {tuple(theirs.shape)}, upstream has {tuple(ours.shape)}"
             )
         worst = max(worst, (ours.float() - theirs.float()).abs().max().item())
-    if worst > 1e-5:
-        raise UserError(
-            f"{reference.probe.name}: pixel values differ by {worst:.2e}: the picture is cut or scaled otherwise"
-        )
     return worst
 
 
 def processor_as_trained(
     source: Path, config: dict[str, Any], references: Sequence[Reference], template: str, *, pad: bool
-) -> Any:
+) -> OwnProcessor:
     """A llava-hf folder's own tokenizer and picture settings, with upstream's chat template and padding.
 
     The stock llava-hf processor has neither; what is compared is everything else.
     """
     import tempfile
-
-    from transformers import AutoProcessor
 
     from llava_finetune.convert import configs, processor_files, tokenizer_files
     from llava_finetune.manifest import write_json
@@ -280,4 +251,4 @@ def processor_as_trained(
         style = choose_style([(r.probe, r.input_ids) for r in references], tokenizer, template, image_token)
         (folder / "chat_template.jinja").write_text(render_template(template, style, tokenizer), encoding="utf-8")
         processor_files.write_processor(folder, processor_files.clip_preprocessor(source), whole, pad=pad)
-        return AutoProcessor.from_pretrained(str(folder), trust_remote_code=False)
+        return own_processor(folder, references, image_token)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,59 +21,21 @@ FAMILIES = ("llava-1.5", "1.6-vicuna", "1.6-mistral", "1.6-yi")
 Make = Callable[[str], Path]
 
 
-def hf(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
-    """transformers' own processor and model, as anybody would load them."""
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).eval()
-    return AutoProcessor.from_pretrained(folder), model
-
-
-def hf_inputs(processor: Any, messages: list[Any], **more: Any) -> Any:
-    return processor.apply_chat_template(
-        messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True, **more
-    )
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 def test_greedy_answers_and_logits_equal_transformers_own(
     name: str, family: Make, exported: Make, kit: SimpleNamespace
 ) -> None:
-    from llava_finetune.convert.parity import forward
     from llava_finetune.loading import load
-    from llava_finetune.serve.prompts import Message, build_prompt
 
-    loaded = load(str(family(name)), dtype="fp32")
-    processor, model = hf(exported(name))
-    for size in ((130, 47), (41, 120), (56, 56)):
-        picture = kit.noise(*size)
-        question = "What is the color of the shape?"
-        prompt = build_prompt(loaded, [Message("user", question, (picture,))])
-        content = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
-        inputs = hf_inputs(processor, [{"role": "user", "content": content}])
-        ours = forward(loaded, prompt.input_ids, [picture]).logits
-        with torch.inference_mode():
-            theirs = model(**inputs).logits[0]
-            generated = model.generate(**inputs, max_new_tokens=12, do_sample=False)
-        assert theirs.shape[0] == ours.shape[0] == prompt.length
-        assert (theirs[:, : ours.shape[1]] - ours).abs().max() < 1e-4
-        images = torch.stack(prompt.pixel_values)
-        expected = loaded.model.generate(
-            torch.tensor([prompt.input_ids]),
-            images=images if images.ndim == 4 else list(prompt.pixel_values),
-            image_sizes=prompt.sizes,
-            attention_mask=torch.ones(1, len(prompt.input_ids), dtype=torch.long),
-            max_new_tokens=12,
-            do_sample=False,
-        )
-        assert generated[0, inputs["input_ids"].shape[1] :].tolist() == expected[0].tolist()
+    kit.assert_same_answers(load(str(family(name)), dtype="fp32"), *kit.transformers_own(exported(name)))
 
 
-@pytest.mark.parametrize("name", ["llava-1.5", "1.6-mistral"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_bf16_logits_agree_within_its_noise(name: str, family: Make, tmp_path: Path) -> None:
     result = export(str(family(name)), tmp_path / "out", dtype="bf16")
-    assert "bfloat16" in result.verified
-    assert (tmp_path / "out" / "config.json").is_file()
+    stated = re.search(r"logits by at most ([\d.e+-]+) \(bfloat16, allowed ([\d.e+-]+)\)", result.verified)
+    assert stated and 0 < float(stated[1]) <= float(stated[2])
+    assert json.loads((tmp_path / "out" / "llava_finetune.json").read_text())["verified"] == result.verified
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -114,8 +77,8 @@ def test_the_template_marks_exactly_what_training_supervises(name: str, family: 
         assert [bool(mark) for mark in out["assistant_masks"]] == expected
 
 
-def test_the_template_writes_bos_system_prompt_turns_and_end(exported: Make) -> None:
-    processor, _ = hf(exported("llava-1.5"))
+def test_the_template_writes_bos_system_prompt_turns_and_end(exported: Make, kit: SimpleNamespace) -> None:
+    processor, _ = kit.transformers_own(exported("llava-1.5"))
     messages = [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]},
         {"role": "assistant", "content": "A cat."},
@@ -126,15 +89,15 @@ def test_the_template_writes_bos_system_prompt_turns_and_end(exported: Make) -> 
     assert text.endswith("USER: <image> \nWhat? ASSISTANT: A cat.</s>USER: Sure? ASSISTANT:")
 
 
-def test_a_system_message_replaces_the_prompt_of_training(exported: Make) -> None:
-    processor, _ = hf(exported("1.6-yi"))
+def test_a_system_message_replaces_the_prompt_of_training(exported: Make, kit: SimpleNamespace) -> None:
+    processor, _ = kit.transformers_own(exported("1.6-yi"))
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     text = processor.apply_chat_template(messages, add_generation_prompt=True)
     assert text == "<|im_start|>system\nBe brief.<|im_end|><|im_start|>user\nHi<|im_end|><|im_start|>assistant\n"
 
 
 def test_pictures_are_padded_where_training_padded(exported: Make, kit: SimpleNamespace) -> None:
-    processor, _ = hf(exported("llava-1.5"))
+    processor, _ = kit.transformers_own(exported("llava-1.5"))
     assert processor.image_processor.do_pad is True
     picture = kit.noise(200, 40)
     pixels = processor.image_processor(picture, return_tensors="pt")["pixel_values"][0]
@@ -150,10 +113,38 @@ def test_a_model_that_was_trained_on_crops_is_exported_with_crops(family: Make, 
     assert json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())["do_pad"] is False
 
 
-def test_generation_ends_at_the_end_token_of_the_template(exported: Make) -> None:
+def test_generation_ends_at_the_end_token_of_the_template(exported: Make, kit: SimpleNamespace) -> None:
     config = json.loads((exported("1.6-yi") / "generation_config.json").read_text())
-    processor, _ = hf(exported("1.6-yi"))
+    processor, _ = kit.transformers_own(exported("1.6-yi"))
     assert processor.tokenizer.convert_tokens_to_ids("<|im_end|>") in config["eos_token_id"]
+
+
+def test_the_pipeline_in_the_docs_answers_as_upstreams_code(
+    root: Path,
+    family: Make,
+    exported: Make,
+    kit: SimpleNamespace,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from PIL import Image
+
+    from llava_finetune.loading import load
+    from llava_finetune.serve.prompts import Message, build_prompt
+
+    (code,) = re.findall(r"```python\n(.*?)```", (root / "docs/deploy.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("exported").symlink_to(exported("llava-1.5"))
+    kit.noise(90, 50).save("dog.jpg")
+    exec(compile(code, "docs/deploy.md", "exec"), {})
+    loaded = load(str(family("llava-1.5")), dtype="fp32")
+    prompt = build_prompt(loaded, [Message("user", "What is this?", (Image.open("dog.jpg"),))])
+    ids = loaded.model.generate(
+        torch.tensor([prompt.input_ids]), images=torch.stack(prompt.pixel_values), do_sample=False, max_new_tokens=64
+    )
+    expected = loaded.tokenizer.decode(ids[0], skip_special_tokens=True)
+    assert capsys.readouterr().out.strip() == expected.strip() != ""
 
 
 def test_a_legacy_tokenizer_keeps_its_space_after_an_end_token(
@@ -198,8 +189,32 @@ def test_a_processor_that_crops_is_noticed(family: Make, tmp_path: Path, monkeyp
     assert not (tmp_path / "out").exists()
 
 
+def test_torchvisions_resize_is_told_and_pillows_is_what_is_checked(
+    family: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchvision is stood in for by a processor that is a little off unless Pillow's is asked for."""
+    from transformers import AutoProcessor
+    from transformers.utils import import_utils
+
+    honest = AutoProcessor.from_pretrained
+
+    def resized_otherwise(folder: str, backend: str | None = None, **more: Any) -> Any:
+        processor = honest(folder, **more)
+        if backend != "pil":
+            processor.image_processor.image_mean = [value + 0.01 for value in processor.image_processor.image_mean]
+        return processor
+
+    monkeypatch.setattr(AutoProcessor, "from_pretrained", resized_otherwise)
+    with pytest.raises(UserError, match="pixel values differ by"):
+        export(str(family("1.6-mistral")), tmp_path / "refused")
+    monkeypatch.setattr(import_utils, "is_torchvision_available", lambda: True)
+    verified = export(str(family("1.6-mistral")), tmp_path / "out").verified
+    told = re.search(r'; Pillow resizes \(backend="pil"\), torchvision would differ by ([\d.e+-]+)$', verified)
+    assert told and 0.01 < float(told[1]) < 0.1
+
+
 def test_an_unfit_template_is_refused_with_the_first_difference(family: Make, tmp_path: Path) -> None:
-    from llava_finetune.convert import parity
+    from llava_finetune.convert import styles
     from llava_finetune.convert.probes import probes
 
     tokenizer_folder = family("llava-1.5")
@@ -208,7 +223,7 @@ def test_an_unfit_template_is_refused_with_the_first_difference(family: Make, tm
     tokenizer = load_tokenizer(tokenizer_folder)
     wrong = [(probe, [1, 2, 3]) for probe in probes(56)]
     with pytest.raises(UserError, match="no chat template gives this tokenizer the ids of training"):
-        parity.choose_style(wrong, tokenizer, "vicuna_v1", 999)
+        styles.choose_style(wrong, tokenizer, "vicuna_v1", 999)
 
 
 def test_an_architecture_without_a_llava_hf_layout_is_refused(family: Make, tmp_path: Path) -> None:
