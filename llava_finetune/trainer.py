@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DeepSpeedSchedulerWrapper
 from llava.train.llava_trainer import LLaVATrainer
 from transformers import TrainerCallback
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
@@ -161,6 +160,8 @@ class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignor
         """As transformers', without the frozen weights that DeepSpeed would repeat in every checkpoint."""
         frozen = any(not parameter.requires_grad for parameter in self.model.parameters())
         if self.is_deepspeed_enabled and frozen:
+            from accelerate.utils import DeepSpeedSchedulerWrapper  # there only where DeepSpeed is installed
+
             self.model_wrapped.save_checkpoint(output_dir, exclude_frozen_parameters=True)
             if self.args.should_save and not isinstance(self.lr_scheduler, DeepSpeedSchedulerWrapper):
                 torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
