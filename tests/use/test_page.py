@@ -9,6 +9,7 @@ import base64
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,11 +33,27 @@ def chromium(root: Path) -> str:
     return done.stdout.strip()
 
 
+class Elsewhere:
+    """The names and addresses beyond this machine that Python asked for while it watched."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.watching = True
+        sys.addaudithook(self.hear)  # stays for the life of the process
+
+    def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.watching and event in ("socket.connect", "socket.getaddrinfo"):
+            address = arguments[1] if event == "socket.connect" else arguments
+            if isinstance(address, tuple) and str(address[0]) not in ("127.0.0.1", "::1", "localhost"):
+                self.asked.append(f"{event} {address[:2]}")
+
+
 @pytest.fixture(scope="module")
 def page_server(
     loaded: Any, family: Any, kit: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Any]:
-    """The page with the fine-tuned model and its base side by side."""
+    """The page with the fine-tuned model and its base side by side; at the end it may have asked no other machine."""
+    elsewhere = Elsewhere()
     scratch = tmp_path_factory.mktemp("uploads")
     os.environ["GRADIO_TEMP_DIR"] = str(scratch)
     from llava_finetune.loading import load
@@ -52,6 +69,8 @@ def page_server(
     application = mount(build_app(server), server, [(EXAMPLE, [str(scratch / "example.png")])], "a tiny model")
     with kit.serving(server, application) as running:
         yield running
+    elsewhere.watching = False
+    assert not elsewhere.asked
 
 
 @pytest.fixture(scope="module")
@@ -365,6 +384,15 @@ def test_temperature_top_p_and_length_reach_the_model(page_server: Any, monkeypa
     assert asked == [Sampling(3, 0.7, 0.9), Sampling(2, 0.0, 1.0)]
 
 
+def test_a_file_of_another_kind_is_refused_whatever_its_name(page_server: Any, tmp_path: Path) -> None:
+    from llava_finetune.serve.page import Page, Talk
+
+    (tmp_path / "notes.png").write_text("<svg onload=alert(1)>")
+    sent = {"text": "What?", "files": [str(tmp_path / "notes.png")]}
+    *_, view = Page(page_server.server).ask(sent, Talk(), 0.0, 1.0, 3, compare=False)
+    assert view[1][-1]["content"].startswith("**Error:** notes.png is not a picture of a known kind (avif, bmp, gif, ")
+
+
 def gradio_config(url: str) -> dict[str, Any]:
     return httpx.get(f"{url}/config").json()
 
@@ -416,6 +444,8 @@ def test_the_page_asks_for_user_and_password_when_it_has_one(loaded: Any, kit: S
     with kit.serving(server, application) as running, httpx.Client(base_url=running.url) as visitor:
         assert visitor.get("/config").status_code == 401
         assert visitor.post("/gradio_api/run/predict", json={"data": [], "fn_index": 0}).status_code == 401
+        assert visitor.post("/gradio_api/upload", files={"files": ("a.png", b"x", "image/png")}).status_code == 401
+        assert visitor.get("/gradio_api/file=a.png").status_code == 401
         assert visitor.post("/login", data={"username": "me", "password": "no"}).status_code == 400
         assert visitor.post("/login", data={"username": "me", "password": "pw"}).status_code == 200
         assert visitor.get("/config").status_code == 200
