@@ -211,7 +211,7 @@ def encode_segments(pieces: Sequence[Segment], tokenizer: Any) -> tuple[list[int
     for index, chunk in enumerate(text.split(IMAGE_TOKEN)):
         chunk_ids, spans = _tokenize(chunk, tokenizer)
         if index == 0:
-            bos = int(_adds_bos(tokenizer))
+            bos = int(adds_bos(tokenizer))
             if bos:
                 ids.append(chunk_ids[0])
                 labels.append(IGNORE_INDEX)
@@ -226,7 +226,7 @@ def encode_segments(pieces: Sequence[Segment], tokenizer: Any) -> tuple[list[int
     return ids, labels
 
 
-def _adds_bos(tokenizer: Any) -> bool:
+def adds_bos(tokenizer: Any) -> bool:
     """Whether the tokenizer puts a BOS before every text. A text that begins with the BOS token itself is no sign."""
     ids = tokenizer("a").input_ids
     return bool(ids) and ids[0] == tokenizer.bos_token_id

@@ -11,7 +11,7 @@ from typing import Any
 from llava_finetune.convert.probes import Probe
 from llava_finetune.convert.template import STYLES, Style, chat_template
 from llava_finetune.errors import UserError
-from llava_finetune.masking import IMAGE_TOKEN_INDEX
+from llava_finetune.masking import IMAGE_TOKEN_INDEX, adds_bos
 from llava_finetune.templates import conversation
 
 
@@ -45,12 +45,6 @@ def choose_style(
 def render_template(template: str, style: Style, tokenizer: Any) -> str:
     """The chat template text of an upstream conversation for one tokenizer."""
     return chat_template(conversation(template), style, tokenizer.bos_token if adds_bos(tokenizer) else None)
-
-
-def adds_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer puts a BOS in front of a text by itself."""
-    ids = tokenizer("a").input_ids
-    return bool(ids) and tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
 
 
 def difference_of_ids(ours: Sequence[int], theirs: Sequence[int], image_token: int, tokenizer: Any, name: str) -> str:
