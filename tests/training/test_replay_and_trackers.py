@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,8 @@ def test_trackers_hold_the_rows_of_the_log_and_the_samples(
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "TRACKIO_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "trackio"]:
+        monkeypatch.delitem(sys.modules, name)  # it reads TRACKIO_DIR when it is imported: the forked run shall do so
     output = tmp_path / "run"
     more = f"--eval_data_path {data / 'eval.json'} --eval_max_new_tokens 2 --max_steps 2 --save_steps 9"
     more += " --report_to wandb,tensorboard,trackio"
