@@ -14,7 +14,7 @@ from tests.families.cells import CROSSED, ENGINES, FAMILIES, MODES, QUANTISED, S
 from tests.oracle.runs import Done, largest_difference, largest_relative, run_jobs, weights
 
 AGREE = {"fp32": 1e-4, "bf16": 2e-2}
-IN_BF16 = ("full", "LoRA", "QLoRA 4-bit")
+IN_BF16 = ("LoRA",)
 CELLS = cells()
 
 
@@ -31,7 +31,7 @@ def runs(models: dict[str, Path], data: Path, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def bf16_runs(models: dict[str, Path], data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done]:
-    """Three modes of the crossed family in bf16, on every engine."""
+    """What is trained most, in bf16, on every engine: without bf16 units a run takes three times as long."""
     work = tmp_path_factory.mktemp("bf16")
     chosen = [cell for cell in CELLS if cell.family == CROSSED and cell.mode in IN_BF16]
     return run_jobs("ours", [job(cell, models, data, work, {}, "bf16") for cell in chosen], work / "jobs")

@@ -21,7 +21,6 @@ RUNS = {
     "ZeRO-2, full": ("full", "llava-1.5", "zero2", False),
     "ZeRO-2, LoRA in the tower": ("LoRA in tower", "1.6-vicuna", "zero2", True),
     "ZeRO-3, full with tower": ("full, tower lr", "llava-1.5", "zero3", False),
-    "ZeRO-3, LoRA": ("LoRA", "1.6-vicuna", "zero3", True),
 }
 
 
@@ -45,7 +44,7 @@ def test_two_hundred_steps_of_random_mixes_end(
             "--gradient_checkpointing", checkpointing, "--check_data", "False",
             "--deepspeed", ROOT / "deepspeed_configs" / f"{config}.json",
         ]  # fmt: skip
-        jobs.append(Job(name, [*flags, *MODES[mode]], tmp_path / name.replace(" ", "-"), 2, seconds=300))
+        jobs.append(Job(name, [*flags, *MODES[mode]], tmp_path / name.replace(" ", "-"), 2, seconds=900))
     for done in run_jobs("ours", jobs, tmp_path / "jobs").values():
         assert len(done.require().losses) == STEPS
         note(f"mixed records, two ranks, {done.name}: {STEPS} steps in {done.seconds:.0f} s")
