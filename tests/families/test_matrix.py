@@ -31,7 +31,7 @@ def runs(models: dict[str, Path], data: Path, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def bf16_runs(models: dict[str, Path], data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done]:
-    """What is trained most, in bf16, on every engine: without bf16 units a run takes three times as long."""
+    """The mode that is trained most, in bf16, on every engine of the crossed family."""
     work = tmp_path_factory.mktemp("bf16")
     chosen = [cell for cell in CELLS if cell.family == CROSSED and cell.mode in IN_BF16]
     return run_jobs("ours", [job(cell, models, data, work, {}, "bf16") for cell in chosen], work / "jobs")
