@@ -3,6 +3,7 @@
 import ctypes
 import json
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
