@@ -127,6 +127,9 @@ class HalvedBatches:
         step = self.state.global_step
         if step == 0 or (Path(self.args.output_dir) / f"checkpoint-{step}").exists():
             return
+        # DeepSpeed takes the optimizer's step inside of backward: the weights may be the next step's already.
+        if getattr(model, "global_steps", step) != step:
+            return
         free_memory()
         self._tr_loss.copy_(self.loss_before)
         try:
