@@ -224,6 +224,6 @@ def test_checkpointing_and_smaller_batches_need_less() -> None:
     shape = read_shape("liuhaotian/llava-v1.5-7b")
     totals = [
         estimate(shape, Setting("lora", batch=size, checkpointing=checkpointing)).total
-        for size, checkpointing in ((1, True), (4, True), (4, False))
+        for size, checkpointing in ((1, True), (16, True), (16, False))  # below that, the optimizer's step is the peak
     ]
     assert totals == sorted(totals) and len(set(totals)) == 3
