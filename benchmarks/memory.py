@@ -161,7 +161,6 @@ def measure(job: Job) -> dict[str, Any]:
         supervised_tokens=int((example["labels"] != -100).sum()),
         max_length=4096,
         mask_bytes=1 if cuda else 4,
-        foreach=cuda,
     )
     return {
         "measured": seen.peak if seen else torch.cuda.max_memory_allocated(),

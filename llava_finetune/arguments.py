@@ -85,7 +85,9 @@ class TrainingArguments(transformers.TrainingArguments):
     """transformers' arguments with upstream's additions and defaults that tell the truth."""
 
     cache_dir: str | None = field(default=None, metadata={"help": "where hub downloads are kept"})
-    optim: str = field(default="adamw_torch", metadata={"help": "optimizer"})
+    optim: str = field(
+        default="adamw_torch_fused", metadata={"help": "optimizer; fused: one pass over memory, nothing kept beside it"}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "kept off: batches carry pictures"})
     freeze_mm_mlp_adapter: bool = field(default=False, metadata={"help": "freeze the projector"})
     mpt_attn_impl: str | None = field(default=None, metadata={"help": "accepted for upstream's scripts; MPT is not"})

@@ -34,7 +34,7 @@ SUB_GROUP = 10**9
 class Setting:
     """How a model is trained; `mode` is pretrain, full, lora or qlora, `stage` 0 (no ZeRO), 2 or 3.
 
-    `mask_bytes` of an element under dropout and `foreach`, Adam's way to step, are a GPU's; on a CPU 4 and False.
+    `mask_bytes` of an element under dropout is a GPU's; on a CPU 4.
     """
 
     mode: str
@@ -53,7 +53,6 @@ class Setting:
     max_length: int = 2048
     weight_bytes: int = 2
     mask_bytes: int = 1
-    foreach: bool = True
 
     @property
     def base_bits(self) -> int:
@@ -179,6 +178,8 @@ def _layer_bytes_per_token(language: Language, setting: Setting) -> float:
     kept = 8 * h + w * (2 * q + 2 * kv) + setting.stream_bytes * 3 * i + 4 * language.heads
     if setting.mode == "full":
         return kept + w * 4 * h + w * i
+    if setting.base_bits == 8:  # bitsandbytes keeps the input of every 8-bit product: two norms' and the MLP's
+        kept += setting.stream_bytes * (2 * h + i)
     if setting.has_adapters:
         names = language.linears()
         chosen = {name: size for name, size in names.items() if _adapted(name, setting.targets)}
@@ -263,8 +264,9 @@ def _temporary(shape: Shape, setting: Setting, trained: int, shards: int) -> int
     kept = _activations(shape, setting) + logits
     fp32_adapters = setting.mode == "qlora" and setting.stage < 2
     backward = tokens * language.intermediate * (2 * setting.stream_bytes + (4 if fp32_adapters else 0))
-    if setting.base_bits != 16:
-        backward += 2 * max(rows * columns for rows, columns in language.linears().values())
+    if setting.base_bits != 16:  # one weight unpacked: 8-bit ones in the type of the hidden states
+        unpacked = setting.stream_bytes if setting.base_bits == 8 else 2
+        backward += unpacked * max(rows * columns for rows, columns in language.linears().values())
     if setting.mode == "full":
         backward += setting.weight_bytes * max(rows * columns for rows, columns in language.linears().values())
     step = _step_bytes(setting, trained // shards)
@@ -280,15 +282,11 @@ def _temporary(shape: Shape, setting: Setting, trained: int, shards: int) -> int
 def _step_bytes(setting: Setting, trained: int) -> int:
     """Bytes of the optimizer's step besides what is kept.
 
-    Adam takes the root of its second moments: of all trainables at once on a GPU, of one tensor and twice on a CPU.
-    ZeRO makes an fp32 copy of its 16-bit gradients first and then drops them, but for ZeRO-2's buffer of several ranks;
-    ZeRO-3 does so for one sub-group at a time.
+    Fused Adam keeps nothing of its own. ZeRO makes an fp32 copy of its 16-bit gradients first and then drops them, but
+    for ZeRO-2's buffer of several ranks; ZeRO-3 does so for one sub-group at a time.
     """
-    if setting.offload:
+    if setting.offload or setting.stage < 2:
         return 0
-    if setting.stage < 2:
-        return trained * _optimizer_bytes(setting) // 2 if setting.foreach else 2 * 4 * 2**20
-    each = 6 if setting.foreach else 10
     if setting.stage == 3:
-        return each * min(trained, SUB_GROUP)
-    return (each + (2 if setting.num_gpus > 1 else 0)) * trained
+        return 6 * min(trained, SUB_GROUP)
+    return (6 + (2 if setting.num_gpus > 1 else 0)) * trained

@@ -29,10 +29,10 @@ FAMILIES = {
 }
 
 
-def row_losses(losses: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
-    """Each row's summed loss and number of taught tokens, B x 2, from the taught tokens' losses and places (B x T)."""
-    sums = losses.new_zeros(len(taught)).index_add(0, taught.nonzero()[:, 0], losses)
-    return torch.stack([sums, taught.sum(1).to(sums.dtype)], 1)
+def row_losses(losses: torch.Tensor, rows: torch.Tensor, num_rows: int) -> torch.Tensor:
+    """Each row's summed loss and number of taught tokens, B x 2, from the losses of taught tokens and their rows."""
+    each = torch.stack([losses, torch.ones_like(losses)], 1)
+    return losses.new_zeros(num_rows, 2).index_add(0, rows, each)
 
 
 def newline_anchor(model: Any) -> torch.Tensor | float:
@@ -71,14 +71,18 @@ class SupervisedHead:
     ) -> Any:
         """As upstream's forward; with `labels` (int64, B x T) or a `layout` the result holds the loss and no logits.
 
-        In evaluation mode `labels` give `row_losses` too.
+        In evaluation mode the result holds `row_losses` too: of each row, or of each example of a layout.
         """
         anchor = newline_anchor(self) if layout is not None or labels is not None else None
         if layout is not None:
             hidden = run_layers(self, embed(self, layout, images, image_sizes), layout)
             hidden = hidden.index_select(0, layout["taught"])
             losses = token_losses(hidden, layout["targets"], self.lm_head, self.loss_chunk)
-            return CausalLMOutputWithPast(loss=losses.mean() + anchor)
+            output = CausalLMOutputWithPast(loss=losses.mean() + anchor)
+            if not self.training:
+                owner = torch.bucketize(layout["taught"], layout["bounds"][1:].long(), right=True)
+                output["row_losses"] = row_losses(losses, owner, len(layout["lengths"]))
+            return output
         if labels is None:
             return super().forward(  # type: ignore[misc]
                 input_ids=input_ids,
@@ -106,7 +110,7 @@ class SupervisedHead:
         losses = token_losses(hidden[:, :-1][taught], targets[taught], self.lm_head, self.loss_chunk)
         output = CausalLMOutputWithPast(loss=losses.mean() + anchor)
         if not self.training:
-            output["row_losses"] = row_losses(losses, taught)
+            output["row_losses"] = row_losses(losses, taught.nonzero()[:, 0], len(taught))
         return output
 
 

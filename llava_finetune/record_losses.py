@@ -40,7 +40,7 @@ def record_losses(
     batch_size: int,
     num_counted: int | None = None,
 ) -> dict[int, RecordLoss]:
-    """The loss of the records at `indices`, by index; a model in evaluation mode, a collator that pads.
+    """The loss of the records at `indices`, by index; a model in evaluation mode.
 
     The first `num_counted` indices count (None: all). The rest are passes that other ranks wait for: nothing is taught
     in them and they are not in the result.
@@ -55,7 +55,7 @@ def record_losses(
             example["labels"] = torch.full_like(example["labels"], IGNORE_INDEX)
         batch = {key: value for key, value in collator(examples).items() if key not in FOR_THE_TRAINER}
         rows = forward(batch)["row_losses"].tolist()
-        parts = _parts(examples, rows)
+        parts = [[row] for row in rows] if collator.unpadded else _parts(examples, rows)
         for example, index, part in list(zip(examples, chosen, parts, strict=True))[:num_own]:
             total, count = (sum(values) for values in zip(*part, strict=True))
             found[index] = RecordLoss(total, int(count), is_cut(example, collator.max_length))
@@ -69,7 +69,7 @@ def mean_loss(found: Iterable[RecordLoss]) -> float:
 
 
 def _parts(examples: Sequence[Any], rows: Sequence[Any]) -> list[Sequence[Any]]:
-    """The rows of each example: one, or one for each of its independent questions."""
+    """The padded rows of each example: one, or one for each of its independent questions."""
     parts, start = [], 0
     for example in examples:
         end = start + max(1, len(example.get("branches") or ()))

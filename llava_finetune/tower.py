@@ -120,7 +120,7 @@ class _Words(torch.nn.Module):
 
 
 def train_tower(
-    captions: Path, image_folder: Path, output: Path, epochs: int = 64, seed: int = 0, processes: int = 1
+    captions: Path, image_folder: Path, output: Path, epochs: int = 40, seed: int = 0, processes: int = 1
 ) -> float:
     """Train the tower and save it with its image processor. Returns the share of held-out captions named exactly.
 

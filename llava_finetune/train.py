@@ -162,7 +162,7 @@ def _put_together(arguments: Arguments, settings: dict[str, Any], output: Path, 
 
         trainer.add_callback(StepProfile(trainer, training.profile, output))
     if data.eval_data_path:
-        trainer.examiner = _examiner(arguments, trainer, encoder, dataclasses.replace(collator, unpadded=False), log)
+        trainer.examiner = _examiner(arguments, trainer, encoder, collator, log)
         trainer.add_callback(trainer.examiner)
     return trainer
 

@@ -29,7 +29,7 @@ RUN="${RUN:-runs/quickstart}"
 PROCESSES="${PROCESSES:-2}"
 SELECT_LAYER="${SELECT_LAYER:--1}"
 VERSION="${VERSION:-chatml_direct}"
-if ((FULL)); then : "${STEPS:=900}" "${QUESTIONS:=0}"; else : "${STEPS:=300}" "${QUESTIONS:=1000}"; fi
+if ((FULL)); then : "${STEPS:=900}" "${QUESTIONS:=0}"; else : "${STEPS:=180}" "${QUESTIONS:=1000}"; fi
 BASE="$RUN/base"
 LANGUAGE_MODEL="${LANGUAGE_MODEL:-$BASE/language-model}"
 VISION_TOWER="${VISION_TOWER:-$BASE/tower}"
@@ -116,10 +116,10 @@ if [[ "$VISION_TOWER" == "$BASE/tower" ]]; then
     llava-finetune base tower --captions "$RUN/data/captions_train.json" --image_folder "$PICTURES" \
     --output "$VISION_TOWER" --processes "$PROCESSES"
 fi
-MODEL="$LANGUAGE_MODEL" DATA="$RUN/data/captions_train.json" PER_GPU_BATCH=32 GLOBAL_BATCH=64 \
+MODEL="$LANGUAGE_MODEL" DATA="$RUN/data/captions_train.json" PER_GPU_BATCH=16 GLOBAL_BATCH=32 \
   step pretrain "stage 1: the projector learns to say pictures in the language model's words" \
   train pretrain "$RUN/pretrain" --vision_tower "$VISION_TOWER" --mm_vision_select_layer "$SELECT_LAYER" \
-  --max_steps 80 --warmup_steps 8 --learning_rate 2e-3 --save_steps 40 --save_total_limit 1
+  --max_steps 64 --warmup_steps 8 --learning_rate 2e-3 --save_steps 32 --save_total_limit 1
 step baseline "the same questions before fine-tuning, by the same code" \
   evaluate --sample "$QUESTIONS" --model "$RUN/pretrain" --name baseline --train_data "$RUN/data/train.json"
 # In order: the first 280 pictures are dialogues, whose answers about "is it ...?" follow from what was said before; the
@@ -130,8 +130,8 @@ MODEL="$LANGUAGE_MODEL" DATA="$RUN/data/train.json" PER_GPU_BATCH=2 GLOBAL_BATCH
   --mm_projector_type mlp2x_gelu --mm_use_im_patch_token False --version "$VERSION" \
   --pretrain_mm_mlp_adapter "$RUN/pretrain/mm_projector.bin" --train_sampling_strategy sequential \
   --max_steps "$STEPS" --warmup_steps 10 --learning_rate 5e-4 --mm_projector_lr 1e-3 --lora_dropout 0 \
-  --eval_data_path "$RUN/data/test.json" --probe_data_path scripts/general.json --eval_steps 100 --eval_limit 100 \
-  --eval_max_new_tokens 12 --per_device_eval_batch_size 50 --save_steps 75 --save_total_limit 1
+  --eval_data_path "$RUN/data/test.json" --probe_data_path scripts/general.json --eval_steps 60 --eval_limit 50 \
+  --eval_max_new_tokens 12 --per_device_eval_batch_size 25 --save_steps 60 --save_total_limit 1
 step final "after fine-tuning" evaluate --sample "$QUESTIONS" --model "$RUN/finetune" --name final
 step blind "the same model with its pictures withheld: what it knows without looking" \
   evaluate --sample "$QUESTIONS" --model "$RUN/finetune" --blind blank

@@ -44,6 +44,7 @@ FLAGS = {
     "lora": LORA,
     "qlora": (*LORA, "--bits", "4"),
 }
+EIGHT = {"flags": ("--bits", "8"), "values": {"bits": 8}}
 TOLERANCE = 0.1
 
 
@@ -72,6 +73,9 @@ CONFIGURATIONS = [
     Configuration("lora", model="1.6"),
     Configuration("lora", model="1.6 with a large tower", **IN_TOWER),
     Configuration("lora", False, model="1.6 with a large tower", **IN_TOWER),
+    Configuration("qlora", **EIGHT),
+    Configuration("qlora", False, **EIGHT),
+    Configuration("qlora", False, stage=2, **EIGHT),
     Configuration("lora", stage=2),
     Configuration("qlora", False, stage=2),
     Configuration("full", stage=2, ranks=2),
@@ -173,7 +177,6 @@ def peak_and_plan(one: Configuration, done: Done, base: Path) -> tuple[int, int]
         text_tokens=facts[0]["text"],
         supervised_tokens=facts[0]["taught"],
         mask_bytes=2 if one.stage else 4,  # dropout on the CPU keeps its mask in the type of its input
-        foreach=False,
         **one.values,
     )
     return max(fact["peak"] for fact in facts), estimate(read_shape(str(base)), setting).total - CONTEXT
