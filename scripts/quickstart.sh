@@ -119,7 +119,7 @@ fi
 MODEL="$LANGUAGE_MODEL" DATA="$RUN/data/captions_train.json" PER_GPU_BATCH=16 GLOBAL_BATCH=32 \
   step pretrain "stage 1: the projector learns to say pictures in the language model's words" \
   train pretrain "$RUN/pretrain" --vision_tower "$VISION_TOWER" --mm_vision_select_layer "$SELECT_LAYER" \
-  --max_steps 64 --warmup_steps 8 --learning_rate 2e-3 --save_steps 32 --save_total_limit 1
+  --max_steps 48 --warmup_steps 6 --learning_rate 2e-3 --save_steps 24 --save_total_limit 1
 step baseline "the same questions before fine-tuning, by the same code" \
   evaluate --sample "$QUESTIONS" --model "$RUN/pretrain" --name baseline --train_data "$RUN/data/train.json"
 # In order: the first 280 pictures are dialogues, whose answers about "is it ...?" follow from what was said before; the
@@ -136,7 +136,7 @@ step final "after fine-tuning" evaluate --sample "$QUESTIONS" --model "$RUN/fine
 step blind "the same model with its pictures withheld: what it knows without looking" \
   evaluate --sample "$QUESTIONS" --model "$RUN/finetune" --blind blank
 step shuffled "the same model shown another question's picture: what it says when it believes a wrong one" \
-  evaluate --sample "$QUESTIONS" --model "$RUN/finetune" --blind shuffled
+  evaluate --sample 300 --model "$RUN/finetune" --blind shuffled
 step merge "the adapter becomes part of the model, verified against it" \
   merge
 DATA="$scores" step report "one page with scores, curves, and right and wrong answers" llava-finetune report "$RUN"

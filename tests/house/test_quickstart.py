@@ -96,7 +96,7 @@ def test_every_step_says_what_why_and_what_is_left(clone: Path) -> None:
     for number, (line, step) in enumerate(zip(lines, STEPS, strict=True), 1):
         assert re.fullmatch(rf"\[{number}/11\] {step}: .+; about \d+ min left", line), line
     assert "llava-finetune chat runs/quickstart/merged --image" in done.stdout
-    assert "--max_steps 300" in call(clone, "finetune")
+    assert "--max_steps 180" in call(clone, "finetune")
 
 
 def test_a_second_run_does_nothing_again(clone: Path) -> None:
@@ -136,7 +136,7 @@ def test_more_questions_measure_again_and_train_nothing(clone: Path) -> None:
 def test_full_trains_longer_and_asks_every_question(clone: Path) -> None:
     run(clone, "--full")
     assert "--sample 0 " in call(clone, "final")
-    assert int(re.search(r"--max_steps (\d+)", call(clone, "finetune"))[1]) > 300  # type: ignore[index]
+    assert int(re.search(r"--max_steps (\d+)", call(clone, "finetune"))[1]) > 180  # type: ignore[index]
 
 
 def test_real_models_take_the_place_of_the_parts(clone: Path) -> None:
