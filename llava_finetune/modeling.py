@@ -15,6 +15,7 @@ import torch
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from llava_finetune.errors import UserError
+from llava_finetune.forward_parts import ForwardParts
 from llava_finetune.head_loss import token_losses
 from llava_finetune.masking import IGNORE_INDEX
 from llava_finetune.memory import LOSS_CHUNK
@@ -49,6 +50,7 @@ class SupervisedHead:
     """Mixed in before an upstream class: with labels, the head runs on supervised positions and no logits are kept."""
 
     loss_chunk = LOSS_CHUNK  # taught tokens whose logits exist at one time; 0: all
+    parts: ForwardParts | None = None  # of ranks, which cannot go back a step when memory runs out
 
     def post_init(self: Any) -> None:
         """As transformers'; a tower that was not tuned is loaded from its own folder, whatever the checkpoint holds."""
@@ -75,7 +77,8 @@ class SupervisedHead:
         """
         anchor = newline_anchor(self) if layout is not None or labels is not None else None
         if layout is not None:
-            hidden = run_layers(self, embed(self, layout, images, image_sizes), layout)
+            layers, embeddings = functools.partial(run_layers, self), embed(self, layout, images, image_sizes)
+            hidden = self.parts.run(layers, embeddings, layout) if self.parts else layers(embeddings, layout)
             hidden = hidden.index_select(0, layout["taught"])
             losses = token_losses(hidden, layout["targets"], self.lm_head, self.loss_chunk)
             output = CausalLMOutputWithPast(loss=losses.mean() + anchor)

@@ -40,6 +40,7 @@ from llava_finetune.evaluation_loop import EvaluationSettings, Evaluator, with_f
 from llava_finetune.fast_lora import speed_up
 from llava_finetune.feature_cache import FeatureCache, fingerprint, reason_against
 from llava_finetune.finishing import complete, finish_from, has_ended, prepare_result, show_again, was_finished
+from llava_finetune.forward_parts import ForwardParts
 from llava_finetune.heap import HeapTrim
 from llava_finetune.lost_pictures import WithSubstitutes
 from llava_finetune.manifest import file_sha256, run_manifest, write_json
@@ -209,6 +210,9 @@ def _make_fast(model: Any, arguments: Arguments, say: Any) -> bool:
         say(f"padded batches: {model.config._attn_implementation} attention, or a window or dropout in it, needs them")
         return False
     unpad_attention(model.config)
+    # Under ZeRO-3 layers that run twice would gather their weights twice, and the other ranks would not.
+    if (training.world_size > 1 or training.deepspeed) and arguments.zero_stage < 3:
+        _base_of(model).parts = ForwardParts(training.process_index)
     say("batches without padding, each picture encoded once (--unpadded False for upstream's padded ones)")
     return True
 

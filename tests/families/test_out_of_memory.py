@@ -20,6 +20,7 @@ from tests.oracle.runs import Done, Job, largest_difference, largest_relative, r
 
 LORA = ["--lora_enable", "True", "--lora_r", "8", "--lora_alpha", "16"]
 ONCE = Path(__file__).parent / "once_out_of_memory.py"
+IN_FORWARD = Path(__file__).parent / "once_out_of_memory_in_forward.py"
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,17 @@ def runs(models: dict[str, Path], data: Path, tmp_path_factory: pytest.TempPathF
         Job("once full", [*shared, batch, "3"], work / "once-full", before=ONCE),
         Job("one record", [*shared, *LORA, batch, "1"], work / "one", before=ONCE),
         Job("two ranks", [*shared, *LORA, batch, "4", "--deepspeed", zero2], work / "two", 2, before=ONCE),
+        *(
+            Job(
+                f"{name}, {kind}",
+                [*flags, batch, "4", "--gradient_accumulation_steps", "1"],
+                work / name / kind,
+                2,
+                before=before,
+            )
+            for name, flags in (("zero2", [*shared, *LORA, "--deepspeed", zero2]), ("ddp", [*shared, *LORA]))
+            for kind, before in (("calm", None), ("once", IN_FORWARD))
+        ),
     ]
     return run_jobs("ours", jobs, work / "jobs")
 
@@ -72,6 +84,19 @@ def test_ranks_end_together_and_name_the_flags_to_go_on_with(runs: dict[str, Don
     done = runs["two ranks"]
     assert done.code == OutOfMemoryError.exit_code
     assert "--resume auto --per_device_train_batch_size 2 --gradient_accumulation_steps 4" in done.log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["zero2", "ddp"])
+def test_a_rank_whose_forward_pass_does_not_fit_goes_on_in_the_same_step(engine: str, runs: dict[str, Done]) -> None:
+    """Nothing is restarted and the other rank notices nothing: curve and weights are the undisturbed run's."""
+    expected, got = runs[f"{engine}, calm"].require(), runs[f"{engine}, once"].require()
+    assert "rank 1: out of memory in the forward pass" in got.log and "rank 0: out of memory" not in got.log
+    assert "Its batch of 4 goes on in 2 parts" in got.log and "Its batch of 4 goes on in 4 parts" in got.log
+    loss = largest_relative(got.losses, expected.losses)
+    weight = largest_difference(weights(got.output), weights(expected.output))
+    print(f"out of memory in one rank's forward pass, {engine}: loss {loss:.1e} relative, weights {weight:.1e}")
+    assert loss < 1e-5 and weight < 1e-6
 
 
 def test_halves_keep_the_order_and_leave_none_out() -> None:
