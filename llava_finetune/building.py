@@ -17,6 +17,7 @@ import transformers
 from safetensors import SafetensorError
 
 from llava_finetune.arguments import Arguments, ModelArguments
+from llava_finetune.eight_bit import forget_inputs
 from llava_finetune.errors import UserError
 from llava_finetune.manifest import read_manifest
 from llava_finetune.modeling import model_class
@@ -188,6 +189,8 @@ def build_model(arguments: Arguments, config: Any, values: SimpleNamespace, toke
         from peft import prepare_model_for_kbit_training
 
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=training.gradient_checkpointing)
+    if training.bits == 8:
+        forget_inputs()
     if training.gradient_checkpointing:
         model.enable_input_require_grads()
     add_vision(model, arguments, values, tokenizer)

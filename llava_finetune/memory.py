@@ -175,11 +175,10 @@ def _layer_bytes_per_token(language: Language, setting: Setting) -> float:
     """
     w = setting.weight_bytes
     h, i, q, kv = language.hidden, language.intermediate, language.query_size, language.kv_size
-    kept = 8 * h + w * (2 * q + 2 * kv) + setting.stream_bytes * 3 * i + 4 * language.heads
+    product = w if setting.base_bits == 8 else setting.stream_bytes  # 8-bit ones hand on autocast's 16 bit
+    kept = 8 * h + w * (2 * q + 2 * kv) + product * 3 * i + 4 * language.heads
     if setting.mode == "full":
         return kept + w * 4 * h + w * i
-    if setting.base_bits == 8:  # bitsandbytes keeps the input of every 8-bit product: two norms' and the MLP's
-        kept += setting.stream_bytes * (2 * h + i)
     if setting.has_adapters:
         names = language.linears()
         chosen = {name: size for name, size in names.items() if _adapted(name, setting.targets)}

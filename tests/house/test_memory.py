@@ -1,8 +1,7 @@
 """The plan's bytes against measured ones: whole trainings on the CPU, their tensors' peak within a tenth.
 
 Each configuration is a training in a process of its own (one per rank) and a line at the end of the test run. On a CPU
-offload cannot be told from no offload: its part of the plan is arithmetic alone. 8-bit is left out: with bitsandbytes'
-kernels for the CPU a training took 19 % more than planned, and there was no GPU to ask.
+offload cannot be told from no offload: its part of the plan is arithmetic alone.
 """
 
 import json

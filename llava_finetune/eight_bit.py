@@ -1,0 +1,31 @@
+"""8-bit products without the inputs that they keep in vain.
+
+bitsandbytes keeps the input of every 8-bit product for the weight's gradient, which a frozen base never asks for. It
+keeps them on the autograd context and not as saved tensors, so gradient checkpointing cannot drop them: the inputs of
+every linear of every layer stay until the backward pass. tests/house/test_memory.py measures without them.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+
+def forget_inputs() -> None:
+    """From here on an 8-bit product whose weight takes no gradient keeps no input. Calling it again changes nothing."""
+    from bitsandbytes.autograd import _functions
+
+    for function, kept in ((_functions.MatMul8bitLt, "tensors"), (_functions.MatMul8bitFp, "A")):
+        if not hasattr(function.forward, "__wrapped__"):
+            function.forward = staticmethod(_forgetting(function.forward, kept))
+
+
+def _forgetting(forward: Any, kept: str) -> Any:
+    @functools.wraps(forward)
+    def forgetting(context: Any, *arguments: Any, **keywords: Any) -> Any:
+        output = forward(context, *arguments, **keywords)
+        if not context.needs_input_grad[1]:
+            setattr(context, kept, (None, None, None) if kept == "tensors" else None)
+        return output
+
+    return forgetting
