@@ -94,7 +94,7 @@ def _accuracy(logits: torch.Tensor, targets: torch.Tensor) -> float:
 
 
 class _Patches(torch.nn.Module):
-    """The patch convolution as one matrix product over the same weight: a CPU's convolution backward is 8 times slower."""
+    """The patch convolution as one product over the same weight: a CPU's convolution backward is 8 times slower."""
 
     def __init__(self, convolution: torch.nn.Conv2d) -> None:
         super().__init__()

@@ -136,7 +136,7 @@ step final "after fine-tuning" evaluate --sample "$QUESTIONS" --model "$RUN/fine
 step blind "the same model with its pictures withheld: what it knows without looking" \
   evaluate --sample "$QUESTIONS" --model "$RUN/finetune" --blind blank
 step shuffled "the same model shown another question's picture: what it says when it believes a wrong one" \
-  evaluate --sample 300 --model "$RUN/finetune" --blind shuffled
+  evaluate --sample "$((QUESTIONS * 3 / 10))" --model "$RUN/finetune" --blind shuffled
 step merge "the adapter becomes part of the model, verified against it" \
   merge
 DATA="$scores" step report "one page with scores, curves, and right and wrong answers" llava-finetune report "$RUN"

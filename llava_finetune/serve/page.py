@@ -52,6 +52,7 @@ class Talk:
         self.answers: dict[str, list[str]] = {}
         self.errors: dict[str, str] = {}
         self.tickets: list[Ticket] = []
+        self.left = False
 
     def stop(self) -> None:
         """Stop the answers under way; what is there stays."""
@@ -132,6 +133,7 @@ class Page:
     def clear(self, talk: Talk | None) -> list[Any]:
         """Stop, and begin a new conversation."""
         if talk:
+            talk.left = True
             talk.stop()
         return self._view(Talk())
 
@@ -171,6 +173,8 @@ class Page:
                 self._take(talk, waiting, *events.get())
                 while not events.empty():
                     self._take(talk, waiting, *events.get())
+                if talk.left:  # a last view would put the old conversation back
+                    return
                 yield self._view(talk)
         finally:
             talk.stop()
@@ -258,10 +262,10 @@ def _wire(
     sent = gr.State()
     private = {"api_visibility": "private", "show_progress": "hidden"}
     taken = message.submit(lambda value: (value, None), message, [sent, message], queue=False, **private)
-    taken.then(page.ask, [sent, talk, *settings], outputs, **private)
-    retry.click(page.retry, [talk, *settings], outputs, **private)
+    asking = taken.then(page.ask, [sent, talk, *settings], outputs, **private)
+    retrying = retry.click(page.retry, [talk, *settings], outputs, **private)
     stop.click(lambda value: value.stop() if value else None, talk, None, queue=False, **private)
-    clear.click(page.clear, talk, outputs, queue=False, **private)
+    clear.click(page.clear, talk, outputs, queue=False, cancels=[asking, retrying], **private)
 
 
 def mount(app: Any, server: Server, examples: Sequence[tuple[str, list[str]]], about: str) -> Any:

@@ -272,6 +272,25 @@ def test_retry_answers_again_and_new_chat_forgets(page: Any, page_server: Any) -
     page.locator("#chat-0 .message").first.wait_for(state="detached")
 
 
+def test_a_new_chat_in_the_middle_of_an_answer_stays_empty(
+    page: Any, page_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_length(page, 1900)
+    with monkeypatch.context() as patch:
+        endless(page_server, patch)
+        ask(page, "Tell me everything")
+        answer(page)
+        page.locator("#clear").click()
+        page.locator("#chat-0 .message").first.wait_for(state="detached")
+        idle(page_server)
+        page.wait_for_timeout(1500)
+        assert page.locator(".message").count() == 0
+    set_length(page, 5)
+    ask(page, "And now?")
+    answer(page)
+    assert bubbles(page, 0, "user").all_inner_texts() == ["And now?"]
+
+
 def test_without_comparison_only_the_fine_tuned_model_answers(page: Any, page_server: Any) -> None:
     set_length(page, 5)
     page.locator("#compare input").uncheck()
