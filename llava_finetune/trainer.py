@@ -199,8 +199,9 @@ class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignor
             torch.random.set_rng_state(position["epoch_random"])
 
     def _get_output_dir(self, trial: Any) -> str:
-        # Where transformers looks for checkpoints of its own to delete at the end: it finds none.
-        return os.path.join(super()._get_output_dir(trial), checkpoints.STAGING)  # noqa: PTH118
+        # Where transformers looks for checkpoints of its own to delete at the end: it finds none, and no rank lists a
+        # folder that another one is just removing.
+        return os.path.join(super()._get_output_dir(trial), ".none")  # noqa: PTH118
 
 
 class Course(TrainerCallback):

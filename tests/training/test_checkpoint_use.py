@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from llava_finetune import chat, checkpoints, evaluate, merge
 from llava_finetune.errors import UserError
 from llava_finetune.loading import load
+from llava_finetune.trainer import RunTrainer
 from llava_finetune.upstream.folders import describe
 from tests.training.conftest import Flags, record, tensors
 from tests.training.forked import train
@@ -173,3 +175,12 @@ def test_bad_held_out_data_is_refused_by_evaluate_before_a_model_is_loaded(
             ["--model", "no/such", "--data", str(file), "--image_folder", str(data), "--output", str(tmp_path / "out")]
         )
     assert str(caught.value).startswith(f"--data {file}: ") and message in str(caught.value)
+
+
+def test_no_rank_looks_for_old_checkpoints_in_a_folder_that_another_removes(tmp_path: Path) -> None:
+    """transformers' end of training lists that folder on every rank; the first rank may be sweeping `.saving` then."""
+    trainer = RunTrainer.__new__(RunTrainer)
+    trainer.args, trainer.hp_search_backend = SimpleNamespace(output_dir=str(tmp_path)), None
+    (tmp_path / checkpoints.STAGING / "result").mkdir(parents=True)
+    (tmp_path / "checkpoint-1").mkdir()
+    assert not Path(trainer._get_output_dir(None)).exists()
