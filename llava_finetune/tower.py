@@ -25,7 +25,7 @@ from data_prep.record import images_of, open_image, read_records, resolve_image
 from llava_finetune.errors import UserError
 
 SIDE = 64
-MAX_SHIFT = 8
+MAX_SHIFT = 16
 BATCH = 64
 LEARNING_RATE = 1e-3
 VALIDATION_SHARE = 0.05
@@ -61,7 +61,7 @@ def _load(captions: Path, image_folder: Path, processor: Any) -> tuple[torch.Ten
 
 
 def _shifted(pixels: torch.Tensor) -> torch.Tensor:
-    """Random mirror, and random shifts of up to 8 pixels with the border repeated."""
+    """Random mirror, and random shifts of up to 16 pixels with the border repeated."""
     padded = functional.pad(pixels, (MAX_SHIFT,) * 4, mode="replicate")
     offsets = torch.randint(0, 2 * MAX_SHIFT + 1, (len(pixels), 2)).tolist()
     mirrored = (torch.rand(len(pixels)) < 0.5).tolist()
@@ -132,7 +132,7 @@ class _Words(torch.nn.Module):
 
 
 def train_tower(
-    captions: Path, image_folder: Path, output: Path, epochs: int = 48, seed: int = 0, processes: int = 1
+    captions: Path, image_folder: Path, output: Path, epochs: int = 54, seed: int = 0, processes: int = 1
 ) -> float:
     """Train the tower and save it with its image processor. Returns the share of held-out captions named exactly.
 

@@ -2,7 +2,7 @@
 # From a fresh clone to a LLaVA fine-tuned on real data: set up, patch, prepare easy-VQA, build a small base out of real
 # parts, LLaVA's two stages under DeepSpeed ZeRO-2 with two processes, before/after on held-out pictures, merge, report.
 #
-#   bash scripts/quickstart.sh           about 15 minutes on 2 CPU cores with bf16 units after the downloads, several
+#   bash scripts/quickstart.sh           about 17 minutes on 2 CPU cores with bf16 units after the downloads, several
 #                                        times that without; uses a GPU where there is one
 #   bash scripts/quickstart.sh --full    trains longer and measures the whole test split
 #
@@ -29,7 +29,7 @@ RUN="${RUN:-runs/quickstart}"
 PROCESSES="${PROCESSES:-2}"
 SELECT_LAYER="${SELECT_LAYER:--1}"
 VERSION="${VERSION:-chatml_direct}"
-if ((FULL)); then : "${STEPS:=900}" "${QUESTIONS:=0}"; else : "${STEPS:=180}" "${QUESTIONS:=1000}"; fi
+if ((FULL)); then : "${STEPS:=450}" "${QUESTIONS:=0}"; else : "${STEPS:=110}" "${QUESTIONS:=1000}"; fi
 BASE="$RUN/base"
 LANGUAGE_MODEL="${LANGUAGE_MODEL:-$BASE/language-model}"
 VISION_TOWER="${VISION_TOWER:-$BASE/tower}"
@@ -42,8 +42,8 @@ mkdir -p "$RUN/.done"
 
 # Seconds each step took on two cores of a server CPU; what is left is their sum, scaled by how this machine compares.
 NAMES=(data language-model tower pretrain baseline finetune final blind shuffled merge report)
-PLANNED=(5 25 110 60 45 480 50 50 50 15 10)
-((FULL)) && PLANNED=(5 25 110 60 150 1600 160 160 160 15 20)
+PLANNED=(5 25 200 75 50 540 30 25 17 25 5)
+((FULL)) && PLANNED=(5 25 200 75 450 2300 260 260 260 25 15)
 done_planned=0 done_real=0
 chain="" # what the model was made with so far
 scores="" # what it was measured with
@@ -124,14 +124,14 @@ step baseline "the same questions before fine-tuning, by the same code" \
   evaluate --sample "$QUESTIONS" --model "$RUN/pretrain" --name baseline --train_data "$RUN/data/train.json"
 # In order: the first 280 pictures are dialogues, whose answers about "is it ...?" follow from what was said before; the
 # rest ask each question alone. Without that beginning these answers stay at their prior after 1,000 pictures.
-MODEL="$LANGUAGE_MODEL" DATA="$RUN/data/train.json" PER_GPU_BATCH=2 GLOBAL_BATCH=4 \
+MODEL="$LANGUAGE_MODEL" DATA="$RUN/data/train.json" PER_GPU_BATCH=4 GLOBAL_BATCH=8 \
   step finetune "stage 2: LoRA r 128, alpha 256 on the language model, projector trained, tower frozen, ZeRO-2" \
   train finetune_lora "$RUN/finetune" --vision_tower "$VISION_TOWER" --mm_vision_select_layer "$SELECT_LAYER" \
   --mm_projector_type mlp2x_gelu --mm_use_im_patch_token False --version "$VERSION" \
   --pretrain_mm_mlp_adapter "$RUN/pretrain/mm_projector.bin" --train_sampling_strategy sequential \
-  --max_steps "$STEPS" --warmup_steps 10 --learning_rate 5e-4 --mm_projector_lr 1e-3 --lora_dropout 0 \
-  --eval_data_path "$RUN/data/test.json" --probe_data_path scripts/general.json --eval_steps 60 --eval_limit 50 \
-  --eval_max_new_tokens 12 --per_device_eval_batch_size 25 --save_steps 60 --save_total_limit 1
+  --max_steps "$STEPS" --warmup_steps 10 --learning_rate 7e-4 --mm_projector_lr 1.4e-3 --lora_dropout 0 \
+  --eval_data_path "$RUN/data/test.json" --probe_data_path scripts/general.json --eval_steps 55 --eval_limit 50 \
+  --eval_max_new_tokens 12 --per_device_eval_batch_size 25 --save_steps 55 --save_total_limit 1
 step final "after fine-tuning" evaluate --sample "$QUESTIONS" --model "$RUN/finetune" --name final
 step blind "the same model with its pictures withheld: what it knows without looking" \
   evaluate --sample "$QUESTIONS" --model "$RUN/finetune" --blind blank

@@ -96,7 +96,7 @@ def test_every_step_says_what_why_and_what_is_left(clone: Path) -> None:
     for number, (line, step) in enumerate(zip(lines, STEPS, strict=True), 1):
         assert re.fullmatch(rf"\[{number}/11\] {step}: .+; about \d+ min left", line), line
     assert "llava-finetune chat runs/quickstart/merged --image" in done.stdout
-    assert "--max_steps 180" in call(clone, "finetune")
+    assert "--max_steps 110" in call(clone, "finetune")
 
 
 def test_a_second_run_does_nothing_again(clone: Path) -> None:
