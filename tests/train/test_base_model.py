@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from llava_finetune import base_model
 from llava_finetune.errors import UserError
-from llava_finetune.tower import BATCH, train_tower
+from llava_finetune.tower import BATCH, _scale_features, train_tower
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
 
@@ -42,8 +42,26 @@ def test_the_tower_learns_its_captions_and_saves_an_ordinary_clip_folder(caption
     pixels = processor.preprocess(Image.open(captions.parent / "0.png"), return_tensors="pt")["pixel_values"]
     assert pixels.shape == (1, 3, 64, 64)
     with torch.no_grad():
-        assert tower(pixels, output_hidden_states=True).hidden_states[-1].shape == (1, 17, 192)
+        features = tower(pixels, output_hidden_states=True).hidden_states[-1]
+    assert features.shape == (1, 17, 192)
+    assert features[:, 1:].square().mean().sqrt().item() == pytest.approx(1, abs=0.3)
     assert not list(captions.parent.glob(".tower-*"))
+
+
+def test_scaled_features_are_the_same_but_for_one_factor() -> None:
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    torch.manual_seed(0)
+    config = CLIPVisionConfig(
+        hidden_size=64, num_hidden_layers=3, num_attention_heads=2, intermediate_size=128, image_size=64, patch_size=16
+    )
+    tower, pixels = CLIPVisionModel(config).eval(), torch.rand(4, 3, 64, 64)
+    with torch.no_grad():
+        before = tower(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
+        _scale_features(tower, pixels)
+        after = tower(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
+    assert after.square().mean().sqrt().item() == pytest.approx(1, rel=1e-3)
+    torch.testing.assert_close(after, before / before.square().mean().sqrt(), rtol=1e-3, atol=1e-3)
 
 
 def test_two_processes_share_every_batch_and_learn_the_same(captions: Path) -> None:
