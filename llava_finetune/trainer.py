@@ -6,7 +6,9 @@ resumed run that goes on bit for bit, and a signal that saves before it ends.
 
 from __future__ import annotations
 
+import atexit
 import functools
+import multiprocessing
 import os
 import shutil
 import signal
@@ -59,6 +61,7 @@ class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignor
         # accelerate wraps the loader that starts the workers.
         self.loader = getattr(loader, "base_dataloader", loader)
         self.loader.worker_init_fn = functools.partial(start_worker, self.loader.worker_init_fn)
+        atexit.register(end_workers)
         return loader
 
     def draw_as_new_workers(self) -> None:
@@ -247,6 +250,18 @@ def start_worker(usual: Any, number: int) -> None:
         signal.signal(one, signal.SIG_IGN)
     if usual is not None:
         usual(number)
+
+
+def end_workers() -> None:
+    """At the end of the process: multiprocessing sends its children SIGTERM, which they ignore, and waits for ever.
+
+    They are gone before that, unless an error or a profile's trace still holds the loader.
+    """
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes a killed worker for a failure
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def _not_saved(output: Path, name: str, error: Exception) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from llava_finetune.proposals import workers
 from llava_finetune.tiny import make_tiny_llava
 from llava_finetune.train import train
 from llava_finetune.trainer import start_worker
+from tests.oracle.runs import ROOT
 
 
 @pytest.mark.slow
@@ -37,6 +41,28 @@ def test_losses_are_the_same_to_the_bit_with_workers_that_stay_and_without(
         found[name] = [row["loss"] for row in rows if "loss" in row]
     assert len(found["none"]) == 12
     assert found["none"] == found["stay"] == found["end"]
+
+
+HELD = """
+import atexit, functools, torch
+from llava_finetune.trainer import end_workers, start_worker
+init = functools.partial(start_worker, None)
+loader = torch.utils.data.DataLoader(range(8), num_workers=2, persistent_workers=True, worker_init_fn=init)
+atexit.register(end_workers)
+print(sum(len(batch) for batch in loader))
+import builtins
+builtins.held = [loader._iterator]
+"""
+
+
+def test_a_loader_that_something_still_holds_does_not_keep_the_process_from_ending() -> None:
+    """multiprocessing ends its children by SIGTERM, which these ignore: a run with --profile hung after its end."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "build" / "patched"), str(ROOT)])}
+    done = subprocess.run(
+        [sys.executable, "-c", HELD], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0 and done.stdout == "8\n"
+    assert "Traceback" not in done.stderr and "Error" not in done.stderr
 
 
 @pytest.mark.parametrize(("cores", "ranks", "number"), [(2, 1, 2), (64, 8, 4), (16, 8, 2), (4, 8, 1)])

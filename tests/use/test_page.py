@@ -126,6 +126,14 @@ def answer(page: Any, index: int = 0, number: int = 0) -> Any:
     return place
 
 
+def whole_answer(page: Any, page_server: Any) -> str:
+    """The text of the first answer when no more of it comes."""
+    answer(page)
+    idle(page_server)
+    page.wait_for_timeout(500)
+    return str(answer(page).inner_text())
+
+
 def set_length(page: Any, tokens: int) -> None:
     if not page.locator("#length").is_visible():
         page.get_by_text("Settings", exact=True).click()
@@ -207,16 +215,18 @@ def paste(page: Any, file: Path) -> None:
     assert response.value.status == 200
 
 
-def test_a_pasted_picture_is_asked_about_and_answered_as_the_uploaded_one(page: Any, picture: Path) -> None:
+def test_a_pasted_picture_is_asked_about_and_answered_as_the_uploaded_one(
+    page: Any, page_server: Any, picture: Path
+) -> None:
     set_length(page, 12)
     attach(page, picture)
     ask(page, "What is this?")
-    uploaded = answer(page).inner_text()
+    uploaded = whole_answer(page, page_server)
     page.locator("#clear").click()
     page.locator("#chat-0 .message").first.wait_for(state="detached")
     paste(page, picture)
     ask(page, "What is this?")
-    assert answer(page).inner_text() == uploaded
+    assert whole_answer(page, page_server) == uploaded
     assert bubbles(page, 0, "user").locator("img").count() == 1
 
 
