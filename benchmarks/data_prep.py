@@ -31,7 +31,7 @@ PICTURE_BYTES = 46_000  # --picture-bytes: the mean of llava-instruct-mix-vsft: 
 
 PROBE = """
 import contextlib, json, os, resource, sys, time
-values = json.loads(sys.argv[1])
+values = json.load(sys.stdin)
 begin = time.perf_counter()
 with contextlib.redirect_stdout(sys.stderr):
 {code}
@@ -115,7 +115,8 @@ def measure(code: str, **values: Any) -> dict[str, float]:
     indented = "\n".join(f"    {line}" for line in code.strip().splitlines())
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", PROBE.format(code=indented), json.dumps(values)],
+        [sys.executable, "-c", PROBE.format(code=indented)],
+        input=json.dumps(values),  # longer than an argument may be
         cwd=ROOT,
         env=variables,
         capture_output=True,
