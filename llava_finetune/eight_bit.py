@@ -15,17 +15,18 @@ def forget_inputs() -> None:
     """From here on an 8-bit product whose weight takes no gradient keeps no input. Calling it again changes nothing."""
     from bitsandbytes.autograd import _functions
 
-    for function, kept in ((_functions.MatMul8bitLt, "tensors"), (_functions.MatMul8bitFp, "A")):
+    places = ((_functions.MatMul8bitLt, "tensors", (None, None, None)), (_functions.MatMul8bitFp, "A", None))
+    for function, kept, empty in places:
         if not hasattr(function.forward, "__wrapped__"):
-            function.forward = staticmethod(_forgetting(function.forward, kept))
+            function.forward = staticmethod(_forgetting(function.forward, kept, empty))
 
 
-def _forgetting(forward: Any, kept: str) -> Any:
+def _forgetting(forward: Any, kept: str, empty: Any) -> Any:
     @functools.wraps(forward)
     def forgetting(context: Any, *arguments: Any, **keywords: Any) -> Any:
         output = forward(context, *arguments, **keywords)
         if not context.needs_input_grad[1]:
-            setattr(context, kept, (None, None, None) if kept == "tensors" else None)
+            setattr(context, kept, empty)
         return output
 
     return forgetting

@@ -10,7 +10,6 @@ one part are held at a time. There is one backward pass, with the same loss and 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -56,15 +55,13 @@ class ForwardParts:
 def _run_again_in_backward(
     layers: Layers, embeddings: torch.Tensor, layout: Mapping[str, Any], part: list[int]
 ) -> torch.Tensor:
-    lengths = layout["lengths"][part[0] : part[-1] + 1]
-    start = sum(layout["lengths"][: part[0]])
-    end = start + sum(lengths)
-    bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=layout["bounds"].device)
+    first, last = part[0], part[-1] + 1
+    start, end = sum(layout["lengths"][:first]), sum(layout["lengths"][:last])
     mine = {
         "positions": layout["positions"][:, start:end],
-        "lengths": lengths,
-        "bounds": bounds,
-        "masks": layout["masks"][part[0] : part[-1] + 1],
+        "lengths": layout["lengths"][first:last],
+        "bounds": layout["bounds"][first : last + 1] - start,
+        "masks": layout["masks"][first:last],
     }
     hidden: torch.Tensor = checkpoint(layers, embeddings[:, start:end], mine, use_reentrant=False)
     return hidden

@@ -4,7 +4,7 @@ The tower learns to name its captions' words from the mean of its patch features
 words that tell captions apart (Joulin et al. 2016, "Learning visual features from large weakly supervised data").
 The words' head is dropped: stage 1 aligns the patch features to the language model.
 
-    train_tower(Path("captions_train.json"), Path("pictures"), Path("runs/base/tower"))
+    train_tower(Path("captions_train.json"), Path("pictures"), Path("runs/base/tower"), epochs=54)
 """
 
 from __future__ import annotations
@@ -107,6 +107,12 @@ class _Patches(torch.nn.Module):
         return functional.linear(patches, self.weight.flatten(1)).permute(0, 3, 1, 2)
 
 
+def _features(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """Features of the patches, N x 16 x 192, of pictures N x 3 x 64 x 64: what LLaVA reads at its layer -1."""
+    features: torch.Tensor = tower(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
+    return features
+
+
 class _Words(torch.nn.Module):
     def __init__(self, num_words: int, bf16: bool) -> None:
         super().__init__()
@@ -127,12 +133,11 @@ class _Words(torch.nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bf16):
-            features = self.tower(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
-            return self.head(features.mean(1)).float()  # type: ignore[no-any-return]
+            return self.head(_features(self.tower, pixels).mean(1)).float()  # type: ignore[no-any-return]
 
 
 def train_tower(
-    captions: Path, image_folder: Path, output: Path, epochs: int = 54, seed: int = 0, processes: int = 1
+    captions: Path, image_folder: Path, output: Path, epochs: int, seed: int = 0, processes: int = 1
 ) -> float:
     """Train the tower and save it with its image processor. Returns the share of held-out captions named exactly.
 
@@ -223,8 +228,7 @@ def _scale_features(tower: Any, pixels: torch.Tensor) -> None:
     The stream between the layers scales with all that writes into it; what reads it normalizes it first.
     """
     with torch.no_grad():
-        features = tower(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
-        factor = features.square().mean().rsqrt()
+        factor = _features(tower, pixels).square().mean().rsqrt()
         writers = [part for layer in tower.encoder.layers for part in (layer.self_attn.out_proj, layer.mlp.fc2)]
         for part in (tower.pre_layrnorm, *writers):
             part.weight.mul_(factor)

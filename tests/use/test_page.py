@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -173,6 +174,22 @@ def endless(page_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(engine.batch, "step", slowly)
 
 
+@contextmanager
+def under_way(page: Any, page_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An answer has begun that does not end by itself while the block lasts."""
+    set_length(page, 1900)
+    with monkeypatch.context() as patch:
+        endless(page_server, patch)
+        ask(page, "Tell me everything")
+        answer(page)
+        yield
+
+
+def new_chat(page: Any) -> None:
+    page.locator("#clear").click()
+    page.locator("#chat-0 .message").first.wait_for(state="detached")
+
+
 def test_upload_ask_stream_and_compare(
     page: Any, page_server: Any, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,8 +239,7 @@ def test_a_pasted_picture_is_asked_about_and_answered_as_the_uploaded_one(
     attach(page, picture)
     ask(page, "What is this?")
     uploaded = whole_answer(page, page_server)
-    page.locator("#clear").click()
-    page.locator("#chat-0 .message").first.wait_for(state="detached")
+    new_chat(page)
     paste(page, picture)
     ask(page, "What is this?")
     assert whole_answer(page, page_server) == uploaded
@@ -233,25 +249,18 @@ def test_a_pasted_picture_is_asked_about_and_answered_as_the_uploaded_one(
 def test_the_page_answers_as_the_api(page: Any, page_server: Any) -> None:
     set_length(page, 12)
     ask(page, "Hello there")
-    answer(page)
-    idle(page_server)
+    shown = whole_answer(page, page_server)
     body = {"model": "tuned", "messages": [{"role": "user", "content": "Hello there"}], "max_tokens": 12}
     expected = httpx.post(f"{page_server.url}/v1/chat/completions", json=body).json()["choices"][0]["message"][
         "content"
     ]
-    page.wait_for_timeout(500)
-    words = re.findall(r"[A-Za-z]+", expected)
-    assert words == re.findall(r"[A-Za-z]+", answer(page).inner_text())
+    assert re.findall(r"[A-Za-z]+", expected) == re.findall(r"[A-Za-z]+", shown)
 
 
 def test_stop_ends_the_answer_and_the_chat_goes_on(
     page: Any, page_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    set_length(page, 1900)
-    with monkeypatch.context() as patch:
-        endless(page_server, patch)
-        ask(page, "Tell me everything")
-        answer(page)
+    with under_way(page, page_server, monkeypatch):
         before = [engine.tokens for engine in page_server.server.engines.values()]
         page.locator("#stop").click()
         idle(page_server)
@@ -269,29 +278,20 @@ def test_stop_ends_the_answer_and_the_chat_goes_on(
 def test_retry_answers_again_and_new_chat_forgets(page: Any, page_server: Any) -> None:
     set_length(page, 8)
     ask(page, "Again?")
-    answer(page)
-    idle(page_server)
-    page.wait_for_timeout(500)
-    before = answer(page).inner_text()
+    before = whole_answer(page, page_server)
     page.locator("#retry").click()
     page.wait_for_timeout(1000)
     idle(page_server)
     assert bubbles(page, 0, "user").count() == 1
     assert answer(page).inner_text() == before
-    page.locator("#clear").click()
-    page.locator("#chat-0 .message").first.wait_for(state="detached")
+    new_chat(page)
 
 
 def test_a_new_chat_in_the_middle_of_an_answer_stays_empty(
     page: Any, page_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    set_length(page, 1900)
-    with monkeypatch.context() as patch:
-        endless(page_server, patch)
-        ask(page, "Tell me everything")
-        answer(page)
-        page.locator("#clear").click()
-        page.locator("#chat-0 .message").first.wait_for(state="detached")
+    with under_way(page, page_server, monkeypatch):
+        new_chat(page)
         idle(page_server)
         page.wait_for_timeout(1500)
         assert page.locator(".message").count() == 0
