@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tower.add_argument("--captions", type=Path, required=True, help="records with one picture and one caption each")
     tower.add_argument("--image_folder", type=Path, required=True)
     tower.add_argument("--output", type=Path, required=True)
-    tower.add_argument("--epochs", type=int, default=54)
+    tower.add_argument("--epochs", type=int, default=32)
     tower.add_argument("--processes", type=int, default=1, help="processes that share every batch, on a CPU")
     tower.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
