@@ -206,7 +206,7 @@ def _train(
 
 
 def _optimizers(model: _Words) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, which gets in 20 epochs where AdamW alone gets in 54; AdamW for the rest."""
+    """Muon for the layers' matrices, AdamW for the rest: 7 shapes of 822 are mistaken, by AdamW in 54 epochs 17."""
     matrices = [parameter for parameter in model.tower.encoder.parameters() if parameter.ndim == 2]
     known = set(map(id, matrices))
     rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
