@@ -206,10 +206,11 @@ def _train(
 
 
 def _optimizers(model: _Words) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for the rest: 7 shapes of 822 are mistaken, by AdamW in 54 epochs 17."""
-    matrices = [parameter for parameter in model.tower.encoder.parameters() if parameter.ndim == 2]
-    known = set(map(id, matrices))
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    """Muon for the layers' matrices, AdamW for the rest: by AdamW alone, 54 epochs name fewer held-out captions."""
+    matrices: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (matrices if name.startswith("tower.encoder.") and parameter.ndim == 2 else rest).append(parameter)
     return [
         torch.optim.Muon(matrices, lr=LEARNING_RATE, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=LEARNING_RATE, weight_decay=0.05, fused=True),
