@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import queue
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,7 @@ footer {display: none !important}
 
 
 class Talk:
-    """One visitor's conversation: what was asked, each model's answers, and the answers under way.
-
-    A plain class: Gradio copies dataclasses, and the Stop button must reach the conversation that is being answered.
-    """
+    """One conversation: what was asked, each model's answers, and the answers under way."""
 
     def __init__(self) -> None:
         self.questions: list[Message] = []
@@ -52,7 +50,9 @@ class Talk:
         self.answers: dict[str, list[str]] = {}
         self.errors: dict[str, str] = {}
         self.tickets: list[Ticket] = []
-        self.left = False
+        self.events: queue.SimpleQueue[tuple[str, Event] | None] = queue.SimpleQueue()
+        self.ended = threading.Event()  # no answer is being shown
+        self.ended.set()
 
     def stop(self) -> None:
         """Stop the answers under way; what is there stays."""
@@ -89,6 +89,26 @@ class Talk:
         return self.questions.pop(), self.files.pop()
 
 
+class Visitor:
+    """One browser: the conversation that it is in, and the one that it left last.
+
+    The same object for as long as the page is open: a state that the answer under way handed back with every piece of
+    text could put a left conversation back. A plain class, because Gradio copies dataclasses on their way.
+    """
+
+    def __init__(self) -> None:
+        self.talk = self.left = Talk()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Visitor:
+        return Visitor()  # Gradio copies a state's first value for every browser
+
+    def leave(self) -> None:
+        """Begin a new conversation; whoever shows an answer of the old one is woken and ends."""
+        self.left, self.talk = self.talk, Talk()
+        self.left.stop()
+        self.left.events.put(None)
+
+
 class Page:
     """The handlers of the page, apart from its looks."""
 
@@ -97,13 +117,13 @@ class Page:
         self.models = list(server.engines)
 
     def ask(
-        self, sent: dict[str, Any], talk: Talk, temperature: float, top_p: float, length: float, compare: bool
+        self, sent: dict[str, Any], visitor: Visitor, temperature: float, top_p: float, length: float, compare: bool
     ) -> Iterator[list[Any]]:
-        """Answer a message; yields (talk, one chat per model) as the text grows."""
-        talk = talk or Talk()
+        """Answer a message; yields (visitor, one chat per model) as the text grows."""
+        talk = visitor.talk
         text, paths = (sent or {}).get("text") or "", list((sent or {}).get("files") or [])
         if not text.strip() and not paths:
-            yield self._view(talk)
+            yield self.view(visitor)
             return
         if talk.errors:  # the failed question is shown until the next one comes
             talk.drop_last()
@@ -113,29 +133,38 @@ class Page:
             talk.errors = {model: str(error) for model in self.models}
             talk.questions.append(Message("user", text))
             talk.files.append([])
-            yield self._view(talk)
+            yield self.view(visitor)
             return
         talk.questions.append(message)
         talk.files.append(paths)
-        yield from self._answer(talk, Sampling(int(length), float(temperature), float(top_p)), compare)
+        yield from self._answer(visitor, talk, Sampling(int(length), float(temperature), float(top_p)), compare)
 
-    def retry(self, talk: Talk, temperature: float, top_p: float, length: float, compare: bool) -> Iterator[list[Any]]:
+    def retry(
+        self, visitor: Visitor, temperature: float, top_p: float, length: float, compare: bool
+    ) -> Iterator[list[Any]]:
         """Answer the last question again."""
-        talk = talk or Talk()
+        talk = visitor.talk
         last = talk.drop_last()
         if last is not None:
             talk.questions.append(last[0])
             talk.files.append(last[1])
-            yield from self._answer(talk, Sampling(int(length), float(temperature), float(top_p)), compare)
+            yield from self._answer(visitor, talk, Sampling(int(length), float(temperature), float(top_p)), compare)
         else:
-            yield self._view(talk)
+            yield self.view(visitor)
 
-    def clear(self, talk: Talk | None) -> list[Any]:
+    def clear(self, visitor: Visitor) -> list[Any]:
         """Stop, and begin a new conversation."""
-        if talk:
-            talk.left = True
-            talk.stop()
-        return self._view(Talk())
+        visitor.leave()
+        return self.view(visitor)
+
+    def settle(self, visitor: Visitor) -> list[Any]:
+        """The new conversation once more, behind the last that was sent of the one left: it can come after `clear`'s."""
+        visitor.left.ended.wait(timeout=10)
+        return self.view(visitor)
+
+    def view(self, visitor: Visitor) -> list[Any]:
+        """The visitor, and what each model's chat window shows."""
+        return [visitor, *(visitor.talk.shown(model) for model in self.models)]
 
     def _message(self, text: str, paths: Sequence[str]) -> Message:
         limits = self.server.limits
@@ -151,33 +180,43 @@ class Page:
             pictures.append(picture_from_bytes(file.read_bytes(), limits, file.name))
         return Message("user", text, tuple(pictures))
 
-    def _answer(self, talk: Talk, sampling: Sampling, compare: bool) -> Iterator[list[Any]]:
-        events: queue.SimpleQueue[tuple[str, Event]] = queue.SimpleQueue()
+    def _answer(self, visitor: Visitor, talk: Talk, sampling: Sampling, compare: bool) -> Iterator[list[Any]]:
         models = self.models if compare else self.models[:1]
         waiting = set()
         talk.tickets, talk.errors = [], {}
+        events = talk.events = queue.SimpleQueue()
         number = len(talk.questions)
         for model in models:
             talk.answers[model] = [*[*talk.answers.get(model, []), *[""] * number][: number - 1], ""]
             try:
                 engine = self.server.engines[model]
                 prompt = engine.prompt(talk.messages(model))
-                ticket = engine.submit(prompt, sampling, lambda event, name=model: events.put((name, event)))
+                ticket = engine.submit(prompt, sampling, lambda event, name=model: self._heard(events, name, event))
                 talk.tickets.append(ticket)
                 waiting.add(model)
             except UserError as error:
                 talk.errors[model] = str(error)
+        talk.ended.clear()
         try:
-            yield self._view(talk)
-            while waiting:
-                self._take(talk, waiting, *events.get())
-                while not events.empty():
-                    self._take(talk, waiting, *events.get())
-                if talk.left:  # a last view would put the old conversation back
+            while visitor.talk is talk:
+                yield self.view(visitor)
+                if not waiting:
                     return
-                yield self._view(talk)
+                heard = [events.get()]
+                while not events.empty():
+                    heard.append(events.get())
+                for event in filter(None, heard):
+                    self._take(talk, waiting, *event)
         finally:
             talk.stop()
+            talk.ended.set()
+
+    def _heard(self, events: queue.SimpleQueue[tuple[str, Event] | None], model: str, event: Event) -> None:
+        if isinstance(event, Failed):
+            self.server.metrics.refused(model, 500)
+        elif isinstance(event, Done):
+            self.server.metrics.answered(model, event)
+        events.put((model, event))
 
     def _take(self, talk: Talk, waiting: set[str], model: str, event: Event) -> None:
         if isinstance(event, Text):
@@ -186,14 +225,8 @@ class Page:
         waiting.discard(model)
         if isinstance(event, Failed):
             talk.errors[model] = event.message
-            self.server.metrics.refused(model, 500)
-        elif isinstance(event, Done):
-            self.server.metrics.answered(model, event)
-            if event.reason == "cancel":
-                talk.answers[model][-1] += " [stopped]"
-
-    def _view(self, talk: Talk) -> list[Any]:
-        return [talk, *(talk.shown(model) for model in self.models)]
+        elif isinstance(event, Done) and event.reason == "cancel":
+            talk.answers[model][-1] += " [stopped]"
 
 
 def build_page(server: Server, examples: Sequence[tuple[str, list[str]]], about: str) -> gr.Blocks:
@@ -202,7 +235,7 @@ def build_page(server: Server, examples: Sequence[tuple[str, list[str]]], about:
     compares = len(page.models) > 1
     with gr.Blocks(analytics_enabled=False, title="llava-finetune", delete_cache=(600, 3600)) as blocks:
         gr.Markdown(f"## {page.models[0]}\n{about}", elem_id="title")
-        talk = gr.State(None, delete_callback=lambda value: value.stop() if value else None)
+        visitor = gr.State(Visitor(), delete_callback=lambda value: value.talk.stop())
         compare = gr.Checkbox(compares, label="Base model beside it", visible=compares, elem_id="compare")
         with gr.Row():
             chats = [_chat_window(name, index) for index, name in enumerate(page.models)]
@@ -224,8 +257,8 @@ def build_page(server: Server, examples: Sequence[tuple[str, list[str]]], about:
             gr.Examples(
                 [[{"text": text, "files": files}] for text, files in examples], message, label="From the evaluation set"
             )
-        outputs = [talk, *chats]
-        _wire(page, message, talk, [*settings, compare], outputs, stop, retry, clear)
+        outputs = [visitor, *chats]
+        _wire(page, message, visitor, [*settings, compare], outputs, stop, retry, clear)
         if compares:
             compare.change(lambda on: gr.Chatbot(visible=on), compare, chats[1], api_visibility="private")
     blocks.queue(default_concurrency_limit=64, max_size=256)
@@ -256,16 +289,16 @@ def _settings(server: Server) -> list[Any]:
 
 
 def _wire(
-    page: Page, message: Any, talk: Any, settings: list[Any], outputs: list[Any], stop: Any, retry: Any, clear: Any
+    page: Page, message: Any, visitor: Any, settings: list[Any], outputs: list[Any], stop: Any, retry: Any, clear: Any
 ) -> None:
     """Connect what is clicked to what is done. The message is kept in a state so that the line is free at once."""
     sent = gr.State()
     private = {"api_visibility": "private", "show_progress": "hidden"}
     taken = message.submit(lambda value: (value, None), message, [sent, message], queue=False, **private)
-    asking = taken.then(page.ask, [sent, talk, *settings], outputs, **private)
-    retrying = retry.click(page.retry, [talk, *settings], outputs, **private)
-    stop.click(lambda value: value.stop() if value else None, talk, None, queue=False, **private)
-    clear.click(page.clear, talk, outputs, queue=False, cancels=[asking, retrying], **private)
+    taken.then(page.ask, [sent, visitor, *settings], outputs, **private)
+    retry.click(page.retry, [visitor, *settings], outputs, **private)
+    stop.click(lambda value: value.talk.stop(), visitor, None, queue=False, **private)
+    clear.click(page.clear, visitor, outputs, queue=False, **private).then(page.settle, visitor, outputs, **private)
 
 
 def mount(app: Any, server: Server, examples: Sequence[tuple[str, list[str]]], about: str) -> Any:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -301,6 +302,23 @@ def test_a_new_chat_in_the_middle_of_an_answer_stays_empty(
     assert bubbles(page, 0, "user").all_inner_texts() == ["And now?"]
 
 
+def test_the_new_chat_is_sent_once_more_behind_the_last_of_the_old_one(page_server: Any) -> None:
+    """What was sent of the old conversation can reach the browser after the empty one: so it is sent again, last."""
+    from llava_finetune.serve.page import Page, Visitor
+
+    handlers, visitor = Page(page_server.server), Visitor()
+    answering = handlers.ask({"text": "Hello"}, visitor, 0.0, 1.0, 1900, compare=False)
+    assert next(answering)[1][0]["content"] == "Hello"
+    assert handlers.clear(visitor) == [visitor, [], []]
+    with ThreadPoolExecutor(1) as pool:
+        settled = pool.submit(handlers.settle, visitor)
+        with pytest.raises(TimeoutError):
+            settled.result(timeout=0.5)
+        assert list(answering) == [], "nothing more of the old conversation is shown"
+        assert settled.result(timeout=5) == [visitor, [], []]
+    idle(page_server)
+
+
 def test_without_comparison_only_the_fine_tuned_model_answers(page: Any, page_server: Any) -> None:
     set_length(page, 5)
     page.locator("#compare input").uncheck()
@@ -398,7 +416,7 @@ def test_a_phone_shows_everything_without_sideways_scrolling(browser: Any, page_
 
 
 def test_temperature_top_p_and_length_reach_the_model(page_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llava_finetune.serve.page import Page, Talk
+    from llava_finetune.serve.page import Page, Visitor
     from llava_finetune.serve.sampling import Sampling
 
     engine = page_server.server.engines["tuned"]
@@ -407,18 +425,18 @@ def test_temperature_top_p_and_length_reach_the_model(page_server: Any, monkeypa
     monkeypatch.setattr(
         engine, "submit", lambda prompt, sampling, notify: asked.append(sampling) or submit(prompt, sampling, notify)
     )
-    handlers, talk = Page(page_server.server), Talk()
-    list(handlers.ask({"text": "Hello"}, talk, 0.7, 0.9, 3, compare=False))
-    list(handlers.retry(talk, 0.0, 1.0, 2, compare=False))
+    handlers, visitor = Page(page_server.server), Visitor()
+    list(handlers.ask({"text": "Hello"}, visitor, 0.7, 0.9, 3, compare=False))
+    list(handlers.retry(visitor, 0.0, 1.0, 2, compare=False))
     assert asked == [Sampling(3, 0.7, 0.9), Sampling(2, 0.0, 1.0)]
 
 
 def test_a_file_of_another_kind_is_refused_whatever_its_name(page_server: Any, tmp_path: Path) -> None:
-    from llava_finetune.serve.page import Page, Talk
+    from llava_finetune.serve.page import Page, Visitor
 
     (tmp_path / "notes.png").write_text("<svg onload=alert(1)>")
     sent = {"text": "What?", "files": [str(tmp_path / "notes.png")]}
-    *_, view = Page(page_server.server).ask(sent, Talk(), 0.0, 1.0, 3, compare=False)
+    *_, view = Page(page_server.server).ask(sent, Visitor(), 0.0, 1.0, 3, compare=False)
     assert view[1][-1]["content"].startswith("**Error:** notes.png is not a picture of a known kind (avif, bmp, gif, ")
 
 
