@@ -158,7 +158,7 @@ class Page:
         return self.view(visitor)
 
     def settle(self, visitor: Visitor) -> list[Any]:
-        """The new conversation once more, behind the last that was sent of the one left: it can come after `clear`'s."""
+        """The new conversation once more, behind what was sent last of the old one: that can come after `clear`."""
         visitor.left.ended.wait(timeout=10)
         return self.view(visitor)
 
