@@ -116,10 +116,12 @@ if [[ "$VISION_TOWER" == "$BASE/tower" ]]; then
     llava-finetune base tower --captions "$RUN/data/captions_train.json" --image_folder "$PICTURES" \
     --output "$VISION_TOWER" --processes "$PROCESSES"
 fi
+# Learning rate: after 48 steps the captions' loss is 4.7 at upstream's 2e-3 and 0.8 at 2e-2: the tower's features have
+# RMS 1, and this language model only listens to picture tokens far larger than its own words (RMS 0.14).
 MODEL="$LANGUAGE_MODEL" DATA="$RUN/data/captions_train.json" PER_GPU_BATCH=16 GLOBAL_BATCH=32 \
   step pretrain "stage 1: the projector learns to say pictures in the language model's words" \
   train pretrain "$RUN/pretrain" --vision_tower "$VISION_TOWER" --mm_vision_select_layer "$SELECT_LAYER" \
-  --max_steps 48 --warmup_steps 6 --learning_rate 2e-3 --save_steps 24 --save_total_limit 1
+  --max_steps 48 --warmup_steps 6 --learning_rate 2e-2 --save_steps 24 --save_total_limit 1
 step baseline "the same questions before fine-tuning, by the same code" \
   evaluate --sample "$QUESTIONS" --model "$RUN/pretrain" --name baseline --train_data "$RUN/data/train.json"
 # In order: the first 280 pictures are dialogues, whose answers about "is it ...?" follow from what was said before; the
