@@ -44,6 +44,7 @@ def _preload(kind: str, offload: bool) -> None:
         import llava_finetune.curves
         import llava_finetune.train
         import llava_finetune.trainer
+        import patches.series  # noqa: F401
 
         llava_finetune.curves.write_curves = lambda run, folder: []  # half a second of drawing in each job
     # What each child would find out for itself, in a second: which operators DeepSpeed can build here, and how
