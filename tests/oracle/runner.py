@@ -20,6 +20,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from tests.warm import settle_threads, warm_up
+
 IGNORE_INDEX = -100
 
 
@@ -30,31 +32,16 @@ def _free_port() -> int:
 
 
 def _preload(kind: str, offload: bool) -> None:
-    # A preloaded module must not open a thread pool: a forked child would wait for threads that it does not have.
-    import bitsandbytes  # noqa: F401
-    import deepspeed.ops
-    import peft  # noqa: F401
-    import torch
-    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-
-    torch.set_num_threads(1)
+    warm_up(offload)
     if kind == "upstream":
         import llava.train.train  # noqa: F401
     else:
         import llava_finetune.curves
         import llava_finetune.train
         import llava_finetune.trainer
-        import patches.series  # noqa: F401
 
         llava_finetune.curves.write_curves = lambda run, folder: []  # half a second of drawing in each job
-    # What each child would find out for itself, in a second: which operators DeepSpeed can build here, and how
-    # transformers renames weights.
-    _ = deepspeed.ops.__compatible_ops__
-    get_checkpoint_conversion_mapping("llava")
-    if offload:
-        deepspeed.ops.op_builder.CPUAdamBuilder().load(verbose=False)
-    gc.collect()
-    gc.freeze()  # children collect what they made, not four thousand modules
+    gc.freeze()
 
 
 def _seed_made_parts() -> None:
@@ -131,6 +118,7 @@ def _fork(kind: str, job: dict[str, Any], rank: int, port: int) -> int:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         sys.stdout = sys.stderr = log
+        settle_threads()
         _child(kind, job, rank, port)
         code = 0
     except SystemExit as end:

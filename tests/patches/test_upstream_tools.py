@@ -17,7 +17,7 @@ import requests
 import torch
 from PIL import Image
 
-from tests.patches.conftest import run_module
+from tests.warm import run_module
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from llava_finetune.errors import UserError
 from llava_finetune.lost_pictures import LIMIT, Losses, PictureLost, WithSubstitutes
 from llava_finetune.tiny import make_tiny_language_model
 from tests.oracle.runs import Done, Job, run_jobs, weights
-from tests.patches.conftest import run_module
+from tests.warm import run_module
 
 
 def write_records(folder: Path) -> Path:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from llava_finetune.tiny import make_tiny_llava
 from tests.training.forked import train
+from tests.warm import warm_up
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
 COMMON = (
@@ -34,6 +35,8 @@ def imported() -> None:
     """Imported once here, so that forked trainings start at once."""
     import llava_finetune.train
     import llava_finetune.trainer  # noqa: F401
+
+    warm_up()
 
 
 @pytest.fixture(scope="session")

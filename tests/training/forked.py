@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.warm import settle_threads
+
 Wound = Callable[[], None]
 
 
@@ -90,6 +92,7 @@ def _be_rank(flags: Sequence[str], output: Path, rank: int, ranks: int, port: in
                 MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
             )  # fmt: skip
         os.environ["DS_ACCELERATOR"] = "cpu"
+        settle_threads()
         if wound:
             wound()
         from llava_finetune.cli import run_command
