@@ -88,9 +88,7 @@ def run_jobs(kind: str, jobs: Sequence[Job], work: Path, tree: Path | None = Non
         "CUDA_VISIBLE_DEVICES": "",
         "TOKENIZERS_PARALLELISM": "false",
         "WANDB_MODE": "disabled",
-        # A folder of its own: other environments give DeepSpeed's operators other compiler flags, and each change of
-        # flags is a minute of building.
-        "TORCH_EXTENSIONS_DIR": str(Path(sys.prefix) / "torch_extensions_runner"),
+        "TORCH_EXTENSIONS_DIR": str(Path(sys.prefix) / "torch_extensions"),
         "HF_HUB_OFFLINE": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
