@@ -123,6 +123,17 @@ def test_labels_equal_upstreams_token_for_token(
         assert encoded.labels == expected["labels"], (name, shown(expected, loaded[kind]))
 
 
+@pytest.mark.parametrize("kind", ["llama", "legacy", "chatml", "smol"])
+def test_a_picture_never_stands_first(kind: str, loaded: dict[str, Any]) -> None:
+    """Stage 1 begins with a BOS whichever tokenizer; as upstream's with Llama's, which adds one to every text."""
+    tokenizer = loaded[kind]
+    for turns in CAPTIONS.values():
+        encoded = encode(turns, "plain", tokenizer)
+        assert encoded.input_ids[:2] == [tokenizer.bos_token_id, -200]
+        assert encoded.input_ids[2:].count(tokenizer.bos_token_id) == 0
+        assert encoded.labels[:2] == [IGNORE_INDEX, IGNORE_INDEX]
+
+
 def taught_texts(labels: list[int], tokenizer: Any) -> list[str]:
     """The taught stretches as text, each without the space that a word's first token may hold."""
     stretches = [list(run) for taught, run in itertools.groupby(labels, lambda label: label != IGNORE_INDEX) if taught]
