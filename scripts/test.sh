@@ -31,7 +31,7 @@ check "shellcheck" shellcheck --external-sources "${shell_files[@]}"
 workers="${PYTEST_WORKERS:-$(python -c 'import os; print(min(os.cpu_count() or 1, 8))')}"
 distribution=()
 # A file's tests on one worker: what they share, such as the matrix's 150 trainings, is made once.
-((workers <= 1)) || distribution=(-n "$workers" --dist loadfile)
+((workers <= 1)) || distribution=(-n "$workers" --dist loadfile --no-loadscope-reorder)
 status=0
 python -m pytest "${distribution[@]}" --durations=25 "$@" || status=$?
 # Nothing is printed after pytest's closing line: what reads the log takes its count from there.
