@@ -2,7 +2,7 @@
 # From a fresh clone to a LLaVA fine-tuned on real data: set up, patch, prepare easy-VQA, build a small base out of real
 # parts, LLaVA's two stages under DeepSpeed ZeRO-2 with two processes, before/after on held-out pictures, merge, report.
 #
-#   bash scripts/quickstart.sh           about 19 minutes on 2 CPU cores with bf16 units after the downloads, several
+#   bash scripts/quickstart.sh           about 20 minutes on 2 CPU cores with bf16 units after the downloads, several
 #                                        times that without; uses a GPU where there is one
 #   bash scripts/quickstart.sh --full    trains longer and measures the whole test split
 #
