@@ -92,6 +92,8 @@ def _imported(module: str) -> ModuleType:
 
     The collector would look again and again, a second of seven; afterwards it leaves them out for good.
     """
+    if module in sys.modules:  # called once more in a process: what is garbage by now must not be kept for good
+        return sys.modules[module]
     gc.disable()
     try:
         return importlib.import_module(module)

@@ -34,8 +34,6 @@ BASE="$RUN/base"
 LANGUAGE_MODEL="${LANGUAGE_MODEL:-$BASE/language-model}"
 VISION_TOWER="${VISION_TOWER:-$BASE/tower}"
 # Learning rates of stage 1, stage 2 and stage 2's projector: upstream's for real models, larger ones for the small base.
-# Not larger in stage 1: at 2e-2 the captions are learned (loss 0.1 instead of 4), by a projector whose words are then so
-# large that stage 2 hardly moves it: its loss ends at 0.16 instead of 0.05.
 rates=(1e-3 2e-4 2e-5)
 [[ "$LANGUAGE_MODEL" == "$BASE"/* && "$VISION_TOWER" == "$BASE"/* ]] && rates=(2e-3 7e-4 1.4e-3)
 PICTURES="$(python -c 'import easy_vqa, pathlib; print(pathlib.Path(easy_vqa.__file__).parent / "data")')"

@@ -1,7 +1,7 @@
 """What a process that forks does once, so that its children do not each do it again: imports, and what they find out.
 
 warm_up()
-pid = os.fork()
+pid = fork(run, [log.fileno(), log.fileno()])
 done = run_module("llava.eval.run_llava", "--model-path", ...)     # python -m, without the imports' six seconds
 """
 
@@ -17,7 +17,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 
 @functools.cache
@@ -46,39 +47,58 @@ def warm_up(offload: bool = False) -> None:
     gc.freeze()  # children collect what they made, not four thousand modules
 
 
-def settle_threads() -> None:
-    """First of all in a forked child: torch makes its thread pool anew there, which fails if two threads need it."""
-    import torch
+def fork(run: Callable[[], int | None], files: Sequence[int]) -> int:
+    """The pid of a child that ends with what `run` returns; `files` are its output and error, before them its input.
 
-    torch.set_num_threads(1)
-
-
-def run_module(
-    module: str, *arguments: object, input: str = "", env: Mapping[str, str] | None = None, timeout: float = 300
-) -> subprocess.CompletedProcess[str]:
-    """`python -m module arguments` in a forked child, with its output as text; `env` is added to the environment."""
-    warm_up()
-    words = [module, *map(str, arguments)]
+    None is exit code 0; an error is printed, and is 1.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
-    with (
-        tempfile.TemporaryFile("w+") as given,
-        tempfile.TemporaryFile("w+") as out,
-        tempfile.TemporaryFile("w+") as err,
-    ):
+    if pid := os.fork():
+        return pid
+    code: object = 1
+    try:
+        for number, file in enumerate(files, start=3 - len(files)):
+            os.dup2(file, number)
+        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, "rww"[n], buffering=1, closefd=False) for n in range(3))
+        # Torch makes its thread pool anew in a forked child, which fails if two threads are the first to need it.
+        import torch
+
+        torch.set_num_threads(1)
+        code = run()
+    except SystemExit as end:
+        code = end.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1 if code else 0)
+
+
+def run_module(module: str, *arguments: object, input: str = "") -> subprocess.CompletedProcess[str]:
+    """`python -m module arguments` in a forked child, with its output as text."""
+    warm_up()
+    words = [module, *map(str, arguments)]
+
+    def run() -> None:
+        sys.argv = words
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+    with ExitStack() as stack:
+        given, out, err = (stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(3))
         given.write(input)
         given.seek(0)
-        pid = os.fork()
-        if pid == 0:
-            _be_module(words, env or {}, (given.fileno(), out.fileno(), err.fileno()))
-        code = _wait(pid, timeout)
+        code = _wait(fork(run, [given.fileno(), out.fileno(), err.fileno()]), seconds=300)
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(words, code, out.read(), err.read())
 
 
-def _wait(pid: int, timeout: float) -> int:
-    end = time.monotonic() + timeout
+def _wait(pid: int, seconds: float) -> int:
+    end = time.monotonic() + seconds
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
@@ -86,31 +106,5 @@ def _wait(pid: int, timeout: float) -> int:
         if time.monotonic() > end:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            raise AssertionError(f"process {pid} still runs after {timeout} s")
+            raise AssertionError(f"process {pid} still runs after {seconds} s")
         time.sleep(0.01)
-
-
-def _be_module(words: list[str], env: Mapping[str, str], files: list[int]) -> None:
-    code = 1
-    try:
-        for number, file in enumerate(files):
-            os.dup2(file, number)
-        sys.stdin, sys.stdout, sys.stderr = (
-            os.fdopen(n, mode, closefd=False) for n, mode in enumerate(("r", "w", "w"))
-        )
-        os.environ.update(env)
-        settle_threads()
-        sys.argv = words
-        sys.modules.pop("__main__", None)
-        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
-        code = 0
-    except SystemExit as end:
-        if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
-        code = end.code if isinstance(end.code, int) else 1 if end.code else 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)

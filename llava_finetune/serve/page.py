@@ -123,7 +123,7 @@ class Page:
         talk = visitor.talk
         text, paths = (sent or {}).get("text") or "", list((sent or {}).get("files") or [])
         if not text.strip() and not paths:
-            yield self.view(visitor)
+            yield self._view(visitor)
             return
         if talk.errors:  # the failed question is shown until the next one comes
             talk.drop_last()
@@ -133,7 +133,7 @@ class Page:
             talk.errors = {model: str(error) for model in self.models}
             talk.questions.append(Message("user", text))
             talk.files.append([])
-            yield self.view(visitor)
+            yield self._view(visitor)
             return
         talk.questions.append(message)
         talk.files.append(paths)
@@ -150,19 +150,19 @@ class Page:
             talk.files.append(last[1])
             yield from self._answer(visitor, talk, Sampling(int(length), float(temperature), float(top_p)), compare)
         else:
-            yield self.view(visitor)
+            yield self._view(visitor)
 
     def clear(self, visitor: Visitor) -> list[Any]:
         """Stop, and begin a new conversation."""
         visitor.leave()
-        return self.view(visitor)
+        return self._view(visitor)
 
     def settle(self, visitor: Visitor) -> list[Any]:
         """The new conversation once more, behind what was sent last of the old one: that can come after `clear`."""
         visitor.left.ended.wait(timeout=10)
-        return self.view(visitor)
+        return self._view(visitor)
 
-    def view(self, visitor: Visitor) -> list[Any]:
+    def _view(self, visitor: Visitor) -> list[Any]:
         """The visitor, and what each model's chat window shows."""
         return [visitor, *(visitor.talk.shown(model) for model in self.models)]
 
@@ -199,7 +199,7 @@ class Page:
         talk.ended.clear()
         try:
             while visitor.talk is talk:
-                yield self.view(visitor)
+                yield self._view(visitor)
                 if not waiting:
                     return
                 heard = [events.get()]

@@ -66,11 +66,13 @@ def test_three_styles_become_records_that_pass_the_check(
     assert [turn["value"] for turn in turns] == [
         "<image>\nWhat animal is on the grass?", "A small brown dog.", "What lies beside it?", "A red ball.",
     ]  # fmt: skip
-    sent = endpoint.requests[[style_of(item) for item in endpoint.requests].index("conversation")]
-    assert sent["messages"][1]["content"] == (
+    sent = [item["messages"][1]["content"] for item in endpoint.requests if style_of(item) == "conversation"]
+    assert sorted(sent) == [  # requests go out together: they come in any order
         "Captions:\n- a thing 0\n- a thing 3\n\n"
-        "Objects, each with left, top, right, bottom:\n- dog: 0.100 0.100 0.600 0.600"
-    )
+        "Objects, each with left, top, right, bottom:\n- dog: 0.100 0.100 0.600 0.600",
+        "Captions:\n- a thing 1\n- a thing 4",
+        "Captions:\n- a thing 2\n- a thing 5",
+    ]
     assert set(endpoint.keys) == {"Bearer secret-1"}
     assert not any("secret-1" in path.read_text() for path in coco.iterdir() if path.is_file())
     out = capsys.readouterr().out

@@ -144,6 +144,8 @@ def test_real_models_take_the_place_of_the_parts(clone: Path) -> None:
     assert called(clone) == [step for step in STEPS if step not in ("language-model", "tower")]
     assert "--vision_tower openai/clip-vit-large-patch14-336" in call(clone, "finetune")
     assert "--version v1" in call(clone, "finetune")
+    assert "--learning_rate 1e-3" in call(clone, "pretrain")
+    assert "--learning_rate 2e-4 --mm_projector_lr 2e-5" in call(clone, "finetune")
 
 
 def test_an_unknown_argument_is_wrong_use(clone: Path) -> None:

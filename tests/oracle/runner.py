@@ -8,27 +8,21 @@ Imports cost six seconds and a tiny training one, so a fork per job is what lets
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
 import runpy
 import signal
-import socket
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
-from tests.warm import settle_threads, warm_up
+from llava_finetune.processes import free_port
+from tests.warm import fork, warm_up
 
 IGNORE_INDEX = -100
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _preload(kind: str, offload: bool) -> None:
@@ -109,25 +103,8 @@ def _child(kind: str, job: dict[str, Any], rank: int, port: int) -> None:
 
 
 def _fork(kind: str, job: dict[str, Any], rank: int, port: int) -> int:
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        log = Path(f"{job['log']}.{rank}").open("w", buffering=1)  # noqa: SIM115  lives as long as the child
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-        sys.stdout = sys.stderr = log
-        settle_threads()
-        _child(kind, job, rank, port)
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        os._exit(code)
+    with Path(f"{job['log']}.{rank}").open("w") as log:
+        return fork(functools.partial(_child, kind, job, rank, port), [log.fileno(), log.fileno()])
 
 
 def _wait(children: list[int], seconds: float) -> int:
@@ -156,7 +133,7 @@ def main() -> None:
     _preload(kind, any("offload" in word for job in jobs for word in job["argv"]))
     results = []
     for job in jobs:
-        start, port = time.monotonic(), _free_port()
+        start, port = time.monotonic(), free_port()
         children = [_fork(kind, job, rank, port) for rank in range(job["ranks"])]
         code = _wait(children, job.get("seconds", 120))
         results.append({"name": job["name"], "code": code, "seconds": time.monotonic() - start})

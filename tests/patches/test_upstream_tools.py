@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import requests
 import torch
 from PIL import Image
 
+from llava_finetune.processes import free_port
 from tests.warm import run_module
 
 
@@ -182,13 +182,6 @@ def test_a_delta_of_a_bf16_model_stays_bf16_and_gives_the_model_back(tiny: Path,
     assert all(torch.allclose(again[name].float(), value.float(), atol=2e-3) for name, value in wanted.items())
     head = "lm_head.weight"
     assert not torch.allclose(delta[head].float(), wanted[head].float(), atol=1e-2)
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
 
 
 @contextmanager

@@ -5,18 +5,18 @@ run = start(flags, wound=kill_at_step(3)); assert run.wait() == -9
 
 from __future__ import annotations
 
+import functools
 import os
 import resource
 import signal
-import socket
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.warm import settle_threads
+from llava_finetune.processes import free_port
+from tests.warm import fork
 
 Wound = Callable[[], None]
 
@@ -67,45 +67,28 @@ def start(flags: Sequence[str], folder: Path, ranks: int = 1, wound: Wound | Non
     """Start `llava-finetune train FLAGS` in forked ranks; `wound` runs in the last of them before it starts."""
     folder.mkdir(parents=True, exist_ok=True)
     number = len(list(folder.glob("*.txt")))
-    port = _free_port()
+    port = free_port()
     run = Run([], [folder / f"{number}-{rank}.txt" for rank in range(ranks)])
-    sys.stdout.flush()
-    sys.stderr.flush()
     for rank in range(ranks):
-        pid = os.fork()
-        if pid == 0:
-            _be_rank(flags, run.outputs[rank], rank, ranks, port, wound if rank == ranks - 1 else None)
-        run.pids.append(pid)
+        hurt = wound if rank == ranks - 1 else None
+        with run.outputs[rank].open("a") as output:
+            be_rank = functools.partial(_be_rank, flags, rank, ranks, port, hurt)
+            run.pids.append(fork(be_rank, [output.fileno(), output.fileno()]))
     return run
 
 
-def _be_rank(flags: Sequence[str], output: Path, rank: int, ranks: int, port: int, wound: Wound | None) -> None:
-    code = 1
-    try:
-        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-        if ranks > 1:
-            os.environ.update(
-                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks),
-                MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-            )  # fmt: skip
-        os.environ["DS_ACCELERATOR"] = "cpu"
-        settle_threads()
-        if wound:
-            wound()
-        from llava_finetune.cli import run_command
+def _be_rank(flags: Sequence[str], rank: int, ranks: int, port: int, wound: Wound | None) -> int:
+    if ranks > 1:
+        os.environ.update(
+            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks),
+            MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+        )  # fmt: skip
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    if wound:
+        wound()
+    from llava_finetune.cli import run_command
 
-        code = run_command("llava_finetune.train", list(flags))
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    return run_command("llava_finetune.train", list(flags))
 
 
 def train(flags: Sequence[str], folder: Path, ranks: int = 1, wound: Wound | None = None) -> tuple[int, str]:
@@ -140,6 +123,35 @@ def die() -> None:
 def told_to_stop(number: int = signal.SIGTERM) -> None:
     """A signal to this process."""
     os.kill(os.getpid(), number)
+
+
+def memory_ends(step: int, where: str) -> Wound:
+    """A wound that lets memory run out once, in this step's forward pass or at the end of its backward pass."""
+
+    def wound() -> None:
+        import torch
+
+        from llava_finetune import modeling
+
+        usual = modeling.run_layers
+        calls = 0
+
+        def fail(*_: object) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+        def run_layers(model: Any, embeddings: torch.Tensor, layout: Any) -> torch.Tensor:
+            nonlocal calls
+            calls += 1
+            if calls == step and where == "backward":
+                embeddings.register_hook(fail)
+            hidden = usual(model, embeddings, layout)
+            if calls == step and where == "forward":
+                fail()
+            return hidden
+
+        modeling.run_layers = run_layers
+
+    return wound
 
 
 def signal_after(seconds: float, number: int) -> Wound:
@@ -198,9 +210,3 @@ def disk_full_at_save(step: int, num_bytes: int) -> Wound:
         RunTrainer._save_checkpoint = save  # type: ignore[method-assign, assignment]
 
     return wound
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
