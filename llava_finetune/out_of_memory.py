@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,11 @@ from llava_finetune.relaunch import halved
 def is_out_of_memory(error: BaseException) -> bool:
     """True for CUDA's and MPS's OutOfMemoryError, and for the CPU allocator's plain RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def in_optimizer(error: BaseException) -> bool:
+    """Whether an error came out of an optimizer's step (DeepSpeed takes it in `backward`): values are half changed."""
+    return any(frame.name == "step" for frame in traceback.extract_tb(error.__traceback__))
 
 
 def halves(items: Sequence[int], num_parts: int) -> list[list[int]]:
@@ -67,9 +73,10 @@ class HalvedBatches:
                 if not is_out_of_memory(error):
                     raise
                 message = str(error).splitlines()[0]
+                is_whole = not in_optimizer(error)
             # Out of the except block, so that no traceback holds the failed step's tensors.
             inputs = {}
-            self._make_room(model, message)
+            self._make_room(model, message, is_whole)
             todo = self.step_indices
 
     def compute_loss(self: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -90,13 +97,14 @@ class HalvedBatches:
             self.loss_weight = 1.0
         return torch.stack(losses).sum()
 
-    def _make_room(self: Any, model: Any, message: str) -> None:
+    def _make_room(self: Any, model: Any, message: str, is_whole: bool) -> None:
         args = self.args
         step, batch = self.state.global_step + 1, args.per_device_train_batch_size
-        if args.world_size > 1 or self.is_deepspeed_enabled:
+        together = args.world_size > 1 or self.is_deepspeed_enabled
+        if is_whole and (together or self.num_parts >= batch):
+            self._save_last_step(model)
+        if together:
             smaller = halved(batch, args.gradient_accumulation_steps)
-            if args.world_size == 1 and smaller:
-                self._save_last_step(model)
             raise OutOfMemoryError(
                 f"step {step}: out of memory ({message}). Several ranks, and DeepSpeed, cannot change batches midway; "
                 "go on from the last checkpoint, with the same global batch and order (the launchers do it by "
@@ -120,10 +128,7 @@ class HalvedBatches:
         )
 
     def _save_last_step(self: Any, model: Any) -> None:
-        """A checkpoint of the last whole step, so that DeepSpeed on one device goes on from there.
-
-        Weights and optimizer are still that step's. Of several ranks the others wait in a collective and cannot save.
-        """
+        """A checkpoint of the last whole step, to go on from: weights and optimizer are still that step's."""
         step = self.state.global_step
         if step == 0 or (Path(self.args.output_dir) / f"checkpoint-{step}").exists():
             return
@@ -131,8 +136,16 @@ class HalvedBatches:
         if getattr(model, "global_steps", step) != step:
             return
         free_memory()
-        self._tr_loss.copy_(self.loss_before)
-        try:
-            self._save_checkpoint(model, None)
-        except UserError as error:
-            print(f"{error} (after running out of memory; an earlier checkpoint is gone on from)", flush=True)
+        if self.last_step:
+            why_not = self.last_step.save()
+        else:
+            self._tr_loss.copy_(self.loss_before)
+            try:
+                self._save_checkpoint(model, None)
+                why_not = ""
+            except UserError as error:
+                why_not = str(error)
+        if why_not:
+            print(f"{why_not} (after running out of memory; an earlier checkpoint is gone on from)", flush=True)
+        else:
+            print(f"checkpoint-{step} is saved, the last whole step", flush=True)

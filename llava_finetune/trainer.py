@@ -24,6 +24,7 @@ from transformers.trainer_callback import ExportableState
 from llava_finetune import checkpoints, rotary
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation_loop import Group
+from llava_finetune.last_step import LastStep
 from llava_finetune.out_of_memory import HalvedBatches
 from llava_finetune.parameter_groups import PartLearningRates
 from llava_finetune.saving import FolderWriter, load_trained
@@ -52,6 +53,7 @@ class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignor
         self.resumed_from: Path | None = None
         self.best_step: int | None = None
         self.examiner: Any = None
+        self.last_step: LastStep | None = None
         self.has_ended = False  # before max_steps: stopped early
 
     # ---- data ----
@@ -125,11 +127,7 @@ class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignor
             self._write_checkpoint(folder)
             self.group.wait()
             if self.args.should_save:
-                ended = self.has_ended or self.state.global_step >= self.state.max_steps
-                facts = {"step": self.state.global_step, "ended": ended, "settings": self.settings}
-                checkpoints.seal(folder, facts)
-                checkpoints.publish(folder, output)
-                checkpoints.rotate(output, self.args.save_total_limit, self.best_step)
+                self.seal_checkpoint(folder)
         except UserError:
             raise
         except Exception as error:  # torch, safetensors and DeepSpeed each raise their own when a disk is full
@@ -137,16 +135,51 @@ class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignor
             raise UserError(_not_saved(output, name, error)) from error
         self.group.wait()
 
+    def seal_checkpoint(self, folder: Path) -> None:
+        """Give a checkpoint that all ranks have written its seal and its name; rank 0 calls."""
+        ended = self.has_ended or self.state.global_step >= self.state.max_steps
+        facts = {"step": self.state.global_step, "ended": ended, "settings": self.settings}
+        checkpoints.seal(folder, facts)
+        checkpoints.publish(folder, folder.parents[1])
+        checkpoints.rotate(folder.parents[1], self.args.save_total_limit, self.best_step)
+
     def _write_checkpoint(self, folder: Path) -> None:
         self.store_flos()
         self.save_weights(folder)
         self._save_optimizer_and_scheduler(str(folder))
+        self._write_position(folder, self._tr_loss)
+
+    def write_own_part(self, folder: Path) -> None:
+        """This rank's part of a checkpoint of the last whole step, while the others cannot answer: no collective.
+
+        Under ZeRO-3 it can be gone on from and not be used by itself, for no rank holds the weights whole.
+        """
+        is_cut = self.writer.arguments.zero_stage == 3
+        if not is_cut:
+            self.save_weights(folder)
+        if self.is_deepspeed_enabled:
+            engine = self.model_wrapped
+            tag = f"global_step{engine.global_steps}"
+            (folder / tag).mkdir(exist_ok=True)
+            if is_cut:  # some weights may just be gathered; the optimizer's fp32 parts are what is loaded
+                engine.module_state_dict = lambda **_: {}
+            engine._save_checkpoint(str(folder), tag, exclude_frozen_parameters=self._has_frozen())
+            if engine.save_zero_checkpoint:
+                engine._save_zero_checkpoint(str(folder), tag)
+            if self.args.should_save:
+                (folder / "latest").write_text(tag)
+            self._save_schedule(folder)
+        else:
+            super()._save_optimizer_and_scheduler(str(folder))
+        self._write_position(folder, self.loss_before)
+
+    def _write_position(self, folder: Path, loss_sum: torch.Tensor) -> None:
         self._save_scaler(str(folder))
         self._save_rng_state(str(folder))
         torch.save(
             {
                 "epoch_random": self.epoch_random,
-                "loss_sum": self._tr_loss.detach().cpu(),
+                "loss_sum": loss_sum.detach().cpu(),
                 "last_logged": self._globalstep_last_logged,
             },
             folder / f"position_{self.args.process_index}.pth",
@@ -161,15 +194,20 @@ class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignor
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """As transformers', without the frozen weights that DeepSpeed would repeat in every checkpoint."""
-        frozen = any(not parameter.requires_grad for parameter in self.model.parameters())
-        if self.is_deepspeed_enabled and frozen:
-            from accelerate.utils import DeepSpeedSchedulerWrapper  # there only where DeepSpeed is installed
-
+        if self.is_deepspeed_enabled and self._has_frozen():
             self.model_wrapped.save_checkpoint(output_dir, exclude_frozen_parameters=True)
-            if self.args.should_save and not isinstance(self.lr_scheduler, DeepSpeedSchedulerWrapper):
-                torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+            self._save_schedule(Path(output_dir))
         else:
             super()._save_optimizer_and_scheduler(output_dir)
+
+    def _has_frozen(self) -> bool:
+        return any(not parameter.requires_grad for parameter in self.model.parameters())
+
+    def _save_schedule(self, folder: Path) -> None:
+        from accelerate.utils import DeepSpeedSchedulerWrapper  # there only where DeepSpeed is installed
+
+        if self.args.should_save and not isinstance(self.lr_scheduler, DeepSpeedSchedulerWrapper):
+            torch.save(self.lr_scheduler.state_dict(), folder / "scheduler.pt")
 
     # ---- going on ----
 
@@ -217,6 +255,8 @@ class Course(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
         rotary.restore(self.trainer.model)  # some releases of DeepSpeed cast buffers too
+        if args.world_size > 1:
+            self.trainer.last_step = LastStep(self.trainer)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
         self.trainer.restore_position()
@@ -226,6 +266,8 @@ class Course(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
         self.signals.has_begun = True
         self.trainer.watch.look()
+        if self.trainer.last_step:
+            self.trainer.last_step.begin(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
         is_told = self.trainer.group.any(self.signals.received is not None)
@@ -241,6 +283,8 @@ class Course(TrainerCallback):
             )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        if self.trainer.last_step:
+            self.trainer.last_step.close()
         self.trainer.watch.look()
 
 
