@@ -1,9 +1,9 @@
-"""Training speed and memory, ours beside TRL, Hugging Face's Trainer and upstream's own, on the same work.
+"""Training speed and memory, ours beside the peers' and upstream's own trainer, on the same work.
 
 Each repetition runs every trainer in turn in a process of its own: same records and order, token ids, labels, starting
 weights, batch and precision. The first check is the loss at step 0. Peers get their own environments in build/peers.
 
-    python benchmarks/train.py --quick                     small model, CPU, 2 repetitions (about 10 minutes)
+    python benchmarks/train.py --quick                     small model, CPU, 2 repetitions (about 20 minutes)
     python benchmarks/train.py --model runs/quickstart/base/language-model --tower runs/quickstart/base/tower
     python benchmarks/train.py --size 7b --batch 16        random weights in LLaVA-1.5-7B's shape, for a GPU
 
@@ -27,8 +27,24 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # before this folder, whose data_prep.py is not the package
 PEERS = ROOT / "build" / "peers"
-PINS = {"trl": ["trl==1.16.0"], "hf": []}
-NAMES = {"ours": "llava-finetune", "upstream": "upstream's trainer", "hf": "HF Trainer", "trl": "TRL SFTTrainer"}
+CONSTRAINTS = ["-c", str(ROOT / "constraints.txt"), "transformers", "peft", "accelerate", "pillow", "sentencepiece"]
+#: what pip is given beside torch; the last three allow only older releases of transformers, and bring their own
+PINS = {
+    "trl": ["trl==1.16.0", *CONSTRAINTS],
+    "llamafactory": ["llamafactory==0.9.5", "torchvision", "torchaudio"],
+    "swift": ["ms-swift==4.6.0"],
+    "unsloth": ["unsloth==2026.10.9"],
+}
+NAMES = {
+    "ours": "llava-finetune",
+    "upstream": "upstream's trainer",
+    "hf": "HF Trainer",
+    "trl": "TRL SFTTrainer",
+    "llamafactory": "LLaMA-Factory",
+    "swift": "ms-swift",
+    "unsloth": "unsloth",
+}
+TRAINERS_HELP = "which, in turn (default: all but unsloth, which refuses models with pictures where no GPU is)"
 #: hidden, intermediate, layers, heads, key-value heads, vocabulary of the published language models
 SIZES = {"7b": (4096, 11008, 32, 32, 32, 32000), "34b": (7168, 20480, 60, 56, 8, 64000)}
 TOLERANCE = 0.02  # bf16: eager and SDPA attention alone differ by 0.3 %
@@ -56,7 +72,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="2 repetitions of 3 measured steps, batch 4")
-    parser.add_argument("--trainers", default="ours,trl,hf,upstream", help="which, in turn (default: all four)")
+    parser.add_argument("--trainers", default="ours,trl,hf,llamafactory,swift,upstream", help=TRAINERS_HELP)
     parser.add_argument("--model", type=Path, default=ROOT / "runs/quickstart/base/language-model")
     parser.add_argument("--tower", type=Path, default=ROOT / "runs/quickstart/base/tower")
     parser.add_argument("--records", type=Path, default=ROOT / "runs/quickstart/data/train.json")
@@ -95,7 +111,7 @@ def prepare(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     if not (start / "llava_finetune.json").is_file():
         print("building the model that everybody starts from")
         make_start(options, start)
-    if {"trl", "hf"} & set(options.trainers) and not (exported / "config.json").is_file():
+    if set(options.trainers) - {"ours", "upstream"} and not (exported / "config.json").is_file():
         command = ["export", str(start), str(exported), "--vision-tower", str(options.tower)]
         subprocess.run([sys.executable, "-m", "llava_finetune", *command], cwd=ROOT, check=True)
     from llava_finetune.building import load_tokenizer
@@ -211,14 +227,18 @@ def environment(name: str) -> tuple[str, dict[str, str]]:
         command = ["-m", "patches", "apply", "--only", "stack", "--output", str(tree)]
         subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         return sys.executable, {**variables, "PYTHONPATH": f"{tree}{os.pathsep}{ROOT}"}
-    folder = PEERS / "trl"  # one environment serves both: TRL brings what the plain Trainer needs
+    name = {"hf": "trl"}.get(name, name)  # TRL brings what the plain Trainer needs
+    folder = PEERS / name
     python = folder / "bin" / "python"
     if not (folder / "complete").is_file():
-        print(f"installing {PINS['trl'][0]} into {folder} (once, about 2 minutes)")
+        print(f"installing {PINS[name][0]} into {folder} (once, about 3 minutes)", flush=True)
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        wanted = ["torch==2.13.0", *PINS["trl"], "transformers", "peft", "accelerate", "pillow", "sentencepiece"]
-        install = [str(python), "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), *wanted]
-        subprocess.run(install, check=True)
+        pip = [str(python), "-m", "pip"]
+        subprocess.run([*pip, "install", "-q", "torch==2.13.0", *PINS[name]], check=True)
+        # A package index may have torchvision for CUDA alone: beside a CPU torch it breaks transformers, which can do
+        # without it.
+        if subprocess.run([str(python), "-c", "import torchvision"], capture_output=True, check=False).returncode:
+            subprocess.run([*pip, "uninstall", "-q", "-y", "torchvision"], check=True)
         (folder / "complete").touch()
     return str(python), variables
 

@@ -13,6 +13,9 @@ import os
 import resource
 import sys
 import time
+from importlib import metadata
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ STARTED = time.time()
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # before this folder, whose data_prep.py is no package
 MADE: list[Any] = []  # the trainer of this run
 IGNORE, IMAGE = -100, -200
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "trl", "llamafactory", "ms_swift", "unsloth")
 LAYERS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 
 
@@ -138,9 +142,9 @@ def collator(job: dict[str, Any], config: Any) -> Any:
     """Batches for llava-hf models: placeholders spread out, labels on the answers, pictures by its own processor."""
     import torch
     from PIL import Image
-    from transformers import AutoImageProcessor
+    from transformers import AutoProcessor
 
-    processor = AutoImageProcessor.from_pretrained(job["exported"])
+    processor = AutoProcessor.from_pretrained(job["exported"]).image_processor
     encoded = json.loads(Path(job["encoded"]).read_text())
     records = json.loads(Path(job["records"]).read_text())
     tokens = job["image_tokens"]
@@ -224,12 +228,33 @@ def plain(job: dict[str, Any], facts: dict[str, Any]) -> None:
 
 def trl(job: dict[str, Any], facts: dict[str, Any]) -> None:
     """TRL's SFTTrainer on transformers' LLaVA."""
-    from datasets import Dataset
     from transformers import AutoTokenizer
+
+    tune(job, facts, adapted(job), AutoTokenizer.from_pretrained(job["exported"]))
+
+
+def unsloth(job: dict[str, Any], facts: dict[str, Any]) -> None:
+    """unsloth's FastVisionModel under TRL's SFTTrainer, which it patches. It refuses pictures without a GPU."""
+    import torch
+    from unsloth import FastVisionModel
+
+    model, processor = FastVisionModel.from_pretrained(
+        job["exported"], load_in_4bit=False, dtype=torch.bfloat16, use_gradient_checkpointing=False
+    )
+    rank = job["rank"]
+    model = FastVisionModel.get_peft_model(
+        model, finetune_vision_layers=False, r=rank, lora_alpha=2 * rank, lora_dropout=job["dropout"],
+        modules_to_save=["multi_modal_projector"],
+    )  # fmt: skip
+    tune(job, facts, FastVisionModel.for_training(model), processor.tokenizer)
+
+
+def tune(job: dict[str, Any], facts: dict[str, Any], model: Any, tokenizer: Any) -> None:
+    """Train a llava-hf model that has its adapters with SFTTrainer."""
+    from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     in_order(SFTTrainer, facts)
-    model = adapted(job)
     rows = Dataset.from_list([{"number": number} for number in range(job["batch"] * job["steps"])])
     config = SFTConfig(**settings(job), dataset_kwargs={"skip_prepare_dataset": True}, max_length=None)
     made = SFTTrainer(
@@ -237,9 +262,64 @@ def trl(job: dict[str, Any], facts: dict[str, Any]) -> None:
         args=config,
         train_dataset=rows,
         data_collator=collator(job, model.config),
-        processing_class=AutoTokenizer.from_pretrained(job["exported"]),
+        processing_class=tokenizer,
     )
     made.train()
+
+
+def llamafactory(job: dict[str, Any], facts: dict[str, Any]) -> None:
+    """LLaMA-Factory's `run_sft`: its loading, adapters and trainer. Its data set and collator give way to the job's."""
+    try:
+        import torchaudio  # noqa: F401  its package index has the CUDA build alone, which a CPU torch cannot load
+    except OSError:
+        sys.modules["torchaudio"] = module_from_spec(ModuleSpec("torchaudio", None))
+    from datasets import Dataset
+    from llamafactory.hparams import get_train_args
+    from llamafactory.train.sft import workflow
+    from transformers import AutoConfig
+
+    in_order(workflow.CustomSeq2SeqTrainer, facts)
+    rows = Dataset.from_list([{"number": number} for number in range(job["batch"] * job["steps"])])
+    batches = collator(job, AutoConfig.from_pretrained(job["exported"]))
+    workflow.get_dataset = lambda *_, **__: {"train_dataset": rows}
+    workflow.SFTDataCollatorWith4DAttentionMask = lambda **_: batches
+    flags = {
+        "stage": "sft",
+        "do_train": True,
+        "model_name_or_path": job["exported"],
+        "template": "llava",
+        "dataset": "records",
+        "finetuning_type": "lora",
+        "lora_rank": job["rank"],
+        "lora_alpha": 2 * job["rank"],
+        "lora_dropout": job["dropout"],
+        "lora_target": "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
+        "additional_target": "multi_modal_projector",
+        "disable_gradient_checkpointing": True,
+    }
+    workflow.run_sft(*(get_train_args({**settings(job), **flags})[order] for order in (0, 1, 2, 3, 4)))
+
+
+def swift(job: dict[str, Any], facts: dict[str, Any]) -> None:
+    """ms-swift's `SwiftSft`: its loading, adapters and trainer. Its data set and collator give way to the job's."""
+    from datasets import Dataset
+    from swift.pipelines.train.sft import SwiftSft
+    from swift.trainers import Seq2SeqTrainer
+    from transformers import AutoConfig
+
+    in_order(Seq2SeqTrainer, facts)
+    rows = Dataset.from_list([{"number": number} for number in range(job["batch"] * job["steps"])])
+    batches = collator(job, AutoConfig.from_pretrained(job["exported"]))
+    SwiftSft._prepare_dataset = lambda self: (rows, None)
+    Seq2SeqTrainer._get_data_collator = lambda self, arguments, template: batches
+    words = (
+        f"--model {job['exported']} --model_type llava1_5_hf --template llava1_5_hf --dataset records "
+        f"--train_dataloader_shuffle false --torch_dtype bfloat16 --tuner_type lora --target_regex {LAYERS} --lora_rank {job['rank']} "
+        f"--lora_alpha {2 * job['rank']} --lora_dropout {job['dropout']} --modules_to_save multi_modal_projector"
+    ).split()
+    for name, value in settings(job).items():
+        words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+    SwiftSft(words).main()
 
 
 def evaluate(trainer: Any, facts: dict[str, Any]) -> None:
@@ -275,7 +355,16 @@ def peak(job: dict[str, Any], facts: dict[str, Any]) -> None:
     facts["peak"] = max(rates)
 
 
-TRAINERS = {"ours": ours, "upstream": upstream, "hf": plain, "trl": trl, "peak": peak}
+TRAINERS = {
+    "ours": ours,
+    "upstream": upstream,
+    "hf": plain,
+    "trl": trl,
+    "llamafactory": llamafactory,
+    "swift": swift,
+    "unsloth": unsloth,
+    "peak": peak,
+}
 
 
 def main() -> None:
@@ -294,9 +383,7 @@ def main() -> None:
         facts["peak_memory"] = torch.cuda.max_memory_allocated()
     for trainer in MADE[-1:]:
         evaluate(trainer, facts)
-    facts["versions"] = {
-        key: sys.modules[key].__version__ for key in ("torch", "transformers", "peft", "trl") if key in sys.modules
-    }
+    facts["versions"] = {one.name: one.version for one in metadata.distributions() if one.name in PACKAGES}
     print("\n" + json.dumps(facts), flush=True)
 
 

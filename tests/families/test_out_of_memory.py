@@ -84,7 +84,7 @@ def test_one_record_that_does_not_fit_says_what_helps(runs: dict[str, Done]) -> 
 def test_ranks_end_together_and_name_the_flags_to_go_on_with(runs: dict[str, Done]) -> None:
     done = runs["two ranks"]
     assert done.code == OutOfMemoryError.exit_code
-    # It ran out behind DeepSpeed's step: the weights are those of step 2 already, and no checkpoint says that they are not.
+    # It ran out behind DeepSpeed's step: the weights are those of step 2 already, and no checkpoint says otherwise.
     assert not list(done.output.glob("checkpoint-*"))
     assert "--resume auto --per_device_train_batch_size 2 --gradient_accumulation_steps 4" in done.log
 
