@@ -9,22 +9,29 @@ the hash of their bytes, so a picture that many rows share is written once, and 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import random
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from data_prep.check.scan import num_cores
 from data_prep.errors import DataError, UsageError
 from data_prep.hf_layouts import Columns, Layout, answers_of, recognise, require_known, turns_of
-from data_prep.hf_pictures import PictureStore, names_a_file, own_folder, picture_cells, with_pictures
-from data_prep.hf_rows import open_rows
+from data_prep.hf_parallel import converted, groups_with
+from data_prep.hf_pictures import THREADS, PictureStore, names_a_file, own_folder, picture_cells, with_pictures
+from data_prep.hf_rows import Opened, open_rows
 from data_prep.options import SHORT_ANSWER, add_output_options, converter_parser, write_and_check
 from data_prep.output import Converted, Drop, Origin, Reason
 from data_prep.progress import Progress
 from data_prep.rows import Row
 from data_prep.vqa import merge_by_image
 
+MANY_ROWS = 2000
+"""From here on other processes are worth their start."""
 QUESTION = "What is in this picture?"
 ID_COLUMNS = ("id", "question_id", "uid", "__key__")
 EXAMPLES = """  python -m data_prep hf HuggingFaceH4/llava-instruct-mix-vsft --limit 10000 --output train.json
@@ -33,11 +40,11 @@ EXAMPLES = """  python -m data_prep hf HuggingFaceH4/llava-instruct-mix-vsft --l
 
 
 def convert(
-    rows: Iterable[tuple[int, Row]], layout: Layout, store: PictureStore, args: argparse.Namespace
+    rows: Iterable[tuple[int, Row]], layout: Layout, store: PictureStore, args: argparse.Namespace, threads: int
 ) -> Iterator[Converted | Drop]:
     """Yield a record for each row, or why there is none."""
     stem = Path(args.source).stem if Path(args.source).exists() else args.source.replace("/", "-")
-    for number, row, pictures in with_pictures(rows, layout.image, store):
+    for number, row, pictures in with_pictures(rows, layout.image, store, threads):
         where = f"{args.source} row {number}"
         bad = next((picture for picture in pictures if picture.problem), None)
         if bad and bad.problem:
@@ -68,15 +75,30 @@ def _record(row: Row, layout: Layout, names: list[str], turns: list[tuple[str, s
     return record
 
 
-def chosen(rows: Iterator[Row], total: int | None, args: argparse.Namespace) -> Iterator[tuple[int, Row]]:
-    """Yield (row number, row): all, the first --limit, or --sample drawn by the seed, in the order of the data set."""
-    numbered = enumerate(rows)
+def wanted_rows(total: int | None, args: argparse.Namespace) -> Container[int]:
+    """Return the numbers of the rows to take: all, the first --limit, or --sample drawn by the seed."""
     if args.sample is None:
-        return itertools.islice(numbered, args.limit)
+        return range(sys.maxsize if args.limit is None else args.limit)
     if total is None:
         raise UsageError("--sample needs a data set whose size is known: a local one; use --limit, or download it")
-    wanted = set(random.Random(args.seed).sample(range(total), min(args.sample, total)))
-    return ((number, row) for number, row in numbered if number in wanted)
+    return set(random.Random(args.seed).sample(range(total), min(args.sample, total)))
+
+
+@contextmanager
+def converted_items(
+    first: Row, opened: Opened, layout: Layout, store: PictureStore, args: argparse.Namespace
+) -> Iterator[Iterator[Converted | Drop]]:
+    """What the rows become, in their order: by a process a core where many rows lie here, else in this one."""
+    wanted = wanted_rows(opened.total, args)
+    groups = groups_with(opened.groups, wanted)
+    make = functools.partial(convert, layout=layout, store=store, args=args)
+    if num_cores() > 1 and len(groups) > 1 and sum(group.num_rows for group in groups) >= MANY_ROWS:
+        with converted(functools.partial(make, threads=0), groups, wanted, num_cores()) as items:
+            yield items
+    else:
+        numbered = enumerate(itertools.chain([first], opened.rows))
+        taken = itertools.islice(numbered, args.limit if args.sample is None else None)
+        yield make(((number, row) for number, row in taken if number in wanted), threads=THREADS)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -118,9 +140,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise DataError(args.source, "no row in it")
     layout = _layout(first, args)
     folder = args.image_folder or _usual_folder(first, layout, args)
-    picked = chosen(itertools.chain([first], opened.rows), opened.total, args)
-    with Progress("converting", args.sample or args.limit or opened.total, "rows") as progress:
-        items = convert(progress.each(picked), layout, PictureStore(folder, args.source), args)
+    store = PictureStore(folder, args.source)
+    with (
+        Progress("converting", args.sample or args.limit or opened.total, "rows") as progress,
+        converted_items(first, opened, layout, store, args) as rows,
+    ):
+        items: Iterable[Converted | Drop] = progress.each(rows)
         if args.merge_by_image:
             items = merge_by_image(items, "hf")
         names = ("source", "split", "config", "limit", "sample", "seed", "question", "suffix")

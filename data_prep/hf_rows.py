@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,15 @@ BATCH = 32
 SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
 
 
+class Group(NamedTuple):
+    """Rows of a parquet file that are read by themselves: the number of the first in the data set, and how many."""
+
+    file: Path
+    number: int
+    first: int
+    num_rows: int
+
+
 class Opened(NamedTuple):
     """A data set: local files that hold the rows, the rows, how many there are, the hub's commit (None: unknown)."""
 
@@ -32,6 +41,13 @@ class Opened(NamedTuple):
     rows: Iterator[Row]
     total: int | None
     commit: str | None = None
+
+    @property
+    def groups(self) -> list[Group]:
+        """Its groups of rows; none where it is not all parquet files here."""
+        if self.total is None or any(file.suffix != ".parquet" for file in self.files):
+            return []
+        return list(_groups(self.files))
 
 
 def open_rows(source: str, split: str | None, config: str | None = None, revision: str | None = None) -> Opened:
@@ -93,24 +109,60 @@ def _split_in(name: str) -> str | None:
 
 
 def _rows_of(file: Path) -> Iterator[Row]:
+    with _readable(file):
+        if file.suffix == ".parquet":
+            with _parquet(file) as parquet:
+                yield from _parquet_rows(parquet)
+        else:
+            yield from _arrow_rows(file)
+
+
+def rows_by_group(groups: Iterable[Group]) -> Iterator[Iterator[Row]]:
+    """Yield the rows of each group; those of one file follow each other."""
+    for file, some in itertools.groupby(groups, lambda group: group.file):
+        with _readable(file), _parquet(file) as parquet:
+            for group in some:
+                yield _group_rows(parquet, group)
+
+
+def _group_rows(parquet: Any, group: Group) -> Iterator[Row]:
+    with _readable(group.file):
+        yield from _parquet_rows(parquet, [group.number])
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Say which file is damaged."""
     import pyarrow
 
     try:
-        if file.suffix == ".parquet":
-            yield from _parquet_rows(file)
-        else:
-            yield from _arrow_rows(file)
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowException) as error:
+        yield
+    except (pyarrow.ArrowException, OSError) as error:  # pages that cannot be parsed are an OSError
         problem = f"a damaged {file.suffix[1:]} file ({str(error).splitlines()[0]:.100})"
         raise DataError(file, f"{problem}; fetch it again") from None
 
 
-def _parquet_rows(file: Path) -> Iterator[Row]:
+def _parquet_rows(parquet: Any, groups: list[int] | None = None) -> Iterator[Row]:
+    for batch in parquet.iter_batches(batch_size=BATCH, row_groups=groups, use_threads=False):
+        yield from batch.to_pylist()
+
+
+def _parquet(file: Path) -> Any:
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False) as parquet:
-        for batch in parquet.iter_batches(batch_size=BATCH, use_threads=False):
-            yield from batch.to_pylist()
+    return pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+
+
+def _groups(files: Sequence[Path]) -> Iterator[Group]:
+    import pyarrow.parquet
+
+    first = 0
+    for file in files:
+        metadata = pyarrow.parquet.read_metadata(file)
+        for number in range(metadata.num_row_groups):
+            num_rows = metadata.row_group(number).num_rows
+            yield Group(file, number, first, num_rows)
+            first += num_rows
 
 
 def _arrow_rows(file: Path) -> Iterator[Row]:

@@ -1,6 +1,9 @@
 """Hugging Face data sets in every layout and every kind of file, with the bytes of their pictures as they are."""
 
 import json
+import os
+import shutil
+import signal
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +15,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from data_prep import hf
 from data_prep.__main__ import main
+from data_prep.output import Drop, Reason
 from data_prep.record import read_records
 from tests.data_prep.conftest import draw
 
@@ -65,6 +70,91 @@ def test_a_picture_that_many_rows_share_is_written_once(jpegs: list[bytes]) -> N
     rows = [{"image": cell(jpegs[n % 2]), "caption": f"thing {n}"} for n in range(6)]
     records = convert(write("c.parquet", rows))
     assert len({record["image"] for record in records}) == 2 == len(list(Path("images").rglob("*.jpg")))
+
+
+def test_a_picture_that_a_killed_run_left_half_written_is_written_anew(jpegs: list[bytes]) -> None:
+    source = write("c.parquet", [{"image": cell(raw), "caption": "a thing"} for raw in jpegs])
+    halves = [Path("images") / record["image"] for record in convert(source)][:2]
+    for path in halves:
+        path.write_bytes(path.read_bytes()[:100])
+    records = convert(source)
+    assert [(Path("images") / record["image"]).read_bytes() for record in records] == jpegs
+
+
+def grouped(name: str, jpegs: list[bytes], rows: int = 40) -> str:
+    """Rows in groups of three; every seventh without an answer, every eleventh with bytes that are no picture."""
+    table = pyarrow.Table.from_pylist(
+        [
+            {
+                "image": cell(b"no picture" if n % 11 == 5 else jpegs[n % 6] + bytes([n])),
+                "question": f"What {n}?",
+                "answer": "" if n % 7 == 3 else f"thing {n}",
+            }
+            for n in range(rows)
+        ]
+    )
+    pyarrow.parquet.write_table(table, name, row_group_size=3)
+    return name
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes convert, however few rows there are."""
+    monkeypatch.setattr(hf, "MANY_ROWS", 10)
+    monkeypatch.setattr(hf, "num_cores", lambda: 2)
+
+
+@pytest.mark.usefixtures("processes")
+@pytest.mark.parametrize("more", [[], ["--limit", "17"], ["--sample", "12", "--seed", "3"], ["--merge-by-image"]])
+def test_several_processes_make_what_one_makes(
+    more: list[str], jpegs: list[bytes], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("many").mkdir()
+    grouped("many/a.parquet", jpegs, 40)
+    grouped("many/b.parquet", jpegs, 8)
+    together = convert("many", *more, output="two.json")
+    said = capsys.readouterr().out.replace("two.json", "one.json")
+    counts = json.loads(Path("two.meta.json").read_text())["counts"]
+    pictures = {path: path.read_bytes() for path in Path("images").rglob("*.jpg")}
+    shutil.rmtree("images")
+    monkeypatch.setattr(hf, "num_cores", lambda: 1)
+    assert convert("many", *more, output="one.json") == together
+    assert Path("one.json").read_bytes() == Path("two.json").read_bytes()
+    assert json.loads(Path("one.meta.json").read_text())["counts"] == counts
+    assert {path: path.read_bytes() for path in Path("images").rglob("*.jpg")} == pictures
+    assert capsys.readouterr().out == said
+
+
+@pytest.mark.usefixtures("processes")
+def test_a_group_that_is_damaged_is_told_by_the_process_that_reads_it(
+    jpegs: list[bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = grouped("m.parquet", jpegs)
+    raw = bytearray(Path(source).read_bytes())
+    start = pyarrow.parquet.read_metadata(source).row_group(6).column(0).dictionary_page_offset or 0
+    raw[start : start + 60] = bytes(60)
+    Path(source).write_bytes(raw)
+    assert main(["hf", source, "--output", "r.json"]) == 1
+    assert "m.parquet: a damaged parquet file" in capsys.readouterr().err
+    assert not Path("r.json").exists()
+
+
+@pytest.mark.usefixtures("processes")
+def test_a_process_that_is_killed_ends_the_conversion_with_a_message(
+    jpegs: list[bytes], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hf, "convert", killed)
+    assert main(["hf", grouped("m.parquet", jpegs), "--output", "r.json"]) == 1
+    assert "m.parquet: a process that reads it was killed, mostly because memory ended" in capsys.readouterr().err
+    assert not Path("r.json").exists()
+
+
+def killed(rows: Any, **more: Any) -> Any:
+    """In place of `convert`: the process is killed at row 9."""
+    for number, _ in rows:
+        if number == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield Drop(Reason.NO_ANSWER, "here")
 
 
 def test_conversations_come_through_with_their_ids(jpegs: list[bytes]) -> None:

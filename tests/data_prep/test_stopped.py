@@ -132,18 +132,20 @@ def test_a_full_disk_leaves_the_old_output_of_a_converter(
 def test_a_disk_that_fills_while_pictures_are_written_leaves_no_half_picture(
     sources: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = os.replace
-    written = []
+    real = os.write
+    written: list[int] = []
 
-    def replace(source: str, target: str) -> None:
-        if str(target).endswith(".jpg"):
-            written.append(target)
-            if len(written) == 3:
-                raise OSError(errno.ENOSPC, "No space left on device")
-        real(source, target)
+    def write(file: int, raw: bytes) -> int:
+        if bytes(raw[:2]) != b"\xff\xd8":
+            return real(file, raw)
+        written.append(real(file, raw if len(written) < 2 else raw[:100]))
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written[-1]
 
-    monkeypatch.setattr(hf_pictures.os, "replace", replace)
-    assert main(["hf", "messages.parquet", "--output", "x/r.json"]) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(hf_pictures.os, "write", write)
+        assert main(["hf", "messages.parquet", "--output", "x/r.json"]) == 1
     assert "the disk is full" in capsys.readouterr().err
     assert not Path("x/r.json").exists()
     left = [path for path in Path("x").rglob("*") if path.is_file()]

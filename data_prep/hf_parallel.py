@@ -1,0 +1,107 @@
+"""Local parquet files converted by several processes, in order: each reads rows, writes pictures and makes records.
+
+    with converted(functools.partial(convert, layout=layout, store=store, args=args), groups, wanted) as items:
+        for item in items: ...
+
+A group of rows goes to one process; the groups go round, and a process waits when its pipe is full: memory does not
+grow with the data.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+from data_prep.errors import DataError
+from data_prep.hf_rows import Group, rows_by_group
+from data_prep.output import Converted, Drop
+from data_prep.rows import Row
+
+MAX_PROCESSES = 8
+"""More read and write faster than disks do."""
+PIPE_BYTES = 1 << 20
+
+Item = Converted | Drop
+Convert = Callable[[Iterable[tuple[int, Row]]], Iterator[Item]]
+
+
+class Failure(NamedTuple):
+    """A DataError of another process."""
+
+    where: str
+    problem: str
+
+
+@contextmanager
+def converted(
+    convert: Convert, groups: Sequence[Group], wanted: Container[int], num_processes: int
+) -> Iterator[Iterator[Item]]:
+    """Start the processes; the value yields what `convert` makes of the wanted rows, in the order of the groups.
+
+    Raises DataError as `convert` does, and when a process is killed. Leaving the block ends the processes.
+    """
+    # Not forked: this process has pyarrow's threads, and soon the one that hashes the sources.
+    context = multiprocessing.get_context("spawn")
+    num_processes = min(num_processes, len(groups), MAX_PROCESSES)
+    readers, processes = [], []
+    try:
+        for number in range(num_processes):
+            reader, writer = context.Pipe(duplex=False)
+            _widen(writer)
+            mine = groups[number::num_processes]
+            process = context.Process(target=_serve, args=(writer, convert, mine, wanted), daemon=True)
+            process.start()
+            writer.close()
+            readers.append(reader)
+            processes.append(process)
+        yield _in_order(readers, groups)
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+
+
+def _widen(pipe: Connection) -> None:
+    """Let more than the usual 64 kB wait in a pipe, where the system can: the processes are less in step."""
+    with suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+
+def _in_order(readers: Sequence[Connection], groups: Sequence[Group]) -> Iterator[Item]:
+    for number, group in enumerate(groups):
+        try:
+            answer: list[Item] | Failure = readers[number % len(readers)].recv()
+        except EOFError:
+            problem = (
+                "a process that reads it was killed, mostly because memory ended; the same command goes on from here"
+            )
+            raise DataError(group.file, problem) from None
+        if isinstance(answer, Failure):
+            raise DataError(*answer)
+        yield from answer
+
+
+def _serve(pipe: Connection, convert: Convert, groups: Sequence[Group], wanted: Container[int]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all: the first process ends this one
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what is half-written goes
+    try:
+        for group, rows in zip(groups, rows_by_group(groups), strict=True):
+            numbered = enumerate(rows, start=group.first)
+            pipe.send(list(convert((number, row) for number, row in numbered if number in wanted)))
+    except DataError as error:
+        pipe.send(Failure(error.where, error.problem))
+    except BrokenPipeError:
+        sys.exit(1)  # the first process is gone
+
+
+def groups_with(groups: Sequence[Group], wanted: Container[int]) -> list[Group]:
+    """Return the groups that hold a wanted row."""
+    return [one for one in groups if any(number in wanted for number in range(one.first, one.first + one.num_rows))]
