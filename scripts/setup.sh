@@ -9,6 +9,7 @@
 
 if [[ "${BASH_SOURCE[0]}" == "$0" ]]; then
   set -euo pipefail
+  case "${1:-}" in -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0" && exit 0 ;; esac
   SETUP_EXTRAS="${*:-${SETUP_EXTRAS:-}}"
 fi
 SETUP_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -96,12 +97,13 @@ setup_explain_pip() {
   fi
 }
 
-# setup_pip WHAT ARGUMENTS...: pip with the pins, torch's on every call, and a line every 20 s while it works.
+# setup_pip WHAT ARGUMENTS...: pip with the pins, torch's on every call, and a line every 20 s while it works. Nothing is
+# compiled: Python does it at a module's first import, and most of these 20,000 modules never see one.
 setup_pip() {
   local what="$1" pip beat=0
   shift
   setup_say "installing $what"
-  "$SETUP_VENV/bin/python" -m pip install --no-input --progress-bar off \
+  "$SETUP_VENV/bin/python" -m pip install --no-input --no-compile --progress-bar off \
     -c "$SETUP_ROOT/constraints.txt" "$SETUP_TORCH" "$@" >"$SETUP_LOG" 2>&1 &
   pip=$!
   # shellcheck disable=SC2064  # the id is known now
