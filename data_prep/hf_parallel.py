@@ -9,6 +9,7 @@ grow with the data.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import signal
 import sys
@@ -25,6 +26,7 @@ from data_prep.rows import Row
 MAX_PROCESSES = 8
 """More read and write faster than disks do."""
 PIPE_BYTES = 1 << 20
+CHUNK = 100
 
 Item = Converted | Drop
 Convert = Callable[[Iterable[tuple[int, Row]]], Iterator[Item]]
@@ -77,16 +79,20 @@ def _widen(pipe: Connection) -> None:
 
 def _in_order(readers: Sequence[Connection], groups: Sequence[Group]) -> Iterator[Item]:
     for number, group in enumerate(groups):
-        try:
-            answer: list[Item] | Failure = readers[number % len(readers)].recv()
-        except EOFError:
-            problem = (
-                "a process that reads it was killed, mostly because memory ended; the same command goes on from here"
-            )
-            raise DataError(group.file, problem) from None
-        if isinstance(answer, Failure):
-            raise DataError(*answer)
-        yield from answer
+        while items := _next_items(readers[number % len(readers)], group):
+            yield from items
+
+
+def _next_items(reader: Connection, group: Group) -> list[Item]:
+    """The next items of a group; none at its end."""
+    try:
+        answer: list[Item] | Failure = reader.recv()
+    except EOFError:
+        problem = "a process that reads it was killed, mostly because memory ended; the same command goes on from here"
+        raise DataError(group.file, problem) from None
+    if isinstance(answer, Failure):
+        raise DataError(*answer)
+    return answer
 
 
 def _serve(pipe: Connection, convert: Convert, groups: Sequence[Group], wanted: Container[int]) -> None:
@@ -95,7 +101,10 @@ def _serve(pipe: Connection, convert: Convert, groups: Sequence[Group], wanted: 
     try:
         for group, rows in zip(groups, rows_by_group(groups), strict=True):
             numbered = enumerate(rows, start=group.first)
-            pipe.send(list(convert((number, row) for number, row in numbered if number in wanted)))
+            items = convert((number, row) for number, row in numbered if number in wanted)
+            while some := list(itertools.islice(items, CHUNK)):
+                pipe.send(some)
+            pipe.send([])
     except DataError as error:
         pipe.send(Failure(error.where, error.problem))
     except BrokenPipeError:
