@@ -138,12 +138,20 @@ def encoded_by_turns(job: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def collator(job: dict[str, Any], config: Any) -> Any:
+def numbers(job: dict[str, Any]) -> Any:
+    """A data set of the records' numbers: the collator looks the rest up."""
+    from datasets import Dataset
+
+    return Dataset.from_list([{"number": number} for number in range(job["batch"] * job["steps"])])
+
+
+def collator(job: dict[str, Any]) -> Any:
     """Batches for llava-hf models: placeholders spread out, labels on the answers, pictures by its own processor."""
     import torch
     from PIL import Image
-    from transformers import AutoProcessor
+    from transformers import AutoConfig, AutoProcessor
 
+    image = AutoConfig.from_pretrained(job["exported"]).image_token_id
     processor = AutoProcessor.from_pretrained(job["exported"]).image_processor
     encoded = json.loads(Path(job["encoded"]).read_text())
     records = json.loads(Path(job["records"]).read_text())
@@ -156,7 +164,7 @@ def collator(job: dict[str, Any], config: Any) -> Any:
 
     def collate(examples: list[dict[str, Any]]) -> dict[str, Any]:
         chosen = [encoded[example["number"]] for example in examples]
-        rows = [spread(ids, ids, config.image_token_id) for ids, _ in chosen]
+        rows = [spread(ids, ids, image) for ids, _ in chosen]
         labels = [spread(marks, ids, IGNORE) for ids, marks in chosen]
         files = [Path(job["images"]) / records[example["number"]]["image"] for example in examples]
         images = [Image.open(file).convert("RGB") for file in files]
@@ -215,13 +223,11 @@ def plain(job: dict[str, Any], facts: dict[str, Any]) -> None:
     from transformers import Trainer, TrainingArguments
 
     in_order(Trainer, facts)
-    model = adapted(job)
-    rows = [{"number": number} for number in range(job["batch"] * job["steps"])]
     made = Trainer(
-        model=model,
+        model=adapted(job),
         args=TrainingArguments(**settings(job)),
-        train_dataset=rows,
-        data_collator=collator(job, model.config),
+        train_dataset=numbers(job),
+        data_collator=collator(job),
     )
     made.train()
 
@@ -251,17 +257,15 @@ def unsloth(job: dict[str, Any], facts: dict[str, Any]) -> None:
 
 def tune(job: dict[str, Any], facts: dict[str, Any], model: Any, tokenizer: Any) -> None:
     """Train a llava-hf model that has its adapters with SFTTrainer."""
-    from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     in_order(SFTTrainer, facts)
-    rows = Dataset.from_list([{"number": number} for number in range(job["batch"] * job["steps"])])
     config = SFTConfig(**settings(job), dataset_kwargs={"skip_prepare_dataset": True}, max_length=None)
     made = SFTTrainer(
         model=model,
         args=config,
-        train_dataset=rows,
-        data_collator=collator(job, model.config),
+        train_dataset=numbers(job),
+        data_collator=collator(job),
         processing_class=tokenizer,
     )
     made.train()
@@ -273,14 +277,11 @@ def llamafactory(job: dict[str, Any], facts: dict[str, Any]) -> None:
         import torchaudio  # noqa: F401  its package index has the CUDA build alone, which a CPU torch cannot load
     except OSError:
         sys.modules["torchaudio"] = module_from_spec(ModuleSpec("torchaudio", None))
-    from datasets import Dataset
     from llamafactory.hparams import get_train_args
     from llamafactory.train.sft import workflow
-    from transformers import AutoConfig
 
     in_order(workflow.CustomSeq2SeqTrainer, facts)
-    rows = Dataset.from_list([{"number": number} for number in range(job["batch"] * job["steps"])])
-    batches = collator(job, AutoConfig.from_pretrained(job["exported"]))
+    rows, batches = numbers(job), collator(job)
     workflow.get_dataset = lambda *_, **__: {"train_dataset": rows}
     workflow.SFTDataCollatorWith4DAttentionMask = lambda **_: batches
     flags = {
@@ -297,25 +298,23 @@ def llamafactory(job: dict[str, Any], facts: dict[str, Any]) -> None:
         "additional_target": "multi_modal_projector",
         "disable_gradient_checkpointing": True,
     }
-    workflow.run_sft(*(get_train_args({**settings(job), **flags})[order] for order in (0, 1, 2, 3, 4)))
+    workflow.run_sft(*get_train_args({**settings(job), **flags}))
 
 
 def swift(job: dict[str, Any], facts: dict[str, Any]) -> None:
     """ms-swift's `SwiftSft`: its loading, adapters and trainer. Its data set and collator give way to the job's."""
-    from datasets import Dataset
     from swift.pipelines.train.sft import SwiftSft
     from swift.trainers import Seq2SeqTrainer
-    from transformers import AutoConfig
 
     in_order(Seq2SeqTrainer, facts)
-    rows = Dataset.from_list([{"number": number} for number in range(job["batch"] * job["steps"])])
-    batches = collator(job, AutoConfig.from_pretrained(job["exported"]))
+    rows, batches = numbers(job), collator(job)
     SwiftSft._prepare_dataset = lambda self: (rows, None)
     Seq2SeqTrainer._get_data_collator = lambda self, arguments, template: batches
     words = (
         f"--model {job['exported']} --model_type llava1_5_hf --template llava1_5_hf --dataset records "
-        f"--train_dataloader_shuffle false --torch_dtype bfloat16 --tuner_type lora --target_regex {LAYERS} --lora_rank {job['rank']} "
-        f"--lora_alpha {2 * job['rank']} --lora_dropout {job['dropout']} --modules_to_save multi_modal_projector"
+        f"--train_dataloader_shuffle false --torch_dtype bfloat16 --tuner_type lora --target_regex {LAYERS} "
+        f"--lora_rank {job['rank']} --lora_alpha {2 * job['rank']} --lora_dropout {job['dropout']} "
+        "--modules_to_save multi_modal_projector"
     ).split()
     for name, value in settings(job).items():
         words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
