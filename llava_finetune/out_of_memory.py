@@ -140,6 +140,7 @@ class HalvedBatches:
             why_not = self.last_step.save()
         else:
             self._tr_loss.copy_(self.loss_before)
+            self.rewind_random()
             try:
                 self._save_checkpoint(model, None)
                 why_not = ""

@@ -171,7 +171,13 @@ class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignor
             self._save_schedule(folder)
         else:
             super()._save_optimizer_and_scheduler(str(folder))
+        self.rewind_random()
         self._write_position(folder, self.loss_before)
+
+    def rewind_random(self) -> None:
+        """Where an epoch's first step failed: back to the random state that its order was drawn from, to be saved."""
+        if float(self.state.epoch or 0).is_integer() and self.epoch_random is not None:
+            torch.random.set_rng_state(self.epoch_random)
 
     def _write_position(self, folder: Path, loss_sum: torch.Tensor) -> None:
         self._save_scaler(str(folder))
