@@ -46,7 +46,7 @@ mkdir -p "$RUN/.done"
 # Seconds each step took on two cores of a server CPU; what is left is their sum, scaled by how this machine compares.
 NAMES=(data language-model tower pretrain baseline finetune final blind shuffled merge report)
 PLANNED=(5 25 240 75 50 540 30 25 17 25 5)
-((FULL)) && PLANNED=(5 25 240 75 450 1150 260 260 260 25 15)
+((FULL)) && PLANNED=(5 25 240 75 450 1150 340 340 340 25 15)
 done_planned=0 done_real=0
 chain="" # what the model was made with so far
 scores="" # what it was measured with
