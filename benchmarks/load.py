@@ -109,10 +109,11 @@ def train_on(numbers: Sequence[int]) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make = f"from llava_finetune.tiny import *; make_tiny_llava(Path({name!r}) / 'model')"
+        os.environ["LLAVA_FINETUNE_CACHE"] = name  # what earlier runs kept is not there
         subprocess.run([sys.executable, "-c", make], cwd=ROOT, env=variables(), check=True, capture_output=True)
         for number in numbers:
             file = write_records(folder, number)
-            for order in ("random", "group_by_modality_length"):
+            for order in ("random", "by length", "by length, once more"):
                 flag = ("--group_by_modality_length", "True") if order != "random" else ("--seed", "42")
                 code = TRAIN.format(folder=name, records=str(file), flag=flag[0], value=flag[1])
                 row = {"records": number, "bytes": file.stat().st_size, "order": order, **run(code)}

@@ -5,21 +5,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from llava_finetune.arguments import DataArguments
 from llava_finetune.errors import UserError
+from llava_finetune.machine import cache_folder
 from llava_finetune.manifest import write_json
 from llava_finetune.replay import split_spec
-
-
-def cache_folder() -> Path:
-    """Where check results are kept between runs: $LLAVA_FINETUNE_CACHE, else in the user's cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("LLAVA_FINETUNE_CACHE") or Path(home) / "llava-finetune") / "check"
 
 
 def check_data(data: DataArguments, output: Path, say: Callable[[str], None] = print) -> None:
@@ -44,7 +38,7 @@ def check_data(data: DataArguments, output: Path, say: Callable[[str], None] = p
         report = check_records(
             path,
             folder,
-            cache_dir=cache_folder(),
+            cache_dir=cache_folder("check"),
             test_path=held_out,
             test_image_folder=data.eval_image_folder if held_out else None,
         )

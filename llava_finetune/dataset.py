@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from data_prep.record import DataError, images_of, open_image, resolve_image
+from data_prep.record import DataError, Records, images_of, open_image, resolve_image
 from llava_finetune.errors import UserError
 from llava_finetune.feature_cache import FeatureCache
+from llava_finetune.kept_lengths import kept_lengths
 from llava_finetune.lost_pictures import PictureLost
 from llava_finetune.masking import IGNORE_INDEX, IMAGE_TOKEN, Encoded, encode, encode_independent
 from llava_finetune.splice import lay_out, unique_pictures
@@ -178,6 +179,11 @@ class RecordDataset(Dataset[dict[str, Any]]):
         """
         if self.real_lengths:
             return [self._num_tokens(record) for record in self.records]
+        if isinstance(self.records, Records):
+            return kept_lengths(self.records.path, len(self.records), "words", self._num_words)
+        return self._num_words()
+
+    def _num_words(self) -> list[int]:
         lengths = []
         for record in self.records:
             words = sum(len(turn["value"].split()) for turn in record["conversations"])

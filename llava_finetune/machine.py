@@ -79,3 +79,9 @@ def free_disk(folder: Path) -> int:
 def readable(size: float) -> str:
     """`size` bytes for a person: GB with one digit, MB below one GB."""
     return f"{size / GB:.1f} GB" if size >= GB else f"{size / 10**6:.0f} MB"
+
+
+def cache_folder(what: str) -> Path:
+    """Where `what` is kept between runs: below $LLAVA_FINETUNE_CACHE, else below the user's cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get("LLAVA_FINETUNE_CACHE") or Path(home) / "llava-finetune") / what
