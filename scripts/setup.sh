@@ -97,8 +97,7 @@ setup_explain_pip() {
   fi
 }
 
-# setup_pip WHAT ARGUMENTS...: pip with the pins, torch's on every call, and a line every 20 s while it works. Nothing is
-# compiled: Python does it at a module's first import, and most of these 20,000 modules never see one.
+# setup_pip WHAT ARGUMENTS...: pip with the pins, torch's on every call, and a line every 20 s while it works.
 setup_pip() {
   local what="$1" pip beat=0
   shift
@@ -152,13 +151,21 @@ setup_install() {
   setup_pip "the project and what it needs${extras:+ (extras: $extras)}" \
     --no-build-isolation -e "$SETUP_ROOT${extras:+[$extras]}" || return 1
   setup_link_llava || return 1
+  setup_say "compiling modules"
+  setup_compile "$(setup_site)"
   printf '%s\n%s\n' "$(setup_hash)" "${extras//,/ }" >"$SETUP_MARKER.new" && mv "$SETUP_MARKER.new" "$SETUP_MARKER"
 }
+
+setup_site() { "$SETUP_VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])'; }
+
+# pip would compile 20,000 modules on one core. Left to the first import, every process would do it again where
+# PYTHONDONTWRITEBYTECODE is set. Packages hold files for other versions of Python, which do not compile: no failure.
+setup_compile() { "$SETUP_VENV/bin/python" -m compileall -qq -j 0 "$@" || true; }
 
 # `import llava` is build/patched/llava from any folder, also when the tree is made again.
 setup_link_llava() {
   local site
-  site="$("$SETUP_VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')" || return 1
+  site="$(setup_site)" || return 1
   printf '%s\n' "$SETUP_ROOT/build/patched" >"$site/llava_finetune_patched.pth"
 }
 
@@ -170,6 +177,7 @@ setup_main() {
     setup_install && cd "$SETUP_ROOT" || exit 1
     setup_say "fetching and patching upstream"
     "$SETUP_VENV/bin/python" -m patches fetch && "$SETUP_VENV/bin/python" -m patches apply || exit 1
+    setup_compile llava_finetune data_prep patches build/patched
   ) 9>"$SETUP_ROOT/build/setup.lock" || return 1
   setup_say "ready"
   export VIRTUAL_ENV="$SETUP_VENV" TORCH_EXTENSIONS_DIR="${TORCH_EXTENSIONS_DIR:-$SETUP_VENV/torch_extensions}"
