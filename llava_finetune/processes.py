@@ -12,6 +12,7 @@ launchers end with their own, and a scheduler requeues on 75 alone.
 import contextlib
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -26,7 +27,7 @@ from typing import IO, Any
 
 import psutil
 
-from llava_finetune.errors import FAILURE_VARIABLE
+from llava_finetune.errors import FAILURE_VARIABLE, UserError
 from llava_finetune.forwarding import forwarded
 from llava_finetune.machine import available_ram, free_shm, readable
 
@@ -45,6 +46,8 @@ SIGNALS = {
     15: "ended by another process (SIGTERM): a queue's time limit, or a rank that failed before (its message is above)",
 }
 
+PORTS = (20_000, 32_768)
+"""Between services' usual ports and Linux's for outgoing connections."""
 TIME_TO_SAVE = 600.0
 """Seconds that ranks have to save after a signal; a scheduler's own limit is mostly shorter."""
 TIME_TO_FAIL = 30.0
@@ -104,10 +107,12 @@ def explain(number: int) -> str:
 
 
 def free_port() -> int:
-    """A port that nobody listens on, picked by the system: runs that start together get different ones."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, outside of those that the system gives to outgoing connections at any moment."""
+    for port in random.SystemRandom().sample(range(*PORTS), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
+    raise UserError(f"none of a hundred ports from {PORTS[0]} to {PORTS[1]} is free; name one: MASTER_PORT=...")
 
 
 def _first_failure(path: Path) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def test_training_begins_with_frequencies_in_fp32(family: Make) -> None:
     model = load(str(family("llava-1.5")), dtype="bf16", device="cpu").model
     exact = frequencies(model)[0].clone()
     model.to(torch.bfloat16)
-    Course(SimpleNamespace(model=model), StopSignal()).on_train_begin(None, None, None)
+    Course(SimpleNamespace(model=model), StopSignal()).on_train_begin(SimpleNamespace(world_size=1), None, None)
     assert all(torch.equal(value, exact) for value in frequencies(model))
 
 
