@@ -203,6 +203,7 @@ def settings(job: dict[str, Any]) -> dict[str, Any]:
     return {
         "output_dir": job["output"],
         "per_device_train_batch_size": job["batch"],
+        "gradient_accumulation_steps": 1,  # ms-swift's own default makes sixteen records a step
         "max_steps": job["steps"],
         "learning_rate": 2e-4,
         "lr_scheduler_type": "constant",

@@ -78,7 +78,7 @@ def start(flags: Sequence[str], folder: Path, ranks: int = 1, wound: Wound | Non
 
 
 def _be_rank(flags: Sequence[str], rank: int, ranks: int, port: int, wound: Wound | None) -> int:
-    if ranks > 1:
+    if ranks > 1 or "--deepspeed" in flags:
         os.environ.update(
             RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks),
             MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
