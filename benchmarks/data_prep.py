@@ -40,7 +40,7 @@ own, below = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resour
 memory = own.ru_maxrss
 if os.path.exists("/proc/self/status"):  # ru_maxrss begins with the parent's
     memory = int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
-print(json.dumps({{"seconds": seconds, "memory": memory * 1024,
+print(json.dumps({{"seconds": seconds, "memory": memory * 1024, "below": below.ru_maxrss * 1024,
                    "cpu": own.ru_utime + own.ru_stime + below.ru_utime + below.ru_stime}}))
 """
 
@@ -219,7 +219,7 @@ def rows(work: Path, options: argparse.Namespace) -> tuple[list[Row], dict[str, 
 def rows_table(runs: dict[str, list[dict[str, float]]], options: argparse.Namespace, few: float) -> list[Row]:
     """The lines of `rows`; `few` is the memory at an eighth of the rows."""
     seconds = {name: median(some, "seconds") for name, some in runs.items()}
-    peak = max(run["memory"] for run in runs["ours"])
+    peak = max(map(together, runs["ours"]))
     size = options.rows * options.picture_bytes / 1e6
     disk, cache, stream = (
         seconds["writes to disk"] / seconds["ours to disk"], seconds["writes"] / seconds["ours"],
@@ -265,7 +265,12 @@ def memory_of_rows(work: Path, options: argparse.Namespace, picture: bytes) -> f
     words = ["hf", str(parquet), "--output", str(folder / "r.jsonl"), "--check", "none"]
     run = measure(COMMAND, words=words)
     shutil.rmtree(folder)
-    return run["memory"]
+    return together(run)
+
+
+def together(run: dict[str, float]) -> float:
+    """The peak memory of a process and its children, one a core, as if all had theirs at one time."""
+    return run["memory"] + CORES * run["below"]
 
 
 def write_parquet(path: Path, picture: bytes, count: int) -> None:

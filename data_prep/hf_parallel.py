@@ -23,8 +23,8 @@ from data_prep.hf_rows import Group, rows_by_group
 from data_prep.output import Converted, Drop
 from data_prep.rows import Row
 
-MAX_PROCESSES = 8
-"""More read and write faster than disks do."""
+MAX_PROCESSES = 3
+"""Each takes 110 MB: with the first process less than 500 MB together. More would wait for the disk."""
 PIPE_BYTES = 1 << 20
 CHUNK = 100
 
