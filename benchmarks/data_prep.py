@@ -221,11 +221,10 @@ def rows_table(runs: dict[str, list[dict[str, float]]], options: argparse.Namesp
     seconds = {name: median(some, "seconds") for name, some in runs.items()}
     peak = max(map(together, runs["ours"]))
     size = options.rows * options.picture_bytes / 1e6
-    disk, cache, stream = (
-        seconds["writes to disk"] / seconds["ours to disk"], seconds["writes"] / seconds["ours"],
-        seconds["datasets"] / seconds["ours"],
+    disk, both, cache, stream = (
+        seconds["writes to disk"] / seconds["ours to disk"], seconds["rows to disk"] / seconds["ours to disk"],
+        seconds["writes"] / seconds["ours"], seconds["datasets"] / seconds["ours"],
     )  # fmt: skip
-    both = seconds["rows to disk"] / seconds["ours to disk"]
     what = f"`hf`: {options.rows:,} `messages` rows of {options.picture_bytes / 1000:.0f} kB"
     rate = f"{options.rows / seconds['ours to disk']:,.0f} rows/s, {size / seconds['ours to disk']:,.0f} MB/s"
     memory = f"{few / 1e6:.0f} MB and {peak / 1e6:.0f} MB"
@@ -269,8 +268,8 @@ def memory_of_rows(work: Path, options: argparse.Namespace, picture: bytes) -> f
 
 
 def together(run: dict[str, float]) -> float:
-    """The peak memory of a process and its children, one a core, as if all had theirs at one time."""
-    return run["memory"] + CORES * run["below"]
+    """The peak memory of `hf` and its processes (one a core, three at most), as if all had theirs at one time."""
+    return run["memory"] + min(CORES, 3) * run["below"]
 
 
 def write_parquet(path: Path, picture: bytes, count: int) -> None:

@@ -27,10 +27,18 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # before this folder, whose data_prep.py is not the package
 PEERS = ROOT / "build" / "peers"
-CONSTRAINTS = ["-c", str(ROOT / "constraints.txt"), "transformers", "peft", "accelerate", "pillow", "sentencepiece"]
 #: what pip is given beside torch; the last three allow only older releases of transformers, and bring their own
 PINS = {
-    "trl": ["trl==1.16.0", *CONSTRAINTS],
+    "trl": [
+        "trl==1.16.0",
+        "transformers",
+        "peft",
+        "accelerate",
+        "pillow",
+        "sentencepiece",
+        "-c",
+        str(ROOT / "constraints.txt"),
+    ],
     "llamafactory": ["llamafactory==0.9.5", "torchvision", "torchaudio"],
     "swift": ["ms-swift==4.6.0"],
     "unsloth": ["unsloth==2026.10.9"],

@@ -21,7 +21,7 @@ from typing import Any
 from data_prep.check.scan import num_cores
 from data_prep.errors import DataError, UsageError
 from data_prep.hf_layouts import Columns, Layout, answers_of, recognise, require_known, turns_of
-from data_prep.hf_parallel import converted, groups_with
+from data_prep.hf_parallel import groups_with, in_processes
 from data_prep.hf_pictures import THREADS, PictureStore, names_a_file, own_folder, picture_cells, with_pictures
 from data_prep.hf_rows import Opened, open_rows
 from data_prep.options import SHORT_ANSWER, add_output_options, converter_parser, write_and_check
@@ -93,7 +93,7 @@ def converted_items(
     groups = groups_with(opened.groups, wanted)
     make = functools.partial(convert, layout=layout, store=store, args=args)
     if num_cores() > 1 and len(groups) > 1 and sum(group.num_rows for group in groups) >= MANY_ROWS:
-        with converted(functools.partial(make, threads=0), groups, wanted, num_cores()) as items:
+        with in_processes(functools.partial(make, threads=0), groups, wanted, num_cores()) as items:
             yield items
     else:
         numbered = enumerate(itertools.chain([first], opened.rows))

@@ -1,6 +1,6 @@
 """Local parquet files converted by several processes, in order: each reads rows, writes pictures and makes records.
 
-    with converted(functools.partial(convert, layout=layout, store=store, args=args), groups, wanted) as items:
+    with in_processes(functools.partial(convert, layout=layout, store=store, args=args), groups, wanted) as items:
         for item in items: ...
 
 A group of rows goes to one process; the groups go round, and a process waits when its pipe is full: memory does not
@@ -40,7 +40,7 @@ class Failure(NamedTuple):
 
 
 @contextmanager
-def converted(
+def in_processes(
     convert: Convert, groups: Sequence[Group], wanted: Container[int], num_processes: int
 ) -> Iterator[Iterator[Item]]:
     """Start the processes; the value yields what `convert` makes of the wanted rows, in the order of the groups.

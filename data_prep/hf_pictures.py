@@ -110,8 +110,8 @@ class PictureStore:
 def _write(path: str, raw: bytes) -> None:
     """Write a picture that is not there yet.
 
-    No rename from another name, which costs as much as a fifth of the write: a name that is the hash of the bytes is
-    whole when it has their number, and a process that was killed leaves fewer.
+    No rename from another name: one that is the hash of the bytes is whole when it has their number, and a process
+    that was killed leaves fewer.
     """
     try:
         try:
@@ -120,15 +120,14 @@ def _write(path: str, raw: bytes) -> None:
             if os.stat(path).st_size == len(raw):  # noqa: PTH116
                 return
             file = os.open(path, os.O_WRONLY | os.O_TRUNC | BINARY)
+        left = memoryview(raw)
         try:
-            left = memoryview(raw)
             while left:  # a disk that fills takes a part of the bytes before it says so
                 left = left[os.write(file, left) :]
-        except BaseException:
-            os.unlink(path)  # noqa: PTH108
-            raise
         finally:
-            os.close(file)
+            os.close(file)  # first: Windows removes no open file
+            if left:
+                os.unlink(path)  # noqa: PTH108
     except OSError as error:
         raise DataError(path, write_problem(error)) from None
 

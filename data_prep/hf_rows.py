@@ -137,7 +137,9 @@ def _readable(file: Path) -> Iterator[None]:
 
     try:
         yield
-    except (pyarrow.ArrowException, OSError) as error:  # pages that cannot be parsed are an OSError
+    except (pyarrow.ArrowException, OSError) as error:  # pages that cannot be parsed are an OSError without a number
+        if isinstance(error, OSError) and error.errno:
+            raise DataError(file, f"cannot be read ({error.strerror}); the same command goes on from here") from None
         problem = f"a damaged {file.suffix[1:]} file ({str(error).splitlines()[0]:.100})"
         raise DataError(file, f"{problem}; fetch it again") from None
 

@@ -180,7 +180,7 @@ class RecordDataset(Dataset[dict[str, Any]]):
         if self.real_lengths:
             return [self._num_tokens(record) for record in self.records]
         if isinstance(self.records, Records):
-            return kept_lengths(self.records.path, len(self.records), "words", self._num_words)
+            return kept_lengths(self.records.path, len(self.records), self._num_words)
         return self._num_words()
 
     def _num_words(self) -> list[int]:

@@ -1,6 +1,6 @@
 """Lengths of records, to group them by, kept under the hash of their file: a million are read through once.
 
-lengths = kept_lengths(Path("train.jsonl"), "words", lambda: [...])
+lengths = kept_lengths(Path("train.jsonl"), 1_000_000, count_words)
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ MANY = 50_000
 """Fewer are counted in half a second."""
 
 
-def kept_lengths(path: Path, number: int, what: str, measure: Callable[[], list[int]]) -> list[int]:
+def kept_lengths(path: Path, number: int, measure: Callable[[], list[int]]) -> list[int]:
     """What `measure` returns for the `number` records of a file, from an earlier run where it was kept."""
     if number < MANY:
         return measure()
-    file = cache_folder("lengths") / f"{file_sha256(path)}-{what}.npy"
+    file = cache_folder("lengths") / f"{file_sha256(path)}.npy"
     with contextlib.suppress(OSError, ValueError, EOFError):
         kept: list[int] = np.load(file).tolist()
         if len(kept) == number:

@@ -1,7 +1,7 @@
 """The last whole step, saved by ranks that wait for one another: one ran out of memory, their collective never ends.
 
 They cannot save together any more. But until the failed rank joins in, no optimizer can take another step, so that
-every rank still holds the last step's values: a thread of each writes its own part, and rank 0 seals the checkpoint.
+every rank still holds the last step's values: a thread of each writes its own part, and the last one seals them.
 
     last_step = LastStep(trainer)     # on every rank, before the first step
     last_step.begin(global_step)      # at the start of every step
@@ -85,15 +85,10 @@ class LastStep:
         folder = self.output / STAGING / f"checkpoint-{step}"
         try:
             self._write(step, folder)
-            written = self.store.add("written", 1)
-            if self.trainer.args.process_index == 0:
-                while written < self.trainer.args.world_size and not self.store.check(["end"]):
-                    time.sleep(0.05)
-                    written = self.store.add("written", 0)
-                if not self.store.check(["end"]):
-                    if folder.exists():
-                        self.trainer.seal_checkpoint(folder)
-                    self.store.set("end", "")
+            if self.store.add("written", 1) == self.trainer.args.world_size:
+                if folder.exists():
+                    self.trainer.seal_checkpoint(folder)
+                self.store.set("end", "")
         except Exception as error:  # whatever torch, DeepSpeed or the disk says: the others must not wait for ever
             self.store.set("end", f"rank {self.trainer.args.process_index}: {type(error).__name__}: {error}")
         deadline = time.monotonic() + SAVE_SECONDS

@@ -136,7 +136,7 @@ class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignor
         self.group.wait()
 
     def seal_checkpoint(self, folder: Path) -> None:
-        """Give a checkpoint that all ranks have written its seal and its name; rank 0 calls."""
+        """Give a checkpoint that all ranks have written its seal and its name; one rank calls."""
         ended = self.has_ended or self.state.global_step >= self.state.max_steps
         facts = {"step": self.state.global_step, "ended": ended, "settings": self.settings}
         checkpoints.seal(folder, facts)
