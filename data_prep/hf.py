@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data_prep.check.scan import num_cores
 from data_prep.errors import DataError, UsageError
 from data_prep.hf_layouts import Columns, Layout, answers_of, recognise, require_known, turns_of
-from data_prep.hf_parallel import groups_with, in_processes
+from data_prep.hf_parallel import groups_with, in_processes, most_processes
+from data_prep.hf_parquet import most_read
 from data_prep.hf_pictures import THREADS, PictureStore, names_a_file, own_folder, picture_cells, with_pictures
 from data_prep.hf_rows import Opened, open_rows
 from data_prep.options import SHORT_ANSWER, add_output_options, converter_parser, write_and_check
@@ -88,12 +88,14 @@ def wanted_rows(total: int | None, args: argparse.Namespace) -> Container[int]:
 def converted_items(
     first: Row, opened: Opened, layout: Layout, store: PictureStore, args: argparse.Namespace
 ) -> Iterator[Iterator[Converted | Drop]]:
-    """What the rows become, in their order: by a process a core where many rows lie here, else in this one."""
+    """What the rows become, in their order: by several processes where many rows lie here, else in this one."""
     wanted = wanted_rows(opened.total, args)
     groups = groups_with(opened.groups, wanted)
     make = functools.partial(convert, layout=layout, store=store, args=args)
-    if num_cores() > 1 and len(groups) > 1 and sum(group.num_rows for group in groups) >= MANY_ROWS:
-        with in_processes(functools.partial(make, threads=0), groups, wanted, num_cores()) as items:
+    num_processes = min(most_processes(most_read()), len(groups)) if groups else 1
+    if num_processes > 1 and sum(group.num_rows for group in groups) >= MANY_ROWS:
+        opened.rows.close()  # its file, and the page that it has read
+        with in_processes(functools.partial(make, threads=0), groups, wanted, num_processes) as items:
             yield items
     else:
         numbered = enumerate(itertools.chain([first], opened.rows))

@@ -3,51 +3,38 @@
     opened = open_rows("HuggingFaceH4/llava-instruct-mix-vsft", split="train")
     next(opened.rows)      # {"messages": [...], "images": [{"bytes": b"...", "path": None}]}
 
-Pictures stay the bytes they are. Local parquet and arrow files are read 32 rows at a time, whatever their row groups:
-memory does not grow with the data; everything else streams through `datasets`.
+Pictures stay the bytes they are. Local parquet and arrow files are read 32 rows at a time, whatever their row groups
+(parquet: see hf_parquet.py): memory does not grow with the data; everything else streams through `datasets`.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.errors import DataError
 from data_prep.folder import ENDINGS
+from data_prep.hf_parquet import BATCH, Group, groups_of, readable, rows_by_group
 from data_prep.rows import Row
 
-BATCH = 32
 SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
 
 
-class Group(NamedTuple):
-    """Rows of a parquet file that are read by themselves: the number of the first in the data set, and how many."""
-
-    file: Path
-    number: int
-    first: int
-    num_rows: int
-
-
 class Opened(NamedTuple):
-    """A data set: local files that hold the rows, the rows, how many there are, the hub's commit (None: unknown)."""
+    """A data set: local files that hold the rows, the rows, how many there are, the hub's commit (None: unknown).
+
+    `groups`: where the files are parquet, their groups of rows.
+    """
 
     files: list[Path]
-    rows: Iterator[Row]
+    rows: Generator[Row]
     total: int | None
     commit: str | None = None
-
-    @property
-    def groups(self) -> list[Group]:
-        """Its groups of rows; none where it is not all parquet files here."""
-        if self.total is None or any(file.suffix != ".parquet" for file in self.files):
-            return []
-        return list(_groups(self.files))
+    groups: Sequence[Group] = ()
 
 
 def open_rows(source: str, split: str | None, config: str | None = None, revision: str | None = None) -> Opened:
@@ -62,7 +49,7 @@ def open_rows(source: str, split: str | None, config: str | None = None, revisio
     files = _files(path)
     if files:
         chosen = files if path.is_file() else _of_split(path, files, split)
-        return Opened(chosen, itertools.chain.from_iterable(map(_rows_of, chosen)), sum(map(_count, chosen)))
+        return _parquet(chosen) if chosen[0].suffix == ".parquet" else _arrow(chosen)
     if path.is_dir():
         return _streamed(source, _tables_below(path), split or "train", config, None)
     if path.is_file():
@@ -108,69 +95,28 @@ def _split_in(name: str) -> str | None:
     return next((split for split in SPLITS if split in words), None)
 
 
-def _rows_of(file: Path) -> Iterator[Row]:
-    with _readable(file):
-        if file.suffix == ".parquet":
-            with _parquet(file) as parquet:
-                yield from _parquet_rows(parquet)
-        else:
-            yield from _arrow_rows(file)
-
-
-def rows_by_group(groups: Iterable[Group]) -> Iterator[Iterator[Row]]:
-    """Yield the rows of each group; those of one file follow each other."""
-    for file, some in itertools.groupby(groups, lambda group: group.file):
-        with _readable(file), _parquet(file) as parquet:
-            for group in some:
-                yield _group_rows(parquet, group)
-
-
-def _group_rows(parquet: Any, group: Group) -> Iterator[Row]:
-    with _readable(group.file):
-        yield from _parquet_rows(parquet, [group.number])
-
-
-@contextmanager
-def _readable(file: Path) -> Iterator[None]:
-    """Say which file is damaged."""
-    import pyarrow
-
-    try:
-        yield
-    except (pyarrow.ArrowException, OSError) as error:  # pages that cannot be parsed are an OSError without a number
-        if isinstance(error, OSError) and error.errno:
-            raise DataError(file, f"cannot be read ({error.strerror}); the same command goes on from here") from None
-        problem = f"a damaged {file.suffix[1:]} file ({str(error).splitlines()[0]:.100})"
-        raise DataError(file, f"{problem}; fetch it again") from None
-
-
-def _parquet_rows(parquet: Any, groups: list[int] | None = None) -> Iterator[Row]:
-    for batch in parquet.iter_batches(batch_size=BATCH, row_groups=groups, use_threads=False):
-        yield from batch.to_pylist()
-
-
-def _parquet(file: Path) -> Any:
-    import pyarrow.parquet
-
-    return pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
-
-
-def _groups(files: Sequence[Path]) -> Iterator[Group]:
-    import pyarrow.parquet
-
-    first = 0
+def _parquet(files: list[Path]) -> Opened:
+    groups: list[Group] = []
+    total = 0
     for file in files:
-        metadata = pyarrow.parquet.read_metadata(file)
-        for number in range(metadata.num_row_groups):
-            num_rows = metadata.row_group(number).num_rows
-            yield Group(file, number, first, num_rows)
-            first += num_rows
+        groups += groups_of(file, total)
+        total = groups[-1].first + groups[-1].num_rows if groups else 0
+    return Opened(files, _joined(rows_by_group(groups)), total, groups=groups)
+
+
+def _arrow(files: list[Path]) -> Opened:
+    return Opened(files, _joined(map(_arrow_rows, files)), sum(map(_count, files)))
+
+
+def _joined(parts: Iterable[Iterator[Row]]) -> Generator[Row]:
+    for rows in parts:
+        yield from rows
 
 
 def _arrow_rows(file: Path) -> Iterator[Row]:
     import pyarrow
 
-    with pyarrow.OSFile(str(file), "rb") as stream:
+    with readable(file), pyarrow.OSFile(str(file), "rb") as stream:
         try:
             reader = pyarrow.ipc.open_stream(stream)
             batches: Iterator[Any] = iter(reader)
@@ -185,21 +131,8 @@ def _arrow_rows(file: Path) -> Iterator[Row]:
 
 def _count(file: Path) -> int:
     import pyarrow
-    import pyarrow.parquet
 
-    try:
-        if file.suffix == ".parquet":
-            return int(pyarrow.parquet.read_metadata(file).num_rows)
-        return sum(1 for _ in _arrow_rows(file)) if file.stat().st_size < 1 << 20 else _count_batches(file)
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowException) as error:
-        problem = f"not a {file.suffix[1:]} file, or cut off ({str(error).splitlines()[0]:.100})"
-        raise DataError(file, f"{problem}; fetch it again") from None
-
-
-def _count_batches(file: Path) -> int:
-    import pyarrow
-
-    with pyarrow.memory_map(str(file)) as stream:
+    with readable(file), pyarrow.memory_map(str(file)) as stream:
         try:
             return sum(batch.num_rows for batch in pyarrow.ipc.open_stream(stream))
         except pyarrow.ArrowInvalid:
@@ -230,7 +163,7 @@ def _streamed(source: str, files: list[Path], split: str, config: str | None, co
     return Opened(files, _read(source, data.decode(False)), known.num_examples if known else None, commit)
 
 
-def _read(source: str, rows: Any) -> Iterator[Row]:
+def _read(source: str, rows: Any) -> Generator[Row]:
     with _told(source):
         yield from rows
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from data_prep.errors import DataError, PictureFault, printable
 from data_prep.files import hashing, sha256_of, write_json
+from data_prep.ids import unique_ids
 from data_prep.record import Record, write_records
 
 NUM_EXAMPLES = 5
@@ -148,18 +149,6 @@ def _checked(records: Iterable[Record], path: Path, counts: Counts) -> Iterator[
         problem = f"no record came out, so nothing was written: {counts}"
         raise DataError(path, f"{problem}; first: {first}" if first else problem)
     meta_path(path).unlink(missing_ok=True)  # the meta file is the mark of a finished output
-
-
-def unique_ids(records: Iterable[Record]) -> Iterator[Record]:
-    """Yield the records with ids made unique: the second "a" becomes "a-2"; ids already unique stay."""
-    seen: Counter[str] = Counter()
-    for record in records:
-        base = name = str(record["id"])
-        while name in seen:
-            seen[base] += 1
-            name = f"{base}-{seen[base]}"
-        seen[name] += 1
-        yield {**record, "id": name} if name != record["id"] else record
 
 
 def write_meta(path: Path, origin: Origin, counts: Counts, hashes: Sequence[str]) -> None:

@@ -18,7 +18,8 @@ from data_prep.check.report import Report, report_text
 from data_prep.check.run import check_records
 from data_prep.errors import DataError, UsageError, printable
 from data_prep.files import sha256_of, write_json
-from data_prep.output import meta_path, source_entry, unique_ids
+from data_prep.ids import unique_ids
+from data_prep.output import meta_path, source_entry
 from data_prep.record import Record, Records, read_records, write_records
 
 DROPPING = (

@@ -101,7 +101,7 @@ def grouped(name: str, jpegs: list[bytes], rows: int = 40) -> str:
 def processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes convert, however few rows there are."""
     monkeypatch.setattr(hf, "MANY_ROWS", 10)
-    monkeypatch.setattr(hf, "num_cores", lambda: 2)
+    monkeypatch.setattr(hf, "most_processes", lambda page: 2)
 
 
 @pytest.mark.usefixtures("processes")
@@ -117,7 +117,7 @@ def test_several_processes_make_what_one_makes(
     counts = json.loads(Path("two.meta.json").read_text())["counts"]
     pictures = {path: path.read_bytes() for path in Path("images").rglob("*.jpg")}
     shutil.rmtree("images")
-    monkeypatch.setattr(hf, "num_cores", lambda: 1)
+    monkeypatch.setattr(hf, "most_processes", lambda page: 1)
     assert convert("many", *more, output="one.json") == together
     assert Path("one.json").read_bytes() == Path("two.json").read_bytes()
     assert json.loads(Path("one.meta.json").read_text())["counts"] == counts

@@ -2,10 +2,7 @@
 
 import io
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ from PIL import Image
 from data_prep.errors import PictureFault
 from data_prep.output import Converted, Drop, Origin, Reason, write_output
 from data_prep.record import DataError, PictureError, open_image, read_records, resolve_image, write_records
+from tests.data_prep.conftest import needs_proc, printed_and_peak
 
 TEXT = st.text(min_size=1, max_size=20)
 
@@ -116,33 +114,28 @@ def test_a_full_disk_says_that_nothing_was_written(tmp_path: Path, monkeypatch: 
 
 
 OPENING = """
-import json, random, sys
+import random, sys
 import data_prep.record
-def memory():
-    return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))) * 1024
 records = data_prep.record.read_records(sys.argv[1])
 draw = random.Random(0)
 for number in [0, len(records) - 1, *(draw.randrange(len(records)) for _ in range(2000))]:
     assert records[number]["id"] == f"record-{number:07d}", number
     assert records.line(number) == number + 1
-print(json.dumps([len(records), memory()]))
+print(len(records))
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
-def test_a_million_records_open_in_300_mb_and_are_read_at_random(tmp_path: Path, root: Path) -> None:
+@needs_proc
+def test_a_million_records_open_in_300_mb_and_are_read_at_random(tmp_path: Path) -> None:
     path = tmp_path / "many.jsonl"
     turns = '"conversations": [{"from": "human", "value": "<image>\\nWhat?"}, {"from": "gpt", "value": "a dog"}]}'
     with path.open("w") as stream:
         for start in range(0, 1_000_000, 1000):
             numbers = range(start, start + 1000)
             stream.writelines(f'{{"id": "record-{n:07d}", "image": "a.jpg", {turns}\n' for n in numbers)
-    command = [sys.executable, "-c", OPENING, str(path)]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    count, memory = json.loads(done.stdout)
+    count, memory = printed_and_peak(OPENING, path)
     path.unlink()
-    assert count == 1_000_000
+    assert count == "1000000"
     assert memory < 300e6, f"{memory / 1e6:.0f} MB"
 
 
