@@ -30,6 +30,7 @@ RUNTIME = [
     "pillow",
     "pillow-heif",
     "datasets",
+    "xxhash",
     "gguf",
     "matplotlib",
     "openpyxl",

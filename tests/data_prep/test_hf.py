@@ -81,6 +81,23 @@ def test_a_picture_that_a_killed_run_left_half_written_is_written_anew(jpegs: li
     assert [(Path("images") / record["image"]).read_bytes() for record in records] == jpegs
 
 
+def test_a_picture_with_the_hash_of_another_gets_a_name_of_its_own(
+    jpegs: list[bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write("c.parquet", [{"image": cell(raw), "caption": "a thing"} for raw in jpegs])
+    other, longer, zeros = (Path("images") / record["image"] for record in convert(source)[:3])
+    other.write_bytes(other.read_bytes()[:-1] + b"x")
+    longer.write_bytes(longer.read_bytes() + b"x")
+    zeros.write_bytes(bytes(zeros.stat().st_size))
+    kept = [path.read_bytes() for path in (other, longer, zeros)]
+    records = convert(source)
+    assert [(Path("images") / record["image"]).read_bytes() for record in records] == jpegs
+    assert [path.read_bytes() for path in (other, longer, zeros)] == kept
+    (Path("images") / records[0]["image"]).write_bytes(b"damaged, too")
+    assert main(["hf", source, "--output", "r.json"]) == 1
+    assert f"{records[0]['image']}: other bytes stand under this picture's name" in capsys.readouterr().err
+
+
 def grouped(name: str, jpegs: list[bytes], rows: int = 40) -> str:
     """Rows in groups of three; every seventh without an answer, every eleventh with bytes that are no picture."""
     table = pyarrow.Table.from_pylist(
