@@ -18,7 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import xxhash
+
 from data_prep.errors import DataError
+
+LARGE = 100_000_000
+"""Bytes of a source beyond which SHA-256, at a gigabyte a second, would slow down what goes on beside it."""
 
 
 @contextmanager
@@ -67,24 +72,39 @@ def copy_file(source: Path, target: Path) -> None:
         shutil.copyfileobj(incoming, outgoing, 1 << 20)
 
 
-def sha256_of(path: Path, stopped: threading.Event | None = None) -> str:
-    """Return the SHA-256 of a file's bytes, as hex (of its beginning, when `stopped` is set meanwhile)."""
-    with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        while (block := stream.read(1 << 20)) and not (stopped and stopped.is_set()):
-            digest.update(block)
-    return digest.hexdigest()
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, as hex."""
+    return _hex(path, hashlib.sha256(), None)
+
+
+def _hex(path: Path, digest: Any, stopped: threading.Event | None) -> str:
+    block = memoryview(bytearray(1 << 18))
+    with path.open("rb", buffering=0) as stream:
+        while (size := stream.readinto(block)) and not (stopped and stopped.is_set()):
+            digest.update(block[:size])
+    return str(digest.hexdigest())
+
+
+def source_entry(path: Path, stopped: threading.Event | None = None) -> dict[str, Any]:
+    """Return a source file as a meta file holds it: its path, its bytes, and its SHA-256 or, where large, XXH3-128.
+
+    When `stopped` is set meanwhile, the hash is of the file's beginning.
+    """
+    size = path.stat().st_size
+    large = size > LARGE
+    digest = _hex(path, xxhash.xxh3_128() if large else hashlib.sha256(), stopped)
+    return {"path": str(path), "bytes": size, "xxh3_128" if large else "sha256": digest}
 
 
 @contextmanager
-def hashing(paths: Sequence[Path]) -> Iterator[Callable[[], list[str]]]:
-    """Hash files in a thread while the block does something else with them; the value returns their SHA-256.
+def hashing(paths: Sequence[Path]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """Hash source files in a thread while the block does something else with them; the value returns their entries.
 
     Leaving the block ends the thread: Ctrl-C does not wait for gigabytes.
     """
     stopped = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        found = [pool.submit(sha256_of, path, stopped) for path in paths]
+        found = [pool.submit(source_entry, path, stopped) for path in paths]
         try:
             yield lambda: [one.result() for one in found]
         finally:

@@ -129,9 +129,9 @@ def write_output(path: Path, items: Iterable[Converted | Drop], origin: Origin) 
     if path.suffix.lower() not in {".json", ".jsonl", ".ndjson"}:
         raise DataError(path, "records are written as .json or .jsonl; change the ending of --output")
     counts = Counts()
-    with hashing(origin.sources) as hashes:
+    with hashing(origin.sources) as sources:
         write_records(path, _checked(unique_ids(_counted(items, counts)), path, counts))
-        write_meta(path, origin, counts, hashes())
+        write_meta(path, origin, counts, sources())
     return counts
 
 
@@ -151,8 +151,8 @@ def _checked(records: Iterable[Record], path: Path, counts: Counts) -> Iterator[
     meta_path(path).unlink(missing_ok=True)  # the meta file is the mark of a finished output
 
 
-def write_meta(path: Path, origin: Origin, counts: Counts, hashes: Sequence[str]) -> None:
-    """Write the `.meta.json` of the records at `path`: `hashes` of the sources, command, choices, counts."""
+def write_meta(path: Path, origin: Origin, counts: Counts, sources: Sequence[dict[str, Any]]) -> None:
+    """Write the `.meta.json` of the records at `path`: `sources` of `source_entry`, the command, choices, counts."""
     write_json(
         meta_path(path),
         {
@@ -162,7 +162,7 @@ def write_meta(path: Path, origin: Origin, counts: Counts, hashes: Sequence[str]
             "image_folder": str(origin.image_folder.resolve()) if origin.image_folder else None,
             "command": command_line(),
             "choices": origin.choices,
-            "sources": [source_entry(source, digest) for source, digest in zip(origin.sources, hashes, strict=True)],
+            "sources": sources,
             "counts": counts.as_json(),
         },
     )
@@ -171,8 +171,3 @@ def write_meta(path: Path, origin: Origin, counts: Counts, hashes: Sequence[str]
 def command_line() -> list[str]:
     """Return the words of the command that runs."""
     return ["python", "-m", "data_prep", *sys.argv[1:]]
-
-
-def source_entry(source: Path, digest: str) -> dict[str, Any]:
-    """Return name, size and SHA-256 of a source file, as a meta file holds them."""
-    return {"path": str(source), "bytes": source.stat().st_size, "sha256": digest}

@@ -17,9 +17,9 @@ from data_prep.check.mend import mend
 from data_prep.check.report import Report, report_text
 from data_prep.check.run import check_records
 from data_prep.errors import DataError, UsageError, printable
-from data_prep.files import sha256_of, write_json
+from data_prep.files import sha256_of, source_entry, write_json
 from data_prep.ids import unique_ids
-from data_prep.output import meta_path, source_entry
+from data_prep.output import meta_path
 from data_prep.record import Record, Records, read_records, write_records
 
 DROPPING = (
@@ -89,7 +89,7 @@ def fix(path: Path, image_folder: Path | None, report: Report, output: Path, qui
             "records": output.name,
             "sha256": sha256_of(output),
             "image_folder": str(image_folder.resolve()) if image_folder else None,
-            "sources": [source_entry(path, sha256_of(path))],
+            "sources": [source_entry(path)],
             "counts": {
                 "in": len(work.records),
                 "records": count,

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xxhash
 from PIL import Image
 
+from data_prep import files
 from data_prep.__main__ import main
 from data_prep.record import open_image, read_records, resolve_image
 from tests.data_prep.conftest import draw, record
@@ -390,6 +392,14 @@ def test_a_mixture_takes_each_file_by_its_weight_and_is_the_same_again(sources: 
     ids = [item["id"] for item in read_records("one.jsonl")]
     assert len(set(ids)) == 35
     assert {item["image"].split("/")[0] for item in read_records("one.jsonl")} == {"a", "b"}
+
+
+def test_a_large_source_is_named_by_a_faster_hash(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = Path("table.csv").read_bytes()
+    monkeypatch.setattr(files, "LARGE", len(raw) - 1)
+    assert main(["table", "table.csv", "--image-folder", "photos", "--output", "r.json", "--check", "none"]) == 0
+    source = json.loads(Path("r.meta.json").read_text())["sources"][0]
+    assert source == {"path": "table.csv", "bytes": len(raw), "xxh3_128": xxhash.xxh3_128_hexdigest(raw)}
 
 
 def test_the_meta_file_names_hashes_command_and_counts(sources: Path) -> None:
