@@ -24,7 +24,8 @@ from typing import Any, overload
 
 from data_prep.errors import DataError, PictureError, PictureFault
 from data_prep.files import atomic_file
-from data_prep.json_text import broken_json, decode_utf8, kind_of
+from data_prep.json_list import elements
+from data_prep.json_text import decode_utf8, kind_of
 from data_prep.picture import MAX_PIXELS, open_image, resolve_image
 
 __all__ = [
@@ -104,9 +105,9 @@ class Records(Sequence[Record]):
 def read_records(path: str | os.PathLike[str]) -> Records:
     """Open a .json list or a .jsonl file of records.
 
-    A .jsonl file is read once, line by line, in under 40 MB plus 24 bytes a record; a .json list needs up to five
-    times its size while it is opened, then as little. Raises DataError for a missing file, for broken JSON in a list
-    (line and column), for text that is not UTF-8, and for JSON that is not a list of records.
+    The file is read once (a list is parsed, piece by piece) in under 40 MB plus 24 bytes a record. Raises DataError for
+    a missing file, for broken JSON in a list (line and column), for text that is not UTF-8, and for JSON that is not a
+    list of records.
     """
     file = Path(path)
     if not file.is_file():
@@ -140,62 +141,12 @@ def _index_lines(file: Path) -> Records:
 
 
 def _index_list(file: Path) -> Records:
-    raw = file.read_bytes()
-    mark = 3 if raw.startswith(b"\xef\xbb\xbf") else 0
-    text = decode_utf8(raw[mark:], file)
-    plain = len(text) + mark == len(raw)
-    del raw
     starts, lengths, lines = array("Q"), array("Q"), array("Q")
-    place, line, last = mark, 1, 0
-    for start, end in _elements(text, file):
-        line += text.count("\n", last, start)
-        place += start - last if plain else len(text[last:start].encode())
-        size = end - start if plain else len(text[start:end].encode())
-        starts.append(place)
+    for start, size, line in elements(file):
+        starts.append(start)
         lengths.append(size)
         lines.append(line)
-        line += text.count("\n", start, end)
-        place, last = place + size, end
     return Records(file, starts, lengths, lines)
-
-
-def _elements(text: str, file: Path) -> Iterable[tuple[int, int]]:
-    """Yield (start, end) of each element of the JSON list in `text`; raise DataError where it is not one."""
-    place = _skip(text, 0)
-    if text[place : place + 1] != "[":
-        raise DataError(file, _not_a_list(text))
-    place = _skip(text, place + 1)
-    decoder = json.JSONDecoder()
-    try:
-        while text[place : place + 1] != "]":
-            start = place
-            _, end = decoder.raw_decode(text, start)
-            yield start, end
-            place = _skip(text, end)
-            if text[place : place + 1] == ",":
-                place = _skip(text, place + 1)
-                if text[place : place + 1] == "]":
-                    raise json.JSONDecodeError("a comma before the closing ]", text, place)
-            elif text[place : place + 1] != "]":
-                raise json.JSONDecodeError("expected a comma or ]", text, place)
-        if (rest := _skip(text, place + 1)) != len(text):
-            raise json.JSONDecodeError("text after the closing ]", text, rest)
-    except json.JSONDecodeError as error:
-        raise DataError(file, broken_json(error)) from None
-
-
-def _skip(text: str, place: int) -> int:
-    match = json.decoder.WHITESPACE.match(text, place)  # type: ignore[attr-defined]
-    return int(match.end())
-
-
-def _not_a_list(text: str) -> str:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        return broken_json(error)
-    keys = f" with the keys {', '.join(list(value)[:5])}" if isinstance(value, dict) else ""
-    return f"expected a list of records, found {kind_of(value)}{keys}; put the records into one list [...]"
 
 
 def _object_from(raw: bytes, file: Path, index: int, line: int) -> Record:
