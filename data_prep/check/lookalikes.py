@@ -7,11 +7,15 @@ seen.find(facts_of_b)        # "a.jpg" when b looks like it, else None
 
 from __future__ import annotations
 
+from array import array
+
 from data_prep.check.inspect import Facts
 
 MAX_DISTANCE = 3
 MAX_DIFFERENCE = 2.5
 MAX_BUCKET = 8
+NUM_BANDS, BANDS = 4, 1 << 16
+"""Bands of a pattern, and the values of each."""
 
 
 class Lookalikes:
@@ -19,33 +23,38 @@ class Lookalikes:
 
     Two pictures look the same when at most 3 of the 64 bits of their patterns differ and their thumbnails differ by at
     most 2.5 of 255 on average. Patterns that close agree in one of four 16-bit bands, so only those are compared, at
-    most 8 a band: memory and time grow with the number of pictures, not with its square.
+    most 8 a band: time grows with the number of pictures, not with its square; memory is 8 MB and 16 bytes a picture.
     """
 
     def __init__(self) -> None:
         """Begin with nothing seen."""
-        self._bands: dict[tuple[int, int], list[str]] = {}
-        self._facts: dict[str, Facts] = {}
+        self._names: list[str] = []
+        self._facts: list[Facts] = []
+        self._buckets = array("I", bytes(4 * NUM_BANDS * BANDS * MAX_BUCKET))  # numbers of pictures, from 1
 
     def find(self, facts: Facts) -> str | None:
         """Return the name of a picture seen that looks like `facts`, or None."""
-        for band in _bands(facts.pattern):
-            for name in self._bands.get(band, ()):
-                if _look_alike(self._facts[name], facts):
-                    return name
+        for start in _buckets(facts.pattern):
+            for number in self._buckets[start : start + MAX_BUCKET]:
+                if not number:
+                    break
+                if _look_alike(self._facts[number - 1], facts):
+                    return self._names[number - 1]
         return None
 
     def add(self, name: str, facts: Facts) -> None:
         """Remember a picture."""
-        for band in _bands(facts.pattern):
-            bucket = self._bands.setdefault(band, [])
-            if len(bucket) < MAX_BUCKET:
-                bucket.append(name)
-                self._facts[name] = facts
+        self._names.append(name)
+        self._facts.append(facts)
+        for start in _buckets(facts.pattern):
+            for place in range(start, start + MAX_BUCKET):
+                if not self._buckets[place]:
+                    self._buckets[place] = len(self._names)
+                    break
 
 
-def _bands(pattern: int) -> list[tuple[int, int]]:
-    return [(place, pattern >> (16 * place) & 0xFFFF) for place in range(4)]
+def _buckets(pattern: int) -> list[int]:
+    return [(band * BANDS + (pattern >> (16 * band) & 0xFFFF)) * MAX_BUCKET for band in range(NUM_BANDS)]
 
 
 def _look_alike(one: Facts, other: Facts) -> bool:
