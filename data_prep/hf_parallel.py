@@ -13,6 +13,7 @@ import itertools
 import multiprocessing
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
@@ -36,7 +37,7 @@ Convert = Callable[[Iterable[tuple[int, Row]]], Iterator[Item]]
 class Failure(NamedTuple):
     """A DataError of another process."""
 
-    where: str
+    where: object
     problem: str
 
 
@@ -117,6 +118,9 @@ def _serve(pipe: Connection, convert: Convert, groups: Sequence[Group], wanted: 
         pipe.send(Failure(error.where, error.problem))
     except BrokenPipeError:
         sys.exit(1)  # the first process is gone
+    except Exception as error:
+        traceback.print_exc()  # a mistake of ours: who reports it needs the place
+        pipe.send(Failure(groups[0].file, f"a process that reads it failed with {error!r}, our mistake; report it"))
 
 
 def groups_with(groups: Sequence[Group], wanted: Container[int]) -> list[Group]:

@@ -166,6 +166,24 @@ def test_a_process_that_is_killed_ends_the_conversion_with_a_message(
     assert not Path("r.json").exists()
 
 
+@pytest.mark.usefixtures("processes")
+def test_a_mistake_in_a_process_is_told_as_one(
+    jpegs: list[bytes], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hf, "convert", mistaken)
+    assert main(["hf", grouped("m.parquet", jpegs), "--output", "r.json"]) == 1
+    assert "m.parquet: a process that reads it failed with KeyError('text'), our mistake" in capsys.readouterr().err
+    assert not Path("r.json").exists()
+
+
+def mistaken(rows: Any, **more: Any) -> Any:
+    """In place of `convert`: a mistake at row 9."""
+    for number, _ in rows:
+        if number == 9:
+            raise KeyError("text")
+        yield Drop(Reason.NO_ANSWER, "here")
+
+
 def killed(rows: Any, **more: Any) -> Any:
     """In place of `convert`: the process is killed at row 9."""
     for number, _ in rows:
