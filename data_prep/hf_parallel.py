@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 from data_prep.check.scan import num_cores
 from data_prep.errors import DataError
-from data_prep.hf_parquet import Group, rows_by_group
+from data_prep.hf_footer import Group
+from data_prep.hf_parquet import rows_by_group
 from data_prep.output import Converted, Drop
 from data_prep.rows import Row
 

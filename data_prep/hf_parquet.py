@@ -1,169 +1,33 @@
-"""Parquet files read by row groups, in memory that does not grow with their number.
+"""Parquet files, here or on the hub, read by row groups, in memory that does not grow with their number.
 
     groups = groups_of(Path("train.parquet"))
     for rows in rows_by_group(groups):
         next(rows)      # {"messages": [...], "images": [{"bytes": b"...", "path": None}]}
 
-pyarrow keeps the whole footer of a file, some 9 kB for a row group of a few columns: 28 MB at 272,000 rows in groups of
-100, in each process. Here the footer's bytes are walked (Thrift's compact protocol, FileMetaData of parquet-format's
-parquet.thrift), and pyarrow gets a footer that names a few groups. The package `thrift` cannot walk it: its `skip`
-reads the statistics of a picture as text.
+Files of the hub are read the same way: `datasets` holds a whole file of them at a time (500 MB, and what it decodes).
 """
 
 from __future__ import annotations
 
-import itertools
+import io
+import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from data_prep.errors import DataError
+from data_prep.hf_footer import NUM_GROUPS, Group, Place, footer_of, groups_of, open_address, open_place, read_part
 from data_prep.rows import Row
 
 BATCH = 32
-MAGIC = b"PAR1"
-NUM_GROUPS = 14
-"""In one footer: the header of a longer list is longer."""
-ROW_GROUPS, NUM_ROWS, END = 4, 3, 0
-"""Field numbers: FileMetaData's row_groups, RowGroup's num_rows, and what `_fields` calls the end of a struct."""
-BOOLEANS, INTEGERS, BINARY, LISTS, STRUCT = {1, 2}, {4, 5, 6}, 8, {9, 10}, 12
-"""The compact protocol's types; a map (11) does not occur."""
-FIXED = {1: 1, 2: 1, 3: 1, 7: 8}
-"""Bytes of a list's element of the types that have a fixed size: booleans (none in a field), a byte, a double."""
-
-
-class Footer(NamedTuple):
-    """Where a file's footer lies: its first byte, those of the list of row groups and of what follows it, its end."""
-
-    file: Path
-    begin: int
-    groups: int
-    rest: int
-    end: int
-
-
-class Group(NamedTuple):
-    """A row group: the bytes of the file that describe it, the number of its first row in the data set, how many."""
-
-    footer: Footer
-    begin: int
-    end: int
-    first: int
-    num_rows: int
-
-    @property
-    def file(self) -> Path:
-        return self.footer.file
-
-
-def groups_of(file: Path, first: int = 0) -> list[Group]:
-    """Return the row groups of a file whose first row has the number `first` in the data set.
-
-    Raises DataError for a file that is not parquet, was cut off, or is encrypted.
-    """
-    try:
-        with file.open("rb") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            length, magic = _length(stream, size)
-            if magic == b"PARE":
-                raise DataError(file, "encrypted, and there is no key; decrypt it first")
-            if magic != MAGIC or length > size - 12:
-                raise ValueError("no footer at its end")
-            begin = size - 8 - length
-            return _walk(file, _read(stream, begin, begin + length), begin, first)
-    except (ValueError, IndexError, RecursionError) as error:
-        problem = "its footer cannot be read" if isinstance(error, IndexError | RecursionError) else str(error)
-        raise DataError(file, f"not a parquet file, or cut off ({problem}); fetch it again") from None
-    except OSError as error:
-        raise DataError(file, f"cannot be read ({error.strerror})") from None
-
-
-def _length(stream: BinaryIO, size: int) -> tuple[int, bytes]:
-    tail = _read(stream, max(size - 8, 0), size)
-    return int.from_bytes(tail[:4], "little"), tail[4:]
-
-
-def _read(stream: BinaryIO, begin: int, end: int) -> bytes:
-    stream.seek(begin)
-    return stream.read(end - begin)
-
-
-def _walk(file: Path, raw: bytes, offset: int, first: int) -> list[Group]:
-    """Return the groups that a footer describes; it begins at byte `offset` of the file."""
-    start = next((place for number, place in _fields(raw, 0) if number == ROW_GROUPS), None)
-    if start is None:
-        raise ValueError("no row groups in its footer")
-    count, at, _ = _list_header(raw, start)
-    bounds = []
-    for _ in range(count):
-        fields = dict(_fields(raw, at))
-        num_rows, _ = _varint(raw, fields[NUM_ROWS]) if NUM_ROWS in fields else (0, 0)
-        bounds.append((at, fields[END], num_rows >> 1))  # zigzag: a number of rows is not negative
-        at = fields[END]
-    footer = Footer(file, offset, offset + start, offset + at, offset + len(raw))
-    groups = []
-    for begin, end, num_rows in bounds:
-        groups.append(Group(footer, offset + begin, offset + end, first, num_rows))
-        first += num_rows
-    return groups
-
-
-def _fields(raw: bytes, at: int) -> Iterator[tuple[int, int]]:
-    """Yield number and place of each field of the struct at `at`, last END and the place after the struct."""
-    number = 0
-    while head := raw[at]:
-        at += 1
-        if head >> 4:
-            number += head >> 4
-        else:
-            number, at = _varint(raw, at)
-            number >>= 1
-        yield number, at
-        at = _skip(raw, at, head & 15)
-    yield END, at + 1
-
-
-def _skip(raw: bytes, at: int, kind: int) -> int:
-    """Return the place after the value of type `kind` at `at`."""
-    if kind in INTEGERS:
-        return _varint(raw, at)[1]
-    if kind == BINARY:
-        size, at = _varint(raw, at)
-        return at + size
-    if kind == STRUCT:
-        while head := raw[at]:
-            at = _skip(raw, at + 1 if head >> 4 else _varint(raw, at + 1)[1], head & 15)
-        return at + 1
-    if kind in LISTS:
-        size, at, kind = _list_header(raw, at)
-        if kind in FIXED:
-            return at + size * FIXED[kind]
-        for _ in range(size):
-            at = _skip(raw, at, kind)
-        return at
-    if kind in FIXED:
-        return at if kind in BOOLEANS else at + FIXED[kind]
-    raise ValueError(f"type {kind} in its footer")
-
-
-def _list_header(raw: bytes, at: int) -> tuple[int, int, int]:
-    """Return the number of a list's elements, the place of the first, and their type."""
-    head = raw[at]
-    size, at = _varint(raw, at + 1) if head >> 4 == 15 else (head >> 4, at + 1)
-    return size, at, head & 15
-
-
-def _varint(raw: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while (byte := raw[at]) > 127:
-        value |= (byte & 127) << shift
-        shift += 7
-        at += 1
-        if shift > 63:
-            raise ValueError("a number of more than 64 bits in its footer")
-    return value | byte << shift, at + 1
+TOGETHER = 16 << 20
+"""Row groups of the hub are fetched together up to this size, by one request."""
+REQUEST = 8 << 20
+"""A row group of more than twice that is fetched in requests of this size."""
+PADDING = 100
+"""Bytes that the header of a dictionary page takes, which old writers did not count (PARQUET-816)."""
 
 
 def rows_by_group(groups: Iterable[Group]) -> Iterator[Iterator[Row]]:
@@ -172,11 +36,37 @@ def rows_by_group(groups: Iterable[Group]) -> Iterator[Iterator[Row]]:
     A page is read whole: the largest decides on the memory (see `most_read`). Raises DataError for damaged pages.
     """
     _give_memory_back()
-    for footer, same in itertools.groupby(groups, lambda group: group.footer):
-        while some := list(itertools.islice(same, NUM_GROUPS)):
-            with readable(footer.file), _opened(footer, some) as parquet:
-                for number in range(len(some)):
-                    yield _rows(footer.file, parquet, number)
+    for some in _slices(groups):
+        with readable(some[0].file), open_place(some[0].file) as stream, _opened(stream, some) as parquet:
+            for number in range(len(some)):
+                yield _rows(some[0].file, parquet, [number])
+
+
+def rows_at(addresses: Iterable[str]) -> Generator[Row]:
+    """Yield the rows of parquet files of the hub, some row groups fetched at a time.
+
+    Raises DataError as `groups_of` and `rows_by_group` do.
+    """
+    _give_memory_back()
+    for address in addresses:
+        groups = groups_of(address)
+        with readable(address), open_address(address) as stream:
+            for some in _slices(groups, TOGETHER):
+                with _opened(stream, some) as parquet:
+                    yield from _rows(address, parquet, list(range(len(some))))
+
+
+def _slices(groups: Iterable[Group], most: float = math.inf) -> Iterator[list[Group]]:
+    """Yield groups of one file that follow each other, as many as one footer and `most` bytes take, at least one."""
+    some: list[Group] = []
+    for group in groups:
+        full = len(some) == NUM_GROUPS or sum(one.num_bytes for one in some) + group.num_bytes > most
+        if some and (full or some[0].footer is not group.footer):
+            yield some
+            some = []
+        some.append(group)
+    if some:
+        yield some
 
 
 def _give_memory_back() -> None:
@@ -197,34 +87,64 @@ def most_read() -> int:
     return pyarrow.default_memory_pool().max_memory() or 0
 
 
-def _opened(footer: Footer, groups: Sequence[Group]) -> Any:
-    """Return pyarrow's ParquetFile of these groups alone."""
+def _opened(stream: BinaryIO, groups: Sequence[Group]) -> Any:
+    """Return pyarrow's ParquetFile of these groups alone, which lie in one file."""
     import pyarrow.parquet
 
-    with footer.file.open("rb") as stream:
-        described = [_read(stream, group.begin, group.end) for group in groups]
-        before, after = _read(stream, footer.begin, footer.groups), _read(stream, footer.rest, footer.end)
-    cut = b"".join([before, bytes([len(groups) << 4 | STRUCT]), *described, after])
-    whole = pyarrow.BufferReader(b"".join([MAGIC, cut, len(cut).to_bytes(4, "little"), MAGIC]))
-    metadata = pyarrow.parquet.read_metadata(whole)
-    return pyarrow.parquet.ParquetFile(footer.file, metadata=metadata, buffer_size=1 << 20, pre_buffer=False)
+    file, size = groups[0].file, groups[0].footer.end
+    metadata = pyarrow.parquet.read_metadata(pyarrow.BufferReader(footer_of(stream, groups)))
+    if isinstance(file, Path):
+        return pyarrow.parquet.ParquetFile(file, metadata=metadata, buffer_size=1 << 20, pre_buffer=False)
+    # Not pre_buffer: pyarrow's threads, still at the file of Python when that ends, abort the process (arrow#45214).
+    begin, end = _bounds(metadata)
+    if end - begin > 2 * TOGETHER:
+        return pyarrow.parquet.ParquetFile(stream, metadata=metadata, buffer_size=REQUEST, pre_buffer=False)
+    part = _Part(read_part(stream, begin, end), begin, size)
+    return pyarrow.parquet.ParquetFile(part, metadata=metadata, buffer_size=1 << 20, pre_buffer=False)
 
 
-def _rows(file: Path, parquet: Any, number: int) -> Iterator[Row]:
+def _bounds(metadata: Any) -> tuple[int, int]:
+    """Return the first byte of the file that the groups take, and the one after the last."""
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+    places = [
+        (column.dictionary_page_offset or column.data_page_offset, column.total_compressed_size) for column in columns
+    ]
+    return min(begin for begin, _ in places), max(begin + size for begin, size in places) + PADDING
+
+
+class _Part(io.BytesIO):
+    """A part of a file in memory, at its places in the file."""
+
+    def __init__(self, raw: bytes, begin: int, size: int) -> None:
+        """Keep the part that begins at a byte of the file, whose size is told to who asks."""
+        super().__init__(raw)
+        self._begin, self._size = begin, size
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: self._size}[whence]
+        return super().seek(max(base + offset - self._begin, 0)) + self._begin
+
+    def tell(self) -> int:
+        return super().tell() + self._begin
+
+
+def _rows(file: Place, parquet: Any, numbers: list[int]) -> Iterator[Row]:
     with readable(file):
-        for batch in parquet.iter_batches(batch_size=BATCH, row_groups=[number], use_threads=False):
+        for batch in parquet.iter_batches(batch_size=BATCH, row_groups=numbers, use_threads=False):
             yield from batch.to_pylist()
 
 
 @contextmanager
-def readable(file: Path) -> Iterator[None]:
-    """Say which file is damaged."""
+def readable(file: Place) -> Iterator[None]:
+    """Say which file is damaged, or cannot be read."""
     import pyarrow
 
     try:
         yield
     except (pyarrow.ArrowException, OSError) as error:  # pages that cannot be parsed are an OSError without a number
-        if isinstance(error, OSError) and error.errno:
-            raise DataError(file, f"cannot be read ({error.strerror}); the same command goes on from here") from None
-        problem = f"a damaged {file.suffix[1:]} file ({str(error).splitlines()[0]:.100})"
+        if isinstance(error, OSError) and (error.errno or isinstance(file, str)):
+            problem = f"cannot be read ({error.strerror or error})"
+            raise DataError(file, f"{problem}; the same command goes on from here") from None
+        problem = f"a damaged {str(file).rpartition('.')[2]} file ({str(error).splitlines()[0]:.100})"
         raise DataError(file, f"{problem}; fetch it again") from None

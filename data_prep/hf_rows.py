@@ -4,7 +4,8 @@
     next(opened.rows)      # {"messages": [...], "images": [{"bytes": b"...", "path": None}]}
 
 Pictures stay the bytes they are. Local parquet and arrow files are read 32 rows at a time, whatever their row groups
-(parquet: see hf_parquet.py): memory does not grow with the data; everything else streams through `datasets`.
+(parquet, here or on the hub: see hf_parquet.py): memory does not grow with the data. Everything else streams through
+`datasets`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Any, NamedTuple
 
 from data_prep.errors import DataError
 from data_prep.folder import ENDINGS
-from data_prep.hf_parquet import BATCH, Group, groups_of, readable, rows_by_group
+from data_prep.hf_footer import Group, groups_of, open_address
+from data_prep.hf_parquet import BATCH, readable, rows_at, rows_by_group
 from data_prep.rows import Row
 
 SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
@@ -158,12 +160,21 @@ def _streamed(source: str, files: list[Path], split: str, config: str | None, co
     import datasets
 
     with _told(source):
-        data = datasets.load_dataset(source, config, split=split, revision=commit, streaming=True)
-    known = (data.info.splits or {}).get(split)
-    return Opened(files, _read(source, data.decode(False)), known.num_examples if known else None, commit)
+        builder = datasets.load_dataset_builder(source, config, revision=commit)
+        rows = _parquet_rows(builder, split) or builder.as_streaming_dataset(split).decode(False)
+    known = (builder.info.splits or {}).get(split)
+    return Opened(files, _read(source, rows), known.num_examples if known else None, commit)
 
 
-def _read(source: str, rows: Any) -> Generator[Row]:
+def _parquet_rows(builder: Any, split: str) -> Iterator[Row] | None:
+    """Return the rows of a data set whose files are all parquet; None for another, or where it has no such split."""
+    from datasets.packaged_modules.parquet.parquet import ParquetConfig
+
+    files = (builder.config.data_files or {}).get(split)
+    return rows_at(files) if isinstance(builder.config, ParquetConfig) and files else None
+
+
+def _read(source: str, rows: Iterable[Row]) -> Generator[Row]:
     with _told(source):
         yield from rows
 
@@ -186,10 +197,7 @@ def _told(source: str) -> Iterator[None]:
 
 def fetched(address: str) -> bytes:
     """Return the bytes behind an address in a streamed row, such as hf://datasets/OWNER/NAME/a.jpg or zip://a.jpg::..."""
-    from datasets import DownloadConfig
-    from datasets.utils.file_utils import xopen
-
-    with xopen(address, "rb", download_config=DownloadConfig()) as stream:
+    with open_address(address) as stream:
         return bytes(stream.read())
 
 

@@ -1,6 +1,7 @@
 """Pictures and a folder of sources, drawn by script, for every command of docs/data.md."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,11 +30,12 @@ print(next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
 
 
-def printed_and_peak(code: str, *words: object) -> tuple[str, int]:
+def printed_and_peak(code: str, *words: object, **variables: str) -> tuple[str, int]:
     """What `code` prints in a process of its own, and the most memory that this one had, in bytes."""
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", code + PEAK, *map(str, words)]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    environment = {**os.environ, **variables}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     *printed, peak = done.stdout.splitlines()
     return "\n".join(printed), int(peak)

@@ -5,8 +5,8 @@ import os
 import shutil
 import signal
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -20,6 +20,7 @@ from data_prep.__main__ import main
 from data_prep.output import Drop, Reason
 from data_prep.record import read_records
 from tests.data_prep.conftest import draw
+from tests.data_prep.hub import COMMIT, Hub
 
 SUFFIX = "Answer the question using a single word or phrase."
 
@@ -351,34 +352,72 @@ def meta() -> dict[str, Any]:
     return value
 
 
-class FakeHub:
-    """The hub's data set OWNER/NAME of six captioned pictures, at one commit; keeps what was asked for."""
-
-    def __init__(self, jpegs: list[bytes]) -> None:
-        self.rows = [{"image": cell(raw), "caption": f"piece {n}"} for n, raw in enumerate(jpegs)]
-        self.asked: list[str | None] = []
-
-    def dataset_info(self, _: Any, name: str, revision: str | None) -> SimpleNamespace:
-        self.asked.append(revision)
-        return SimpleNamespace(sha="c0ffee")
-
-    def load_dataset(self, name: str, config: str | None, *, split: str, revision: str, streaming: bool) -> Any:
-        self.asked.append(revision)
-        info = SimpleNamespace(splits={"train": SimpleNamespace(num_examples=6)})
-        return SimpleNamespace(info=info, decode=lambda enable: iter(self.rows))
+CARD = """---
+dataset_info:
+  splits:
+  - name: train
+    num_examples: 48
+    num_bytes: 0
+---
+"""
 
 
-def test_a_data_set_of_the_hub_is_read_at_one_commit_and_can_be_sampled(
-    jpegs: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hub = FakeHub(jpegs)
-    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *words, **more: hub.dataset_info(*words, **more))
-    monkeypatch.setattr(datasets, "load_dataset", hub.load_dataset)
-    records = convert("owner/name", "--sample", "3", "--revision", "main")
-    assert len(records) == 3
-    assert hub.asked == ["main", "c0ffee"]
-    assert meta()["choices"]["revision"] == "c0ffee"
-    assert records[0]["id"].startswith("owner-name-")
+@pytest.fixture
+def hub(jpegs: list[bytes], tmp_path: Path) -> Iterator[Hub]:
+    """The data set owner/name of parquet files, two of train and one of test."""
+    (tmp_path / "hub/data").mkdir(parents=True)
+    for name, rows in ("train-00000-of-00002", 40), ("train-00001-of-00002", 8), ("test-00000-of-00001", 5):
+        grouped(str(tmp_path / f"hub/data/{name}.parquet"), jpegs, rows)
+    (tmp_path / "hub/README.md").write_text(CARD)
+    with Hub(tmp_path / "hub", tmp_path / "cache") as served:
+        yield served
+
+
+@pytest.mark.parametrize(
+    "more", [[], ["--split", "test"], ["--limit", "17"], ["--sample", "12", "--seed", "3"], ["--merge-by-image"]]
+)
+def test_parquet_files_of_the_hub_are_read_as_those_here(more: list[str], hub: Hub) -> None:
+    here = convert("hub", *more)
+    text = Path("r.json").read_text()
+    pictures = {record["image"]: (Path("images") / record["image"]).read_bytes() for record in here}
+    shutil.rmtree("images")
+    hub.run("hf", "owner/name", "--output", "r.json", "--revision", "main", *more)
+    assert Path("r.json").read_text() == text.replace('"hub-', '"owner-name-')
+    assert {name: (Path("images") / name).read_bytes() for name in pictures} == pictures
+    assert meta()["choices"]["revision"] == COMMIT
+    if not more:
+        assert len(hub.fetched(".parquet")) < 20  # a file of few groups in one request, and its footer
+
+
+def test_pictures_of_the_hub_are_read_as_datasets_reads_them(jpegs: list[bytes], hub: Hub) -> None:
+    shutil.rmtree("hub")
+    Path("hub").mkdir()
+    captions = [{"file_name": f"{number}.jpg", "text": f"thing {number}"} for number in range(6)]
+    Path("hub/metadata.jsonl").write_text("\n".join(map(json.dumps, captions)))
+    for number, raw in enumerate(jpegs):
+        Path(f"hub/{number}.jpg").write_bytes(raw)
+    hub.run("hf", "owner/name", "--output", "r.json")
+    records = list(read_records("r.json"))
+    assert [turns[1] for turns in turns_of("r.json")] == [f"thing {number}" for number in range(6)]
+    assert [(Path("images") / record["image"]).read_bytes() for record in records] == jpegs
+
+
+def test_a_parquet_file_of_the_hub_that_cannot_be_read_is_told(hub: Hub) -> None:
+    damaged = Path("hub/data/train-00001-of-00002.parquet")
+    raw = bytearray(damaged.read_bytes())
+    start = pyarrow.parquet.read_metadata(damaged).row_group(1).column(0).dictionary_page_offset or 0
+    raw[start : start + 60] = bytes(60)
+    damaged.write_bytes(raw)
+    told = hub.run("hf", "owner/name", "--output", "r.json", code=1)
+    assert f"error: hf://datasets/owner/name@{COMMIT}/data/{damaged.name}: cannot be read (" in told
+    damaged.write_bytes(raw[:-1])
+    told = hub.run("hf", "owner/name", "--output", "r.json", code=1)
+    assert f"{damaged.name}: not a parquet file, or cut off (no footer at its end); fetch it again" in told
+    told = hub.run("hf", "owner/name", "--split", "dev", "--output", "r.json", code=1)
+    assert "error: owner/name: Bad split: dev. Available splits: ['train', 'test']; see --split and --config" in told
+    told = hub.run("hf", "owner/other", "--output", "r.json", code=1)
+    assert "error: owner/other: cannot be reached or read (" in told
+    assert not Path("r.json").exists()
 
 
 @pytest.mark.parametrize("kind", ["OfflineModeIsEnabled", "HTTPError"])

@@ -12,15 +12,23 @@ from hypothesis import strategies as st
 from data_prep import hf, hf_parallel
 from data_prep.__main__ import main
 from data_prep.errors import DataError
+from data_prep.hf_footer import groups_of
 from data_prep.hf_parallel import most_processes
-from data_prep.hf_parquet import groups_of, rows_by_group
+from data_prep.hf_parquet import rows_by_group
 from tests.data_prep.conftest import needs_proc, printed_and_peak
+from tests.data_prep.hub import COMMIT, Hub
 
 READING = """
 import sys
 from pathlib import Path
-from data_prep.hf_parquet import groups_of, rows_by_group
+from data_prep.hf_footer import groups_of
+from data_prep.hf_parquet import rows_by_group
 print(sum(1 for rows in rows_by_group(groups_of(Path(sys.argv[1]))) for row in rows))
+"""
+FETCHING = """
+import sys
+from data_prep.hf_parquet import rows_at
+print(sum(1 for row in rows_at(sys.argv[1:])))
 """
 
 
@@ -90,6 +98,28 @@ def test_memory_does_not_grow_with_the_number_of_groups(tmp_path: Path) -> None:
         return memory
 
     assert peak(1500) - peak(30) < 10e6  # pyarrow's own footer: 40 MB
+
+
+@needs_proc
+@pytest.mark.parametrize(("rows", "requests"), [(100, 20), (1500, 60)], ids=["small groups", "one group"])
+def test_a_file_of_the_hub_is_fetched_in_few_requests_and_not_held_whole(
+    rows: int, requests: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "hub/train.parquet"
+    file.parent.mkdir()
+    table = pyarrow.Table.from_pylist(
+        [{"image": bytes([number % 256]) * 100_000, "text": "x"} for number in range(rows)]
+    )
+    with pyarrow.parquet.ParquetWriter(file, table.schema, compression="none", write_batch_size=32) as writer:
+        for _ in range(1500 // rows):
+            writer.write_table(table)  # 150 MB in all
+    with Hub(tmp_path / "hub", tmp_path / "cache") as hub:
+        address = f"hf://datasets/owner/name@{COMMIT}/train.parquet"
+        printed, memory = printed_and_peak(FETCHING, address, **hub.environment)
+        _, before = printed_and_peak("import datasets, huggingface_hub, pyarrow.parquet")
+        assert printed == "1500"
+        assert memory - before < 110e6
+        assert len(hub.fetched(".parquet")) < requests
 
 
 @pytest.fixture(scope="module")
