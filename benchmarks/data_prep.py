@@ -297,7 +297,7 @@ def together(run: dict[str, float]) -> float:
 
 
 def write_parquet(path: Path, picture: bytes, count: int, group: int = 100) -> None:
-    """Rows as the hub has them: messages of parts, one picture each, 100 rows a group."""
+    """Rows as the hub has them: messages of parts, one picture each, `group` rows a row group."""
     import pyarrow
     import pyarrow.parquet
 

@@ -74,10 +74,10 @@ def copy_file(source: Path, target: Path) -> None:
 
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, as hex."""
-    return _hex(path, hashlib.sha256(), None)
+    return _hex(path, hashlib.sha256())
 
 
-def _hex(path: Path, digest: Any, stopped: threading.Event | None) -> str:
+def _hex(path: Path, digest: Any, stopped: threading.Event | None = None) -> str:
     block = memoryview(bytearray(1 << 18))
     with path.open("rb", buffering=0) as stream:
         while (size := stream.readinto(block)) and not (stopped and stopped.is_set()):

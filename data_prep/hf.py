@@ -92,7 +92,7 @@ def converted_items(
     wanted = wanted_rows(opened.total, args)
     groups = groups_with(opened.groups, wanted)
     make = functools.partial(convert, layout=layout, store=store, args=args)
-    num_processes = min(most_processes(most_read()), len(groups)) if groups else 1
+    num_processes = min(most_processes(most_read()), len(groups))
     if num_processes > 1 and sum(group.num_rows for group in groups) >= MANY_ROWS:
         opened.rows.close()  # its file, and the page that it has read
         with in_processes(functools.partial(make, threads=0), groups, wanted, num_processes) as items:

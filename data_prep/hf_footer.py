@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -80,13 +81,28 @@ def open_place(file: Place) -> BinaryIO:
     return file.open("rb") if isinstance(file, Path) else open_address(file)
 
 
+@contextmanager
+def readable(file: Place) -> Iterator[None]:
+    """Say which file is damaged, or cannot be read."""
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError) as error:  # pages that cannot be parsed are an OSError without a number
+        if isinstance(error, OSError) and (error.errno or isinstance(file, str)):
+            problem = f"cannot be read ({error.strerror or error})"
+            raise DataError(file, f"{problem}; the same command goes on from here") from None
+        problem = f"a damaged {str(file).rpartition('.')[2]} file ({str(error).splitlines()[0]:.100})"
+        raise DataError(file, f"{problem}; fetch it again") from None
+
+
 def groups_of(file: Place, first: int = 0) -> list[Group]:
     """Return the row groups of a file whose first row has the number `first` in the data set.
 
     Raises DataError for a file that is not parquet, was cut off, or is encrypted.
     """
     try:
-        with open_place(file) as stream:
+        with readable(file), open_place(file) as stream:
             size = stream.seek(0, os.SEEK_END)
             length, magic = _length(stream, size)
             if magic == b"PARE":
@@ -98,8 +114,6 @@ def groups_of(file: Place, first: int = 0) -> list[Group]:
     except (ValueError, LookupError, RecursionError) as error:
         problem = str(error) if isinstance(error, ValueError) else "its footer cannot be read"
         raise DataError(file, f"not a parquet file, or cut off ({problem}); fetch it again") from None
-    except OSError as error:
-        raise DataError(file, f"cannot be read ({error.strerror or error})") from None
 
 
 def _length(stream: BinaryIO, size: int) -> tuple[int, bytes]:
@@ -122,10 +136,8 @@ def _walk(file: Place, raw: bytes, offset: int, first: int) -> list[Group]:
     bounds = []
     for _ in range(count):
         fields = dict(_fields(raw, at))
-        sizes = [
-            _varint(raw, fields[name])[0] >> 1 if name in fields else 0 for name in (NUM_ROWS, NUM_BYTES)
-        ]  # zigzag
-        bounds.append((at, fields[END], *sizes))
+        num_rows, num_bytes = (_varint(raw, fields[name])[0] >> 1 for name in (NUM_ROWS, NUM_BYTES))  # zigzag, not < 0
+        bounds.append((at, fields[END], num_rows, num_bytes))
         at = fields[END]
     kept = raw if isinstance(file, str) else None
     footer = Footer(file, offset, offset + start, offset + at, offset + len(raw), kept)

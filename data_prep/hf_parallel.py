@@ -38,7 +38,7 @@ Convert = Callable[[Iterable[tuple[int, Row]]], Iterator[Item]]
 class Failure(NamedTuple):
     """A DataError of another process."""
 
-    where: object
+    where: str
     problem: str
 
 
@@ -121,7 +121,9 @@ def _serve(pipe: Connection, convert: Convert, groups: Sequence[Group], wanted: 
         sys.exit(1)  # the first process is gone
     except Exception as error:
         traceback.print_exc()  # a mistake of ours: who reports it needs the place
-        pipe.send(Failure(groups[0].file, f"a process that reads it failed with {error!r}, our mistake; report it"))
+        pipe.send(
+            Failure(str(groups[0].file), f"a process that reads it failed with {error!r}, our mistake; report it")
+        )
 
 
 def groups_with(groups: Sequence[Group], wanted: Container[int]) -> list[Group]:

@@ -13,12 +13,21 @@ import io
 import math
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from data_prep.errors import DataError
-from data_prep.hf_footer import NUM_GROUPS, Group, Place, footer_of, groups_of, open_address, open_place, read_part
+from data_prep.hf_footer import (
+    NUM_GROUPS,
+    Group,
+    Place,
+    footer_of,
+    groups_of,
+    open_address,
+    open_place,
+    read_part,
+    readable,
+)
 from data_prep.rows import Row
 
 BATCH = 32
@@ -53,7 +62,7 @@ def rows_at(addresses: Iterable[str]) -> Generator[Row]:
         with readable(address), open_address(address) as stream:
             for some in _slices(groups, TOGETHER):
                 with _opened(stream, some) as parquet:
-                    yield from _rows(address, parquet, list(range(len(some))))
+                    yield from _rows(address, parquet, None)
 
 
 def _slices(groups: Iterable[Group], most: float = math.inf) -> Iterator[list[Group]]:
@@ -129,22 +138,7 @@ class _Part(io.BytesIO):
         return super().tell() + self._begin
 
 
-def _rows(file: Place, parquet: Any, numbers: list[int]) -> Iterator[Row]:
+def _rows(file: Place, parquet: Any, numbers: list[int] | None) -> Iterator[Row]:
     with readable(file):
         for batch in parquet.iter_batches(batch_size=BATCH, row_groups=numbers, use_threads=False):
             yield from batch.to_pylist()
-
-
-@contextmanager
-def readable(file: Place) -> Iterator[None]:
-    """Say which file is damaged, or cannot be read."""
-    import pyarrow
-
-    try:
-        yield
-    except (pyarrow.ArrowException, OSError) as error:  # pages that cannot be parsed are an OSError without a number
-        if isinstance(error, OSError) and (error.errno or isinstance(file, str)):
-            problem = f"cannot be read ({error.strerror or error})"
-            raise DataError(file, f"{problem}; the same command goes on from here") from None
-        problem = f"a damaged {str(file).rpartition('.')[2]} file ({str(error).splitlines()[0]:.100})"
-        raise DataError(file, f"{problem}; fetch it again") from None

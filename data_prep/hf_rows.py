@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 from data_prep.errors import DataError
 from data_prep.folder import ENDINGS
-from data_prep.hf_footer import Group, groups_of, open_address
-from data_prep.hf_parquet import BATCH, readable, rows_at, rows_by_group
+from data_prep.hf_footer import Group, groups_of, open_address, readable
+from data_prep.hf_parquet import BATCH, rows_at, rows_by_group
 from data_prep.rows import Row
 
 SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")

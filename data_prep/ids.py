@@ -7,7 +7,6 @@ removed by the system when the process ends): a dict takes 92 bytes an id.
 from __future__ import annotations
 
 import sqlite3
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 
@@ -32,7 +31,7 @@ def unique_ids(records: Iterable[Record]) -> Iterator[Record]:
                 yield {**record, "id": name} if name != record["id"] else record
     except sqlite3.Error as error:
         problem = f"the list of ids cannot be kept there ({error}); free some space, or name a folder in SQLITE_TMPDIR"
-        raise DataError(tempfile.gettempdir(), problem) from None
+        raise DataError("the temporary folder", problem) from None
 
 
 def _is_new(database: sqlite3.Connection, name: str) -> bool:

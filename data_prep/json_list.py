@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data_prep.errors import DataError
-from data_prep.json_text import broken_json, decode_utf8, kind_of
+from data_prep.json_text import BOM, broken_json, decode_utf8, kind_of, read_json
 
 CHUNK = 1 << 20
 LONGEST_WORD = 16
 """Characters: an error so near the end of what was read may be the end of what was read (`tru`, `\\u00`)."""
 WHITE_SPACE = " \t\n\r"
-BOM = b"\xef\xbb\xbf"
 
 
 def elements(file: Path) -> Iterator[tuple[int, int, int]]:
@@ -65,11 +64,10 @@ class _Window:
         """Pass over white space; return the character after it, "" at the end of the file."""
         while (first := self.text[self.at : self.at + 1]) in WHITE_SPACE:
             self.pass_to(json.decoder.WHITESPACE.match(self.text, self.at).end())  # type: ignore[attr-defined]
-            if self.at < len(self.text):
-                return self.text[self.at]
-            if self._ended:
-                return ""
-            self._read_on()
+            if self.at == len(self.text):
+                if self._ended:
+                    return ""
+                self._read_on()
         return first
 
     def end_of_element(self) -> int:
@@ -122,10 +120,6 @@ class _Window:
 
 
 def _not_a_list(file: Path) -> str:
-    text = decode_utf8(file.read_bytes().removeprefix(BOM), file)
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        return broken_json(error)
+    value = read_json(file)
     keys = f" with the keys {', '.join(list(value)[:5])}" if isinstance(value, dict) else ""
     return f"expected a list of records, found {kind_of(value)}{keys}; put the records into one list [...]"

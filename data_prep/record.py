@@ -25,7 +25,7 @@ from typing import Any, overload
 from data_prep.errors import DataError, PictureError, PictureFault
 from data_prep.files import atomic_file
 from data_prep.json_list import elements
-from data_prep.json_text import decode_utf8, kind_of
+from data_prep.json_text import BOM, decode_utf8, kind_of
 from data_prep.picture import MAX_PIXELS, open_image, resolve_image
 
 __all__ = [
@@ -120,7 +120,7 @@ def _holds_lines(file: Path) -> bool:
     if file.suffix.lower() in {".jsonl", ".ndjson"}:
         return True
     with file.open("rb") as stream:
-        head = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+        head = stream.read(4096).removeprefix(BOM).lstrip()
         first_line = head.split(b"\n")[0].strip()
     return head.startswith(b"{") and len(first_line) > 1 and first_line.endswith(b"}")
 
@@ -131,7 +131,7 @@ def _index_lines(file: Path) -> Records:
     with file.open("rb", buffering=1 << 20) as stream:
         for number, line in enumerate(stream, 1):
             size = len(line)
-            mark = 3 if number == 1 and line.startswith(b"\xef\xbb\xbf") else 0
+            mark = len(BOM) if number == 1 and line.startswith(BOM) else 0
             if size > 2 or line.strip():
                 starts.append(place + mark)
                 lengths.append(size - mark)

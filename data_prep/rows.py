@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import DataError
-from data_prep.json_text import decode_utf8, kind_of
+from data_prep.json_text import BOM, decode_utf8, kind_of
 from data_prep.record import read_records
 
 Row = dict[str, Any]
@@ -51,7 +51,7 @@ def _delimited(path: Path, delimiter: str | None) -> Iterator[Placed]:
             raise DataError(path, "UTF-16 text (Excel's `Unicode text`); save it as `CSV UTF-8`")
         stream.seek(0)
         lines = _text_lines(stream, path)
-        first = head.removeprefix(b"\xef\xbb\xbf").split(b"\n")[0].decode("utf-8", "replace")
+        first = head.removeprefix(BOM).split(b"\n")[0].decode("utf-8", "replace")
         reader = csv.reader(lines, delimiter=delimiter or _delimiter(first), strict=True)
         try:
             yield from _named(reader, path)
@@ -66,7 +66,7 @@ def _delimiter(header: str) -> str:
 
 def _text_lines(stream: io.BufferedReader, path: Path) -> Iterator[str]:
     for number, line in enumerate(stream, 1):
-        yield decode_utf8(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, path, number)
+        yield decode_utf8(line.removeprefix(BOM) if number == 1 else line, path, number)
 
 
 def _named(reader: Any, path: Path) -> Iterator[Placed]:

@@ -5,6 +5,8 @@ facts = scan("images", ["a.jpg", "b.jpg"])       # {"a.jpg": Facts(...), ...}
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import pickle
 import subprocess
@@ -96,7 +98,7 @@ def scan(folder: str | os.PathLike[str], names: Sequence[str], workers: int | No
 
 
 def _scan_in_processes(root: str, names: Sequence[str], count: int, progress: Progress) -> dict[str, Facts]:
-    found: list[Facts | None] = [None] * len(names)
+    found: list[list[Facts]] = [[]] * math.ceil(len(names) / CHUNK)
     starts, lock = iter(range(0, len(names), CHUNK)), threading.Lock()
     failures: list[BaseException] = []
 
@@ -109,7 +111,7 @@ def _scan_in_processes(root: str, names: Sequence[str], count: int, progress: Pr
                     return
                 facts = worker.inspect(root, names[start : start + CHUNK])
                 with lock:
-                    found[start : start + CHUNK] = facts
+                    found[start // CHUNK] = facts
                     progress.advance(len(facts))
         except BaseException as error:  # handed to the caller below
             failures.append(error)
@@ -128,4 +130,4 @@ def _scan_in_processes(root: str, names: Sequence[str], count: int, progress: Pr
             failures.append(stop)
     if failures:
         raise failures[0]
-    return {name: facts for name, facts in zip(names, found, strict=True) if facts}
+    return dict(zip(names, itertools.chain.from_iterable(found), strict=True))

@@ -1,11 +1,12 @@
 """Hugging Face data sets in every layout and every kind of file, with the bytes of their pictures as they are."""
 
+import functools
 import json
 import os
 import shutil
 import signal
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,14 @@ def grouped(name: str, jpegs: list[bytes], rows: int = 40) -> str:
     return name
 
 
+def damage(file: Path, group: int) -> None:
+    """Write zeros over the first page of a row group."""
+    raw = bytearray(file.read_bytes())
+    start = pyarrow.parquet.read_metadata(file).row_group(group).column(0).dictionary_page_offset or 0
+    raw[start : start + 60] = bytes(60)
+    file.write_bytes(raw)
+
+
 @pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes convert, however few rows there are."""
@@ -148,49 +157,47 @@ def test_a_group_that_is_damaged_is_told_by_the_process_that_reads_it(
     jpegs: list[bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = grouped("m.parquet", jpegs)
-    raw = bytearray(Path(source).read_bytes())
-    start = pyarrow.parquet.read_metadata(source).row_group(6).column(0).dictionary_page_offset or 0
-    raw[start : start + 60] = bytes(60)
-    Path(source).write_bytes(raw)
+    damage(Path(source), 6)
     assert main(["hf", source, "--output", "r.json"]) == 1
     assert "m.parquet: a damaged parquet file" in capsys.readouterr().err
     assert not Path("r.json").exists()
 
 
-@pytest.mark.usefixtures("processes")
-def test_a_process_that_is_killed_ends_the_conversion_with_a_message(
-    jpegs: list[bytes], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(hf, "convert", killed)
-    assert main(["hf", grouped("m.parquet", jpegs), "--output", "r.json"]) == 1
-    assert "m.parquet: a process that reads it was killed, mostly because memory ended" in capsys.readouterr().err
-    assert not Path("r.json").exists()
-
-
-@pytest.mark.usefixtures("processes")
-def test_a_mistake_in_a_process_is_told_as_one(
-    jpegs: list[bytes], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(hf, "convert", mistaken)
-    assert main(["hf", grouped("m.parquet", jpegs), "--output", "r.json"]) == 1
-    assert "m.parquet: a process that reads it failed with KeyError('text'), our mistake" in capsys.readouterr().err
-    assert not Path("r.json").exists()
-
-
-def mistaken(rows: Any, **more: Any) -> Any:
-    """In place of `convert`: a mistake at row 9."""
+def until_row_9(end: Callable[[], None], rows: Any, **more: Any) -> Iterator[Drop]:
+    """In place of `convert`: the process comes to its end at row 9."""
     for number, _ in rows:
         if number == 9:
-            raise KeyError("text")
+            end()
         yield Drop(Reason.NO_ANSWER, "here")
 
 
-def killed(rows: Any, **more: Any) -> Any:
-    """In place of `convert`: the process is killed at row 9."""
-    for number, _ in rows:
-        if number == 9:
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield Drop(Reason.NO_ANSWER, "here")
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def mistaken() -> None:
+    raise KeyError("text")
+
+
+@pytest.mark.usefixtures("processes")
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        (killed, "a process that reads it was killed, mostly because memory ended"),
+        (mistaken, "a process that reads it failed with KeyError('text'), our mistake"),
+    ],
+)
+def test_a_process_that_is_killed_or_mistaken_ends_the_conversion_with_a_message(
+    end: Callable[[], None],
+    words: str,
+    jpegs: list[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(hf, "convert", functools.partial(until_row_9, end))
+    assert main(["hf", grouped("m.parquet", jpegs), "--output", "r.json"]) == 1
+    assert f"m.parquet: {words}" in capsys.readouterr().err
+    assert not Path("r.json").exists()
 
 
 def test_conversations_come_through_with_their_ids(jpegs: list[bytes]) -> None:
@@ -385,6 +392,7 @@ def test_parquet_files_of_the_hub_are_read_as_those_here(more: list[str], hub: H
     assert Path("r.json").read_text() == text.replace('"hub-', '"owner-name-')
     assert {name: (Path("images") / name).read_bytes() for name in pictures} == pictures
     assert meta()["choices"]["revision"] == COMMIT
+    assert all(f"/resolve/{COMMIT}/" in request for request in hub.fetched(".parquet"))
     if not more:
         assert len(hub.fetched(".parquet")) < 20  # a file of few groups in one request, and its footer
 
@@ -404,13 +412,10 @@ def test_pictures_of_the_hub_are_read_as_datasets_reads_them(jpegs: list[bytes],
 
 def test_a_parquet_file_of_the_hub_that_cannot_be_read_is_told(hub: Hub) -> None:
     damaged = Path("hub/data/train-00001-of-00002.parquet")
-    raw = bytearray(damaged.read_bytes())
-    start = pyarrow.parquet.read_metadata(damaged).row_group(1).column(0).dictionary_page_offset or 0
-    raw[start : start + 60] = bytes(60)
-    damaged.write_bytes(raw)
+    damage(damaged, 1)
     told = hub.run("hf", "owner/name", "--output", "r.json", code=1)
     assert f"error: hf://datasets/owner/name@{COMMIT}/data/{damaged.name}: cannot be read (" in told
-    damaged.write_bytes(raw[:-1])
+    damaged.write_bytes(damaged.read_bytes()[:-1])
     told = hub.run("hf", "owner/name", "--output", "r.json", code=1)
     assert f"{damaged.name}: not a parquet file, or cut off (no footer at its end); fetch it again" in told
     told = hub.run("hf", "owner/name", "--split", "dev", "--output", "r.json", code=1)
