@@ -69,7 +69,10 @@ if __name__ == "__main__":
         license_files=["LICENSE", "NOTICE"],
         python_requires=">=3.10,<3.14",
         packages=find_packages(include=["patches*", "data_prep*", "llava_finetune*"]),
-        package_data={"llava_finetune": ["*.json"], "data_prep": ["generate/prompts/*.txt"]},
+        package_data={
+            "llava_finetune": ["planning/*.json", "report/*.css", "report/*.js"],
+            "data_prep": ["generate/prompts/*.txt"],
+        },
         install_requires=RUNTIME,
         extras_require=EXTRAS,
         entry_points={"console_scripts": ["llava-finetune = llava_finetune.cli:main"]},

@@ -99,7 +99,7 @@ assert report.ok and report.num_pictures == values['pictures'], report
 
 OPEN = """
 import random
-from data_prep.record import read_records
+from data_prep.records.record import read_records
 records = read_records(values['records'])
 assert len(records) == values['count']
 """

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         import easy_vqa
 
         options.images = Path(easy_vqa.__file__).parent / "data"
-    from llava_finetune.loading import load
+    from llava_finetune.model.loading import load
 
     loaded = load(str(options.model))
     generating: list[float] = []
@@ -82,9 +82,9 @@ def timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., A
 
 def ours(loaded: Any, options: argparse.Namespace) -> list[str]:
     """What `llava-finetune evaluate` does with a loaded model."""
-    from llava_finetune import metrics
-    from llava_finetune.generate_answers import answer, held_out_questions
-    from llava_finetune.scoring import write_predictions
+    from llava_finetune.evaluation import metrics
+    from llava_finetune.evaluation.generate_answers import answer, held_out_questions
+    from llava_finetune.evaluation.scoring import write_predictions
 
     questions = held_out_questions(options.records, "--records", options.images, "--images", limit=options.questions)
     rows = answer(loaded, questions, options.images, batch_size=options.batch, max_new_tokens=options.max_new_tokens)
@@ -97,10 +97,10 @@ def bare(loaded: Any, options: argparse.Namespace) -> list[str]:
     """The plain loop: left padding, greedy, one picture per question."""
     import torch
 
-    from data_prep.record import open_image, read_records
-    from llava_finetune.dataset import process_image
-    from llava_finetune.generate_answers import questions_from, stop_ids
-    from llava_finetune.masking import IMAGE_TOKEN, prompt_ids
+    from data_prep.records.record import open_image, read_records
+    from llava_finetune.data.dataset import process_image
+    from llava_finetune.data.masking import IMAGE_TOKEN, prompt_ids
+    from llava_finetune.evaluation.generate_answers import questions_from, stop_ids
 
     questions = questions_from(read_records(options.records), limit=options.questions)
     model, tokenizer = loaded.model, loaded.tokenizer

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (work / "start" / "llava_finetune.json").is_file():
         print("building the model that every run starts from")
         make_start(options, work / "start")
-    from llava_finetune.proposals import workers
+    from llava_finetune.planning.proposals import workers
 
     wanted = sorted({0, workers(1)})
     rows = []

@@ -31,7 +31,7 @@ usage = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps({{"seconds": time.perf_counter() - begin, "cpu": usage.ru_utime + usage.ru_stime,
                    "torch": "torch" in sys.modules, "memory": usage.ru_maxrss * 1024}}))
 """
-OURS = "from llava_finetune.loading import load; load({model!r})"
+OURS = "from llava_finetune.model.loading import load; load({model!r})"
 PEER = (
     "import torch, llava.model; from transformers import AutoTokenizer, AutoModelForCausalLM as M; "
     "AutoTokenizer.from_pretrained({model!r}); "
@@ -40,8 +40,8 @@ PEER = (
 TRAIN = """
 import json, pathlib, resource, shutil, sys, time
 folder = pathlib.Path({folder!r})
-from llava_finetune.arguments import parse
-from llava_finetune import train as script
+from llava_finetune.config.arguments import parse
+from llava_finetune.training import train as script
 from transformers import TrainerCallback
 flags = ["--model_name_or_path", str(folder / "model"), "--version", "v1", "--data_path", {records!r},
     "--image_folder", str(folder), "--lora_enable", "True", "--lora_r", "8", "--per_device_train_batch_size", "4",
@@ -108,7 +108,7 @@ def train_on(numbers: Sequence[int]) -> list[dict[str, Any]]:
     print("\n| records | file | order | first step after | a step of 4 | peak memory |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make = f"from llava_finetune.tiny import *; make_tiny_llava(Path({name!r}) / 'model')"
+        make = f"from tests.tiny import *; make_tiny_llava(Path({name!r}) / 'model')"
         os.environ["LLAVA_FINETUNE_CACHE"] = name  # what earlier runs kept is not there
         subprocess.run([sys.executable, "-c", make], cwd=ROOT, env=variables(), check=True, capture_output=True)
         for number in numbers:

@@ -95,9 +95,9 @@ def make_model(folder: Path, model: str | None, config: str | None, tower: str |
     import torch
     import transformers
 
-    from llava_finetune.modeling import model_class
-    from llava_finetune.shapes import KNOWN_MODELS
-    from llava_finetune.tiny import make_tiny_language_model
+    from llava_finetune.model.modeling import model_class
+    from llava_finetune.planning.shapes import KNOWN_MODELS
+    from tests.tiny import make_tiny_language_model
 
     known = json.loads(KNOWN_MODELS.read_text())
     values = json.loads(Path(config).read_text()) if config else known["models"][model]
@@ -129,10 +129,10 @@ def measure(job: Job) -> dict[str, Any]:
     from PIL import Image
 
     from benchmarks.allocations import Allocations
-    from llava_finetune.arguments import parse as parse_training
-    from llava_finetune.memory import CONTEXT, Setting, estimate
-    from llava_finetune.shapes import read_shape
-    from llava_finetune.train import train
+    from llava_finetune.config.arguments import parse as parse_training
+    from llava_finetune.planning.memory import CONTEXT, Setting, estimate
+    from llava_finetune.planning.shapes import read_shape
+    from llava_finetune.training.train import train
 
     folder = Path(job.folder)
     Image.new("RGB", (640, 480), "red").save(folder / "red.png")

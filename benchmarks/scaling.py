@@ -133,7 +133,15 @@ def rates_of(options: argparse.Namespace, work: Path, ranks: int) -> list[float]
         f"--max_steps {options.steps + 2} --dataloader_num_workers 0 --ddp_backend gloo --output_dir {output}"
     )
     port = ["--master-port", str(29500 + os.getpid() % 1000)]
-    starter = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), *port, "-m", "llava_finetune.train"]
+    starter = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        str(ranks),
+        *port,
+        "-m",
+        "llava_finetune.training.train",
+    ]
     variables = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *starter, *flags.split()]
     done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)

@@ -122,8 +122,8 @@ def prepare(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     if set(options.trainers) - {"ours", "upstream"} and not (exported / "config.json").is_file():
         command = ["export", str(start), str(exported), "--vision-tower", str(options.tower)]
         subprocess.run([sys.executable, "-m", "llava_finetune", *command], cwd=ROOT, check=True)
-    from llava_finetune.building import load_tokenizer
-    from llava_finetune.masking import encode
+    from llava_finetune.data.masking import encode
+    from llava_finetune.model.building import load_tokenizer
 
     config = json.loads((start / "config.json").read_text())
     template = json.loads((start / "llava_finetune.json").read_text())["conversation"]
@@ -177,10 +177,10 @@ def make_start(options: argparse.Namespace, folder: Path) -> None:
     """A LLaVA in bf16 from the parts, or of a published shape with random weights; its projector is random (seed 0)."""
     import torch
 
-    from llava_finetune.arguments import parse as parse_training
-    from llava_finetune.manifest import write_manifest
-    from llava_finetune.saving import copy_tokenizer
-    from llava_finetune.train import _model
+    from llava_finetune.config.arguments import parse as parse_training
+    from llava_finetune.model.saving import copy_tokenizer
+    from llava_finetune.saved.manifest import write_manifest
+    from llava_finetune.training.train import _model
 
     model_path = options.model if options.size is None else random_language_model(options, folder.parent / "random")
     flags = (

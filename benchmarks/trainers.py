@@ -88,9 +88,9 @@ def common(job: dict[str, Any]) -> list[str]:
 
 def ours(job: dict[str, Any], facts: dict[str, Any]) -> None:
     """llava_finetune's trainer, as its command line runs it."""
-    from llava_finetune import trainer
-    from llava_finetune.arguments import parse
-    from llava_finetune.train import train
+    from llava_finetune.config.arguments import parse
+    from llava_finetune.training import trainer
+    from llava_finetune.training.train import train
 
     in_order(trainer.RunTrainer, facts)
     extra = ["--output_dir", job["output"], "--version", job["template"], "--check_data", "False", *job["switches"]]

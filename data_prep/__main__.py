@@ -13,19 +13,19 @@ from collections.abc import Sequence
 from data_prep.errors import DataError, UsageError
 
 KINDS = {
-    "okvqa": ("data_prep.vqa", "OK-VQA questions and annotations with COCO folders"),
-    "vqa": ("data_prep.vqa", "VQAv2, or anything in its format"),
-    "easy-vqa": ("data_prep.easy_vqa", "easy-VQA from its Python package: 5,000 small pictures, no hub"),
-    "captions": ("data_prep.captions", "a folder of pictures and a CSV of captions"),
-    "captions-template": ("data_prep.captions_template", "write the CSV of captions to fill in"),
-    "table": ("data_prep.table", "CSV, TSV, JSONL, Excel or parquet with picture, question, answer"),
-    "hf": ("data_prep.hf", "a data set of the Hugging Face hub, a local folder, parquet, arrow"),
-    "heic": ("data_prep.heic", "phone pictures (HEIC) to upright JPEG"),
+    "okvqa": ("data_prep.converters.vqa", "OK-VQA questions and annotations with COCO folders"),
+    "vqa": ("data_prep.converters.vqa", "VQAv2, or anything in its format"),
+    "easy-vqa": ("data_prep.converters.easy_vqa", "easy-VQA from its Python package: 5,000 small pictures, no hub"),
+    "captions": ("data_prep.converters.captions", "a folder of pictures and a CSV of captions"),
+    "captions-template": ("data_prep.converters.captions_template", "write the CSV of captions to fill in"),
+    "table": ("data_prep.converters.table", "CSV, TSV, JSONL, Excel or parquet with picture, question, answer"),
+    "hf": ("data_prep.hf.command", "a data set of the Hugging Face hub, a local folder, parquet, arrow"),
+    "heic": ("data_prep.converters.heic", "phone pictures (HEIC) to upright JPEG"),
     "generate": ("data_prep.generate.command", "captions and boxes to conversations, written by a language model"),
-    "split": ("data_prep.split", "split records by picture into train, test and more"),
-    "mix": ("data_prep.mix", "mix several records files with weights"),
+    "split": ("data_prep.tools.split", "split records by picture into train, test and more"),
+    "mix": ("data_prep.tools.mix", "mix several records files with weights"),
     "check": ("data_prep.check.command", "find everything that would make training fail or go wrong"),
-    "show": ("data_prep.show", "a page of records as the model will see them"),
+    "show": ("data_prep.tools.show", "a page of records as the model will see them"),
 }
 
 

@@ -30,17 +30,25 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
-    "train": Command("llava_finetune.train", "pretrain the projector, or fine-tune: full, LoRA, QLoRA"),
-    "evaluate": Command("llava_finetune.evaluate", "answer the questions of a records file and score the answers"),
-    "merge": Command("llava_finetune.merge", "merge an adapter and projector into its base, and verify it"),
-    "import": Command("llava_finetune.importing", "llava-hf layout to upstream's layout"),
-    "export": Command("llava_finetune.export", "upstream's layout to llava-hf, for transformers, vLLM and SGLang"),
-    "chat": Command("llava_finetune.chat", "talk to a model in the terminal"),
+    "train": Command("llava_finetune.training.train", "pretrain the projector, or fine-tune: full, LoRA, QLoRA"),
+    "evaluate": Command(
+        "llava_finetune.evaluation.evaluate", "answer the questions of a records file and score the answers"
+    ),
+    "merge": Command("llava_finetune.merge.command", "merge an adapter and projector into its base, and verify it"),
+    "import": Command("llava_finetune.convert.importing", "llava-hf layout to upstream's layout"),
+    "export": Command(
+        "llava_finetune.convert.export", "upstream's layout to llava-hf, for transformers, vLLM and SGLang"
+    ),
+    "chat": Command("llava_finetune.serve.chat", "talk to a model in the terminal"),
     "serve": Command("llava_finetune.serve", "a web page and an OpenAI-compatible API for a model"),
     "report": Command("llava_finetune.report", "one self-contained page of a run, or of several side by side"),
-    "plan": Command("llava_finetune.plan", "memory per GPU from the config alone, and the launcher line that fits"),
-    "doctor": Command("llava_finetune.doctor", "check this machine and set-up, or the dtypes of a model"),
-    "base": Command("llava_finetune.base_model", "build the small base model of the quickstart from packages"),
+    "plan": Command(
+        "llava_finetune.planning.plan", "memory per GPU from the config alone, and the launcher line that fits"
+    ),
+    "doctor": Command("llava_finetune.doctor.command", "check this machine and set-up, or the dtypes of a model"),
+    "base": Command(
+        "llava_finetune.quickstart.base_model", "build the small base model of the quickstart from packages"
+    ),
 }
 
 ECHO_SECONDS = 3.0

@@ -58,7 +58,7 @@ def is_echo(error: BaseException) -> bool:
 def record_failure(message: str, code: int = 1) -> bool:
     """Leave this rank's message and exit code for the launcher; False where another rank did so before.
 
-    Launchers replace a rank's exit code by their own: `llava_finetune.processes` gives this one back.
+    Launchers replace a rank's exit code by their own: `llava_finetune.launching.processes` gives this one back.
     """
     path = os.environ.get(FAILURE_VARIABLE)
     if not path:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shared by the launchers: finds the project's Python and hands over to `python -m llava_finetune.launch`, which works
+# Shared by the launchers: finds the project's Python and hands over to `python -m llava_finetune.launching.launch`, which works
 # out the batch arithmetic, checks the machine and starts deepspeed, torchrun or one process. Sourced, not run:
 #
 #   source scripts/launch.sh
@@ -19,5 +19,5 @@ fi
 # launch MODE FLAGS...: MODE is pretrain, full, lora or qlora; of two equal flags the later one wins.
 launch() {
   export PYTHONPATH="$LAUNCH_ROOT${PYTHONPATH:+:$PYTHONPATH}"
-  exec python -m llava_finetune.launch "$@"
+  exec python -m llava_finetune.launching.launch "$@"
 }

@@ -18,9 +18,9 @@ from data_prep.check.report import Report, report_text
 from data_prep.check.run import check_records
 from data_prep.errors import DataError, UsageError, printable
 from data_prep.files import sha256_of, source_entry, write_json
-from data_prep.ids import unique_ids
-from data_prep.output import meta_path
-from data_prep.record import Record, Records, read_records, write_records
+from data_prep.records.ids import unique_ids
+from data_prep.records.output import meta_path
+from data_prep.records.record import Record, Records, read_records, write_records
 
 DROPPING = (
     "broken record", "image not a name", "image missing", "image outside the folder", "not a picture",

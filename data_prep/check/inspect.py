@@ -15,7 +15,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from data_prep.errors import PictureError, PictureFault
-from data_prep.picture import ORIENTATION, extension_of, load, num_frames, open_lazily, resolve_image
+from data_prep.records.picture import ORIENTATION, extension_of, load, num_frames, open_lazily, resolve_image
 
 THUMB = (9, 8)
 FINE = 64

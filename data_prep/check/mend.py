@@ -11,7 +11,7 @@ from typing import Any
 
 from data_prep.check.kinds import KINDS, Severity
 from data_prep.check.texts import END_TOKENS, LONE_SURROGATE, WRONG_IMAGE_KEYS, faults
-from data_prep.record import IMAGE_TOKEN, Record, images_of
+from data_prep.records.record import IMAGE_TOKEN, Record, images_of
 
 ROLES = {"user": "human", "assistant": "gpt", "bot": "gpt", "model": "gpt"}
 ERRORS = {name for name, kind in KINDS.items() if kind.severity is Severity.ERROR}

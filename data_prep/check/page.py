@@ -10,8 +10,8 @@ from pathlib import Path
 from data_prep.check.kinds import Severity
 from data_prep.check.report import Example, Finding, Report
 from data_prep.errors import PictureError
-from data_prep.page import escape, picture_tag, write_page
-from data_prep.picture import open_image, resolve_image
+from data_prep.records.picture import open_image, resolve_image
+from data_prep.view.page import escape, picture_tag, write_page
 
 
 def write_check_page(report: Report, path: Path, test_image_folder: Path | None = None) -> None:

@@ -12,7 +12,7 @@ from data_prep.check.report import Example, Report
 from data_prep.check.texts import faults
 from data_prep.errors import DataError
 from data_prep.progress import Progress
-from data_prep.record import Record, Records, images_of
+from data_prep.records.record import Record, Records, images_of
 
 MAX_DISTINCT = 200_000
 NUM_COMMON = 20

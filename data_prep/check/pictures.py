@@ -12,7 +12,7 @@ from data_prep.check.lookalikes import Lookalikes
 from data_prep.check.report import Example, Report
 from data_prep.check.texts import Fault
 from data_prep.errors import printable
-from data_prep.record import Records
+from data_prep.records.record import Records
 
 TINY = 16
 Uses = Mapping[str, Sequence[int]]

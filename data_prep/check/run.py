@@ -23,8 +23,8 @@ from data_prep.check.report import Report, from_json
 from data_prep.check.scan import scan
 from data_prep.errors import DataError, PictureError
 from data_prep.files import sha256_of, write_json
-from data_prep.picture import resolve_image
-from data_prep.record import Records, images_of, read_records
+from data_prep.records.picture import resolve_image
+from data_prep.records.record import Records, images_of, read_records
 
 VERSION = 2
 """Part of the cache's key: one more whenever a check changes."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from data_prep.errors import DataError
-from data_prep.record import IMAGE_TOKEN, images_of
+from data_prep.records.record import IMAGE_TOKEN, images_of
 
 ROLES = {"human", "gpt"}
 END_TOKENS = re.compile(

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from data_prep.check.report import Example, Report
 from data_prep.check.texts import faults
 from data_prep.errors import DataError
-from data_prep.model_view import ModelView, open_model
 from data_prep.progress import Progress
-from data_prep.record import Record, Records, images_of
+from data_prep.records.record import Record, Records, images_of
+from data_prep.view.model_view import ModelView, open_model
 
 IMAGE_TOKEN_INDEX = -200
 IGNORE_INDEX = -100

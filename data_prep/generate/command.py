@@ -16,22 +16,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import DataError, UsageError
-from data_prep.generate.asking import Asking, Limits, Spending, Task
-from data_prep.generate.endpoint import Endpoint
-from data_prep.generate.journal import Journal, key_of
-from data_prep.generate.prompts import STYLES, Prompts, write_prompts
-from data_prep.generate.scenes import read_scenes
-from data_prep.options import (
+from data_prep.converters.options import (
     add_output_options,
     converter_parser,
     picture_problem,
     require_folder,
     write_and_check,
 )
-from data_prep.output import Converted, Drop, Origin, Reason
+from data_prep.errors import DataError, UsageError
+from data_prep.generate.asking import Asking, Limits, Spending, Task
+from data_prep.generate.endpoint import Endpoint
+from data_prep.generate.journal import Journal, key_of
+from data_prep.generate.prompts import STYLES, Prompts, write_prompts
+from data_prep.generate.scenes import read_scenes
 from data_prep.progress import Progress
-from data_prep.record import conversation
+from data_prep.records.output import Converted, Drop, Origin, Reason
+from data_prep.records.record import conversation
 
 EXAMPLES = """  python -m data_prep generate --write-prompts prompts
   python -m data_prep generate --captions c.csv --image-folder photos --model M --output g.json   (the estimate only)

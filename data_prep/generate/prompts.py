@@ -13,7 +13,7 @@ from pathlib import Path
 from data_prep.errors import DataError
 from data_prep.files import write_text
 from data_prep.generate.scenes import Scene
-from data_prep.json_text import decode_utf8
+from data_prep.records.json_text import decode_utf8
 
 FOLDER = Path(__file__).resolve().parent / "prompts"
 STYLES = ("conversation", "detail", "reasoning")

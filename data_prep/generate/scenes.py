@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep.captions import CAPTION_NAMES
+from data_prep.converters.captions import CAPTION_NAMES
+from data_prep.converters.rows import Row, cell_text, column, read_rows
+from data_prep.converters.table import IMAGE_NAMES, local_name
 from data_prep.errors import DataError, PictureError
-from data_prep.json_text import kind_of, read_json
-from data_prep.picture import open_image, resolve_image
-from data_prep.rows import Row, cell_text, column, read_rows
-from data_prep.table import IMAGE_NAMES, local_name
+from data_prep.records.json_text import kind_of, read_json
+from data_prep.records.picture import open_image, resolve_image
 
 LABEL_NAMES = ("label", "category", "class", "object", "name")
 SIDES = ("x", "y", "width", "height")

@@ -11,7 +11,7 @@ import re
 from typing import Any, NamedTuple
 
 from data_prep.check.texts import END_TOKENS, LONE_SURROGATE, ROLE_MARKERS
-from data_prep.record import IMAGE_TOKEN
+from data_prep.records.record import IMAGE_TOKEN
 
 MIN_TURNS, MAX_TURNS = 2, 10
 MIN_WORDS = {"conversation": 1, "detail": 25, "reasoning": 20}

@@ -18,8 +18,8 @@ import torch
 
 from llava_finetune.convert.probes import Probe, probes
 from llava_finetune.convert.styles import choose_style, difference_of_ids, render_template
+from llava_finetune.data.masking import IMAGE_TOKEN_INDEX, encode, prompt_ids
 from llava_finetune.errors import UserError
-from llava_finetune.masking import IMAGE_TOKEN_INDEX, encode, prompt_ids
 
 PIXEL_TOLERANCE = 1e-5
 
@@ -105,7 +105,7 @@ def usable_probes(template: str, image_size: int) -> list[Probe]:
 @torch.inference_mode()
 def forward(loaded: Any, input_ids: Sequence[int], pictures: Sequence[Any]) -> Forward:
     """Run one conversation (-200 for a picture) with its RGB pictures through upstream's model."""
-    from llava_finetune.dataset import num_image_tokens, process_image
+    from llava_finetune.data.dataset import num_image_tokens, process_image
 
     model = loaded.model
     pixel_values = [process_image(picture, loaded.image_processor, model.config) for picture in pictures]
@@ -235,7 +235,7 @@ def processor_as_trained(
     import tempfile
 
     from llava_finetune.convert import configs, processor_files, tokenizer_files
-    from llava_finetune.manifest import write_json
+    from llava_finetune.saved.manifest import write_json
 
     family = configs.llava_hf_family(config)
     whole = {

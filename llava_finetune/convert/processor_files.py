@@ -14,7 +14,7 @@ from typing import Any
 
 from llava_finetune.convert.configs import Family
 from llava_finetune.errors import UserError
-from llava_finetune.manifest import read_json, write_json
+from llava_finetune.saved.manifest import read_json, write_json
 
 _KEPT = (
     "do_resize",

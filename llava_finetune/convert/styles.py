@@ -10,9 +10,9 @@ from typing import Any
 
 from llava_finetune.convert.probes import Probe
 from llava_finetune.convert.template import STYLES, Style, chat_template
+from llava_finetune.data.masking import IMAGE_TOKEN_INDEX, adds_bos
+from llava_finetune.data.templates import conversation
 from llava_finetune.errors import UserError
-from llava_finetune.masking import IMAGE_TOKEN_INDEX, adds_bos
-from llava_finetune.templates import conversation
 
 
 def choose_style(

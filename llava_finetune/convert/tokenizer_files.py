@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_finetune.errors import UserError
-from llava_finetune.manifest import read_json, write_json
+from llava_finetune.saved.manifest import read_json, write_json
 
 IMAGE_TOKEN = "<image>"
 FILES = (

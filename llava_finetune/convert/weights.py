@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from llava_finetune.convert import names
-from llava_finetune.convert.names import Name
-from llava_finetune.convert.shards import ShardWriter, StoredTensor, open_shard
 from llava_finetune.errors import UserError
+from llava_finetune.saved import tensor_names
+from llava_finetune.saved.shards import ShardWriter, StoredTensor, open_shard
+from llava_finetune.saved.tensor_names import Name
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def route_with(parse: Callable[[str], Name | None], target: Callable[[Name], Tar
     """A route from a parser of names; a name that the parser does not know stops the conversion."""
 
     def route(name: str) -> Target | Skip:
-        if names.is_buffer(name):
+        if tensor_names.is_buffer(name):
             return Skip("computed buffer")
         parsed = parse(name)
         if parsed is None:
@@ -108,7 +108,7 @@ def resize_rows(weight: torch.Tensor, rows: int) -> torch.Tensor:
 def check_complete(written: set[str], expected: set[str], parse: Callable[[str], Name | None], where: Path) -> None:
     """Raise UserError unless the written names are exactly the expected ones (compared as neutral names)."""
     have = {parse(name) for name in written}
-    want = {parse(name) for name in expected if not names.is_buffer(name)}
+    want = {parse(name) for name in expected if not tensor_names.is_buffer(name)}
     missing, extra = want - have, have - want
     if missing or extra:
         raise UserError(

@@ -15,7 +15,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from llava_finetune import metrics
+from llava_finetune.evaluation import metrics
 from llava_finetune.report.outcomes import GAINED, LOST, OUTCOMES, RIGHT, WRONG, Outcome
 from llava_finetune.report.tables import shortened
 
@@ -48,7 +48,7 @@ class Pictures:
         return self._made[names[0]] + more
 
     def _read(self, name: str) -> str:
-        from data_prep.record import open_image, resolve_image
+        from data_prep.records.record import open_image, resolve_image
 
         self.unreadable[name] = "no image folder is known: give --image_folder"
         for folder in self.folders:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llava_finetune import metrics
+from llava_finetune.evaluation import metrics
 
 CONTROLS = ("text_prior", "blind", "shuffled")
 LABELS = {

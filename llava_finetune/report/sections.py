@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from llava_finetune import metrics
+from llava_finetune.evaluation import metrics
 from llava_finetune.report.charts import Level, Series, line_chart
 from llava_finetune.report.gallery import Pictures
 from llava_finetune.report.numbers import plural, short

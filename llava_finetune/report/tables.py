@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from llava_finetune.intervals import PairedTest
-from llava_finetune.metrics import TYPES, question_type
+from llava_finetune.evaluation.intervals import PairedTest
+from llava_finetune.evaluation.metrics import TYPES, question_type
 from llava_finetune.report.numbers import DASH, bare_percent, interval
 from llava_finetune.report.run_folder import is_number
 from llava_finetune.report.words import TYPE_NAMES

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.files import write_text
-from llava_finetune.curves import write_curves
+from llava_finetune.report.curves import write_curves
 from llava_finetune.report.outcomes import GAINED, LOST, RIGHT, WRONG, current, outcomes, paired
 from llava_finetune.report.page import run_page
 from llava_finetune.report.run_folder import CONTROLS, Run, read_run

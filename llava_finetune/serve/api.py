@@ -21,8 +21,8 @@ from pydantic import ValidationError
 from llava_finetune.errors import UserError
 from llava_finetune.serve.engine import Done, Engine, Event, Failed, QueueFull, ShuttingDown, Text, Ticket
 from llava_finetune.serve.guards import Access, Guard, error_body
+from llava_finetune.serve.limits import Limits
 from llava_finetune.serve.metrics import CONTENT_TYPE, Metrics
-from llava_finetune.serve.pictures import Limits
 from llava_finetune.serve.protocol import ChatRequest
 
 FINISH = {"stop": "stop", "length": "length", "cancel": "stop"}

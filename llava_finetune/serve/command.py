@@ -22,8 +22,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_finetune.costs import loaded_line, rate_text
 from llava_finetune.errors import UsageError, UserError
+from llava_finetune.model.costs import loaded_line, rate_text
 from llava_finetune.serve.models import ModelChoice, add_model_flags, base_model_of, choice_of, load_model
 
 EXAMPLES = """examples:
@@ -151,7 +151,7 @@ def listen(host: str, port: int) -> socket.socket:
 def build_server(arguments: argparse.Namespace, access: Any, loaded: Any, choice: ModelChoice) -> tuple[Any, str]:
     """Engines (the base's too, when it can answer) and what the page says about them."""
     from llava_finetune.serve.api import Server
-    from llava_finetune.serve.pictures import Limits
+    from llava_finetune.serve.limits import Limits
 
     limits = Limits(
         picture_bytes=int(arguments.max_picture_mb * 1e6),

@@ -109,7 +109,7 @@ class Engine:
     """
 
     def __init__(self, loaded: Any, *, max_batch: int = 8, max_queue: int = 32) -> None:
-        from llava_finetune.generate_answers import stop_ids
+        from llava_finetune.evaluation.generate_answers import stop_ids
 
         self.loaded = loaded
         self.max_batch, self.max_queue = max_batch, max_queue

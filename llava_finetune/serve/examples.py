@@ -16,8 +16,8 @@ def load_examples(
     model: Path, records: Path | None, images: Path | None, scratch: Path, count: int = 6
 ) -> list[tuple[str, list[str]]]:
     """(question, picture files) of different pictures; empty when no evaluation file is known or a picture is gone."""
-    from data_prep.record import DataError, images_of, open_image, read_records, resolve_image
-    from llava_finetune.convert.merging import run_records
+    from data_prep.records.record import DataError, images_of, open_image, read_records, resolve_image
+    from llava_finetune.merge.weights import run_records
 
     found = (records, images) if records else run_records(model)
     if found is None or found[0] is None:

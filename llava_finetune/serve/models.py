@@ -51,7 +51,7 @@ def choice_of(arguments: argparse.Namespace) -> ModelChoice:
 
 def load_model(choice: ModelChoice) -> Any:
     """The loaded model of a choice."""
-    from llava_finetune.loading import load
+    from llava_finetune.model.loading import load
 
     return load(
         choice.model,
@@ -69,7 +69,7 @@ def base_model_of(loaded: Any, choice: ModelChoice) -> str | None:
     Found through the manifest (`base`); a run over a plain language model began with the projector of stage 1, which
     its run.json names, and that is the model before. None for a base that is gone or cannot see.
     """
-    from llava_finetune.manifest import read_json, read_manifest
+    from llava_finetune.saved.manifest import read_json, read_manifest
 
     base = choice.base or loaded.manifest.get("base")
     if base and not Path(base).is_dir():
@@ -87,7 +87,7 @@ def base_model_of(loaded: Any, choice: ModelChoice) -> str | None:
 
 def _sees(folder: Path) -> bool:
     """Whether a model folder is a LLaVA and not a plain language model."""
-    from llava_finetune.manifest import read_json
+    from llava_finetune.saved.manifest import read_json
 
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     return bool(config.get("mm_vision_tower"))

@@ -9,30 +9,20 @@ import base64
 import binascii
 import io
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from llava_finetune.errors import UserError
+from llava_finetune.serve.limits import Limits
+from llava_finetune.serve.remote import fetch
 
 KINDS = {".jpg", ".png", ".webp", ".gif", ".bmp", ".avif", ".heic"}
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What one request may bring: bytes of a body and of a picture, pixels of a picture, pictures, and remote hosts."""
-
-    body_bytes: int = 32_000_000
-    picture_bytes: int = 10_000_000
-    pixels: int = 40_000_000
-    pictures: int = 8
-    remote_hosts: frozenset[str] = frozenset()
-
-
 def picture_from_bytes(data: bytes, limits: Limits, where: str = "the picture") -> Any:
     """An upright RGB picture. Raises UserError for another kind of file, too many bytes or pixels, and damage."""
-    from data_prep.picture import decode, extension_of
-    from data_prep.record import DataError
+    from data_prep.records.picture import decode, extension_of
+    from data_prep.records.record import DataError
 
     if len(data) > limits.picture_bytes:
         raise UserError(f"{where} has {len(data):,} bytes, at most {limits.picture_bytes:,} are taken; make it smaller")
@@ -52,8 +42,6 @@ def picture_from_url(url: str, limits: Limits) -> Any:
         return picture_from_bytes(decode_base64(url[match.end() :], limits), limits)
     scheme = url.split(":", 1)[0][:16] if ":" in url else "none"
     if scheme in ("http", "https"):
-        from llava_finetune.serve.remote import fetch
-
         return picture_from_bytes(fetch(url, limits), limits)
     raise UserError(f"image_url with scheme {scheme!r}: send a data URL (data:image/png;base64,...)")
 

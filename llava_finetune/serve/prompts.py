@@ -41,7 +41,7 @@ def build_prompt(loaded: Any, messages: Sequence[Message]) -> Prompt:
 
     Raises UserError when the roles do not alternate, a text holds `<image>`, or the context is full.
     """
-    from llava_finetune.dataset import num_image_tokens, process_image
+    from llava_finetune.data.dataset import num_image_tokens, process_image
 
     system, turns = turns_of(messages)
     ids = ids_with_system(turns, system, loaded.template, loaded.tokenizer)
@@ -85,8 +85,8 @@ def turns_of(messages: Sequence[Message]) -> tuple[str | None, list[dict[str, st
 
 def ids_with_system(turns: Sequence[dict[str, str]], system: str | None, template: str, tokenizer: Any) -> list[int]:
     """Prompt ids; a given `system` text stands where the template's own does."""
-    from llava_finetune.masking import encode_segments, prompt_ids, segments
-    from llava_finetune.templates import conversation
+    from llava_finetune.data.masking import encode_segments, prompt_ids, segments
+    from llava_finetune.data.templates import conversation
 
     if system is None:
         return prompt_ids(turns, template, tokenizer)

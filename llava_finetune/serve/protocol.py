@@ -10,7 +10,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from llava_finetune.errors import UserError
-from llava_finetune.serve.pictures import Limits, picture_from_url
+from llava_finetune.serve.limits import Limits
+from llava_finetune.serve.pictures import picture_from_url
 from llava_finetune.serve.prompts import Message
 from llava_finetune.serve.sampling import Sampling
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from llava_finetune.errors import UserError
-from llava_finetune.serve.pictures import Limits
+from llava_finetune.serve.limits import Limits
 
 TIMEOUT = 10.0
 

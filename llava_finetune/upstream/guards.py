@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from llava_finetune.data.masking import IGNORE_INDEX
 from llava_finetune.errors import UserError
-from llava_finetune.masking import IGNORE_INDEX
 
 #: config.json's value, the flag that forgets it, and the flag's default in upstream's dataclasses.
 BASE_WINS = (
@@ -88,7 +88,7 @@ def choose_pad_token(tokenizer: Any) -> str:
 
 def choose_template(name: str, tokenizer: Any) -> Any:
     """Upstream's conversation template `name`. Raises UserError for another name, and for one that does not fit."""
-    from llava_finetune.templates import UPSTREAM_LACKS, check_fits, conversation
+    from llava_finetune.data.templates import UPSTREAM_LACKS, check_fits, conversation
 
     if name in UPSTREAM_LACKS:
         raise UserError(f"--version {name}: upstream's own trainer masks no such template; use llava-finetune train")
@@ -150,7 +150,7 @@ def dry_save(model: Any, output_dir: str) -> None:
 
 def is_clip(vision_tower: str) -> bool:
     """True for any CLIP vision model, a folder or a hub id, whatever it is called."""
-    from llava_finetune.upstream.folders import read_json
+    from llava_finetune.saved.folders import read_json
 
     config = read_json(vision_tower, "config.json")
     if config is None:

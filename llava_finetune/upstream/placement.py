@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from llava_finetune.config.precision import choose_precision
 from llava_finetune.errors import UserError
-from llava_finetune.precision import choose_precision
 
 logger = logging.getLogger(__name__)
 

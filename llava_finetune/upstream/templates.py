@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from llava_finetune.building import template_of
+from llava_finetune.data.templates import template_names
 from llava_finetune.errors import UserError
-from llava_finetune.templates import template_names
+from llava_finetune.model.building import template_of
 
 logger = logging.getLogger(__name__)
 

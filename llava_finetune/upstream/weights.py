@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from llava_finetune.errors import UserError
-from llava_finetune.upstream.folders import ModelFolder
+from llava_finetune.saved.folders import ModelFolder
 
 PROJECTOR = ("mm_projector", "image_newline")
 # Module names from the root: transformers matches them from the start. Any list replaces the default, which is lm_head.

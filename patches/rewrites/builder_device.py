@@ -19,7 +19,8 @@ PATCH = Patch(
             FUNCTION,
             find='kwargs = {"device_map": device_map, **kwargs}',
             put="""
-                from llava_finetune.upstream import folders, placement, weights
+                from llava_finetune.upstream import placement, weights
+                from llava_finetune.saved import folders
                 folder = folders.describe(model_path, model_base)
                 model_base = folder.base
                 device = placement.choose_device(device)

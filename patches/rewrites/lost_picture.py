@@ -15,8 +15,8 @@ PATCH = Patch(
             "LazySupervisedDataset.__getitem__",
             find="image = Image.open(os.path.join(image_folder, image_file)).convert('RGB')",
             put="""
-                from llava_finetune import lost_pictures
-                image = lost_pictures.open_or_note(os.path.join(image_folder, image_file))
+                from llava_finetune.upstream import pictures
+                image = pictures.open_or_note(os.path.join(image_folder, image_file))
                 if image is None:
                     return self[(i + 1) % len(self)]
             """,

@@ -15,7 +15,7 @@ from data_prep.check import check_records
 from data_prep.check.scan import Worker, scan
 from data_prep.check.texts import faults
 from data_prep.errors import PictureFault
-from data_prep.record import read_records, write_records
+from data_prep.records.record import read_records, write_records
 from tests.data_prep.conftest import draw, record
 
 
@@ -278,7 +278,7 @@ def test_ids_and_records_that_stand_twice_and_answers_that_rule_are_found(tmp_pa
 
 @pytest.mark.slow
 def test_with_a_model_pictures_count_as_their_tokens_and_what_is_cut_off_is_named(tmp_path: Path) -> None:
-    from llava_finetune.tiny import make_tiny_llava
+    from tests.tiny import make_tiny_llava
 
     draw(tmp_path / "a.jpg", 1, (60, 60))
     rows = [

@@ -11,7 +11,7 @@ from PIL import Image
 
 from data_prep import files
 from data_prep.__main__ import main
-from data_prep.record import open_image, read_records, resolve_image
+from data_prep.records.record import open_image, read_records, resolve_image
 from tests.data_prep.conftest import draw, record
 
 

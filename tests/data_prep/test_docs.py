@@ -13,7 +13,7 @@ import pytest
 
 from data_prep.__main__ import KINDS, main
 from data_prep.check.command import kinds_table
-from data_prep.record import read_records
+from data_prep.records.record import read_records
 from tests.data_prep import chess
 from tests.data_prep.endpoint import serve
 
@@ -41,7 +41,7 @@ def words_of(line: str) -> list[str]:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model that stands in for LLaVA-1.5-7B."""
-    from llava_finetune.tiny import make_tiny_llava
+    from tests.tiny import make_tiny_llava
 
     return make_tiny_llava(tmp_path_factory.mktemp("tiny") / "model")
 

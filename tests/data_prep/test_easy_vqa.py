@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.easy_vqa import main
+from data_prep.converters.easy_vqa import main
 from data_prep.errors import DataError
-from data_prep.record import read_records
+from data_prep.records.record import read_records
 from tests.data_prep.conftest import draw
 
 ROWS = [

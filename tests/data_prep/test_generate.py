@@ -18,7 +18,7 @@ from data_prep.generate import endpoint as endpoint_module
 from data_prep.generate.endpoint import Pace
 from data_prep.generate.scenes import read_scenes
 from data_prep.generate.validate import Invalid, turns_of
-from data_prep.record import DataError, read_records
+from data_prep.records.record import DataError, read_records
 from tests.data_prep.conftest import draw
 from tests.data_prep.endpoint import ANSWERS, WORDS, Endpoint, serve, style_of, valid
 

@@ -16,10 +16,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from data_prep import hf
 from data_prep.__main__ import main
-from data_prep.output import Drop, Reason
-from data_prep.record import read_records
+from data_prep.hf import command as hf
+from data_prep.records.output import Drop, Reason
+from data_prep.records.record import read_records
 from tests.data_prep.conftest import draw
 from tests.data_prep.hub import COMMIT, Hub
 

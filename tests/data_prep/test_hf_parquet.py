@@ -9,25 +9,26 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data_prep import hf, hf_parallel
 from data_prep.__main__ import main
 from data_prep.errors import DataError
-from data_prep.hf_footer import groups_of
-from data_prep.hf_parallel import most_processes
-from data_prep.hf_parquet import rows_by_group
+from data_prep.hf import command as hf
+from data_prep.hf import parallel
+from data_prep.hf.footer import groups_of
+from data_prep.hf.parallel import most_processes
+from data_prep.hf.parquet import rows_by_group
 from tests.data_prep.conftest import needs_proc, printed_and_peak
 from tests.data_prep.hub import COMMIT, Hub
 
 READING = """
 import sys
 from pathlib import Path
-from data_prep.hf_footer import groups_of
-from data_prep.hf_parquet import rows_by_group
+from data_prep.hf.footer import groups_of
+from data_prep.hf.parquet import rows_by_group
 print(sum(1 for rows in rows_by_group(groups_of(Path(sys.argv[1]))) for row in rows))
 """
 FETCHING = """
 import sys
-from data_prep.hf_parquet import rows_at
+from data_prep.hf.parquet import rows_at
 print(sum(1 for row in rows_at(sys.argv[1:])))
 """
 
@@ -186,9 +187,9 @@ def test_any_damage_of_a_footer_ends_in_groups_or_in_a_message(
 
 
 def test_fewer_processes_read_files_of_large_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hf_parallel, "num_cores", lambda: 8)
+    monkeypatch.setattr(parallel, "num_cores", lambda: 8)
     assert [most_processes(page * 10**6) for page in (1, 6, 15, 50, 300)] == [3, 3, 2, 1, 1]
-    monkeypatch.setattr(hf_parallel, "num_cores", lambda: 2)
+    monkeypatch.setattr(parallel, "num_cores", lambda: 2)
     assert most_processes(10**6) == 2
 
 

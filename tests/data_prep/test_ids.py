@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.ids import unique_ids
+from data_prep.records.ids import unique_ids
 from tests.data_prep.conftest import needs_proc, printed_and_peak
 
 MANY = """
 import hashlib, sys
-from data_prep.ids import unique_ids
+from data_prep.records.ids import unique_ids
 names = (hashlib.md5(str(number).encode()).hexdigest() for number in range(int(sys.argv[1])))
 print(sum(1 for _ in unique_ids({"id": name} for name in names)))
 """
 LITTLE_DISK = """
 import resource
 from data_prep.errors import DataError
-from data_prep.ids import unique_ids
+from data_prep.records.ids import unique_ids
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     for record in unique_ids({"id": f"{number:0100d}"} for number in range(100_000)): pass

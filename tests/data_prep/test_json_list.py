@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data_prep import json_list
 from data_prep.errors import DataError
-from data_prep.json_list import elements
+from data_prep.records import json_list
+from data_prep.records.json_list import elements
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=30),

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.__main__ import main
-from data_prep.record import read_records
+from data_prep.records.record import read_records
 from tests.data_prep.conftest import draw
 
 LETTERS = st.characters(codec="utf-8", exclude_categories=("Cs", "Cc", "Cn", "Zl", "Zp"), exclude_characters="<>|[]")
@@ -55,7 +55,7 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, Path],
     from llava import conversation as conversations
     from llava.train import train
 
-    from llava_finetune.tiny import make_tiny_llava
+    from tests.tiny import make_tiny_llava
 
     model = make_tiny_llava(tmp_path_factory.mktemp("tiny") / "model")
     tokenizer = transformers.AutoTokenizer.from_pretrained(model, use_fast=False, model_max_length=2048)

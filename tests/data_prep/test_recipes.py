@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import hf, vqa
 from data_prep.__main__ import KINDS, main
+from data_prep.converters import vqa
+from data_prep.hf import command as hf
 
 LINE = re.compile(r"^#\s+Data\s+(.*)$|^#\s{5,}(python -m data_prep .*)$", re.M)
 PARSERS = {"hf": hf.build_parser, "okvqa": lambda: vqa.build_parser("okvqa"), "vqa": lambda: vqa.build_parser("vqa")}

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_prep.errors import PictureFault
-from data_prep.output import Converted, Drop, Origin, Reason, write_output
-from data_prep.record import DataError, PictureError, open_image, read_records, resolve_image, write_records
+from data_prep.records.output import Converted, Drop, Origin, Reason, write_output
+from data_prep.records.record import DataError, PictureError, open_image, read_records, resolve_image, write_records
 from tests.data_prep.conftest import needs_proc, printed_and_peak
 
 TEXT = st.text(min_size=1, max_size=20)
@@ -115,8 +115,8 @@ def test_a_full_disk_says_that_nothing_was_written(tmp_path: Path, monkeypatch: 
 
 OPENING = """
 import random, sys
-import data_prep.record
-records = data_prep.record.read_records(sys.argv[1])
+import data_prep.records.record
+records = data_prep.records.record.read_records(sys.argv[1])
 draw = random.Random(0)
 for number in [0, len(records) - 1, *(draw.randrange(len(records)) for _ in range(2000))]:
     assert records[number]["id"] == f"record-{number:07d}", number

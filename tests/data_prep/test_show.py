@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from data_prep.__main__ import main
-from data_prep.record import write_records
+from data_prep.records.record import write_records
 from tests.data_prep.conftest import draw, record
 
 
 @pytest.mark.parametrize(("family", "views"), [("llava-1.5", 1), ("1.6-yi", 5)])
 def test_show_marks_the_answer_and_collapses_the_picture(tmp_path: Path, family: str, views: int) -> None:
-    from llava_finetune.tiny import make_tiny_llava
+    from tests.tiny import make_tiny_llava
 
     model = make_tiny_llava(tmp_path / "model", family)
     draw(tmp_path / "a.jpg", 3, (112, 112))

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from data_prep import files, hf_pictures
+from data_prep import files
 from data_prep.__main__ import main
-from data_prep.record import read_records
+from data_prep.hf import pictures
+from data_prep.records.record import read_records
 
 SLOW = """
 import sys, time
-import data_prep.table as table
+import data_prep.converters.table as table
 from data_prep.__main__ import _stop, main
 real = table.read_rows
 def slowly(*arguments):
@@ -144,7 +145,7 @@ def test_a_disk_that_fills_while_pictures_are_written_leaves_no_half_picture(
         return written[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(hf_pictures.os, "write", write)
+        patch.setattr(pictures.os, "write", write)
         assert main(["hf", "messages.parquet", "--output", "x/r.json"]) == 1
     assert "the disk is full" in capsys.readouterr().err
     assert not Path("x/r.json").exists()
@@ -157,7 +158,7 @@ def test_a_disk_that_fills_while_pictures_are_written_leaves_no_half_picture(
 def test_a_disk_that_takes_a_part_of_the_bytes_gets_the_rest(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
     with monkeypatch.context() as patch:
-        patch.setattr(hf_pictures.os, "write", lambda file, raw: real(file, raw[:100]))
+        patch.setattr(pictures.os, "write", lambda file, raw: real(file, raw[:100]))
         assert main(["hf", "messages.parquet", "--output", "x/r.json", "--check", "none"]) == 0
     written = {(Path("x/images") / item["image"]).read_bytes() for item in read_records("x/r.json")}
     assert written == {path.read_bytes() for path in Path("photos").iterdir()}

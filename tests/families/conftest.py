@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from llava_finetune.tiny import FAMILIES, make_tiny_clip, make_tiny_language_model, make_tiny_llava
+from tests.tiny import FAMILIES, make_tiny_clip, make_tiny_language_model, make_tiny_llava
 
 
 @pytest.fixture(scope="session")

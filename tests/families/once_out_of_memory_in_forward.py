@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from llava_finetune import modeling
+from llava_finetune.model import modeling
 
 _run_layers = modeling.run_layers
 _calls = 0

@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_prep.record import open_image
-from llava_finetune.arguments import ModelArguments
-from llava_finetune.building import load_config, load_tokenizer, resolve
-from llava_finetune.dataset import Collator, Encoder, RecordDataset, num_image_tokens, process_image
+from data_prep.records.record import open_image
+from llava_finetune.config.arguments import ModelArguments
+from llava_finetune.data.collator import Collator
+from llava_finetune.data.dataset import Encoder, RecordDataset, num_image_tokens, process_image
 from llava_finetune.errors import UserError
-from llava_finetune.loading import load
+from llava_finetune.model.building import load_config, load_tokenizer, resolve
+from llava_finetune.model.loading import load
 
 LOADED: dict[str, Any] = {}
 

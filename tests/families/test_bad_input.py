@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from llava_finetune import train
-from llava_finetune.arguments import parse
 from llava_finetune.cli import run_command
+from llava_finetune.config.arguments import parse
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.machine import GB
-from llava_finetune.memory import Setting
-from llava_finetune.proposals import MODES, too_small
-from llava_finetune.shapes import read_shape
+from llava_finetune.planning.memory import Setting
+from llava_finetune.planning.proposals import MODES, too_small
+from llava_finetune.planning.shapes import read_shape
+from llava_finetune.training import train
 
 LORA = ("--lora_enable", "True", "--lora_r", "8")
 
@@ -28,7 +28,7 @@ def refused(
         "--model_name_or_path", base, "--data_path", data / records, "--image_folder", data, "--output_dir", output,
         "--max_steps", "1", "--precision", "fp32", "--check_data", "False",
     ]  # fmt: skip
-    code = run_command("llava_finetune.train", [*map(str, words), *flags])
+    code = run_command("llava_finetune.training.train", [*map(str, words), *flags])
     _, _, said = capsys.readouterr().err.rpartition("error: ")  # behind transformers' progress bars
     assert code in (1, 2), said
     return said.strip()

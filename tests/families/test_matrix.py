@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llava_finetune.loading import load
+from llava_finetune.model.loading import load
 from tests.families.cells import CROSSED, ENGINES, FAMILIES, MODES, QUANTISED, STEPS, Cell, cells, job, table
 from tests.oracle.runs import Done, largest_difference, largest_relative, run_jobs, weights
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from llava_finetune import launch
-from llava_finetune.precision import choose_precision
+from llava_finetune.config.precision import choose_precision
+from llava_finetune.launching import launch
 
 ROOT = Path(__file__).resolve().parents[2]
 HIDE = """

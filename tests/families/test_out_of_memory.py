@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from llava_finetune import relaunch
 from llava_finetune.errors import OutOfMemoryError
-from llava_finetune.out_of_memory import halves, is_out_of_memory
+from llava_finetune.launching import relaunch
+from llava_finetune.model.allocation import halves, is_out_of_memory
 from tests.oracle.runs import Done, Job, largest_difference, largest_relative, run_jobs, weights
 
 LORA = ["--lora_enable", "True", "--lora_r", "8", "--lora_alpha", "16"]

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from llava_finetune.adapters import add_adapters, target_modules
-from llava_finetune.building import load_config, restore_trainable, settle_dtypes, trainable_table
+from llava_finetune.config.precision import Precision, choose_precision
 from llava_finetune.errors import UsageError, UserError
-from llava_finetune.modeling import model_class
-from llava_finetune.parameter_groups import use_tower_learning_rate
-from llava_finetune.precision import Precision, choose_precision
+from llava_finetune.model.adapters import add_adapters, target_modules
+from llava_finetune.model.building import load_config, restore_trainable, settle_dtypes, trainable_table
+from llava_finetune.model.modeling import model_class
+from llava_finetune.training.learning_rates import use_tower_learning_rate
 
 
 def arguments(precision: str = "bf16", deepspeed: str | None = None, **training: Any) -> Any:
@@ -105,7 +105,7 @@ def test_a_gpu_gets_bf16_where_it_is_native(
 
 @pytest.mark.parametrize(("native", "name"), [(True, "bf16"), (False, "fp32")])
 def test_a_cpu_gets_bf16_where_it_multiplies_it(native: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llava_finetune.precision.cpu_has_bf16", lambda: native)
+    monkeypatch.setattr("llava_finetune.config.precision.cpu_has_bf16", lambda: native)
     assert choose_precision("auto", "cpu").name == name
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.allocations import Allocations
-from llava_finetune import train
+from llava_finetune.training import train
 
 _train = train.train
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from llava_finetune import doctor, doctor_machine, doctor_model
-from llava_finetune.doctor import Package
-from llava_finetune.doctor_machine import BROKEN, OK, WARNING, Finding
+from llava_finetune.doctor import command as doctor
+from llava_finetune.doctor import machine_checks, model_checks
+from llava_finetune.doctor.command import Package
+from llava_finetune.doctor.machine_checks import BROKEN, OK, WARNING, Finding
 from llava_finetune.machine import Gpu
 
 
@@ -44,29 +45,29 @@ def test_a_missing_needed_package_is_broken() -> None:
 
 def test_no_compiler_is_broken_with_the_package_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(doctor_machine, "LINUX", True)
-    found = doctor_machine.check_compiler(str(tmp_path))
+    monkeypatch.setattr(machine_checks, "LINUX", True)
+    found = machine_checks.check_compiler(str(tmp_path))
     assert (found.status, found.found) == (BROKEN, "none of c++, g++, clang++ on PATH")
     assert found.mend.startswith("apt install g++")
 
 
 @pytest.mark.parametrize(("free", "status"), [(64 * 2**20, WARNING), (8 * 10**9, OK), (None, OK)])
 def test_a_containers_default_shared_memory_is_a_warning(free: int | None, status: str) -> None:
-    assert doctor_machine.check_shm(free).status == status
+    assert machine_checks.check_shm(free).status == status
 
 
 def test_a_full_disk_and_little_memory_are_warnings() -> None:
-    assert doctor_machine.check_disk(10**9).status == WARNING and doctor_machine.check_disk(10**11).status == OK
-    assert doctor_machine.check_ram(10**9).status == WARNING and doctor_machine.check_ram(10**11).status == OK
+    assert machine_checks.check_disk(10**9).status == WARNING and machine_checks.check_disk(10**11).status == OK
+    assert machine_checks.check_ram(10**9).status == WARNING and machine_checks.check_ram(10**11).status == OK
 
 
 def test_a_gpu_that_torch_cannot_use_is_broken_with_the_pin_to_install() -> None:
     fake = [Gpu(0, "NVIDIA Fake", 24 * 10**9)]
-    found = doctor_machine.check_gpu(fake, None, "9.9.9")
+    found = machine_checks.check_gpu(fake, None, "9.9.9")
     assert found.status == BROKEN and found.found.startswith("NVIDIA Fake 24.0 GB, but torch cannot use it")
     assert "torch==9.9.9" in found.mend
-    assert doctor_machine.check_gpu(fake, "12.9", "9.9.9").found == "NVIDIA Fake 24.0 GB, CUDA 12.9 in torch"
-    assert doctor_machine.check_gpu([], None, "9.9.9").status == OK
+    assert machine_checks.check_gpu(fake, "12.9", "9.9.9").found == "NVIDIA Fake 24.0 GB, CUDA 12.9 in torch"
+    assert machine_checks.check_gpu([], None, "9.9.9").status == OK
 
 
 @pytest.mark.parametrize(
@@ -84,10 +85,10 @@ def test_cudas_compiler_is_told_from_a_missing_or_other_one(
     if release:
         (tmp_path / "nvcc").write_text(f"#!/bin/sh\necho '{release}'\n")
         (tmp_path / "nvcc").chmod(0o755)
-    found = doctor_machine.check_nvcc("12.9", str(tmp_path))
+    found = machine_checks.check_nvcc("12.9", str(tmp_path))
     assert found.status == status and text in found.found
     assert status == OK or "cuda-nvcc=12.9" in found.mend
-    assert doctor_machine.check_nvcc(None, str(tmp_path)).status == OK
+    assert machine_checks.check_nvcc(None, str(tmp_path)).status == OK
 
 
 def test_a_lock_of_a_killed_build_is_a_warning_with_its_removal_and_a_run_removes_it(
@@ -95,15 +96,15 @@ def test_a_lock_of_a_killed_build_is_a_warning_with_its_removal_and_a_run_remove
 ) -> None:
     import os
 
-    from llava_finetune.train import _drop_stale_locks
+    from llava_finetune.training.train import _drop_stale_locks
 
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    assert doctor_machine.check_locks(doctor_machine.extensions_folder()).status == OK
+    assert machine_checks.check_locks(machine_checks.extensions_folder()).status == OK
     lock = tmp_path / "py311_cpu" / "deepspeed_shm_comm" / "lock"
     lock.parent.mkdir(parents=True)
     lock.touch()
     os.utime(lock, (0, 0))
-    found = doctor_machine.check_locks(doctor_machine.extensions_folder())
+    found = machine_checks.check_locks(machine_checks.extensions_folder())
     assert (found.status, found.mend) == (WARNING, f"rm {lock}")
     said: list[str] = []
     _drop_stale_locks(said.append)
@@ -169,20 +170,20 @@ def test_a_model_in_one_dtype_passes_and_a_stray_module_fails(
 ) -> None:
     import torch
 
-    from llava_finetune import loading
-    from llava_finetune.tiny import make_tiny_llava
+    from llava_finetune.model import loading
+    from tests.tiny import make_tiny_llava
 
     folder = str(make_tiny_llava(tmp_path / "model"))
-    assert doctor_model.check_model(folder, None, "bf16", "cpu", 16) == 0
+    assert model_checks.check_model(folder, None, "bf16", "cpu", 16) == 0
     out = capsys.readouterr().out
     assert "vision tower      bfloat16    cpu" in out and "stray" not in out
 
     loaded = loading.load(folder, dtype="bf16", device="cpu")
     loaded.model.get_model().mm_projector[0].to(torch.float16)
     monkeypatch.setattr(loading, "load", lambda *arguments, **keywords: loaded)
-    assert doctor_model.check_model(folder, None, "bf16", "cpu", 16, as_json=True) == 1
+    assert model_checks.check_model(folder, None, "bf16", "cpu", 16, as_json=True) == 1
     rows = json.loads(capsys.readouterr().out)["rows"]
     stray = [row for row in rows if row["stray"]]
     assert [(row["part"], row["dtype"], row["tensors"]) for row in stray] == [("projector", "float16", 2)]
-    assert doctor_model.check_model(folder, None, "bf16", "cpu", 16) == 1
+    assert model_checks.check_model(folder, None, "bf16", "cpu", 16) == 1
     assert "2 of " in (last := capsys.readouterr().out.splitlines()[-1]) and "are not bfloat16" in last

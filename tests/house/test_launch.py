@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from llava_finetune.cli import main
-from llava_finetune.forwarding import forwarded
-from llava_finetune.launch import flag
+from llava_finetune.flags import flag
+from llava_finetune.launching.ssh_environment import forwarded
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden"

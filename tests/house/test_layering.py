@@ -18,6 +18,34 @@ FORBIDDEN = {
 }
 
 
+ROOMS = {
+    "llava_finetune": [
+        "errors",
+        "machine",
+        "flags",
+        "cli",
+        "kernels",
+        "saved",
+        "planning",
+        "launching",
+        "config",
+        "data",
+        "model",
+        "evaluation",
+        "report",
+        "training",
+        "upstream",
+        "convert",
+        "merge",
+        "serve",
+        "doctor",
+        "quickstart",
+    ],
+    "data_prep": ["errors", "files", "progress", "records", "view", "check", "converters", "hf", "generate", "tools"],
+}
+"""A room imports only rooms before it."""
+
+
 def imports(path: Path, *, top_only: bool) -> Iterator[tuple[str, int]]:
     """(package, line) of a module's absolute imports; `top_only` leaves out those inside functions."""
     inside: set[int] = set()
@@ -80,6 +108,62 @@ def test_a_commands_help_loads_no_torch(command: str) -> None:
 
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert result.stdout.endswith("[]\n"), result.stdout + result.stderr
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def own_imports(package: str) -> dict[str, list[tuple[str, int]]]:
+    """Per module of `package`: (module of the same package that it imports anywhere, line)."""
+    names = {module_name(path) for path in modules(package)}
+    found: dict[str, list[tuple[str, int]]] = {}
+    for path in modules(package):
+        wanted = found.setdefault(module_name(path), [])
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                asked = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                inside = [f"{node.module}.{alias.name}" for alias in node.names]
+                asked = [name if name in names else node.module for name in inside]
+            else:
+                continue
+            wanted += [(name, node.lineno) for name in asked if name in names and name != package]
+    return found
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_no_room_imports_a_later_one(package: str) -> None:
+    order = {room: number for number, room in enumerate(ROOMS[package])}
+    found = [
+        f"{name}:{line} imports {other}"
+        for name, wanted in own_imports(package).items()
+        if name.count(".") and not name.endswith("__main__")
+        for other, line in wanted
+        if order[other.split(".")[1]] > order[name.split(".")[1]]
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_no_modules_import_each_other_in_a_circle(package: str) -> None:
+    graph = {name: {other for other, _ in wanted} - {name} for name, wanted in own_imports(package).items()}
+    while leaves := [name for name, wanted in graph.items() if not wanted & graph.keys()]:
+        for name in leaves:
+            del graph[name]
+    assert sorted(graph) == []
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_every_room_is_listed_and_says_what_it_holds(package: str) -> None:
+    entries = [entry for entry in (ROOT / package).iterdir() if not entry.name.startswith("__")]
+    rooms = {entry.stem for entry in entries if entry.suffix == ".py" or (entry / "__init__.py").is_file()}
+    assert rooms == set(ROOMS[package])
+    for room in rooms:
+        path = ROOT / package / room
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        words = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        assert words and len(words.splitlines()[0]) > 20, path
 
 
 def test_the_layers_are_tested_on_something() -> None:

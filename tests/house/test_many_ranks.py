@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from llava_finetune.processes import free_port
-from llava_finetune.tiny import IMAGE_SIZE, make_tiny_llava
+from llava_finetune.launching.processes import free_port
 from tests.house.two_hosts import Host, programs, two_hosts
+from tests.tiny import IMAGE_SIZE, make_tiny_llava
 
 ROOT = Path(__file__).resolve().parents[2]
 RANK = """
@@ -60,7 +60,7 @@ def two_ranks(launcher: str, act: str, folder: Path) -> "subprocess.CompletedPro
     """Two ranks that meet; then the second does `act`, and the first waits for it."""
     (folder / "one_rank.py").write_text(RANK.replace("ACT", act))
     words = [*STARTERS[launcher][:1], "--master_port", str(free_port()), *STARTERS[launcher][1:]]
-    code = f"import os, sys; from llava_finetune.processes import run; sys.exit(run({words!r}, os.environ))"
+    code = f"import os, sys; from llava_finetune.launching.processes import run; sys.exit(run({words!r}, os.environ))"
     result = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

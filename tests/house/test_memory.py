@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from benchmarks.allocations import Allocations
-from llava_finetune.memory import CONTEXT, Setting, estimate, host_ram
-from llava_finetune.shapes import read_shape
-from llava_finetune.tiny import make_tiny_llava
+from llava_finetune.planning.memory import CONTEXT, Setting, estimate, host_ram
+from llava_finetune.planning.shapes import read_shape
 from tests.oracle.runs import ROOT, Done, Job, run_jobs
+from tests.tiny import make_tiny_llava
 
 SIZES = {
     "hidden_size": 256,
@@ -89,7 +89,7 @@ def make_model(folder: Path, family: str, sizes: Mapping[str, int], tower: Mappi
     import torch
     import transformers
 
-    from llava_finetune.modeling import model_class
+    from llava_finetune.model.modeling import model_class
 
     make_tiny_llava(folder, family)
     values = {**json.loads((folder / "config.json").read_text()), **sizes}

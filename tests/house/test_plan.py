@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from llava_finetune import plan, proposals
 from llava_finetune.cli import main
 from llava_finetune.errors import UsageError
 from llava_finetune.machine import GB, Gpu
-from llava_finetune.memory import Setting, estimate
-from llava_finetune.shapes import read_shape
+from llava_finetune.planning import plan, proposals
+from llava_finetune.planning.memory import Setting, estimate
+from llava_finetune.planning.shapes import read_shape
 
 SEVEN = "liuhaotian/llava-v1.5-7b"
 
@@ -147,7 +147,8 @@ def test_the_printed_line_is_a_command_that_runs(
 
 
 def test_planning_imports_no_torch() -> None:
-    code = "import sys; import llava_finetune.plan, llava_finetune.launch; print('torch' in sys.modules)"
+    modules = "llava_finetune.planning.plan, llava_finetune.launching.launch"
+    code = f"import sys; import {modules}; print('torch' in sys.modules)"
     import sys
 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llava_finetune import preflight, processes
 from llava_finetune.errors import UserError
+from llava_finetune.launching import preflight, processes
 
 KILL = "import os, signal; os.kill(os.getpid(), signal.{})"
 TORCHRUN = """#!/usr/bin/env bash
@@ -83,7 +83,7 @@ def test_a_missing_launcher_names_setup(capfd: pytest.CaptureFixture[str]) -> No
 
 def test_sigterm_is_passed_on_to_the_run() -> None:
     code = (
-        "import os, sys; from llava_finetune.processes import run\n"
+        "import os, sys; from llava_finetune.launching.processes import run\n"
         "sys.exit(run([sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(60)'], os.environ))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -123,7 +123,7 @@ sys.exit(1 if child.wait() else 0)
 def test_a_run_that_is_told_to_stop_saves_and_ends_with_the_code_to_requeue_on(everybody: bool, tmp_path: Path) -> None:
     saved = tmp_path / "saved"
     code = (
-        "import os, sys; from llava_finetune.processes import run\n"
+        "import os, sys; from llava_finetune.launching.processes import run\n"
         f"sys.exit(run([sys.executable, '-c', {LAUNCHER!r}, {str(saved)!r}], os.environ))"
     )
     environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from llava_finetune.tiny import IMAGE_SIZE, make_tiny_clip, make_tiny_language_model, make_tiny_llava
+from tests.tiny import IMAGE_SIZE, make_tiny_clip, make_tiny_language_model, make_tiny_llava
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from llava_finetune.errors import UserError
-from llava_finetune.memory import Setting, trainable_parameters
-from llava_finetune.shapes import KNOWN_MODELS, read_shape, shape_of
-from llava_finetune.tiny import FAMILIES, make_tiny_llava
+from llava_finetune.planning.memory import Setting, trainable_parameters
+from llava_finetune.planning.shapes import KNOWN_MODELS, read_shape, shape_of
+from tests.tiny import FAMILIES, make_tiny_llava
 
 SEVEN = "liuhaotian/llava-v1.5-7b"
 
@@ -49,8 +49,8 @@ def test_counts_equal_a_real_models_parameters(family: str, tmp_path: Path) -> N
     import torch
     import transformers
 
-    from llava_finetune.adapters import target_modules
-    from llava_finetune.modeling import model_class
+    from llava_finetune.model.adapters import target_modules
+    from llava_finetune.model.modeling import model_class
 
     folder = make_tiny_llava(tmp_path / "model", family)
     config = transformers.AutoConfig.from_pretrained(folder)
@@ -72,8 +72,8 @@ def test_image_tokens_equal_the_drivers_count(tmp_path: Path) -> None:
     import llava.model  # noqa: F401  registers the config classes
     import transformers
 
-    from llava_finetune.dataset import num_image_tokens
-    from llava_finetune.modeling import model_class
+    from llava_finetune.data.dataset import num_image_tokens
+    from llava_finetune.model.modeling import model_class
 
     folder = make_tiny_llava(tmp_path / "model", "1.6-mistral")
     config = transformers.AutoConfig.from_pretrained(folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_finetune.tiny import make_tiny_language_model
+from tests.tiny import make_tiny_language_model
 
 
 @pytest.fixture(scope="session")

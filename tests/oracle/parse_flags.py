@@ -12,7 +12,7 @@ from typing import Any
 
 
 def main() -> None:
-    from llava_finetune.arguments import parse
+    from llava_finetune.config.arguments import parse
 
     sets_path, out_path = map(Path, sys.argv[1:])
     out: dict[str, Any] = {}

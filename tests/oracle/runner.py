@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from llava_finetune.processes import free_port
+from llava_finetune.launching.processes import free_port
 from tests.warm import fork, warm_up
 
 IGNORE_INDEX = -100
@@ -30,11 +30,11 @@ def _preload(kind: str, offload: bool) -> None:
     if kind == "upstream":
         import llava.train.train  # noqa: F401
     else:
-        import llava_finetune.curves
-        import llava_finetune.train
-        import llava_finetune.trainer
+        import llava_finetune.report.curves
+        import llava_finetune.training.train
+        import llava_finetune.training.trainer
 
-        llava_finetune.curves.write_curves = lambda run, folder: []  # half a second of drawing in each job
+        llava_finetune.report.curves.write_curves = lambda run, folder: []  # half a second of drawing in each job
     gc.freeze()
 
 
@@ -97,7 +97,7 @@ def _child(kind: str, job: dict[str, Any], rank: int, port: int) -> None:
         return
     from llava_finetune.cli import run_command
 
-    code = run_command("llava_finetune.train", job["argv"])
+    code = run_command("llava_finetune.training.train", job["argv"])
     if code:
         raise SystemExit(code)
 

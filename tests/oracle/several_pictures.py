@@ -8,8 +8,9 @@ from typing import Any
 
 import llava.train.train as upstream
 
-from data_prep.record import read_records
-from llava_finetune.dataset import Collator, Encoder, RecordDataset
+from data_prep.records.record import read_records
+from llava_finetune.data.collator import Collator
+from llava_finetune.data.dataset import Encoder, RecordDataset
 
 
 def _data_module(tokenizer: Any, data_args: Any) -> dict[str, Any]:

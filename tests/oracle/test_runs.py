@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from llava_finetune.tiny import make_tiny_language_model, make_tiny_llava
 from tests.oracle.runs import Done, Job, largest_difference, largest_relative, run_jobs, weights
+from tests.tiny import make_tiny_language_model, make_tiny_llava
 
 STEPS = 3
 # fp32: upstream runs the frozen tower in fp16 there, which moves a loss by a few parts in a million.

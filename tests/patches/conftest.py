@@ -24,7 +24,7 @@ def pristine(source: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny LLaVAs of every family, a plain language model in `language`, a Mistral one in `mistral`."""
-    from llava_finetune.tiny import FAMILIES, make_tiny_language_model, make_tiny_llava
+    from tests.tiny import FAMILIES, make_tiny_language_model, make_tiny_llava
 
     folder = tmp_path_factory.mktemp("tiny")
     for family in FAMILIES:

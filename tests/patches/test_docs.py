@@ -49,8 +49,8 @@ def found(root: Path, word: str) -> bool:
     if any((root / folder / word).exists() for folder in folders):
         return True
     module, _, attribute = word.partition(".")
-    path = root / "llava_finetune" / f"{module}.py"
-    return path.is_file() and f"def {attribute}(" in path.read_text(encoding="utf-8")
+    found = [path for path in modules(root) if path.stem == module]
+    return any(f"def {attribute}(" in path.read_text(encoding="utf-8") for path in found)
 
 
 def modules(root: Path) -> Iterator[Path]:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from llava_finetune.errors import UserError
-from llava_finetune.upstream import flags, folders, guards, placement
+from llava_finetune.saved import folders
+from llava_finetune.upstream import flags, guards, placement
 
 IMAGE = -200
 

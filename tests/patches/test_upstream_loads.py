@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from llava_finetune.errors import UserError
-from llava_finetune.tiny import FAMILIES
+from tests.tiny import FAMILIES
 
 # Rotary tables stay fp32 on purpose: bf16 angles are wrong by whole positions after a few hundred tokens.
 KEPT_IN_FP32 = "inv_freq"

@@ -16,7 +16,7 @@ import requests
 import torch
 from PIL import Image
 
-from llava_finetune.processes import free_port
+from llava_finetune.launching.processes import free_port
 from tests.warm import run_module
 
 
@@ -164,7 +164,7 @@ def test_an_unknown_template_is_refused_with_the_known_ones(tiny: Path, pictures
 def test_a_delta_of_a_bf16_model_stays_bf16_and_gives_the_model_back(tiny: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    from llava_finetune.tiny import make_tiny_language_model
+    from tests.tiny import make_tiny_language_model
 
     target = tmp_path / "target"
     base = make_tiny_language_model(tmp_path / "base", seed=7)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from llava_finetune.data.unreadable_pictures import LIMIT, Losses, PictureLost, WithSubstitutes
 from llava_finetune.errors import UserError
-from llava_finetune.lost_pictures import LIMIT, Losses, PictureLost, WithSubstitutes
-from llava_finetune.tiny import make_tiny_language_model
 from tests.oracle.runs import Done, Job, run_jobs, weights
+from tests.tiny import make_tiny_language_model
 from tests.warm import run_module
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 
-from llava_finetune.vqa_scorer import CONTRACTIONS
+from llava_finetune.evaluation.vqa_scorer import CONTRACTIONS
 
 AnswerSet = tuple[str, list[str]]
 

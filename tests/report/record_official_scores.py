@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from llava_finetune.vqa_scorer import clean, question_accuracy
+from llava_finetune.evaluation.vqa_scorer import clean, question_accuracy
 from tests.report.answer_sets import AnswerSet, make_answer_sets
 
 NUM_SETS = 10_000

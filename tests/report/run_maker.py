@@ -14,8 +14,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from llava_finetune import metrics
-from llava_finetune.scoring import write_predictions
+from llava_finetune.evaluation import metrics
+from llava_finetune.evaluation.scoring import write_predictions
 
 COLOURS = {
     "red": "#d33", "blue": "#36c", "green": "#2a4", "yellow": "#ec2", "black": "#222",
@@ -23,7 +23,7 @@ COLOURS = {
 }  # fmt: skip
 SHAPES = ("circle", "rectangle", "triangle")
 COMMAND = [
-    "deepspeed", "--num_gpus=2", "llava_finetune/train.py", "--deepspeed", "deepspeed_configs/zero2.json",
+    "deepspeed", "--num_gpus=2", "llava_finetune/training/train.py", "--deepspeed", "deepspeed_configs/zero2.json",
     "--lora_enable", "True", "--lora_r", "128", "--lora_alpha", "256", "--data_path", "data/easy-vqa/train.json",
     "--output_dir", "runs/made run",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from llava_finetune.intervals import binomial_two_sided, bootstrap, mcnemar, paired_bootstrap, wilson
+from llava_finetune.evaluation.intervals import binomial_two_sided, bootstrap, mcnemar, paired_bootstrap, wilson
 
 
 # Newcombe, Statistics in Medicine 17 (1998), table I, method 3.

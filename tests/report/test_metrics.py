@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llava_finetune.errors import UserError
-from llava_finetune.metrics import is_right, normalise, question_type, questions_of, score, text_prior
+from llava_finetune.evaluation.metrics import is_right, normalise, question_type, questions_of, score, text_prior
 
 
 def prediction(answer, reference, **more):

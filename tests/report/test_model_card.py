@@ -7,7 +7,7 @@ import json
 import pytest
 import yaml
 
-from llava_finetune.model_card import MARK, write_model_card
+from llava_finetune.report.model_card import MARK, write_model_card
 
 SAVED = {
     "kind": "adapter", "base": "lmsys/vicuna-7b-v1.5", "base_sha256": "cd" * 32, "conversation": "v1",

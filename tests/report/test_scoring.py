@@ -7,7 +7,7 @@ import json
 import pytest
 
 from llava_finetune.errors import UserError
-from llava_finetune.scoring import read_predictions, score_file, upload_rows, write_predictions, write_upload
+from llava_finetune.evaluation.scoring import read_predictions, score_file, upload_rows, write_predictions, write_upload
 
 
 def record(name, *pairs, **more):

@@ -11,7 +11,7 @@ import textwrap
 import pytest
 
 from llava_finetune.errors import UsageError, UserError
-from llava_finetune.trackers import NAMES, Guarded, _named, make_trackers
+from llava_finetune.training.trackers import NAMES, Guarded, _named, make_trackers
 
 CONFIG = {"command": ["llava-finetune", "train"], "arguments": {"lora_r": 128}, "seed": 7}
 
@@ -93,7 +93,7 @@ def test_wandb_without_a_key_is_offline_and_asks_nothing(predictions, no_login, 
     code = textwrap.dedent(f"""
         import json
         from pathlib import Path
-        from llava_finetune.trackers import make_trackers
+        from llava_finetune.training.trackers import make_trackers
         run = Path({str(run)!r})
         tracker, = make_trackers("wandb", run, {CONFIG!r})
         tracker.log(1, {{"step": 1, "loss": 2.5}})
@@ -126,7 +126,7 @@ def test_trackio_keeps_numbers_samples_and_config_in_its_file(predictions, no_lo
     code = textwrap.dedent(f"""
         import json
         from pathlib import Path
-        from llava_finetune.trackers import make_trackers
+        from llava_finetune.training.trackers import make_trackers
         run = Path({str(run)!r})
         tracker, = make_trackers("trackio", run, {CONFIG!r})
         tracker.log(1, {{"step": 1, "loss": 2.5}})
@@ -166,7 +166,7 @@ def test_a_tracker_that_fails_is_said_once_and_training_goes_on(capsys):
 
 
 def test_the_same_questions_are_sampled_at_every_evaluation():
-    from llava_finetune.trackers import NUM_SAMPLES, _sample
+    from llava_finetune.training.trackers import NUM_SAMPLES, _sample
 
     rows = [{"id": f"r{n}", "turn": 0} for n in range(100)]
     assert _sample(rows) == _sample(rows[::-1]) and len(_sample(rows)) == NUM_SAMPLES

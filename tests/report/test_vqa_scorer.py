@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llava_finetune.vqa_scorer import CONTRACTIONS, NUMBER_WORDS, clean, official_percent, question_accuracy
+from llava_finetune.evaluation.vqa_scorer import CONTRACTIONS, NUMBER_WORDS, clean, official_percent, question_accuracy
 from tests.report.answer_sets import SHORTENED, AnswerSet, make_answer_sets
 from tests.report.record_official_scores import LETTERS, NUM_SETS, RECORD, sha256
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from llava_finetune.tiny import make_tiny_llava
+from tests.tiny import make_tiny_llava
 
 SIZES = [(56, 56), (80, 40), (40, 80), (30, 30), (112, 60)]
 
@@ -54,9 +54,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def make_model(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Callable[..., Any]:
     """make_model(family, attention) -> model, and batch(records, unpadded=..., max_length=...)."""
-    from llava_finetune.building import load_tokenizer
-    from llava_finetune.dataset import Collator, Encoder, RecordDataset
-    from llava_finetune.modeling import model_class
+    from llava_finetune.data.collator import Collator
+    from llava_finetune.data.dataset import Encoder, RecordDataset
+    from llava_finetune.model.building import load_tokenizer
+    from llava_finetune.model.modeling import model_class
 
     folders: dict[str, Path] = {}
 

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import Linear
 
-from llava_finetune.fast_lora import FastLoraLinear, keep_mask, masked, speed_up
+from llava_finetune.kernels.fast_lora import FastLoraLinear, keep_mask, masked, speed_up
 
 
 class Two(torch.nn.Module):

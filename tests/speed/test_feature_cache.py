@@ -13,14 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from llava_finetune import dataset as dataset_module
-from llava_finetune import feature_cache
-from llava_finetune.arguments import parse
-from llava_finetune.dataset import Collator, RecordDataset
-from llava_finetune.feature_cache import FeatureCache, fingerprint, reason_against
-from llava_finetune.replay import Mixed
-from llava_finetune.tiny import make_tiny_llava
-from llava_finetune.train import train
+from llava_finetune.config.arguments import parse
+from llava_finetune.data import dataset as dataset_module
+from llava_finetune.data import feature_cache
+from llava_finetune.data.collator import Collator
+from llava_finetune.data.dataset import RecordDataset
+from llava_finetune.data.feature_cache import FeatureCache, fingerprint, reason_against
+from llava_finetune.data.replay import Mixed
+from llava_finetune.training.train import train
+from tests.tiny import make_tiny_llava
 
 Records = list[dict[str, Any]]
 
@@ -62,7 +63,7 @@ def cached(made: Any, folder: Path, limit: int = 10**9) -> Any:
 
 def step(made: Any, encoder: Any, items: Records) -> torch.Tensor:
     """The loss of one unpadded batch."""
-    from llava_finetune.unpadded_attention import unpad_attention
+    from llava_finetune.kernels.unpadded_attention import unpad_attention
 
     unpad_attention(made.model.config)
     rows = RecordDataset(items, encoder)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from llava_finetune.head_loss import token_losses
-from llava_finetune.unpadded_attention import unpad_attention
+from llava_finetune.kernels.head_loss import token_losses
+from llava_finetune.kernels.unpadded_attention import unpad_attention
 
 VOCABULARY = 53
 

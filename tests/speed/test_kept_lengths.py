@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.record import read_records
-from llava_finetune import kept_lengths
-from llava_finetune.dataset import RecordDataset
+from data_prep.records.record import read_records
+from llava_finetune.data import length_cache
+from llava_finetune.data.dataset import RecordDataset
 
 
 def write(path: Path, number: int) -> Path:
@@ -28,7 +28,7 @@ def lengths(path: Path) -> list[int]:
 
 def test_they_are_counted_once_for_a_state_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLAVA_FINETUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(kept_lengths, "MANY", 5)
+    monkeypatch.setattr(length_cache, "MANY", 5)
     records = write(tmp_path / "r.jsonl", 6)
     counted = []
     usual = RecordDataset._num_words

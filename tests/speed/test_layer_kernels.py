@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from llava_finetune.arguments import parse
+from llava_finetune.config.arguments import parse
 from llava_finetune.errors import UsageError
-from llava_finetune.fast_lora import speed_up
-from llava_finetune.layer_kernels import LayerKernels, compile_layers, use_liger
-from llava_finetune.unpadded_attention import unpad_attention
+from llava_finetune.kernels.fast_lora import speed_up
+from llava_finetune.kernels.layer_kernels import LayerKernels, compile_layers, use_liger
+from llava_finetune.kernels.unpadded_attention import unpad_attention
 
 Made = Callable[..., Any]
 Records = list[dict[str, Any]]

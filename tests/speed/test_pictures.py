@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from llava_finetune.dataset import process_image
-from llava_finetune.tiny import make_tiny_clip
+from llava_finetune.data.dataset import process_image
+from tests.tiny import make_tiny_clip
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ import psutil
 import pytest
 import torch
 
-from llava_finetune import heap
-from llava_finetune.profiling import MEANING, Phases, summary
-from llava_finetune.tiny import make_tiny_llava
+from llava_finetune.training import heap_trim
+from llava_finetune.training.profiling import MEANING, Phases, summary
+from tests.tiny import make_tiny_llava
 
 
 def test_nested_phases_are_counted_once_each() -> None:
@@ -59,8 +59,8 @@ def test_the_summary_names_the_longest_phase_first_with_its_share() -> None:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> dict[str, Path]:
     """The same tiny LoRA run with every switch on and a profile, and with every switch off."""
-    from llava_finetune.arguments import parse
-    from llava_finetune.train import train
+    from llava_finetune.config.arguments import parse
+    from llava_finetune.training.train import train
 
     folder = tmp_path_factory.mktemp("runs")
     model = make_tiny_llava(folder / "model")
@@ -108,8 +108,8 @@ def test_a_profiled_run_says_where_its_time_went(runs: dict[str, Path]) -> None:
 
 def test_the_heap_is_trimmed_every_50_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     trims: list[int] = []
-    monkeypatch.setattr(heap, "trim", lambda: trims.append(1))
-    callback = heap.HeapTrim()
+    monkeypatch.setattr(heap_trim, "trim", lambda: trims.append(1))
+    callback = heap_trim.HeapTrim()
     for step in range(1, 121):
         callback.on_step_end(None, SimpleNamespace(global_step=step), None)
     assert len(trims) == 2
@@ -122,6 +122,6 @@ def test_trimming_gives_back_the_holes_that_freed_tensors_leave() -> None:
     kept = kept[1::2]
     del holes
     before = psutil.Process().memory_info().rss
-    assert heap.trim()
+    assert heap_trim.trim()
     assert before - psutil.Process().memory_info().rss > 10_000_000
     assert kept

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llava_finetune.dataset import RecordDataset
+from llava_finetune.data.dataset import RecordDataset
 
 
 @pytest.mark.parametrize("family", ["llava-1.5", "1.6-vicuna"])

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from llava_finetune.data.masking import IGNORE_INDEX
 from llava_finetune.errors import UserError
-from llava_finetune.masking import IGNORE_INDEX
-from llava_finetune.tiny import FAMILIES
-from llava_finetune.unpadded_attention import can_unpad, unpad_attention
+from llava_finetune.kernels.unpadded_attention import can_unpad, unpad_attention
+from tests.tiny import FAMILIES
 
 Made = Callable[..., Any]
 Records = list[dict[str, Any]]

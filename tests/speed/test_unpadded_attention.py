@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional
 from torch.nn.attention import varlen
 
-from llava_finetune import unpadded_attention
-from llava_finetune.unpadded_attention import Samples, can_unpad, unpad_attention
+from llava_finetune.kernels import unpadded_attention
+from llava_finetune.kernels.unpadded_attention import Samples, can_unpad, unpad_attention
 
 Made = Callable[..., Any]
 Records = list[dict[str, Any]]

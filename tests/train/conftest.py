@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from llava_finetune.tiny import make_tiny_llava
+from tests.tiny import make_tiny_llava
 
 SIZES = [(56, 56), (80, 40), (40, 80), (30, 30), (64, 56), (56, 64), (90, 90), (50, 70)]
 

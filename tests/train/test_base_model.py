@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from llava_finetune import base_model
 from llava_finetune.errors import UserError
-from llava_finetune.tower import BATCH, _scale_features, train_tower
+from llava_finetune.quickstart import base_model
+from llava_finetune.quickstart.tower import BATCH, _scale_features, train_tower
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
 

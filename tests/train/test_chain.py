@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
-from llava_finetune.tiny import make_tiny_clip, make_tiny_language_model
+from tests.tiny import make_tiny_clip, make_tiny_language_model
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
 NUM_TRAIN, NUM_TEST = 48, 16

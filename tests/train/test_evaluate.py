@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from data_prep.record import read_records
-from llava_finetune import metrics
+from data_prep.records.record import read_records
 from llava_finetune.errors import UsageError, UserError
-from llava_finetune.evaluate import main
-from llava_finetune.generate_answers import Pictures, answer, questions_from, stop_ids
-from llava_finetune.loading import Loaded, kind_of, load
-from llava_finetune.manifest import write_json
+from llava_finetune.evaluation import metrics
+from llava_finetune.evaluation.evaluate import main
+from llava_finetune.evaluation.generate_answers import Pictures, answer, questions_from, stop_ids
+from llava_finetune.model.loading import Loaded, kind_of, load
+from llava_finetune.saved.manifest import write_json
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from data_prep.record import conversation
-from llava_finetune.arguments import parse
-from llava_finetune.building import load_tokenizer
+from data_prep.records.record import conversation
+from llava_finetune.config.arguments import parse
+from llava_finetune.data.masking import IGNORE_INDEX, encode, encode_independent, prompt_ids
+from llava_finetune.data.templates import template_names
 from llava_finetune.errors import UsageError, UserError
-from llava_finetune.masking import IGNORE_INDEX, encode, encode_independent, prompt_ids
-from llava_finetune.templates import template_names
-from llava_finetune.tiny import make_tiny_language_model
+from llava_finetune.model.building import load_tokenizer
+from tests.tiny import make_tiny_language_model
 
 QUESTIONS = [("what is it?", "a knight"), ("what is its colour?", "blue"), ("is it blue?", "yes"), ("what?", "blue")]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from llava_finetune.tiny import make_tiny_llava
+from tests.tiny import make_tiny_llava
 from tests.training.forked import train
 from tests.warm import warm_up
 
@@ -33,8 +33,8 @@ MODES = {
 @pytest.fixture(scope="session", autouse=True)
 def imported() -> None:
     """Imported once here, so that forked trainings start at once."""
-    import llava_finetune.train
-    import llava_finetune.trainer  # noqa: F401
+    import llava_finetune.training.train
+    import llava_finetune.training.trainer  # noqa: F401
 
     warm_up()
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_finetune.processes import free_port
+from llava_finetune.launching.processes import free_port
 from tests.warm import fork
 
 Wound = Callable[[], None]
@@ -88,7 +88,7 @@ def _be_rank(flags: Sequence[str], rank: int, ranks: int, port: int, wound: Woun
         wound()
     from llava_finetune.cli import run_command
 
-    return run_command("llava_finetune.train", list(flags))
+    return run_command("llava_finetune.training.train", list(flags))
 
 
 def train(flags: Sequence[str], folder: Path, ranks: int = 1, wound: Wound | None = None) -> tuple[int, str]:
@@ -101,7 +101,7 @@ def at_step(step: int, act: Wound) -> Wound:
     """A wound that acts when this optimizer step has been made, before anything is logged or saved."""
 
     def wound() -> None:
-        from llava_finetune.trainer import Course
+        from llava_finetune.training.trainer import Course
 
         usual = Course.on_step_end
 
@@ -131,7 +131,7 @@ def memory_ends(step: int, where: str) -> Wound:
     def wound() -> None:
         import torch
 
-        from llava_finetune import modeling
+        from llava_finetune.model import modeling
 
         usual = modeling.run_layers
         calls = 0
@@ -172,7 +172,7 @@ def scripted(values: Mapping[int, Mapping[str, float]]) -> Wound:
     """A wound that gives evaluations these numbers by step, without a model's work."""
 
     def wound() -> None:
-        from llava_finetune.evaluation_loop import Evaluator
+        from llava_finetune.training.evaluator import Evaluator
 
         def run(self: Evaluator, trainer: Any, group: object) -> tuple[dict[str, float], list[Any]]:
             usual = {"exact_match": 0.0, "count": 6.0, "num_truncated": 0.0, "num_cut": 0.0, "seconds": 0.0}
@@ -194,7 +194,7 @@ def disk_full_at_save(step: int, num_bytes: int) -> Wound:
     full disk."""
 
     def wound() -> None:
-        from llava_finetune.trainer import RunTrainer
+        from llava_finetune.training.trainer import RunTrainer
 
         usual = RunTrainer._save_checkpoint
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from llava_finetune.checkpoints import checkpoints, fault_of, step_of
+from llava_finetune.saved.checkpoints import checkpoints, fault_of, step_of
 from tests.training.conftest import Flags, assert_same_run, assert_trained, tensors
 from tests.training.forked import Wound, at_step, disk_full_at_save, signal_after, train
 

@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from llava_finetune import chat, checkpoints, evaluate, merge
 from llava_finetune.errors import UserError
-from llava_finetune.loading import load
-from llava_finetune.trainer import RunTrainer
-from llava_finetune.upstream.folders import describe
+from llava_finetune.evaluation import evaluate
+from llava_finetune.merge import command as merge
+from llava_finetune.model.loading import load
+from llava_finetune.saved import checkpoints
+from llava_finetune.saved.folders import describe
+from llava_finetune.serve import chat
+from llava_finetune.training.trainer import RunTrainer
 from tests.training.conftest import Flags, record, tensors
 from tests.training.forked import train
 

@@ -11,7 +11,7 @@ import torch
 
 from llava_finetune.report.outcomes import loss_of
 from llava_finetune.report.run_folder import read_run
-from llava_finetune.watch import overfitting
+from llava_finetune.training.watch import overfitting
 from tests.training.conftest import Flags, assert_same_run, record, rows_of, tensors
 from tests.training.forked import at_step, both, die, scripted, told_to_stop, train
 
@@ -155,9 +155,9 @@ def test_a_run_killed_after_it_stopped_early_does_not_train_on(flags: Flags, dat
     more = f"--eval_data_path {data / 'eval.json'} {STOPPED}"
 
     def dies_before_its_result() -> None:
-        import llava_finetune.train
+        import llava_finetune.training.train
 
-        llava_finetune.train._finish = lambda *_: die()  # type: ignore[assignment]
+        llava_finetune.training.train._finish = lambda *_: die()  # type: ignore[assignment]
 
     wound = both(scripted(WORSE), dies_before_its_result)
     assert train(flags("lora", output, more), tmp_path / "out", wound=wound)[0] == -9

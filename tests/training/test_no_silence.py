@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from llava_finetune.arguments import parse
+from llava_finetune.config.arguments import parse
+from llava_finetune.data.collator import TeachingCollator
 from llava_finetune.errors import UsageError, UserError
-from llava_finetune.run_log import RunLog
-from llava_finetune.watch import AdapterWatch, FiniteWatch, StopSignal, TeachingCollator
+from llava_finetune.training.run_log import RunLog
+from llava_finetune.training.watch import AdapterWatch, FiniteWatch, StopSignal
 from tests.training.conftest import Flags, record, rows_of
 from tests.training.forked import Wound, at_step, train
 
@@ -56,7 +57,7 @@ def test_a_held_out_loss_that_is_not_finite_stops_the_run(flags: Flags, data: Pa
 
 def test_a_gradient_that_is_not_finite_stops_the_run(flags: Flags, tmp_path: Path) -> None:
     def wound() -> None:
-        from llava_finetune.trainer import RunTrainer
+        from llava_finetune.training.trainer import RunTrainer
 
         usual = RunTrainer.training_step
 
@@ -124,7 +125,7 @@ def test_a_batch_names_its_records_that_pictures_leave_no_room_to_answer() -> No
 
 def test_a_loss_of_exactly_0_is_an_error(flags: Flags, tmp_path: Path) -> None:
     def wound() -> None:
-        from llava_finetune.trainer import RunTrainer
+        from llava_finetune.training.trainer import RunTrainer
 
         usual = RunTrainer.training_step
         RunTrainer.training_step = lambda *a, **k: usual(*a, **k) * 0  # type: ignore[method-assign, assignment]
@@ -169,10 +170,10 @@ def test_adapters_that_never_moved_are_an_error() -> None:
 
 def test_a_signal_before_the_first_step_ends_the_run_to_be_queued_again(flags: Flags, tmp_path: Path) -> None:
     def wound() -> None:
-        import llava_finetune.train
+        import llava_finetune.training.train
         from tests.training.forked import told_to_stop
 
-        llava_finetune.train._put_together = lambda *_: told_to_stop()  # type: ignore[assignment]
+        llava_finetune.training.train._put_together = lambda *_: told_to_stop()  # type: ignore[assignment]
 
     code, text = train(flags("lora", tmp_path / "run"), tmp_path / "out", wound=wound)
     assert code == 75

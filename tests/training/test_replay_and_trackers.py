@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from llava_finetune.arguments import parse
+from llava_finetune.config.arguments import parse
+from llava_finetune.data.replay import mixed
 from llava_finetune.errors import UsageError, UserError
-from llava_finetune.replay import mixed
 from tests.training.conftest import Flags, assert_trained, record, rows_of
 from tests.training.forked import train
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from llava_finetune.loading import load
-from llava_finetune.preflight import drop_stale_locks
+from llava_finetune.launching.preflight import drop_stale_locks
+from llava_finetune.model.loading import load
 from tests.training.conftest import MODES, assert_same_run, assert_trained
 from tests.training.forked import at_step, die, start, told_to_stop, train
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from llava_finetune.tiny import make_tiny_llava
+from tests.tiny import make_tiny_llava
 
 NUM_RECORDS = 100
 
@@ -58,8 +58,8 @@ def train_adapter(base: Path, out: Path, targets: str | None = None, seed: int =
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from llava_finetune.loading import load
-    from llava_finetune.manifest import write_manifest
+    from llava_finetune.model.loading import load
+    from llava_finetune.saved.manifest import write_manifest
 
     loaded = load(str(base), dtype="fp32")
     torch.manual_seed(seed)
@@ -103,7 +103,7 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def exported(family: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The llava-hf folder of a family, by name, made when first asked for."""
-    from llava_finetune.export import export
+    from llava_finetune.convert.export import export
 
     root = tmp_path_factory.mktemp("exported")
 
@@ -224,7 +224,7 @@ def serving(server: Any, application: Any) -> _Serving:
 @pytest.fixture(scope="session")
 def loaded(adapter: Path) -> Any:
     """The tiny fine-tuned model, loaded (fp32)."""
-    from llava_finetune.loading import load
+    from llava_finetune.model.loading import load
 
     return load(str(adapter), dtype="fp32")
 
@@ -234,7 +234,7 @@ def api(loaded: Any) -> Iterator[Running]:
     """The API over the tiny model, without a page."""
     from llava_finetune.serve.api import Server, build_app
     from llava_finetune.serve.engine import Engine
-    from llava_finetune.serve.pictures import Limits
+    from llava_finetune.serve.limits import Limits
 
     limits = Limits(body_bytes=3_000_000, picture_bytes=1_000_000, pixels=4_000_000, pictures=4)
     server = Server({"tiny": Engine(loaded, max_batch=4, max_queue=8).start()}, limits)

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from llava_finetune import chat as module
-from llava_finetune.chat import Chat, converse, main
 from llava_finetune.cli import main as cli
+from llava_finetune.serve import chat as module
+from llava_finetune.serve.chat import Chat, converse, main
 from llava_finetune.serve.engine import Engine
 from llava_finetune.serve.sampling import Sampling
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_finetune.evaluate import main as evaluate
+from llava_finetune.evaluation.evaluate import main as evaluate
 
 LOADED = r"loaded \S+ in \d+\.\d s: {bits}bfloat16 on cpu, \d+\.\d\d GB of weights, \d+\.\d\d GB held by the process, "
 
@@ -46,7 +46,7 @@ def test_serve_prints_them_before_it_listens_and_the_page_shows_them(
 
 def test_a_model_that_cannot_answer_ends_serve_with_its_error(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from llava_finetune.errors import UserError
-    from llava_finetune.loading import load
+    from llava_finetune.model.loading import load
     from llava_finetune.serve import batch, command
     from llava_finetune.serve.models import ModelChoice
 

@@ -30,7 +30,7 @@ def requests(kit: SimpleNamespace) -> list[tuple[list[Message], Sampling]]:
 
 @pytest.mark.parametrize("name", ["llava-1.5", "1.6-mistral"])
 def test_answers_in_a_moving_batch_equal_answers_alone(name: str, family: Any, kit: SimpleNamespace) -> None:
-    from llava_finetune.loading import load
+    from llava_finetune.model.loading import load
 
     engine = Engine(load(str(family(name)), dtype="fp32"), max_batch=4).start()
     asked = requests(kit)

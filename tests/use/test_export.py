@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from llava_finetune.convert.export import export, main
+from llava_finetune.convert.importing import import_model
 from llava_finetune.errors import UsageError, UserError
-from llava_finetune.export import export, main
-from llava_finetune.importing import import_model
 
 FAMILIES = ("llava-1.5", "1.6-vicuna", "1.6-mistral", "1.6-yi")
 Make = Callable[[str], Path]
@@ -25,7 +25,7 @@ Make = Callable[[str], Path]
 def test_greedy_answers_and_logits_equal_transformers_own(
     name: str, family: Make, exported: Make, kit: SimpleNamespace
 ) -> None:
-    from llava_finetune.loading import load
+    from llava_finetune.model.loading import load
 
     kit.assert_same_answers(load(str(family(name)), dtype="fp32"), *kit.transformers_own(exported(name)))
 
@@ -60,8 +60,8 @@ def test_a_round_trip_gives_the_same_bytes_per_tensor(
 def test_the_template_marks_exactly_what_training_supervises(name: str, family: Make, exported: Make) -> None:
     from llava_finetune.convert.probes import probes
     from llava_finetune.convert.tokenizer_files import load_tokenizer
-    from llava_finetune.loading import load
-    from llava_finetune.masking import encode
+    from llava_finetune.data.masking import encode
+    from llava_finetune.model.loading import load
 
     loaded = load(str(family(name)), dtype="fp32")
     tokenizer = load_tokenizer(exported(name))
@@ -130,7 +130,7 @@ def test_the_pipeline_in_the_docs_answers_as_upstreams_code(
 ) -> None:
     from PIL import Image
 
-    from llava_finetune.loading import load
+    from llava_finetune.model.loading import load
     from llava_finetune.serve.prompts import Message, build_prompt
 
     (code,) = re.findall(r"```python\n(.*?)```", (root / "docs/deploy.md").read_text(), re.DOTALL)
@@ -160,19 +160,19 @@ def test_a_legacy_tokenizer_keeps_its_space_after_an_end_token(
 def test_a_wrong_weight_is_noticed_and_nothing_is_written(
     family: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llava_finetune.convert import names
+    from llava_finetune.saved import tensor_names
 
-    honest = names.to_llava_hf
+    honest = tensor_names.to_llava_hf
     swap = {"linear_1": "linear_2", "linear_2": "linear_1"}
 
-    def swapped(name: names.Name) -> str:
+    def swapped(name: tensor_names.Name) -> str:
         text = honest(name)
         for layer, other in swap.items():
             if f".{layer}." in text:
                 return text.replace(layer, other)
         return text
 
-    monkeypatch.setattr(names, "to_llava_hf", swapped)
+    monkeypatch.setattr(tensor_names, "to_llava_hf", swapped)
     with pytest.raises(UserError, match=r"logits differ by .* the folder would answer differently"):
         export(str(family("llava-1.5")), tmp_path / "out")
     assert not (tmp_path / "out").exists()

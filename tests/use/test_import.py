@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from llava_finetune.convert.importing import guess_conversation, import_model, main
 from llava_finetune.errors import UsageError, UserError
-from llava_finetune.importing import guess_conversation, import_model, main
 
 Make = Callable[[str], Path]
 STOCK_TEMPLATE = (
@@ -74,8 +74,8 @@ def test_the_crop_is_kept_when_asked(stock: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_imported_checkpoint_can_be_fine_tuned(stock: Path, held_out: Path, tmp_path: Path) -> None:
-    from llava_finetune.merge import merge
-    from llava_finetune.train import main as train
+    from llava_finetune.merge.command import merge
+    from llava_finetune.training.train import main as train
 
     import_model(str(stock), tmp_path / "base")
     command = ["--model_name_or_path", str(tmp_path / "base"), "--data_path", str(held_out / "records.json")]
@@ -120,7 +120,7 @@ def test_an_imported_model_answers_as_transformers_own(
     name: str, exported: Make, kit: SimpleNamespace, tmp_path: Path
 ) -> None:
     """The weights are transformers', saved by transformers; nothing of them came from upstream's layout."""
-    from llava_finetune.loading import load
+    from llava_finetune.model.loading import load
 
     processor, model = kit.transformers_own(exported(name))
     torch.manual_seed(7)
@@ -133,7 +133,7 @@ def test_an_imported_model_answers_as_transformers_own(
 
 
 def test_a_base_in_llava_hf_layout_names_the_import_command(exported: Make) -> None:
-    from llava_finetune.loading import load
+    from llava_finetune.model.loading import load
 
     with pytest.raises(UserError, match="llava-finetune import"):
         load(str(exported("llava-1.5")))

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from llava_finetune import doctor_model, rotary
+from llava_finetune.doctor import model_checks
 from llava_finetune.errors import UserError
-from llava_finetune.loading import load
+from llava_finetune.kernels import rotary
+from llava_finetune.model.loading import load
 
 Make = Callable[[str], Path]
 
@@ -50,8 +51,8 @@ def test_a_cast_rounds_the_frequencies_and_restore_mends_them(rope: dict[str, An
 
 def test_training_begins_with_frequencies_in_fp32(family: Make) -> None:
     """Whatever DeepSpeed's engine made of them."""
-    from llava_finetune.trainer import Course
-    from llava_finetune.watch import StopSignal
+    from llava_finetune.training.trainer import Course
+    from llava_finetune.training.watch import StopSignal
 
     model = load(str(family("llava-1.5")), dtype="bf16", device="cpu").model
     exact = frequencies(model)[0].clone()
@@ -64,7 +65,7 @@ def test_training_begins_with_frequencies_in_fp32(family: Make) -> None:
 def test_an_adapter_has_one_dtype_in_every_width_and_doctor_says_so(
     adapter: Path, bits: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert doctor_model.check_model(str(adapter), None, "bf16", "cpu", bits) == 0, capsys.readouterr().out
+    assert model_checks.check_model(str(adapter), None, "bf16", "cpu", bits) == 0, capsys.readouterr().out
     out = capsys.readouterr().out
     assert ("LoRA" in out) == (bits != 16)
     assert "rotary positions  float32" in out
@@ -72,15 +73,15 @@ def test_an_adapter_has_one_dtype_in_every_width_and_doctor_says_so(
 
 def test_rounded_rotary_positions_are_stray(adapter: Path) -> None:
     model = load(str(adapter), dtype="bf16", device="cpu").model.to(torch.bfloat16)
-    stray = [row for row in doctor_model.table(model, "bfloat16", "cpu") if row.stray]
+    stray = [row for row in model_checks.table(model, "bfloat16", "cpu") if row.stray]
     assert [(row.part, row.dtype) for row in stray] == [("rotary positions", "bfloat16")]
 
 
 def test_an_imported_folder_that_moved_loads_and_trains_with_its_own_tower(
     exported: Make, adapter: Path, tmp_path: Path
 ) -> None:
-    from llava_finetune.building import load_config
-    from llava_finetune.importing import import_model
+    from llava_finetune.convert.importing import import_model
+    from llava_finetune.model.building import load_config
 
     import_model(str(exported("llava-1.5")), tmp_path / "imported")
     before = load(str(tmp_path / "imported"), dtype="fp32").model.get_vision_tower()
@@ -119,7 +120,7 @@ REFUSED = "refused: it is not a plain and whole file of tensors .* a pickle can 
 
 
 def test_a_pickle_beside_an_adapter_is_refused_in_one_message(adapter: Path, tmp_path: Path) -> None:
-    from llava_finetune.adapters import restore_beside_adapter
+    from llava_finetune.model.adapters import restore_beside_adapter
 
     run = spoil(tmp_path / "run", adapter, "non_lora_trainables.bin")
     for attempt in (lambda: load(str(run)), lambda: restore_beside_adapter(torch.nn.Linear(1, 1), run)):

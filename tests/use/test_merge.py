@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from llava_finetune.errors import UserError
-from llava_finetune.merge import HeldOut, main, merge
+from llava_finetune.merge.command import HeldOut, main, merge
 
 Make = Callable[[str], Path]
 FAMILIES = ("llava-1.5", "1.6-vicuna", "1.6-mistral", "1.6-yi")
@@ -34,7 +34,7 @@ def test_greedy_answers_are_identical_on_100_records(adapter: Path, held_out: Pa
 @pytest.fixture(scope="module")
 def trained(family: Make, held_out: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the driver: LoRA and projector, 12 steps in bf16."""
-    from llava_finetune.train import main as train
+    from llava_finetune.training.train import main as train
 
     folder = tmp_path_factory.mktemp("trained")
     records = json.loads((held_out / "records.json").read_text())
@@ -56,7 +56,7 @@ def test_a_trained_run_merged_answers_identically_on_100_records(
     trained: Path, held_out: Path, dtype: str, tmp_path: Path, kit: SimpleNamespace
 ) -> None:
     """In bf16 as in fp32: the folder has the weights that every command makes of the adapter, bit for bit."""
-    from llava_finetune.loading import load
+    from llava_finetune.model.loading import load
 
     wanted = HeldOut(held_out / "records.json", held_out, num_answers=100)
     result = merge(str(trained), tmp_path / "merged", dtype=dtype, held_out=wanted)
@@ -69,7 +69,7 @@ def test_a_trained_run_merged_answers_identically_on_100_records(
 
 
 def test_another_answer_is_refused_with_both(adapter: Path, held_out: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    from llava_finetune import merge as module
+    from llava_finetune.merge import command as module
 
     answers = iter([["a", "b"], ["a", "b"], ["a", "c"]])
     monkeypatch.setattr(module, "greedy_answers", lambda *_: next(answers))
@@ -81,8 +81,8 @@ def test_another_answer_is_refused_with_both(adapter: Path, held_out: Path, tmp_
 
 def test_the_adapter_changed_the_answers(adapter: Path, family: Make, held_out: Path) -> None:
     """Without this the test above could pass on an adapter that does nothing."""
-    from llava_finetune.loading import load
-    from llava_finetune.merge import greedy_answers
+    from llava_finetune.merge.command import greedy_answers
+    from llava_finetune.model.loading import load
 
     wanted = HeldOut(held_out / "records.json", held_out, num_answers=10)
     tuned = greedy_answers(load(str(adapter), dtype="fp32"), str(adapter), wanted)
@@ -127,7 +127,7 @@ def test_bf16_is_merged_within_its_noise(adapter: Path, tmp_path: Path, kit: Sim
 
 
 def test_a_projector_alone_is_merged(family: Make, tmp_path: Path, kit: SimpleNamespace) -> None:
-    from llava_finetune.manifest import write_manifest
+    from llava_finetune.saved.manifest import write_manifest
 
     base, run = family("llava-1.5"), tmp_path / "run"
     run.mkdir()
@@ -150,7 +150,7 @@ def test_the_difference_in_4_bit_is_printed(adapter: Path, tmp_path: Path, capsy
 def test_a_wrong_base_is_refused_with_hashes_and_names(
     adapter: Path, family: Make, tmp_path: Path, kit: SimpleNamespace
 ) -> None:
-    from llava_finetune.manifest import weights_sha256
+    from llava_finetune.saved.manifest import weights_sha256
 
     right, wrong = family("llava-1.5"), tmp_path / "other-base"
     shutil.copytree(right, wrong)
@@ -168,8 +168,8 @@ def test_a_base_of_the_hub_is_told_from_another_by_its_cached_files(
     """The manifest of a run over a hub id holds the hash of what the hub gave; a clone of it is the same base."""
     from huggingface_hub import constants
 
-    from llava_finetune.loading import base_of
-    from llava_finetune.manifest import weights_sha256, write_manifest
+    from llava_finetune.model.loading import base_of
+    from llava_finetune.saved.manifest import weights_sha256, write_manifest
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     repository = tmp_path / "cache" / "models--some--base"
@@ -230,7 +230,7 @@ def test_half_a_trained_tower_is_refused_not_drawn_at_random(adapter: Path, fami
 
 def load_tower(folder: Path) -> dict[str, torch.Tensor]:
     """The tower as every command loads it."""
-    from llava_finetune.loading import load
+    from llava_finetune.model.loading import load
 
     return dict(load(str(folder), dtype="fp32").model.get_vision_tower().state_dict())
 
@@ -238,15 +238,15 @@ def load_tower(folder: Path) -> dict[str, torch.Tensor]:
 def test_a_broken_merge_is_noticed_and_nothing_is_written(
     adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llava_finetune.convert import merging
+    from llava_finetune.merge import weights
 
-    honest = merging.model_tensors
+    honest = weights.model_tensors
 
     def halved(model: object, *, with_tower: bool) -> dict[str, torch.Tensor]:
         state = honest(model, with_tower=with_tower)
         return {name: value / 2 if "q_proj" in name else value for name, value in state.items()}
 
-    monkeypatch.setattr(merging, "model_tensors", halved)
+    monkeypatch.setattr(weights, "model_tensors", halved)
     with pytest.raises(UserError, match="merged logits differ from the adapter's by"):
         merge(str(adapter), tmp_path / "merged")
     assert list(tmp_path.iterdir()) == []

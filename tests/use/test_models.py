@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from llava_finetune.errors import UsageError
-from llava_finetune.loading import load
+from llava_finetune.model.loading import load
 from llava_finetune.serve.models import ModelChoice, add_model_flags, base_model_of, choice_of
 
 Make = Callable[[str], Path]
@@ -39,13 +39,13 @@ def test_only_the_language_model_is_quantised(family: Make, bits: int, kind: str
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_quantised_model_answers_close_to_the_whole_one(adapter: Path, bits: int) -> None:
-    from llava_finetune.convert import merging
+    from llava_finetune.merge import weights
 
     whole = load(str(adapter), dtype="fp32")
-    cases, _ = merging.load_cases(str(adapter), whole, None, None, 4)
-    expected = merging.logits_of(whole, cases)
-    found = merging.logits_of(load(str(adapter), bits=bits, dtype="fp32", merge_adapter=False), cases)
-    apart = merging.difference(expected, found, torch.float32).largest
+    cases, _ = weights.load_cases(str(adapter), whole, None, None, 4)
+    expected = weights.logits_of(whole, cases)
+    found = weights.logits_of(load(str(adapter), bits=bits, dtype="fp32", merge_adapter=False), cases)
+    apart = weights.difference(expected, found, torch.float32).largest
     assert 0 < apart < 0.5 * max(logits.abs().max().item() for logits in expected)
 
 
@@ -58,7 +58,7 @@ def test_an_adapter_is_compared_with_its_base(loaded: Any, adapter: Path, family
 
 
 def test_a_run_over_a_language_model_is_compared_with_stage_1(loaded: Any, adapter: Path, tmp_path: Path) -> None:
-    from llava_finetune.tiny import make_tiny_language_model
+    from tests.tiny import make_tiny_language_model
 
     language = make_tiny_language_model(tmp_path / "language")
     stage_1 = tmp_path / "pretrain"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llava_finetune.convert import names
+from llava_finetune.saved import tensor_names
 
 PAIRS = {
     "model.embed_tokens.weight": "language_model.model.embed_tokens.weight",
@@ -22,11 +22,11 @@ PAIRS = {
 
 @pytest.mark.parametrize(("upstream", "hub"), PAIRS.items())
 def test_each_direction_undoes_the_other(upstream: str, hub: str) -> None:
-    neutral = names.from_upstream(upstream)
+    neutral = tensor_names.from_upstream(upstream)
     assert neutral is not None
-    assert neutral == names.from_llava_hf(hub)
-    assert names.to_llava_hf(neutral) == hub
-    assert names.to_upstream(neutral) == upstream
+    assert neutral == tensor_names.from_llava_hf(hub)
+    assert tensor_names.to_llava_hf(neutral) == hub
+    assert tensor_names.to_upstream(neutral) == upstream
 
 
 @pytest.mark.parametrize(
@@ -40,18 +40,20 @@ def test_each_direction_undoes_the_other(upstream: str, hub: str) -> None:
     ],
 )
 def test_both_spellings_of_llava_hf_are_one_name(modern: str, hub: str) -> None:
-    assert names.from_llava_hf(modern) == names.from_llava_hf(hub) is not None
+    assert tensor_names.from_llava_hf(modern) == tensor_names.from_llava_hf(hub) is not None
 
 
 @pytest.mark.parametrize(
     "name", ["qformer.layer.0.weight", "model.mm_projector.1.weight", "model.mm_projector.sampler.weight"]
 )
 def test_a_name_of_another_architecture_has_no_place(name: str) -> None:
-    parse = names.from_upstream if name.startswith("model.") else names.from_llava_hf
+    parse = tensor_names.from_upstream if name.startswith("model.") else tensor_names.from_llava_hf
     assert parse(name) is None
 
 
 def test_the_text_half_of_a_clip_has_no_place() -> None:
-    assert names.from_clip("text_model.encoder.layers.0.mlp.fc1.weight") is None
-    assert names.from_clip("logit_scale") is None
-    assert names.from_clip("vision_model.post_layernorm.bias") == names.Name("tower", "post_layernorm.bias")
+    assert tensor_names.from_clip("text_model.encoder.layers.0.mlp.fc1.weight") is None
+    assert tensor_names.from_clip("logit_scale") is None
+    assert tensor_names.from_clip("vision_model.post_layernorm.bias") == tensor_names.Name(
+        "tower", "post_layernorm.bias"
+    )

@@ -58,11 +58,11 @@ def page_server(
     elsewhere = Elsewhere()
     scratch = tmp_path_factory.mktemp("uploads")
     os.environ["GRADIO_TEMP_DIR"] = str(scratch)
-    from llava_finetune.loading import load
+    from llava_finetune.model.loading import load
     from llava_finetune.serve.api import Server, build_app
     from llava_finetune.serve.engine import Engine
+    from llava_finetune.serve.limits import Limits
     from llava_finetune.serve.page import mount
-    from llava_finetune.serve.pictures import Limits
 
     base = load(str(family("llava-1.5")), dtype="fp32")
     engines = {"tuned": Engine(loaded).start(), "base": Engine(base).start()}

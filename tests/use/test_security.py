@@ -22,7 +22,8 @@ import pytest
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.serve.command import access_of, is_loopback, parser
 from llava_finetune.serve.guards import Access
-from llava_finetune.serve.pictures import Limits, picture_from_bytes, picture_from_url
+from llava_finetune.serve.limits import Limits
+from llava_finetune.serve.pictures import picture_from_bytes, picture_from_url
 from llava_finetune.serve.remote import fetch, is_public
 
 
@@ -342,8 +343,8 @@ def test_a_closed_api_answers_401_and_health_stays_open(loaded: Any, kit: Simple
 
 
 def test_the_secrets_are_in_no_manifest(adapter: Path, tmp_path: Path, no_secrets: pytest.MonkeyPatch) -> None:
-    from llava_finetune.export import export
-    from llava_finetune.merge import merge
+    from llava_finetune.convert.export import export
+    from llava_finetune.merge.command import merge
 
     secrets = {
         "LLAVA_API_KEY": "key-3f9",
@@ -370,7 +371,7 @@ def test_the_secrets_are_in_no_manifest(adapter: Path, tmp_path: Path, no_secret
     ],
 )
 def test_the_command_in_a_runs_manifest_hides_secrets(words: list[str], expected: list[str]) -> None:
-    from llava_finetune.manifest import run_manifest
+    from llava_finetune.saved.manifest import run_manifest
 
     assert run_manifest(words, {})["command"] == expected
 
@@ -380,8 +381,8 @@ def test_code_in_a_model_folder_does_not_run(adapter: Path, family: Any, tmp_pat
     import json
     import shutil
 
-    from llava_finetune.export import export
-    from llava_finetune.loading import load
+    from llava_finetune.convert.export import export
+    from llava_finetune.model.loading import load
 
     folder = tmp_path / "model"
     shutil.copytree(family("llava-1.5"), folder)
@@ -406,7 +407,7 @@ def test_records_cannot_name_pictures_outside_their_folder(
 ) -> None:
     import json
 
-    from llava_finetune.merge import HeldOut, merge
+    from llava_finetune.merge.command import HeldOut, merge
 
     turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "x"}]
     (tmp_path / "records.json").write_text(json.dumps([{"id": "r", "image": name, "conversations": turns}]))
@@ -420,7 +421,7 @@ def test_a_link_out_of_the_image_folder_is_refused_when_merging(
 ) -> None:
     import json
 
-    from llava_finetune.merge import HeldOut, merge
+    from llava_finetune.merge.command import HeldOut, merge
 
     (tmp_path / "images").mkdir()
     kit.noise(9, 9).save(tmp_path / "secret.png")

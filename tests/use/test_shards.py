@@ -12,7 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llava_finetune.convert.shards import (
+from llava_finetune.convert.weights import resize_rows
+from llava_finetune.errors import UserError
+from llava_finetune.saved.shards import (
     ShardWriter,
     StoredTensor,
     load_pickle,
@@ -20,8 +22,6 @@ from llava_finetune.convert.shards import (
     weight_files,
     write_safetensors,
 )
-from llava_finetune.convert.weights import resize_rows
-from llava_finetune.errors import UserError
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int8, torch.uint8, torch.bool]
 
@@ -118,13 +118,15 @@ def test_new_rows_of_a_vocabulary_are_never_the_likeliest() -> None:
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from llava_finetune.convert import names, weights
-from llava_finetune.convert.shards import ShardWriter, weight_files
+from llava_finetune.convert import weights
+from llava_finetune.saved import tensor_names
+from llava_finetune.saved.shards import ShardWriter, weight_files
 source, out = Path(sys.argv[1]), Path(sys.argv[2])
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 import torch, safetensors.torch
 before, tally = peak(), weights.Tally()
-route = weights.route_with(names.from_upstream, lambda n: weights.Target("model", names.to_llava_hf(n)), source)
+target = lambda n: weights.Target("model", tensor_names.to_llava_hf(n))
+route = weights.route_with(tensor_names.from_upstream, target, source)
 writer = ShardWriter(out)
 weights.move_tensors(weight_files(source), route, {"model": writer}, tally)
 writer.finish()

@@ -1,0 +1,1 @@
+"""One converter per kind of source, and what they share."""

@@ -1,0 +1,76 @@
+"""Write the CSV of captions to fill in: one row for each picture of a folder, one file for train and one for test.
+
+    python -m data_prep captions-template photos --train train.csv --test test.csv --test-share 0.2
+
+Which picture goes to test depends on its name and the seed alone, so pictures added later do not move the others. A
+folder `test` inside the pictures' folder decides instead, when there is one. Captions already filled in are kept.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_prep.converters.folder import pictures_below
+from data_prep.converters.options import converter_parser
+from data_prep.converters.rows import cell_text, read_rows
+from data_prep.errors import DataError, UsageError
+from data_prep.files import write_text
+
+EXAMPLES = "  python -m data_prep captions-template photos --train train.csv --test test.csv"
+HEADER = ("image", "caption")
+
+
+def is_test(name: str, share: float, seed: int) -> bool:
+    """Say whether a picture goes to the test file: for `share` of all names, whatever other pictures there are."""
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def filled_in(path: Path) -> dict[str, str]:
+    """Return the captions of an earlier template by picture name; none when the file is not there."""
+    if not path.exists():
+        return {}
+    rows = [row for _, row in read_rows(path)]
+    if rows and not set(HEADER) <= set(rows[0]):
+        raise DataError(path, "exists and is no caption template (no columns image, caption); choose another name")
+    return {cell_text(row["image"]): cell_text(row["caption"]) for row in rows}
+
+
+def write_template(path: Path, names: Sequence[str], captions: dict[str, str]) -> None:
+    """Write a CSV with one row for each picture; Excel opens it as UTF-8 because it begins with a BOM."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HEADER)
+    writer.writerows((name, captions.get(name, "")) for name in names)
+    write_text(path, "\ufeff" + text.getvalue())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the templates."""
+    parser = converter_parser("captions-template", "Write the CSV of captions to fill in.", EXAMPLES)
+    parser.add_argument("image_folder", type=Path, help="the folder with the pictures")
+    parser.add_argument("--train", type=Path, required=True, help="CSV to write")
+    parser.add_argument("--test", type=Path, help="CSV to write for the test pictures")
+    parser.add_argument("--test-share", type=float, default=0.2, help="share of the pictures in --test; default 0.2")
+    parser.add_argument("--seed", type=int, default=0, help="another seed draws other test pictures")
+    args = parser.parse_args(argv)
+    if not 0 <= args.test_share < 1:
+        raise UsageError(f"--test-share {args.test_share}: a share from 0 to below 1, for example 0.2")
+    names = pictures_below(args.image_folder)
+    by_folder = any(name.startswith("test/") for name in names)
+    chosen = {
+        name for name in names
+        if args.test and (name.startswith("test/") if by_folder else is_test(name, args.test_share, args.seed))
+    }  # fmt: skip
+    known = {**filled_in(args.train), **(filled_in(args.test) if args.test else {})}
+    for path, kept in ((args.train, [name for name in names if name not in chosen]), (args.test, sorted(chosen))):
+        if path is None:
+            continue
+        write_template(path, kept, known)
+        done = sum(bool(known.get(name)) for name in kept)
+        print(f"{path}: {len(kept)} pictures, {done} with a caption; fill in the column caption")
+    return 0

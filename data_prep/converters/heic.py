@@ -1,0 +1,130 @@
+"""Phone pictures to JPEG: upright, names kept, metadata (place, time, camera) dropped unless asked for.
+
+    python -m data_prep heic photos --output-dir jpeg --prefix holiday-
+
+Every HEIC, AVIF, TIFF, WebP ... becomes a JPEG; JPEG files are copied with their bytes as they are when they are
+upright and their metadata is kept or absent, else turned and written again at quality 95.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from data_prep.converters.folder import pictures_below
+from data_prep.converters.options import converter_parser
+from data_prep.errors import DataError, PictureError, printable
+from data_prep.files import atomic_file, write_json
+from data_prep.progress import Progress
+from data_prep.records.output import command_line
+from data_prep.records.picture import ORIENTATION, decode, num_frames, open_lazily, resolve_image
+
+EXAMPLES = """  python -m data_prep heic photos --output-dir jpeg
+  python -m data_prep heic photos --output-dir jpeg --prefix holiday- --keep-metadata"""
+QUALITY = 95
+
+
+def target_name(name: str, prefix: str) -> str:
+    """Return the JPEG's name: the same below the same folders, with the prefix before the file's name.
+
+    >>> target_name("rome/IMG_1.HEIC", "2024-")
+    'rome/2024-IMG_1.jpg'
+    """
+    path = PurePosixPath(name)
+    return str(path.with_name(f"{prefix}{path.stem}.jpg"))
+
+
+def target_names(names: Sequence[str], prefix: str) -> dict[str, str]:
+    """Return the JPEG name of each picture; raise DataError when two pictures would get one name."""
+    targets: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    for name in names:
+        target = target_name(name, prefix)
+        if (other := taken.setdefault(target.lower(), name)) != name:
+            raise DataError(name, f"would be written to {target}, as {printable(other)} is; rename one of them")
+        targets[name] = target
+    return targets
+
+
+def to_jpeg(raw: bytes, name: str, quality: int, keep_metadata: bool) -> bytes:
+    """Return a picture's bytes as an upright JPEG; the very bytes where nothing has to change.
+
+    With `keep_metadata` EXIF and colour profile stay (the orientation is reset, the embedded preview dropped).
+    """
+    header = open_lazily(io.BytesIO(raw), name)
+    exif = header.getexif()
+    upright = exif.get(ORIENTATION, 1) == 1
+    if header.format == "JPEG" and header.mode in {"RGB", "L"} and upright and (keep_metadata or not len(exif)):
+        decode(io.BytesIO(raw), name)  # a damaged JPEG must not be copied
+        return raw
+    profile = header.info.get("icc_profile")
+    image = decode(io.BytesIO(raw), name)
+    options: dict[str, object] = {"icc_profile": profile} if profile and header.mode == "RGB" else {}
+    if keep_metadata and len(exif):
+        exif.pop(ORIENTATION, None)
+        options["exif"] = exif.tobytes()
+    written = io.BytesIO()
+    image.info.clear()
+    image.save(written, "JPEG", quality=quality, subsampling=0, **options)
+    return written.getvalue()
+
+
+@dataclass
+class Outcome:
+    """What became of the pictures: counts, what could not be read, and each picture's new name and hash."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    pictures: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+def convert(folder: Path, target: Path, names: dict[str, str], args: argparse.Namespace) -> Outcome:
+    """Write a JPEG for each picture. One bad picture stops nothing; of several frames the first is kept, and said."""
+    outcome = Outcome()
+    with Progress("converting", len(names), "pictures") as progress:
+        for name, new in progress.each(names.items()):
+            try:
+                raw = resolve_image(folder, name).read_bytes()
+                jpeg = to_jpeg(raw, name, args.quality, args.keep_metadata)
+                frames = num_frames(open_lazily(io.BytesIO(raw), name))
+            except PictureError as error:
+                outcome.counts[error.fault.value] += 1
+                outcome.problems.append(f"{printable(name)}: {error.problem}")
+                continue
+            outcome.counts["copied as they are" if jpeg is raw else "converted"] += 1
+            outcome.counts["only the first of several frames"] += frames > 1
+            outcome.pictures[name] = {"as": new, "sha256": hashlib.sha256(raw).hexdigest()}
+            path = target / new
+            if not (path.is_file() and path.read_bytes() == jpeg):
+                with atomic_file(path) as stream:
+                    stream.write(jpeg)
+    return outcome
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert a folder; return 1 when a picture could not be read."""
+    parser = converter_parser("heic", "Phone pictures (HEIC, and any other kind) to upright JPEG.", EXAMPLES)
+    parser.add_argument("folder", type=Path, help="the folder with the pictures")
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder for the JPEG files")
+    parser.add_argument("--prefix", default="", help="put before each file's name")
+    parser.add_argument("--keep-metadata", action="store_true", help="keep EXIF: place, time, camera")
+    parser.add_argument("--quality", type=int, default=QUALITY, help=f"of JPEG; default {QUALITY}")
+    args = parser.parse_args(argv)
+    names = target_names(pictures_below(args.folder), args.prefix)
+    if args.folder.resolve() == args.output_dir.resolve():
+        raise DataError(args.output_dir, "is the folder of the originals; choose another --output-dir")
+    outcome = convert(args.folder, args.output_dir, names, args)
+    counts = +outcome.counts  # without what did not happen
+    meta: dict[str, object] = {"kind": "heic", "command": command_line(), "from": str(args.folder), "in": len(names)}
+    meta |= {"out": len(outcome.pictures), "counts": dict(counts), "problems": outcome.problems}
+    write_json(args.output_dir / "heic.meta.json", {**meta, "pictures": outcome.pictures})
+    told = ", ".join(f"{what} {number}" for what, number in counts.items())
+    print(f"{args.output_dir}: {len(names)} in, {len(outcome.pictures)} out ({told})")
+    for problem in outcome.problems[:10]:
+        print(f"  {problem}")
+    return 1 if outcome.problems else 0

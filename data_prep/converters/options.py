@@ -1,0 +1,88 @@
+"""The options that converters share: output, image folder, check, copy.
+
+parser = converter_parser("table", "CSV ... to records", EPILOG); add_output_options(parser)
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from data_prep.converters.finish import add_check_option, finish
+from data_prep.errors import PictureError, UsageError
+from data_prep.files import copy_file
+from data_prep.records.output import REASON_OF_FAULT, Converted, Drop, Origin, Reason, write_output
+from data_prep.records.picture import resolve_image
+from data_prep.records.record import images_of
+
+SHORT_ANSWER = "Answer the question using a single word or phrase."
+"""The prompt suffix that LLaVA-1.5 was trained with for short answers (Liu et al., 2023, section 3.2)."""
+
+
+def converter_parser(kind: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """Return a parser with the name and the examples of a converter."""
+    return argparse.ArgumentParser(
+        prog=f"python -m data_prep {kind}",
+        description=description,
+        epilog=f"{'example' if len(examples.splitlines()) == 1 else 'examples'}:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_output_options(parser: argparse.ArgumentParser, pictures: bool = True) -> None:
+    """Add --output and --check; with `pictures` also --image-folder and --copy, for pictures already on disk."""
+    parser.add_argument("--output", type=Path, required=True, help="records to write, .json or .jsonl")
+    if pictures:
+        parser.add_argument(
+            "--image-folder",
+            "--images",
+            dest="image_folder",
+            type=Path,
+            required=True,
+            help="the folder with the pictures",
+        )
+        parser.add_argument("--copy", type=Path, metavar="FOLDER", help="copy the pictures here, bytes as they are")
+    add_check_option(parser)
+
+
+def write_and_check(args: argparse.Namespace, items: Iterable[Converted | Drop], origin: Origin) -> int:
+    """Write the records with their meta file, print the counts, check the result; return the exit status."""
+    folder = origin.image_folder
+    if copy_to := getattr(args, "copy", None):
+        assert folder is not None
+        items = copied(items, folder, copy_to)
+        origin = Origin(origin.kind, origin.sources, copy_to, origin.choices)
+    counts = write_output(args.output, items, origin)
+    print(f"{args.output}: {counts}")
+    return finish(args.output, origin.image_folder, args.check)
+
+
+def copied(items: Iterable[Converted | Drop], source: Path, target: Path) -> Iterator[Converted | Drop]:
+    """Yield the items, the pictures of every record copied from `source` to `target` under the same names."""
+    for item in items:
+        if isinstance(item, Converted):
+            for name in images_of(item.record):
+                copy_file(resolve_image(source, name), target / name)
+        yield item
+
+
+def require_folder(folder: Path) -> None:
+    """Raise UsageError when the image folder is not there."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder; --image-folder is where the pictures are")
+
+
+def picture_problem(folder: Path, name: str) -> Reason | None:
+    """Return why picture `name` cannot be named in a record (not there, outside the folder), or None."""
+    try:
+        path = resolve_image(folder, name)
+    except PictureError as error:
+        return REASON_OF_FAULT[error.fault]
+    return None if os.path.isfile(path) else Reason.IMAGE_MISSING  # noqa: PTH113  (strings: once a row)
+
+
+def with_suffix(question: str, suffix: str) -> str:
+    """Return the question with a prompt suffix on a line of its own, as LLaVA-1.5's data has it."""
+    return f"{question}\n{suffix}" if suffix else question

@@ -1,0 +1,189 @@
+"""The pictures of a data set: written below a folder under the hash of their bytes, by threads, while rows are read.
+
+    store = PictureStore(Path("images"), "mix.parquet")
+    store.picture({"bytes": b"...", "path": None})      # Picture("3f/3f9a...c2.jpg", None)
+
+A picture that many rows share is written once, and a run that was killed goes on quickly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import xxhash
+
+from data_prep.converters.rows import Row
+from data_prep.errors import DataError
+from data_prep.files import write_problem
+from data_prep.hf.rows import fetched
+from data_prep.records.output import Reason
+from data_prep.records.picture import extension_of
+
+CHUNK = 8
+THREADS = 2
+BINARY = getattr(os, "O_BINARY", 0)
+
+
+class Picture(NamedTuple):
+    """The name of a picture below the folder, or, with `problem`, the path that gave none ("" for bytes)."""
+
+    name: str
+    problem: Reason | None = None
+
+
+def own_folder(source: str) -> Path | None:
+    """Return the folder that relative paths of a data set begin in: the source, or where its file lies."""
+    path = Path(source)
+    return path if path.is_dir() else path.parent if path.exists() else None
+
+
+def names_a_file(cell: Any, source: str) -> bool:
+    """Say whether a picture's cell is a path, without bytes, to a file in the data set's own folder."""
+    path = cell.get("path") if isinstance(cell, Mapping) and not cell.get("bytes") else cell
+    below = own_folder(source)
+    return isinstance(path, str) and below is not None and (below / path).is_file()
+
+
+class PictureStore:
+    """Writes pictures below a folder under the hash of their bytes; a picture already there is not written again."""
+
+    def __init__(self, folder: Path, source: str) -> None:
+        """Keep the folder, and where the data set may name pictures: below its own folder, or its own hub address."""
+        self.folder = folder
+        self._below = own_folder(source)
+        self._hub = f"hf://datasets/{source}"
+        self._root = os.path.realpath(folder)
+
+    def picture(self, cell: Any) -> Picture:
+        """Return the picture in a cell: bytes, {"bytes", "path"}, or a path."""
+        raw = cell.get("bytes") if isinstance(cell, Mapping) else cell
+        if isinstance(raw, bytes):
+            return self._save(raw, "")
+        path = cell.get("path") if isinstance(cell, Mapping) else cell
+        if not isinstance(path, str) or not path:
+            return Picture("", Reason.IMAGE_UNREADABLE)
+        return self._from_address(path) if "://" in path else self._from_disk(path)
+
+    def _from_address(self, address: str) -> Picture:
+        """Fetch hf://datasets/OWNER/NAME... or zip://a.jpg::archive; a row must not name what is not its data set's."""
+        place = address.split("::")[-1]
+        if not (place.startswith((f"{self._hub}/", f"{self._hub}@")) or self._is_below(place)):
+            return Picture(address, Reason.IMAGE_OUTSIDE)
+        try:
+            return self._save(fetched(address), address)
+        except FileNotFoundError:
+            return Picture(address, Reason.IMAGE_MISSING)
+        except OSError as error:
+            raise DataError(address, f"cannot be fetched ({error}); the same command goes on from here") from None
+
+    def _from_disk(self, path: str) -> Picture:
+        if self._below is None:
+            return Picture(path, Reason.IMAGE_OUTSIDE)
+        real = os.path.realpath(self._below / path)
+        referenced = real.startswith(self._root + os.sep)
+        if not (referenced or self._is_below(real)):
+            return Picture(path, Reason.IMAGE_OUTSIDE)
+        if not Path(real).is_file():
+            return Picture(path, Reason.IMAGE_MISSING)
+        if referenced:
+            return Picture(Path(real).relative_to(self._root).as_posix())
+        return self._save(Path(real).read_bytes(), path)
+
+    def _is_below(self, path: str) -> bool:
+        return self._below is not None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self._below))
+
+    def _save(self, raw: bytes, path: str) -> Picture:
+        extension = extension_of(raw[:16])
+        if extension is None:
+            return Picture(path, Reason.IMAGE_UNREADABLE)
+        for hashed in (xxhash.xxh3_128_hexdigest, _sha256):  # the first is 25 times as fast
+            digest = hashed(raw)
+            name = f"{digest[:2]}/{digest}{extension}"
+            if _write(f"{self.folder}/{name}", raw):
+                return Picture(name)
+        raise DataError(self.folder / name, "other bytes stand under this picture's name; delete the file")
+
+
+def _sha256(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
+
+
+def _write(path: str, raw: bytes) -> bool:
+    """Write a picture that is not there yet; return False where other bytes are.
+
+    No rename from another name: a process that was killed leaves the first bytes. Others are a picture that somebody
+    made to have the same hash, or what a power failure left.
+    """
+    try:
+        try:
+            file = _create(path)
+        except FileExistsError:
+            with open(path, "rb") as stream:  # noqa: PTH123
+                there = stream.read(len(raw) + 1)
+            if there == raw or not raw.startswith(there):
+                return there == raw
+            file = os.open(path, os.O_WRONLY | os.O_TRUNC | BINARY)
+        left = memoryview(raw)
+        try:
+            while left:  # a disk that fills takes a part of the bytes before it says so
+                left = left[os.write(file, left) :]
+        finally:
+            os.close(file)  # first: Windows removes no open file
+            if left:
+                os.unlink(path)  # noqa: PTH108
+        return True
+    except OSError as error:
+        raise DataError(path, write_problem(error)) from None
+
+
+def _create(path: str) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY
+    try:
+        return os.open(path, flags, 0o666)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+        return os.open(path, flags, 0o666)
+
+
+def with_pictures(
+    rows: Iterable[tuple[int, Row]], column: str | None, store: PictureStore, threads: int
+) -> Iterator[tuple[int, Row, list[Picture]]]:
+    """Yield (row number, row, its pictures) in order, those of the rows ahead being written by threads meanwhile."""
+    if not threads:
+        for number, row in rows:
+            yield number, row, [store.picture(cell) for cell in picture_cells(row, column)]
+        return
+    numbered = iter(rows)
+    ahead: deque[tuple[list[tuple[int, Row]], Future[list[list[Picture]]]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        while chunk := list(itertools.islice(numbered, CHUNK)):
+            cells = [picture_cells(row, column) for _, row in chunk]
+            ahead.append((chunk, pool.submit(_store_all, store, cells)))
+            if len(ahead) > threads:
+                yield from _joined(*ahead.popleft())
+        while ahead:
+            yield from _joined(*ahead.popleft())
+
+
+def picture_cells(row: Row, column: str | None) -> Sequence[Any]:
+    """Return the cells of a row's pictures: none, one, or a list."""
+    value = row.get(column) if column else None
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _store_all(store: PictureStore, cells: Sequence[Sequence[Any]]) -> list[list[Picture]]:
+    return [[store.picture(cell) for cell in row] for row in cells]
+
+
+def _joined(
+    chunk: Sequence[tuple[int, Row]], found: Future[list[list[Picture]]]
+) -> Iterator[tuple[int, Row, list[Picture]]]:
+    for (number, row), pictures in zip(chunk, found.result(), strict=True):
+        yield number, row, pictures

@@ -1,0 +1,1 @@
+"""Records and pictures: read, named, written."""

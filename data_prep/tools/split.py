@@ -1,0 +1,148 @@
+"""Split records into train, test and more: by picture, never by record, so that no test picture is trained on.
+
+    python -m data_prep split records.json --parts train=0.8 test=0.2 --output-dir data --stratify answer
+
+All records that share a picture (by name; with --image-folder also by bytes) stay together. The same seed and file
+give the same parts. `--stratify KEY` keeps the mixture of a key (or of the last answer) in every part.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_prep.converters.finish import finish
+from data_prep.converters.options import converter_parser
+from data_prep.errors import UsageError
+from data_prep.records.output import Converted, Origin, write_output
+from data_prep.records.record import Records, images_of, read_records
+
+EXAMPLES = """  python -m data_prep split records.json --parts train=0.8 test=0.2 --output-dir data
+  python -m data_prep split records.json --parts train=0.8 val=0.1 test=0.1 --output-dir data --stratify answer"""
+
+
+def parse_parts(words: Sequence[str]) -> dict[str, float]:
+    """Return part names and shares that add up to 1; raise UsageError with an example when they do not."""
+    parts: dict[str, float] = {}
+    for word in words:
+        name, _, share = word.partition("=")
+        try:
+            parts[name] = float(share)
+        except ValueError:
+            raise UsageError(f"--parts {word}: expected NAME=SHARE, for example train=0.8 test=0.2") from None
+        if not name or "/" in name or not 0 < parts[name] <= 1:
+            raise UsageError(f"--parts {word}: a plain name and a share above 0, for example train=0.8 test=0.2")
+    if abs(sum(parts.values()) - 1) > 1e-6 or len(parts) != len(words):
+        raise UsageError(
+            f"--parts {' '.join(words)}: names once each, shares that add up to 1; found {sum(parts.values()):g}"
+        )
+    return parts
+
+
+def groups_of(records: Records, same: Mapping[str, str]) -> list[list[int]]:
+    """Return the numbers of records that must stay together: those linked by a shared picture, in file order.
+
+    `same` maps a picture's name to the name of an equal one. A record without a picture is a group of its own.
+    """
+    parent: dict[Any, Any] = {}
+
+    def root(key: Any) -> Any:
+        while parent.setdefault(key, key) != key:
+            parent[key] = key = parent[parent[key]]
+        return key
+
+    keys = []
+    for index in range(len(records)):
+        names: list[Any] = [same.get(name, name) for name in images_of(records[index])] or [index]
+        for name in names[1:]:
+            parent[root(name)] = root(names[0])
+        keys.append(names[0])
+    grouped: dict[Any, list[int]] = defaultdict(list)
+    for index, key in enumerate(keys):
+        grouped[root(key)].append(index)
+    return list(grouped.values())
+
+
+def stratum(record: Mapping[str, Any], key: str | None) -> str:
+    """Return the class of a record for stratification: a key's value, or with "answer" its last answer."""
+    if key is None:
+        return ""
+    if key == "answer":
+        return str(record["conversations"][-1]["value"]).strip().lower()
+    return str(record.get(key))
+
+
+def assign(
+    groups: Sequence[list[int]], classes: Sequence[str], parts: Mapping[str, float], seed: int
+) -> dict[str, set[int]]:
+    """Return each part's record numbers; within each class, groups are drawn so that records come near the shares."""
+    by_class: dict[str, list[list[int]]] = defaultdict(list)
+    for group, name in zip(groups, classes, strict=True):
+        by_class[name].append(group)
+    chosen: dict[str, set[int]] = {name: set() for name in parts}
+    owed = dict.fromkeys(parts, 0.0)  # carried from class to class: small classes round to the shares together
+    for name in sorted(by_class):
+        drawn = by_class[name]
+        random.Random(f"{seed} {name}").shuffle(drawn)
+        for group in drawn:
+            for part, share in parts.items():
+                owed[part] += share * len(group)
+            neediest = max(parts, key=lambda part: owed[part])
+            owed[neediest] -= len(group)
+            chosen[neediest].update(group)
+    return chosen
+
+
+def same_bytes(folder: Path, records: Records) -> dict[str, str]:
+    """Return, for each picture whose bytes another has, the name of the first such."""
+    from data_prep.check.pictures import repeats
+    from data_prep.check.run import names_of
+    from data_prep.check.scan import scan
+
+    names = list(dict.fromkeys(name for some in names_of(records) for name in some))
+    return {name: first for kind, name, first in repeats(scan(folder, names)) if kind == "same picture twice"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write one file for each part and check that none leaks into another."""
+    parser = converter_parser("split", "Split records by picture, reproducibly.", EXAMPLES)
+    parser.add_argument("records", type=Path, help="records, .json or .jsonl")
+    parser.add_argument(
+        "--parts", nargs="+", required=True, metavar="NAME=SHARE", help="for example train=0.8 test=0.2"
+    )
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder for NAME.json (or .jsonl, as the input)")
+    parser.add_argument(
+        "--image-folder",
+        "--images",
+        dest="image_folder",
+        type=Path,
+        help="also keep pictures of the same bytes together",
+    )
+    parser.add_argument(
+        "--stratify", metavar="KEY", help="keep the mixture of this key in every part; answer: of answers"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="another seed draws another split")
+    args = parser.parse_args(argv)
+    parts = parse_parts(args.parts)
+    records = read_records(args.records)
+    groups = groups_of(records, same_bytes(args.image_folder, records) if args.image_folder else {})
+    classes = [stratum(records[group[0]], args.stratify) for group in groups]
+    chosen = assign(groups, classes, parts, args.seed)
+    choices = {"parts": parts, "seed": args.seed, "stratify": args.stratify}
+    outputs = []
+    for name in parts:
+        path = args.output_dir / f"{name}{args.records.suffix.lower()}"
+        origin = Origin("split", [args.records], args.image_folder, {**choices, "part": name})
+        print(f"{path}: {write_output(path, _taken(records, chosen[name]), origin)}")
+        outputs.append(path)
+    if len(outputs) < 2:
+        return 0
+    return max(finish(outputs[0], None, "records", test=other) for other in outputs[1:])
+
+
+def _taken(records: Records, numbers: set[int]) -> Iterator[Converted]:
+    for index in sorted(numbers):
+        yield Converted(records[index])

@@ -1,0 +1,1 @@
+"""Records as pages, and as the model sees them."""

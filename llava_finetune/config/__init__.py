@@ -1,0 +1,1 @@
+"""The training command line, checked, and the precision that the hardware has."""

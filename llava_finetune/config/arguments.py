@@ -1,0 +1,367 @@
+"""The training command line: every flag of upstream's train.py under its own name and meaning, plus ours.
+
+Flags that transformers renamed since upstream's launch scripts were written are translated with a notice. What a flag
+leaves unsaid is taken from the base checkpoint, never from a default that would change the model.
+
+    arguments = parse(["--model_name_or_path", "base", "--data_path", "records.json", "--output_dir", "runs/a"])
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers
+
+from llava_finetune.config.precision import Precision, choose_precision
+from llava_finetune.errors import WITHOUT_DEEPSPEED, UsageError
+from llava_finetune.kernels.layer_kernels import LayerKernels, taken_from
+from llava_finetune.planning.memory import LOSS_CHUNK
+
+TURNS = {"auto": None, "true": True, "false": False}
+
+
+@dataclass
+class ModelArguments:
+    """Which model, and how it is put together. None: as the base says (a plain language model: upstream's default)."""
+
+    model_name_or_path: str = field(metadata={"help": "base: a language model (stage 1) or a LLaVA, hub id or folder"})
+    version: str | None = field(default=None, metadata={"help": "conversation template, e.g. v1, plain, chatml_direct"})
+    freeze_backbone: bool = field(default=False, metadata={"help": "freeze the language model"})
+    tune_mm_mlp_adapter: bool = field(default=False, metadata={"help": "train the projector only (stage 1)"})
+    vision_tower: str | None = field(default=None, metadata={"help": "CLIP vision tower, hub id or folder"})
+    mm_vision_select_layer: int | None = field(default=None, metadata={"help": "hidden layer of the tower to use"})
+    pretrain_mm_mlp_adapter: str | None = field(default=None, metadata={"help": "mm_projector.bin of stage 1"})
+    mm_projector_type: str | None = field(default=None, metadata={"help": "linear, mlp2x_gelu, ..."})
+    mm_use_im_start_end: bool | None = field(default=None, metadata={"help": "wrap pictures in start and end tokens"})
+    mm_use_im_patch_token: bool | None = field(default=None, metadata={"help": "add the <im_patch> token"})
+    mm_patch_merge_type: str | None = field(default=None, metadata={"help": "flat, or spatial_unpad for 1.6"})
+    mm_vision_select_feature: str | None = field(default=None, metadata={"help": "patch or cls_patch"})
+    attn_implementation: str = field(
+        default="auto", metadata={"help": "auto, sdpa, eager or flash_attention_2; auto is sdpa, eager on CPU"}
+    )
+    override_config: bool = field(default=False, metadata={"help": "let flags contradict the base's config"})
+
+
+@dataclass
+class DataArguments:
+    """What to train on."""
+
+    data_path: str = field(metadata={"help": "records: human/gpt .json or .jsonl"})
+    image_folder: str | None = field(default=None, metadata={"help": "folder that the records' pictures are named in"})
+    lazy_preprocess: bool = field(default=True, metadata={"help": "accepted for upstream's scripts; always lazy"})
+    is_multimodal: bool = field(default=True, metadata={"help": "accepted for upstream's scripts"})
+    image_aspect_ratio: str | None = field(
+        default=None, metadata={"help": "square, pad or anyres; default: the base's"}
+    )
+    eval_data_path: str | None = field(default=None, metadata={"help": "held-out records, scored while training"})
+    eval_image_folder: str | None = field(default=None, metadata={"help": "default: --image_folder"})
+    eval_limit: int = field(default=500, metadata={"help": "questions answered per evaluation, 0 for all"})
+    eval_max_new_tokens: int = field(default=64, metadata={"help": "tokens per generated answer"})
+    probe_data_path: str | None = field(
+        default=None, metadata={"help": "general questions, scored at the same moments: shows what is forgotten"}
+    )
+    probe_image_folder: str | None = field(default=None, metadata={"help": "default: --image_folder"})
+    replay: str | None = field(
+        default=None, metadata={"help": "FILE:SHARE, general records mixed in, e.g. general.json:0.1 for a tenth"}
+    )
+    replay_image_folder: str | None = field(default=None, metadata={"help": "default: --image_folder"})
+    independent_turns: str = field(
+        default="auto",
+        metadata={
+            "help": "learn each question of a record as if asked alone: True, False, or auto (records that say "
+            'so with "independent_turns": true)'
+        },
+    )
+    check_data: bool = field(default=True, metadata={"help": "check every record and picture before training"})
+
+
+@dataclass
+class TrainingArguments(transformers.TrainingArguments):
+    """transformers' arguments with upstream's additions and defaults that tell the truth."""
+
+    cache_dir: str | None = field(default=None, metadata={"help": "where hub downloads are kept"})
+    optim: str = field(
+        default="adamw_torch_fused", metadata={"help": "optimizer; fused: one pass over memory, nothing kept beside it"}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "kept off: batches carry pictures"})
+    freeze_mm_mlp_adapter: bool = field(default=False, metadata={"help": "freeze the projector"})
+    mpt_attn_impl: str | None = field(default=None, metadata={"help": "accepted for upstream's scripts; MPT is not"})
+    model_max_length: int | None = field(
+        default=None, metadata={"help": "tokens per record, pictures counted; default: the base's, else 2048"}
+    )
+    double_quant: bool = field(default=True, metadata={"help": "4-bit: quantise the quantisation statistics"})
+    quant_type: str = field(default="nf4", metadata={"help": "4-bit data type: nf4 or fp4"})
+    bits: int = field(default=16, metadata={"help": "16, 8 or 4: bits of the frozen base"})
+    lora_enable: bool = field(default=False, metadata={"help": "train a LoRA adapter"})
+    lora_r: int = field(default=64, metadata={"help": "LoRA rank"})
+    lora_alpha: int = field(default=16, metadata={"help": "LoRA alpha"})
+    lora_dropout: float = field(default=0.05, metadata={"help": "LoRA dropout"})
+    lora_weight_path: str = field(default="", metadata={"help": "upstream's unused flag; the same as --init_lora"})
+    lora_bias: str = field(default="none", metadata={"help": "none, all or lora_only"})
+    lora_targets: str = field(
+        default="language", metadata={"help": "language, language.attention, vision, projector (commas), or a regex"}
+    )
+    use_dora: bool = field(default=False, metadata={"help": "weight-decomposed LoRA"})
+    use_rslora: bool = field(default=False, metadata={"help": "scale by alpha / sqrt(r)"})
+    init_lora: str | None = field(default=None, metadata={"help": "adapter folder to continue from"})
+    tune_vision_tower: bool = field(default=False, metadata={"help": "train the vision tower too"})
+    vision_tower_lr: float | None = field(default=None, metadata={"help": "its learning rate; default: the run's"})
+    mm_projector_lr: float | None = field(default=None, metadata={"help": "projector's learning rate"})
+    group_by_modality_length: bool = field(default=False, metadata={"help": "batch records of like length and kind"})
+    group_by_real_length: bool = field(
+        default=False, metadata={"help": "group by tokens, pictures counted, instead of upstream's count of words"}
+    )
+    unpadded: bool = field(
+        default=True, metadata={"help": "run layers on real tokens only and gather pictures in one call; same loss"}
+    )
+    fast_lora: bool = field(default=True, metadata={"help": "LoRA layers with fewer passes; same loss, same files"})
+    loss_chunk: int = field(
+        default=LOSS_CHUNK, metadata={"help": "taught tokens whose logits exist at one time, 0 for all; same loss"}
+    )
+    cache_features: str | None = field(
+        default=None, metadata={"help": "folder that keeps a frozen tower's features from run to run; same loss"}
+    )
+    cache_gb: float = field(default=50.0, metadata={"help": "gigabytes that --cache_features may take"})
+    trim_heap: bool = field(default=True, metadata={"help": "on CPU, give freed memory back every 50 steps"})
+    profile: int = field(default=0, metadata={"help": "profile this many steps and say where the time goes"})
+    resume: str = field(default="none", metadata={"help": "auto, none, or a checkpoint folder"})
+    resume_changed: bool = field(default=False, metadata={"help": "go on although data or flags differ"})
+    early_stopping_patience: int = field(
+        default=0, metadata={"help": "evaluations without a better metric before the run stops; 0: never"}
+    )
+    result: str = field(
+        default="auto", metadata={"help": "best, last, or auto: best where --metric_for_best_model is given"}
+    )
+    logging_steps: float = field(default=1, metadata={"help": "steps between log lines"})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "kept off: NaN is shown as NaN, and stops"})
+    save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints kept"})
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """One run's parsed command line, with the notices that the run prints first."""
+
+    model: ModelArguments
+    data: DataArguments
+    training: TrainingArguments
+    precision: Precision
+    argv: tuple[str, ...]
+    notices: tuple[str, ...]
+    eval_every: int = 0
+    report_to: tuple[str, ...] = ()
+    kernels: LayerKernels = field(default_factory=LayerKernels)
+
+    @property
+    def zero_stage(self) -> int:
+        """DeepSpeed's ZeRO stage, 0 without DeepSpeed."""
+        return _zero_stage(self.training) if self.training.deepspeed else 0
+
+    @property
+    def metric(self) -> str | None:
+        """The row of log.jsonl that decides which checkpoint is best, e.g. eval_exact_match."""
+        name = self.training.metric_for_best_model
+        return name if name is None or name.startswith(("eval_", "probe_")) else f"eval_{name}"
+
+    @property
+    def keep_best(self) -> bool:
+        """Whether the run's result is its best checkpoint rather than its last weights."""
+        return self.metric is not None and self.training.result != "last"
+
+
+RENAMED = {"--evaluation_strategy": "--eval_strategy", "--per_gpu_train_batch_size": "--per_device_train_batch_size"}
+FALSE = ("false", "0", "no")
+
+
+def _value(argv: Sequence[str], flag: str) -> str | None:
+    for index, item in enumerate(argv):
+        if item == flag:
+            following = argv[index + 1] if index + 1 < len(argv) else "True"
+            return "True" if following.startswith("--") else following
+        if item.startswith(flag + "="):
+            return item.split("=", 1)[1]
+    return None
+
+
+def _without(argv: Sequence[str], flag: str) -> list[str]:
+    out: list[str] = []
+    skip = False
+    for item in argv:
+        if skip and not item.startswith("--"):
+            skip = False
+            continue
+        skip = item == flag
+        if not skip and not item.startswith(flag + "="):
+            out.append(item)
+    return out
+
+
+def translate(argv: Sequence[str]) -> tuple[list[str], Precision, list[str]]:
+    """Flags as today's transformers knows them, the precision, and a notice for each flag that changed.
+
+    `--precision auto|bf16|fp16|fp32` is ours; `--bf16` and `--fp16` are upstream's and win over it.
+    """
+    notices: list[str] = []
+    out = list(argv)
+    for old, new in RENAMED.items():
+        if (value := _value(out, old)) is not None:
+            out = [*_without(out, old), new, value]
+            notices.append(f"{old} is now {new}: {value}")
+    if (value := _value(out, "--warmup_ratio")) is not None:
+        out = [*_without(out, "--warmup_ratio"), "--warmup_steps", value]
+        notices.append(f"--warmup_ratio is now --warmup_steps with a share below 1: {value}")
+    if (value := _value(out, "--group_by_length")) is not None:
+        out = _without(out, "--group_by_length")
+        if value.lower() not in FALSE:
+            out += ["--train_sampling_strategy", "group_by_length"]
+        notices.append("--group_by_length is now --train_sampling_strategy group_by_length")
+    cuda = torch.cuda.is_available() and (_value(out, "--use_cpu") or "False").lower() in FALSE
+    if _value(out, "--tf32") is not None and not (cuda and torch.cuda.get_device_capability()[0] >= 8):
+        out = _without(out, "--tf32")
+        notices.append("--tf32 dropped: this machine has no TF32 units")
+    precision = _precision(out, cuda)
+    for flag in ("--precision", "--bf16", "--fp16"):
+        out = _without(out, flag)
+    if precision.name != "fp32":
+        out += [f"--{precision.name}", "True"]
+    if not cuda and not torch.backends.mps.is_available() and _value(out, "--use_cpu") is None:
+        out += ["--use_cpu", "True"]
+    return out, precision, notices
+
+
+def _precision(argv: Sequence[str], cuda: bool) -> Precision:
+    asked = _value(argv, "--precision") or "auto"
+    for name in ("bf16", "fp16"):
+        value = _value(argv, f"--{name}")
+        if value is not None and value.lower() not in FALSE:
+            if asked not in ("auto", name):
+                raise UsageError(f"--precision {asked} contradicts --{name} {value}: give one of them")
+            asked = name
+    return choose_precision(asked, "cuda" if cuda else "mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """Parse and check a training command line. Contradictions are UsageErrors that name both values."""
+    translated, precision, notices = translate(argv)
+    parser = transformers.HfArgumentParser(
+        (ModelArguments, DataArguments, TrainingArguments),  # type: ignore[arg-type]
+        prog="llava-finetune train",
+        description=__doc__,
+    )
+    model, data, training = _parse(parser, translated)
+    training.init_lora = training.init_lora or training.lora_weight_path or None
+    _refuse_contradictions(model, training)
+    _refuse_idle(data, training)
+    every, trackers = _take_over(training)
+    kernels = taken_from(training)
+    arguments = Arguments(model, data, training, precision, tuple(argv), tuple(notices), every, trackers, kernels)
+    kernels.require_usable(training.bits, arguments.zero_stage)
+    return arguments
+
+
+def _take_over(training: TrainingArguments) -> tuple[int, tuple[str, ...]]:
+    """Evaluation, trackers and the best model are ours: transformers is told of none of them.
+
+    Returns the steps between evaluations (0: each epoch) and the trackers' names.
+    """
+    steps = training.eval_steps
+    if steps is not None and (steps < 1 or steps != int(steps)):
+        raise UsageError(f"--eval_steps {steps}: a whole number of steps is needed")
+    every = int(steps or training.logging_steps) if training.eval_strategy.value == "steps" or steps else 0
+    given = training.report_to or []
+    trackers = tuple([given] if isinstance(given, str) else given)
+    training.eval_strategy = transformers.trainer_utils.IntervalStrategy.NO
+    training.eval_on_start = training.load_best_model_at_end = False
+    training.do_eval = False
+    training.report_to = []
+    _gather_on_save(training)
+    training.dataloader_persistent_workers = training.dataloader_num_workers > 0
+    training.accelerator_config.non_blocking = True  # a batch in pinned memory is copied while the GPU computes
+    return every, trackers
+
+
+def _gather_on_save(training: TrainingArguments) -> None:
+    """Full fine-tuning under ZeRO-3 saves gathered weights, so that every checkpoint loads by itself."""
+    for config in (
+        getattr(getattr(training, "hf_deepspeed_config", None), "config", None),
+        getattr(getattr(training, "deepspeed_plugin", None), "deepspeed_config", None),
+    ):
+        if config and config.get("zero_optimization", {}).get("stage") == 3:
+            config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
+
+
+def _refuse_idle(data: DataArguments, training: TrainingArguments) -> None:
+    """Flags that would silently do nothing."""
+    if training.learning_rate <= 0:
+        raise UsageError(f"--learning_rate {training.learning_rate}: nothing would be learned; give one above 0")
+    if data.eval_data_path is None:
+        for flag, given in (
+            ("--metric_for_best_model", training.metric_for_best_model),
+            ("--early_stopping_patience", training.early_stopping_patience),
+            ("--eval_strategy", None if training.eval_strategy.value == "no" else training.eval_strategy.value),
+        ):
+            if given:
+                raise UsageError(f"{flag} {given} without --eval_data_path: there is nothing to evaluate on")
+    if training.early_stopping_patience and not training.metric_for_best_model:
+        training.metric_for_best_model = "eval_loss"
+    if data.independent_turns.lower() not in TURNS:
+        raise UsageError(f"--independent_turns {data.independent_turns}: expected auto, True or False")
+    if training.result not in ("auto", "best", "last"):
+        raise UsageError(f"--result {training.result}: expected auto, best or last")
+    if data.replay:
+        share = data.replay.rpartition(":")[2]
+        if not share.replace(".", "", 1).isdigit() or not 0 < float(share) < 1:
+            raise UsageError(
+                f"--replay {data.replay}: expected FILE:SHARE with a share between 0 and 1, as in g.json:0.1"
+            )
+
+
+def _parse(parser: transformers.HfArgumentParser, argv: list[str]) -> tuple[Any, Any, Any]:
+    if (config := _value(argv, "--deepspeed")) and importlib.util.find_spec("deepspeed") is None:
+        raise UsageError(f"--deepspeed {config}: {WITHOUT_DEEPSPEED}")
+    # The Trainer warns about bf16 on CPU unless told; ranks and devices come from the launcher's environment.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    model, data, training, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    if rest:
+        raise UsageError(f"unknown flag {rest[0]}; see llava-finetune train --help")
+    return model, data, training
+
+
+def _refuse_contradictions(model: ModelArguments, training: TrainingArguments) -> None:
+    if training.bits not in (4, 8, 16):
+        raise UsageError(f"--bits {training.bits}: expected 16, 8 or 4")
+    if training.bits != 16 and not training.lora_enable and not model.tune_mm_mlp_adapter:
+        raise UsageError(f"--bits {training.bits} without --lora_enable True: quantised weights cannot be trained")
+    if training.lora_enable and model.tune_mm_mlp_adapter:
+        raise UsageError("--lora_enable True contradicts --tune_mm_mlp_adapter True: stage 1 trains the projector only")
+    targets = {part.strip() for part in training.lora_targets.split(",")} if training.lora_enable else set()
+    for flag, wanted in (
+        ("--tune_mm_mlp_adapter True", model.tune_mm_mlp_adapter),
+        (f"--lora_targets {training.lora_targets}", "projector" in targets),
+    ):
+        if training.freeze_mm_mlp_adapter and wanted:
+            raise UsageError(f"--freeze_mm_mlp_adapter True contradicts {flag}")
+    # A regular expression among the targets may select modules of the tower too.
+    in_tower = training.tune_vision_tower or targets - {"language", "language.attention", "projector"}
+    if training.vision_tower_lr is not None and not in_tower:
+        raise UsageError(
+            f"--vision_tower_lr {training.vision_tower_lr} contradicts a frozen tower: add --tune_vision_tower True "
+            "or --lora_targets language,vision"
+        )
+    for flag in ("use_dora", "use_rslora", "init_lora"):
+        if (value := getattr(training, flag)) and not training.lora_enable:
+            raise UsageError(f"--{flag} {value} without --lora_enable True: there is no adapter")
+    if training.deepspeed and training.bits != 16 and _zero_stage(training) == 3:
+        raise UsageError(
+            f"--bits {training.bits} with ZeRO-3: quantised weights cannot be partitioned; "
+            "use deepspeed_configs/zero2.json"
+        )
+
+
+def _zero_stage(training: TrainingArguments) -> int:
+    config = getattr(training.hf_deepspeed_config, "config", {}) or {}
+    return int(config.get("zero_optimization", {}).get("stage", 0))

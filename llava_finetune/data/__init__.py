@@ -1,0 +1,1 @@
+"""Records become one batch: templates, label masks, pictures, layout."""

@@ -1,0 +1,199 @@
+"""Records as training examples: pictures prepared, conversations encoded.
+
+Pictures are opened when their record is asked for. What a picture becomes is decided by the model's config
+(`image_aspect_ratio`: square, pad or anyres), through upstream's own `mm_utils`.
+
+    example = RecordDataset(records, encoder)[0]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from data_prep.records.record import DataError, Records, images_of, open_image, resolve_image
+from llava_finetune.data.feature_cache import FeatureCache
+from llava_finetune.data.length_cache import kept_lengths
+from llava_finetune.data.masking import IMAGE_TOKEN, Encoded, encode, encode_independent
+from llava_finetune.data.unreadable_pictures import PictureLost
+from llava_finetune.errors import UserError
+
+
+def process_image(image: Image.Image, processor: Any, config: Any) -> torch.Tensor:
+    """Pixel values of one RGB picture, to the bit as upstream's `process_images` makes them.
+
+    Returns float32 of shape (3, H, W), or (views, 3, H, W) for anyres.
+    """
+    from llava.mm_utils import expand2square, process_images
+
+    if getattr(config, "image_aspect_ratio", None) == "pad" and _resizes_by_pillow(processor):
+        # transformers takes the picture to numpy, to Pillow, resizes it there and takes it back: half of its time.
+        image = expand2square(image, tuple(int(mean * 255) for mean in processor.image_mean))
+        side = processor.size["shortest_edge"]
+        image = image.resize((side, side), processor.resample)
+    return process_images([image], processor, config)[0]  # type: ignore[no-any-return]
+
+
+def _resizes_by_pillow(processor: Any) -> bool:
+    pillow = getattr(processor, "backend", None) == "pil" and processor.do_resize
+    return bool(pillow and processor.size.get("shortest_edge"))
+
+
+def num_image_tokens(config: Any, tower: Any, size: tuple[int, int]) -> int:
+    """How many positions one picture of `size` (width, height) takes in the sequence."""
+    per_view = tower.num_patches + (getattr(config, "mm_vision_select_feature", "patch") == "cls_patch")
+    if getattr(config, "image_aspect_ratio", None) != "anyres":
+        return int(per_view)
+    from llava.mm_utils import get_anyres_image_grid_shape
+
+    side = tower.num_patches_per_side
+    grid = get_anyres_image_grid_shape(size, config.image_grid_pinpoints, tower.config.image_size)
+    width, height = grid
+    if not getattr(config, "mm_patch_merge_type", "flat").startswith("spatial"):
+        return int(per_view * (1 + width * height))
+    rows, columns = height * side, width * side
+    if "unpad" not in config.mm_patch_merge_type:
+        return int(per_view + rows * columns)
+    if size[0] / size[1] > columns / rows:
+        padding = (rows - int(size[1] * (columns / size[0]))) // 2
+        rows -= 2 * padding
+    else:
+        padding = (columns - int(size[0] * (rows / size[1]))) // 2
+        columns -= 2 * padding
+    return int(per_view + rows * (columns + 1))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a record: its pixels (float32), or in their place the features that the cache knows.
+
+    `key` names it in the cache; None where there is no cache.
+    """
+
+    path: str
+    size: tuple[int, int]
+    pixels: torch.Tensor | None = None
+    features: torch.Tensor | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What turns a record into tensors: the model's tokenizer, template, image processor and config.
+
+    `independent_turns` None: each record says by its own "independent_turns" whether its questions know of each other.
+    """
+
+    tokenizer: Any
+    template: str
+    image_processor: Any
+    config: Any
+    image_folder: Path | None
+    tower: Any = None
+    max_length: int | None = None
+    independent_turns: bool | None = None
+    cache: FeatureCache | None = None
+
+    def pictures(self, record: Mapping[str, Any]) -> list[Picture]:
+        """Every picture of a record, prepared for the tower or with its features from the cache."""
+        names = images_of(record)
+        if names and self.image_folder is None:
+            raise UserError(f"record {record.get('id')!r} has a picture, and no --image_folder is given")
+        return [self._picture(resolve_image(self.image_folder, name)) for name in names]
+
+    def _picture(self, path: Path) -> Picture:
+        key = self.cache.key(path) if self.cache else None
+        known = self.cache.find(key) if self.cache else None
+        if known is not None:
+            return Picture(str(path), known.size, features=known.features, key=key)
+        image = open_image(path)
+        return Picture(str(path), image.size, process_image(image, self.image_processor, self.config), key=key)
+
+    def encode(self, record: Mapping[str, Any]) -> Encoded:
+        """Token ids and labels, checked: as many `<image>` as pictures, and something to learn."""
+        conversations = record["conversations"]
+        marks = sum(str(turn["value"]).count(IMAGE_TOKEN) for turn in conversations)
+        names = images_of(record)
+        if marks != len(names):
+            raise UserError(
+                f"record {record.get('id')!r}: {marks} {IMAGE_TOKEN} for {len(names)} pictures; "
+                f"write one {IMAGE_TOKEN} per picture in the human's words"
+            )
+        how = encode_independent if self.is_independent(record) else encode
+        try:
+            return how(conversations, self.template, self.tokenizer, self.max_length)
+        except UserError as error:
+            raise UserError(f"record {record.get('id')!r}: {error}") from None
+
+    def is_independent(self, record: Mapping[str, Any]) -> bool:
+        """Whether the questions of a record of several are learned each as if asked alone."""
+        said = record.get("independent_turns", False) if self.independent_turns is None else self.independent_turns
+        return bool(said) and len(record["conversations"]) > 3
+
+
+class RecordDataset(Dataset[dict[str, Any]]):
+    """Records as examples: input_ids and labels (int64, 1-d), pictures (list of Picture), image_tokens, length, id."""
+
+    def __init__(self, records: Sequence[Mapping[str, Any]], encoder: Encoder, real_lengths: bool = False) -> None:
+        self.records = records
+        self.encoder = encoder
+        self.real_lengths = real_lengths
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self.records[index]
+        try:
+            pictures = self.encoder.pictures(record)
+        except DataError as error:
+            raise PictureLost(f"record {record.get('id')!r}: {error}") from None
+        encoded = self.encoder.encode(record)
+        config, tower = self.encoder.config, self.encoder.tower
+        image_tokens = [num_image_tokens(config, tower, one.size) if tower is not None else 1 for one in pictures]
+        return {
+            "input_ids": torch.tensor(encoded.input_ids),
+            "labels": torch.tensor(encoded.labels),
+            "branches": encoded.branches,
+            "is_cut": encoded.is_cut,
+            "pictures": pictures,
+            "image_tokens": image_tokens,
+            "length": len(encoded.input_ids) + sum(image_tokens) - len(image_tokens),
+            "id": str(record.get("id", index)),
+            "index": index,
+        }
+
+    @property
+    def modality_lengths(self) -> list[int]:
+        """Words per record, negative for text only: upstream's measure, so that grouped orders are upstream's.
+
+        With `real_lengths` tokens, pictures counted: what a record costs. Tokenises every record once.
+        """
+        if self.real_lengths:
+            return [self._num_tokens(record) for record in self.records]
+        if isinstance(self.records, Records):
+            return kept_lengths(self.records.path, len(self.records), self._num_words)
+        return self._num_words()
+
+    def _num_words(self) -> list[int]:
+        lengths = []
+        for record in self.records:
+            words = sum(len(turn["value"].split()) for turn in record["conversations"])
+            lengths.append(words if "image" in record else -words)
+        return lengths
+
+    def _num_tokens(self, record: Mapping[str, Any]) -> int:
+        names = images_of(record)
+        length = len(self.encoder.encode(record).input_ids) - len(names)
+        if not names:
+            return -length
+        anyres = getattr(self.encoder.config, "image_aspect_ratio", None) == "anyres"
+        # Only anyres makes the number of tokens a matter of the picture's size; it has to be opened then.
+        sizes = [one.size for one in self.encoder.pictures(record)] if anyres else [(1, 1)] * len(names)
+        return length + sum(num_image_tokens(self.encoder.config, self.encoder.tower, size) for size in sizes)

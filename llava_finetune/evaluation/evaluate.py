@@ -1,0 +1,288 @@
+"""Answer the questions of a records file with a model and score the answers; or score predictions from anywhere.
+
+    llava-finetune evaluate --model runs/mine --data test.json --image_folder pictures --output runs/mine --name final
+    llava-finetune evaluate --model runs/mine --data test.json --image_folder pictures --blind blank
+    llava-finetune evaluate --predictions answers.jsonl --data test.json
+
+Writes predictions-NAME.jsonl and scores-NAME.json. `--train_data` adds the text-only prior of the training file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_finetune.errors import UsageError, UserError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `llava-finetune evaluate`."""
+    out = argparse.ArgumentParser(
+        prog="llava-finetune evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    out.add_argument("--model", help="model, adapter or projector folder, or a hub id")
+    out.add_argument("--base", help="base of an adapter; default: what its manifest names")
+    out.add_argument("--predictions", type=Path, help="score this file instead of a model")
+    out.add_argument("--data", type=Path, help="records with the questions and references")
+    out.add_argument("--image_folder", type=Path, help="folder the records' pictures are named in")
+    out.add_argument("--train_data", type=Path, help="training records: adds the text-only prior")
+    out.add_argument("--output", type=Path, help="folder for predictions and scores; default: the model's")
+    out.add_argument("--name", default=None, help="final by default, blind or shuffled with --blind")
+    out.add_argument("--blind", choices=("blank", "shuffled"), help="withhold the pictures, or give another's")
+    out.add_argument("--limit", type=int, default=0, help="questions at most")
+    out.add_argument("--sample", type=int, default=0, help="draw this many questions, always the same")
+    out.add_argument("--max_images", type=int, default=0, help="records at most")
+    out.add_argument("--batch_size", type=int, default=32)
+    out.add_argument("--max_new_tokens", type=int, default=64)
+    out.add_argument("--dtype", default="auto", help="auto, bf16, fp16 or fp32")
+    out.add_argument("--bits", type=int, default=16, choices=(16, 8, 4))
+    out.add_argument("--device", default="auto")
+    out.add_argument("--losses", action="store_true", help="also each record's loss, by which a report finds the worst")
+    out.add_argument("--num_processes", type=int, default=1, help="answer with this many processes")
+    out.add_argument("--partial", action="store_true", help="with --predictions: some questions may be unanswered")
+    out.add_argument("--upload", type=Path, help="also write the official VQA results file")
+    out.add_argument("--json", action="store_true", help="print the scores as JSON")
+    out.add_argument("--shard", help=argparse.SUPPRESS)
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate. Exit codes: 0 done, 1 failed, 2 wrong use."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    arguments = parser().parse_args(given)
+    if (arguments.model is None) == (arguments.predictions is None):
+        raise UsageError("give either --model to answer the questions, or --predictions to score answers")
+    if arguments.train_data and not arguments.train_data.is_file():
+        raise UserError(f"--train_data {arguments.train_data}: no such file; give the records that training used")
+    if arguments.predictions:
+        return _score_file(arguments)
+    if not arguments.data:
+        raise UsageError("--model needs the questions: give them with --data RECORDS")
+    if arguments.output is None and not Path(arguments.model).is_dir():
+        # A folder of a hub id's name would from then on be taken for the model.
+        raise UsageError(f"--model {arguments.model} is no folder here: say with --output where the results go")
+    if arguments.shard:
+        return _shard(arguments)
+    start = time.monotonic()
+    predictions = _spread(arguments, given) if arguments.num_processes > 1 else _answer(arguments)
+    name = arguments.name or {"blank": "blind", "shuffled": "shuffled", None: "final"}[arguments.blind]
+    _finish(arguments, predictions, name, time.monotonic() - start)
+    return 0
+
+
+def _score_file(arguments: argparse.Namespace) -> int:
+    from llava_finetune.evaluation.scoring import score_file, write_upload
+
+    predictions, scores = score_file(arguments.predictions, arguments.data, partial=arguments.partial)
+    if arguments.upload:
+        write_upload(arguments.upload, predictions)
+    if arguments.output:
+        _write(arguments.output, arguments.name or "final", predictions, scores)
+    if arguments.train_data:
+        _prior(arguments, predictions, arguments.output)
+    _show(scores, arguments.json, arguments.name or "final")
+    return 0
+
+
+def _prior(arguments: argparse.Namespace, predictions: list[dict[str, Any]], folder: Path | None) -> None:
+    """Show what the training file's commonest answers reach, and keep it where there is a folder."""
+    from data_prep.records.record import read_records
+    from llava_finetune.evaluation import metrics
+
+    try:
+        prior = metrics.text_prior(read_records(arguments.train_data), predictions)
+    except ValueError as error:
+        raise UserError(f"--train_data {arguments.train_data}: {error}") from error
+    scores = metrics.score(prior)
+    if folder:
+        _write(folder, "text_prior", prior, scores)
+    _show(scores, arguments.json, "text_prior")
+
+
+def _questions(arguments: argparse.Namespace) -> list[Any]:
+    from data_prep.records.record import DataError
+    from llava_finetune.evaluation.generate_answers import held_out_questions
+
+    choice = (arguments.max_images, arguments.limit, arguments.sample)
+    try:
+        return held_out_questions(
+            arguments.data, f"--data {arguments.data}", arguments.image_folder, "--image_folder", *choice
+        )
+    except DataError as error:
+        raise UserError(str(error)) from error
+
+
+def _answer(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    from data_prep.records.record import DataError
+    from llava_finetune.evaluation.generate_answers import answer
+    from llava_finetune.model.costs import loaded_line, rate_text
+    from llava_finetune.model.loading import load
+
+    questions = _questions(arguments)
+    if arguments.shard:
+        index, count = map(int, arguments.shard.split("/"))
+        questions = questions[index::count]
+    loaded = load(arguments.model, arguments.base, arguments.dtype, arguments.device, arguments.bits)
+    print(loaded_line(loaded, arguments.model, arguments.bits), flush=True)
+    start = time.monotonic()
+    try:
+        predictions = answer(
+            loaded,
+            questions,
+            arguments.image_folder,
+            batch_size=arguments.batch_size,
+            max_new_tokens=arguments.max_new_tokens,
+            mode={"blank": "blank", "shuffled": "shuffled", None: "seen"}[arguments.blind],
+            say=lambda line: print(line, flush=True),
+        )
+        tokens = sum(prediction["num_tokens"] for prediction in predictions)
+        print(f"answered at {rate_text(tokens, time.monotonic() - start)}", flush=True)
+        return _with_losses(arguments, loaded, questions, predictions) if arguments.losses else predictions
+    except DataError as error:
+        raise UserError(str(error)) from error
+
+
+def _with_losses(arguments: argparse.Namespace, loaded: Any, questions: list[Any], predictions: list[Any]) -> list[Any]:
+    """The predictions, each with its record's mean loss per answer token in `loss`."""
+    import torch
+
+    from llava_finetune.data.collator import Collator
+    from llava_finetune.data.dataset import Encoder, RecordDataset
+    from llava_finetune.evaluation.record_losses import record_losses
+
+    tower, tokenizer = loaded.model.get_vision_tower(), loaded.tokenizer
+    encoder = Encoder(
+        tokenizer, loaded.template, loaded.image_processor, loaded.model.config, arguments.image_folder, tower
+    )
+    records = list({id(one.record): one.record for one in questions}.values())
+    places = {id(record): place for place, record in enumerate(records)}
+    side = tower.config.image_size
+    collator = Collator(tokenizer.pad_token_id, torch.zeros(3, side, side))
+
+    def forward(batch: dict[str, Any]) -> Any:
+        images = batch["images"]
+        seen = [image.to(loaded.device, loaded.dtype) for image in images]
+        batch["images"] = torch.stack(seen) if isinstance(images, torch.Tensor) else seen
+        moved = {key: value.to(loaded.device) if hasattr(value, "to") else value for key, value in batch.items()}
+        return loaded.model(**moved)
+
+    loaded.model.config.tokenizer_padding_side = "right"
+    with torch.inference_mode():
+        losses = record_losses(
+            forward, RecordDataset(records, encoder), range(len(records)), collator, arguments.batch_size
+        )
+    return [
+        {**one, "loss": losses[places[id(question.record)]].mean}
+        for one, question in zip(predictions, questions, strict=True)
+    ]
+
+
+def _output(arguments: argparse.Namespace) -> Path:
+    folder = arguments.output or Path(arguments.model)
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(folder)
+
+
+def _shard_file(folder: Path, shard: str) -> Path:
+    return folder / f".predictions-{shard.replace('/', '-of-')}.jsonl"
+
+
+def _shard(arguments: argparse.Namespace) -> int:
+    from llava_finetune.evaluation.scoring import write_predictions
+
+    write_predictions(_shard_file(_output(arguments), arguments.shard), _answer(arguments))
+    return 0
+
+
+def _spread(arguments: argparse.Namespace, argv: list[str]) -> list[dict[str, Any]]:
+    """Answer in several processes, each with every n-th question; they share nothing but the files."""
+    from llava_finetune.evaluation.scoring import read_predictions
+
+    count, folder = arguments.num_processes, _output(arguments)
+    total = len(_questions(arguments))
+    count = min(count, total)
+    shards = [f"{index}/{count}" for index in range(count)]
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    command = [sys.executable, "-m", "llava_finetune", "evaluate", *argv]
+    running = [
+        subprocess.Popen(
+            [*command, "--num_processes", "1", "--shard", shard],
+            env={**environment, "CUDA_VISIBLE_DEVICES": str(index)} if _has_gpus(count) else environment,
+            stdout=None if index == 0 else subprocess.DEVNULL,
+        )
+        for index, shard in enumerate(shards)
+    ]
+    try:
+        codes = [process.wait() for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    if any(codes):
+        raise UserError(f"process {next(i for i, c in enumerate(codes) if c)} of {count} failed; its message is above")
+    parts = [read_predictions(_shard_file(folder, shard)) for shard in shards]
+    for shard in shards:
+        _shard_file(folder, shard).unlink()
+    return [parts[index % count][index // count] for index in range(total)]
+
+
+def _has_gpus(count: int) -> bool:
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.device_count() >= count
+
+
+def _write(folder: Path, name: str, predictions: list[dict[str, Any]], scores: dict[str, Any]) -> None:
+    from llava_finetune.evaluation.scoring import write_predictions
+    from llava_finetune.saved.manifest import write_json
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_predictions(folder / f"predictions-{name}.jsonl", predictions)
+    write_json(folder / f"scores-{name}.json", scores)
+
+
+def _finish(arguments: argparse.Namespace, predictions: list[dict[str, Any]], name: str, seconds: float) -> None:
+    from llava_finetune.evaluation import metrics
+    from llava_finetune.evaluation.scoring import write_upload
+
+    folder = _output(arguments)
+    truncated = sum(prediction["truncated"] for prediction in predictions)
+    tokens = sum(prediction["num_tokens"] for prediction in predictions)
+    scores = {**metrics.score(predictions), "truncated": truncated, "seconds": seconds, "model": str(arguments.model)}
+    scores["image_folder"] = str(arguments.image_folder) if arguments.image_folder else None
+    _write(folder, name, predictions, scores)
+    if arguments.upload:
+        write_upload(arguments.upload, predictions)
+    if arguments.train_data:
+        _prior(arguments, predictions, folder)
+    _show(scores, arguments.json, name)
+    if not arguments.json:
+        print(f"{len(predictions)} answers, {tokens} tokens in {seconds:.0f} s; written to {folder}")
+        if truncated:
+            print(
+                f"{truncated} of {len(predictions)} answers were cut off: --max_new_tokens {arguments.max_new_tokens}",
+                file=sys.stderr,
+            )
+
+
+def _show(scores: dict[str, Any], as_json: bool, name: str) -> None:
+    if as_json:
+        print(json.dumps({name: scores}))
+        return
+    rows = [("all", scores), *scores.get("by_type", {}).items()]
+    for label, row in rows:
+        low, high = row["interval"]
+        interval = f"95 % [{low:.2%}, {high:.2%}]"
+        print(f"{name:<12}{label:<8} exact match {row['exact_match']:7.2%}  {interval}  of {row['count']}")
+
+
+if __name__ == "__main__":
+    from llava_finetune.cli import run_command
+
+    raise SystemExit(run_command("llava_finetune.evaluation.evaluate", sys.argv[1:]))

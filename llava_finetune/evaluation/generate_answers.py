@@ -1,0 +1,247 @@
+"""Answer every question of a records file: greedy, batched, left padded, with a KV cache.
+
+Questions are answered one by one, each with its record's pictures and without the turns before it, in batches of like
+length; the answers come back in the order of the questions.
+
+    predictions = answer(loaded, questions_from(records), Path("pictures"))
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_prep.records.record import images_of, open_image, read_records, resolve_image
+from llava_finetune.data.dataset import process_image
+from llava_finetune.data.masking import IMAGE_TOKEN, asked_alone, prompt_ids
+from llava_finetune.data.templates import end_text
+from llava_finetune.errors import UserError
+from llava_finetune.evaluation import metrics
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question: what identifies it, the pictures it is asked about, and what counts as right."""
+
+    id: str
+    turn: int
+    images: tuple[str, ...]
+    text: str
+    reference: str
+    record: Mapping[str, Any]
+
+    @property
+    def question_type(self) -> str | None:
+        """The data's own name for the kind of question: one per record, or one per turn."""
+        per_turn = self.record.get("question_types")
+        return per_turn[self.turn] if per_turn else self.record.get("question_type")
+
+    @property
+    def asked(self) -> str:
+        """The question as training shows it, its record's pictures with it."""
+        humans = [turn["value"] for turn in self.record["conversations"] if turn["from"] == "human"]
+        marked = [text for text in humans if text.count(IMAGE_TOKEN) == len(self.images)]
+        own = next((text for text in marked if metrics.bare_question(text) == self.text), None)
+        return own or asked_alone(self.text, marked[0] if marked else f"{IMAGE_TOKEN}\n" * len(self.images))
+
+    def prediction(self, answer: str, num_tokens: int, truncated: bool) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "turn": self.turn,
+            "image": self.record.get("image"),
+            "question": self.text,
+            "answer": answer,
+            "reference": self.reference,
+            "answers": self.record.get("answers"),
+            "type": metrics.question_type(self.reference),
+            "question_type": self.question_type,
+            "question_id": self.record.get("question_id"),
+            "truncated": truncated,
+            "num_tokens": num_tokens,
+        }
+
+
+def questions_from(
+    records: Iterable[Mapping[str, Any]], max_images: int = 0, limit: int = 0, sample: int = 0
+) -> list[Question]:
+    """The questions of records in order; at most `limit`, of at most the first `max_images` records (0: all).
+
+    `sample` draws that many of all questions at random, always the same ones, and keeps their order.
+    """
+    questions: list[Question] = []
+    for index, record in enumerate(records):
+        if max_images and index >= max_images:
+            break
+        for turn, text, reference in metrics.questions_of(record):
+            images = tuple(images_of(record))
+            questions.append(Question(str(record.get("id", index)), turn, images, text, reference, record))
+    if sample and sample < len(questions):
+        questions = [questions[index] for index in sorted(random.Random(0).sample(range(len(questions)), sample))]
+    return questions[:limit] if limit else questions
+
+
+def held_out_questions(
+    path: Path, where: str, folder: Path | None, folder_flag: str, max_images: int = 0, limit: int = 0, sample: int = 0
+) -> list[Question]:
+    """The questions of a records file, each of which can be asked and scored: found out before hours of answering.
+
+    Raises UserError that begins with `where` (flag and file) and names the first record without a text, a reference or
+    a picture; DataError for a file that cannot be read.
+    """
+    try:
+        questions = questions_from(read_records(path), max_images, limit, sample)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    if not questions:
+        raise UserError(f"{where}: no question with an answer in it; give human/gpt records with references")
+    metrics.require_scorable([question.prediction("", 0, False) for question in questions], where)
+    names = {name: question.id for question in questions for name in question.images}
+    if names and folder is None:
+        raise UserError(f"{where}: the questions have pictures ({next(iter(names))}), and no {folder_flag} is given")
+    gone = [name for name in names if folder and not resolve_image(folder, name).is_file()]
+    if gone:
+        raise UserError(
+            f"{where}: {len(gone)} of {len(names)} pictures are not in {folder}, first {gone[0]!r} of record "
+            f"{names[gone[0]]!r}; name their folder with {folder_flag}"
+        )
+    return questions
+
+
+class Pictures:
+    """Pixel values by name, opened once. `mode`: seen, blank (all zero: the mean colour), or shuffled (another's).
+
+    Shuffled pictures are a fixed rotation of the distinct pictures, so that no question keeps its own.
+    """
+
+    def __init__(self, folder: Path | None, processor: Any, config: Any, mode: str, names: Sequence[str]) -> None:
+        self.folder, self.processor, self.config, self.mode = folder, processor, config, mode
+        distinct = list(dict.fromkeys(names))
+        if mode == "shuffled" and len(distinct) == 1:
+            raise UserError("--blind shuffled needs at least two pictures; these questions have one")
+        self.swapped = dict(zip(distinct, distinct[len(distinct) // 2 :] + distinct[: len(distinct) // 2], strict=True))
+        self.cache: dict[str, tuple[torch.Tensor, tuple[int, int]]] = {}
+
+    def get(self, name: str) -> tuple[torch.Tensor, tuple[int, int]]:
+        if self.folder is None:
+            raise UserError(f"{name}: the questions have pictures, and no image folder is given")
+        name = self.swapped[name] if self.mode == "shuffled" else name
+        if name not in self.cache:
+            image = open_image(resolve_image(self.folder, name))
+            pixels = process_image(image, self.processor, self.config)
+            self.cache[name] = (torch.zeros_like(pixels) if self.mode == "blank" else pixels, image.size)
+            if len(self.cache) > 512:
+                self.cache.pop(next(iter(self.cache)))
+        return self.cache[name]
+
+
+def _batches(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+@torch.inference_mode()
+def answer(
+    loaded: Any,
+    questions: Sequence[Question],
+    image_folder: Path | None,
+    *,
+    batch_size: int = 32,
+    max_new_tokens: int = 64,
+    mode: str = "seen",
+    say: Say = print,
+    same_passes: bool = False,
+) -> list[dict[str, Any]]:
+    """Predictions for `questions`, one each, in their order. Progress with rate and time left goes to `say`.
+
+    With `same_passes` a batch of text alone runs the tower too, as ranks that share the weights (ZeRO-3) must.
+    """
+    prompts = [
+        prompt_ids([{"from": "human", "value": question.asked}], loaded.template, loaded.tokenizer)
+        for question in questions
+    ]
+    names = [name for question in questions for name in question.images]
+    pictures = Pictures(image_folder, loaded.image_processor, loaded.model.config, mode, names)
+    # Like lengths together, and within a length the questions on one picture together: its pixels are read once.
+    order = sorted(range(len(questions)), key=lambda index: (len(prompts[index]), index))
+    done: dict[int, dict[str, Any]] = {}
+    start = last = time.monotonic()
+    for batch in _batches(order, batch_size):
+        images = _images(loaded, [questions[i] for i in batch], pictures, same_passes)
+        ids = _generate(loaded, [prompts[i] for i in batch], *images, max_new_tokens)
+        for index, tokens in zip(batch, ids, strict=True):
+            done[index] = _prediction(loaded, questions[index], tokens, max_new_tokens)
+        now = time.monotonic()
+        if now - last > 10:
+            last = now
+            rate = len(done) / (now - start)
+            left = (len(questions) - len(done)) / rate
+            say(f"  {len(done)}/{len(questions)} questions  {rate:.1f}/s  {left:.0f} s left")
+    return [done[index] for index in range(len(questions))]
+
+
+def stop_ids(loaded: Any) -> list[int]:
+    """Tokens that end an answer: the template's end of turn and the tokenizer's end of text."""
+    ids = loaded.tokenizer(end_text(loaded.template), add_special_tokens=False).input_ids
+    return sorted({loaded.tokenizer.eos_token_id, *(ids if len(ids) == 1 else [])} - {None})
+
+
+def _generate(
+    loaded: Any, prompts: Sequence[list[int]], images: Any, sizes: list[tuple[int, int]], max_new_tokens: int
+) -> list[list[int]]:
+    """New token ids per prompt, up to and without the stop token's padding."""
+    model, width = loaded.model, max(map(len, prompts))
+    pad = loaded.tokenizer.pad_token_id
+    ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=loaded.device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=loaded.device)
+    out = model.generate(
+        ids,
+        images=images,
+        image_sizes=sizes,
+        attention_mask=mask,
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=stop_ids(loaded),
+        pad_token_id=pad,
+        use_cache=True,
+    )
+    return [row.tolist() for row in out]
+
+
+def _images(
+    loaded: Any, questions: Sequence[Question], pictures: Pictures, always: bool
+) -> tuple[Any, list[tuple[int, int]]]:
+    found = [pictures.get(name) for question in questions for name in question.images or ()]
+    if not found and not always:
+        return None, []
+    if any(not question.images for question in questions):
+        # Upstream's splice takes one picture for a prompt of text alone; it adds no token.
+        side = loaded.model.get_vision_tower().config.image_size
+        blank = torch.zeros(3, side, side)
+        rows = iter(found)
+        found = [next(rows) if q.images else (blank, (1, 1)) for q in questions for _ in (q.images or ("",))]
+    tensors = [pixels.to(device=loaded.device, dtype=loaded.dtype) for pixels, _ in found]
+    same = all(tensor.shape == tensors[0].shape for tensor in tensors)
+    return (torch.stack(tensors) if same else tensors), [size for _, size in found]
+
+
+def _prediction(loaded: Any, question: Question, tokens: list[int], max_new_tokens: int) -> dict[str, Any]:
+    stops = set(stop_ids(loaded))
+    length = next((index for index, token in enumerate(tokens) if token in stops), None)
+    kept = tokens if length is None else tokens[:length]
+    text = loaded.tokenizer.decode(kept, skip_special_tokens=True)
+    ending = end_text(loaded.template)
+    if (
+        loaded.tokenizer(ending, add_special_tokens=False).input_ids != [loaded.tokenizer.eos_token_id]
+        and ending in text
+    ):
+        text = text.split(ending, 1)[0]
+    return question.prediction(text.strip(), len(kept), length is None and len(tokens) >= max_new_tokens)

@@ -1,0 +1,78 @@
+"""Loss of each record of a set, in batches: what an evaluation's loss is the mean of, and what the hardest are told by.
+
+found = record_losses(lambda batch: model(**batch), dataset, range(len(dataset)), collator, batch_size=32)
+found[3].mean                                     # mean loss per supervised token of the fourth record
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from llava_finetune.data.collator import is_cut
+from llava_finetune.data.masking import IGNORE_INDEX
+
+FOR_THE_TRAINER = ("record_ids", "record_indices", "num_tokens", "num_cut")
+
+
+@dataclass(frozen=True)
+class RecordLoss:
+    """Summed cross entropy of a record's supervised tokens, how many there are, and whether its end was cut off."""
+
+    total: float
+    num_tokens: int
+    is_cut: bool = False
+
+    @property
+    def mean(self) -> float:
+        """Mean loss per supervised token, 0 without one."""
+        return self.total / max(1, self.num_tokens)
+
+
+def record_losses(
+    forward: Callable[[dict[str, Any]], Any],
+    dataset: Any,
+    indices: Sequence[int],
+    collator: Any,
+    batch_size: int,
+    num_counted: int | None = None,
+) -> dict[int, RecordLoss]:
+    """The loss of the records at `indices`, by index; a model in evaluation mode.
+
+    The first `num_counted` indices count (None: all). The rest are passes that other ranks wait for: nothing is taught
+    in them and they are not in the result.
+    """
+    num_counted = len(indices) if num_counted is None else num_counted
+    found: dict[int, RecordLoss] = {}
+    for first in range(0, len(indices), batch_size):
+        chosen = indices[first : first + batch_size]
+        examples = [dataset[index] for index in chosen]
+        num_own = max(0, num_counted - first)
+        for example in examples[num_own:]:
+            example["labels"] = torch.full_like(example["labels"], IGNORE_INDEX)
+        batch = {key: value for key, value in collator(examples).items() if key not in FOR_THE_TRAINER}
+        rows = forward(batch)["row_losses"].tolist()
+        parts = [[row] for row in rows] if collator.unpadded else _parts(examples, rows)
+        for example, index, part in list(zip(examples, chosen, parts, strict=True))[:num_own]:
+            total, count = (sum(values) for values in zip(*part, strict=True))
+            found[index] = RecordLoss(total, int(count), is_cut(example, collator.max_length))
+    return found
+
+
+def mean_loss(found: Iterable[RecordLoss]) -> float:
+    """Mean loss per supervised token over records: the same for any number of ranks and any batch size."""
+    every = list(found)
+    return sum(one.total for one in every) / max(1, sum(one.num_tokens for one in every))
+
+
+def _parts(examples: Sequence[Any], rows: Sequence[Any]) -> list[Sequence[Any]]:
+    """The padded rows of each example: one, or one for each of its independent questions."""
+    parts, start = [], 0
+    for example in examples:
+        end = start + max(1, len(example.get("branches") or ()))
+        parts.append(rows[start:end])
+        start = end
+    return parts

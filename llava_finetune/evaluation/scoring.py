@@ -1,0 +1,200 @@
+"""Score predictions from anywhere against a records file, and write results in the official VQA upload format.
+
+Answers made by another program, an older model or a person are scored by the code that scores ours. Three layouts are
+read, as a JSON list or as JSON lines:
+
+    {"id": "okvqa-51606", "turn": 0, "answer": "pony tail", ...}     ours: `llava-finetune evaluate` writes it
+    {"question_id": 51606, "answer": "pony tail"}                     the official VQA results file
+    {"question_id": 51606, "prompt": "...", "text": "pony tail"}      upstream's model_vqa
+
+    llava-finetune evaluate --predictions results.json --data val.json
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_prep.files import write_text
+from llava_finetune.errors import UserError
+from llava_finetune.evaluation import metrics
+
+NUMBER_AT_END = re.compile(r"(\d+)$")
+
+
+def score_file(
+    predictions: Path, records: Path | None = None, *, partial: bool = False
+) -> tuple[list[dict[str, Any]], metrics.Scores]:
+    """Return the predictions of a file with their questions and references filled in, and their scores.
+
+    `records` is the human/gpt file whose answers are the references; without it the predictions must carry `question`
+    and `reference` themselves. Unless `partial`, every question of the records must be answered. Raises UserError
+    naming the file and the first prediction or question that does not fit.
+    """
+    given = read_predictions(predictions)
+    if records is None:
+        complete = [_with_reference(item, predictions, number) for number, item in enumerate(given, start=1)]
+    else:
+        complete = _joined(given, predictions, records, partial)
+    return complete, metrics.score(complete)
+
+
+def read_predictions(path: Path) -> list[dict[str, Any]]:
+    """Return the predictions of a JSON list or JSON lines file, each with a text in `answer`.
+
+    Raises UserError when the file is missing, cut off, empty, or an entry has no answer or one that is not a text.
+    """
+    rows = _rows(path)
+    if not rows:
+        raise UserError(f"{path}: no predictions in it; give the file that evaluate wrote")
+    return [_checked(row, path, number) for number, row in enumerate(rows, start=1)]
+
+
+def write_predictions(path: Path, predictions: Iterable[Mapping[str, Any]]) -> None:
+    """Write predictions as JSON lines, whole or not at all."""
+    write_text(path, "".join(json.dumps(dict(item), ensure_ascii=False) + "\n" for item in predictions))
+
+
+def write_upload(path: Path, predictions: Sequence[Mapping[str, Any]]) -> None:
+    """Write `[{"question_id": ..., "answer": ...}]`, the results file that the VQA evaluation servers take."""
+    write_text(path, json.dumps(upload_rows(predictions), ensure_ascii=False, indent=0) + "\n")
+
+
+def upload_rows(predictions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one `{"question_id", "answer"}` per prediction.
+
+    The id is the data's own `question_id`, else the number at the end of the record's id (`okvqa-51606` is 51606), else
+    the record's id. Raises UserError when two answers would get the same id.
+    """
+    rows = [{"question_id": question_id(item), "answer": item["answer"]} for item in predictions]
+    seen: dict[Any, Any] = {}
+    for row, item in zip(rows, predictions, strict=True):
+        if row["question_id"] in seen:
+            raise UserError(
+                f"the upload format has one answer per question_id, but {row['question_id']!r} stands for "
+                f"{seen[row['question_id']]} and {_name(item)}; give every record one question and its own question_id"
+            )
+        seen[row["question_id"]] = _name(item)
+    return rows
+
+
+def question_id(item: Mapping[str, Any]) -> Any:
+    """Return the id by which evaluation servers know the question of a prediction or record."""
+    if item.get("question_id") is not None:
+        return item["question_id"]
+    found = NUMBER_AT_END.search(str(item.get("id", "")))
+    return int(found.group(1)) if found else item.get("id")
+
+
+def _rows(path: Path) -> list[Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a predictions file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a UTF-8 text at byte {error.start}; give JSON lines or a JSON list") from error
+    if text.lstrip().startswith("["):
+        return list(_parsed(text, path, "the list"))
+    return [_parsed(line, path, f"line {n}") for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+
+
+def _parsed(text: str, path: Path, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: {where} is not JSON ({error}); the file may be cut off") from error
+
+
+def _checked(row: Any, path: Path, number: int) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise UserError(f"{path}: prediction {number} is a {type(row).__name__}; expected an object with an answer")
+    answer = row.get("answer", row.get("text"))
+    if not isinstance(answer, str):
+        raise UserError(
+            f"{path}: prediction {number} ({_name(row)}): answer is {json.dumps(answer)[:60]}; expected a text"
+        )
+    return {**row, "answer": answer}
+
+
+def _with_reference(item: dict[str, Any], path: Path, number: int) -> dict[str, Any]:
+    if not isinstance(item.get("reference"), str):
+        raise UserError(
+            f"{path}: prediction {number} ({_name(item)}) has no reference; give the records with --data RECORDS"
+        )
+    defaults = {"turn": 0, "image": None, "question": "", "answers": None, "question_type": None}
+    return {**defaults, **item, "type": metrics.type_of(item)}
+
+
+def _joined(given: list[dict[str, Any]], path: Path, records: Path, partial: bool) -> list[dict[str, Any]]:
+    questions = _questions(records)
+    by_question_id: dict[Any, list[dict[str, Any]]] = {}
+    for question in questions.values():
+        by_question_id.setdefault(str(question_id(question)), []).append(question)
+    answered: dict[tuple[str, int], dict[str, Any]] = {}
+    for number, item in enumerate(given, start=1):
+        question = _question_for(item, questions, by_question_id, path, number, records)
+        key = (question["id"], question["turn"])
+        if key in answered:
+            raise UserError(f"{path}: prediction {number} answers {_name(question)} a second time; keep one")
+        counted = {"truncated": item.get("truncated", False), "num_tokens": item.get("num_tokens")}
+        answered[key] = {**question, "answer": item["answer"], **counted}
+    missing = [key for key in questions if key not in answered]
+    if missing and not partial:
+        raise UserError(
+            f"{path}: {len(missing)} of {len(questions)} questions of {records} have no answer, the first: "
+            f"{missing[0][0]} turn {missing[0][1]}; answer them all, or score the rest with --partial"
+        )
+    return [answered[key] for key in questions if key in answered]
+
+
+def _questions(records: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    from data_prep.records.record import read_records
+
+    questions: dict[tuple[str, int], dict[str, Any]] = {}
+    for record in read_records(records):
+        for turn, question, reference in metrics.questions_of(record):
+            key = (str(record.get("id")), turn)
+            if key in questions:
+                raise UserError(f"{records}: two records have the id {key[0]!r}; predictions are matched by id")
+            questions[key] = {
+                "id": key[0], "turn": turn, "image": record.get("image"), "question": question, "reference": reference,
+                "answers": record.get("answers"), "type": metrics.question_type(reference),
+                "question_type": record.get("question_type"), "question_id": record.get("question_id"),
+            }  # fmt: skip
+    metrics.require_scorable(list(questions.values()), str(records))
+    if not questions:
+        raise UserError(f"{records}: no question with an answer in it; give the human/gpt file with the references")
+    return questions
+
+
+def _question_for(
+    item: dict[str, Any],
+    questions: Mapping[tuple[str, int], dict[str, Any]],
+    by_question_id: Mapping[Any, list[dict[str, Any]]],
+    path: Path,
+    number: int,
+    records: Path,
+) -> dict[str, Any]:
+    if "id" in item and (str(item["id"]), int(item.get("turn") or 0)) in questions:
+        return questions[str(item["id"]), int(item.get("turn") or 0)]
+    candidates = by_question_id.get(str(item.get("question_id")), [])
+    if len(candidates) > 1:
+        raise UserError(
+            f"{path}: prediction {number} has question_id {item['question_id']!r}, but {records} asks "
+            f"{len(candidates)} questions under it; give `id` and `turn` instead"
+        )
+    if not candidates:
+        raise UserError(
+            f"{path}: prediction {number} ({_name(item)}) belongs to no question of {records}; "
+            "are these the records that were answered?"
+        )
+    return candidates[0]
+
+
+def _name(item: Mapping[str, Any]) -> str:
+    if item.get("id") is not None:
+        return f"{item['id']} turn {item.get('turn') or 0}"
+    return f"question_id {item['question_id']}" if "question_id" in item else "no id"

@@ -1,0 +1,1 @@
+"""Same numbers with less time and memory: LoRA, attention, loss and layers in fewer passes."""

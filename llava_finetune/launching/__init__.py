@@ -1,0 +1,1 @@
+"""One command to ranks on one or many machines, and why they ended."""

@@ -1,0 +1,137 @@
+"""Checks of inputs and machine before a run starts, so that it does not die an hour later with a bare exit code.
+
+>>> require_ready(mode="lora", model="m", data="d.json", images="img", processes=2, on_gpu=False, config=None)
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import psutil
+
+from llava_finetune.errors import UserError
+from llava_finetune.machine import available_ram, free_shm, readable
+
+MIN_SHM_PER_RANK = 64 * 2**20
+"""NCCL and DataLoader workers share tensors through /dev/shm; a container's default of 64 MB ends in exit code -7."""
+
+
+def zero_stage(config: Path | None) -> int:
+    """The ZeRO stage of a DeepSpeed config file, 0 for None; UserError where the file is not JSON."""
+    if config is None:
+        return 0
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        message = f"{config}: not JSON (line {error.lineno}: {error.msg}); compare deepspeed_configs/zero2.json"
+        raise UserError(message) from None
+    return int(values.get("zero_optimization", {}).get("stage", 0))
+
+
+def extensions_folder() -> Path:
+    """Where torch builds DeepSpeed's operators: TORCH_EXTENSIONS_DIR, else its own default."""
+    return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions")
+
+
+def stale_locks(extensions: Path, *, min_age: float = 60.0) -> list[Path]:
+    """The locks that killed builds of DeepSpeed's operators left below `extensions`.
+
+    torch waits for such a lock for ever and says nothing (torch/utils/file_baton.py). One is taken for stale when it is
+    older than `min_age` seconds and no process of this machine works in its folder, where ninja runs while it builds.
+    """
+    old = [lock for lock in extensions.glob("**/lock") if time.time() - lock.stat().st_mtime > min_age]
+    busy = _working_folders() if old else set()
+    return [lock for lock in old if lock.parent.resolve() not in busy]
+
+
+def drop_stale_locks(extensions: Path, *, min_age: float = 60.0) -> list[Path]:
+    """Remove the stale locks below `extensions`; returns what was removed."""
+    stale = stale_locks(extensions, min_age=min_age)
+    for lock in stale:
+        lock.unlink(missing_ok=True)
+    return stale
+
+
+def _working_folders() -> set[Path]:
+    folders = set()
+    for process in psutil.process_iter(["cwd"]):
+        if process.info["cwd"]:
+            folders.add(Path(process.info["cwd"]).resolve())
+    return folders
+
+
+def require_ready(
+    *,
+    mode: str,
+    model: str,
+    data: str,
+    images: str,
+    processes: int,
+    on_gpu: bool,
+    config: Path | None,
+    checks: bool = True,
+) -> None:
+    """Raise UserError where an input is missing, or RAM or /dev/shm is too small for `processes` on this machine."""
+    if not Path(data).is_file():
+        raise UserError(f"DATA={data}: no such file; `python -m data_prep --help` makes one")
+    if images and not Path(images).is_dir():
+        raise UserError(f"IMAGES={images}: no such folder; the records' image names are relative to it")
+    if not checks:
+        return
+    require_shm(processes, free_shm())
+    needed = ram_needed(model, mode, processes, on_gpu=on_gpu, config=config)
+    if needed is not None:
+        require_ram(needed, processes, available_ram())
+
+
+def require_shm(processes: int, free: int | None) -> None:
+    """Raise UserError where several ranks would share too small a /dev/shm; `free` in bytes, None for none."""
+    wanted = MIN_SHM_PER_RANK * processes
+    if processes > 1 and free is not None and free < wanted:
+        raise UserError(
+            f"/dev/shm has {readable(free)} free, {processes} processes need {readable(wanted)} or they end with exit "
+            "code -7; start the container with --shm-size=8g or --ipc=host (LAUNCH_CHECKS=off starts all the same)"
+        )
+
+
+def require_ram(needed: int, processes: int, free: int) -> None:
+    """Raise UserError where `needed` bytes of host RAM are more than what is `free`."""
+    if needed > free:
+        raise UserError(
+            f"{processes} process(es) need about {readable(needed)} of RAM on this machine, {readable(free)} are free "
+            "(too little ends with exit code -9); use fewer processes, DEEPSPEED_CONFIG=zero3, "
+            "scripts/finetune_qlora.sh or a smaller MODEL (LAUNCH_CHECKS=off starts all the same)"
+        )
+
+
+def ram_needed(model: str, mode: str, processes: int, *, on_gpu: bool, config: Path | None) -> int | None:
+    """Bytes of RAM that `processes` ranks need here by the plan, or None where the model's config is not at hand."""
+    from llava_finetune.planning.memory import Setting, host_ram
+    from llava_finetune.planning.shapes import read_shape
+
+    try:
+        shape = read_shape(model)
+    except UserError:
+        return None
+    text = config.read_text(encoding="utf-8") if config else "{}"
+    offloads = '"offload_' in text
+    setting = Setting(mode=mode, num_gpus=processes, stage=zero_stage(config), offload=offloads)
+    return host_ram(shape, setting, on_gpu=on_gpu)
+
+
+def read_hostfile(path: Path) -> tuple[tuple[str, int], ...]:
+    """Hosts and their slots from lines `HOST slots=N`; UserError names the line that is none."""
+    if not path.is_file():
+        raise UserError(f"HOSTFILE={path}: no such file; write one line per machine: HOST slots=NUMBER_OF_GPUS")
+    hosts = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        words = line.split("#", 1)[0].split()
+        if not words:
+            continue
+        if len(words) != 2 or not words[1].startswith("slots=") or not words[1][6:].isdigit():
+            raise UserError(f"{path}, line {number}: expected `HOST slots=N`, found {line.strip()!r}")
+        hosts.append((words[0], int(words[1][6:])))
+    if not hosts:
+        raise UserError(f"{path}: no host in it; write one line per machine: HOST slots=NUMBER_OF_GPUS")
+    return tuple(hosts)

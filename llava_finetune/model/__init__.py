@@ -1,0 +1,1 @@
+"""Models built, loaded, adapted and saved."""

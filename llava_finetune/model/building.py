@@ -1,0 +1,295 @@
+"""Put together what is trained: base, vision tower, projector, adapters, in the right dtypes.
+
+What the base says wins; a flag that contradicts it is an error that names both values, unless --override_config says
+so.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from llava_finetune.config.arguments import Arguments, ModelArguments
+from llava_finetune.data.templates import check_fits
+from llava_finetune.errors import UserError
+from llava_finetune.kernels.eight_bit import forget_inputs
+from llava_finetune.model.modeling import model_class
+from llava_finetune.saved.folders import find_tower
+from llava_finetune.saved.manifest import read_manifest
+
+# Upstream's defaults, for a base that is a plain language model and says nothing.
+UPSTREAM_DEFAULTS: dict[str, Any] = {
+    "mm_vision_select_layer": -1,
+    "mm_projector_type": "linear",
+    "mm_use_im_start_end": False,
+    "mm_use_im_patch_token": True,
+    "mm_patch_merge_type": "flat",
+    "mm_vision_select_feature": "patch",
+    "image_aspect_ratio": "square",
+}
+GUESSED_TEMPLATES = (("mistral", "mistral_instruct"), ("llama", "vicuna_v1"))
+
+
+def load_config(path: str, cache_dir: str | None = None) -> Any:
+    """The base's config. A llava-hf folder is recognised and its import command named."""
+    from llava.model import LlavaConfig  # and registers upstream's config classes
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(path, cache_dir=cache_dir)
+        if config.model_type == "llava" and "LlavaLlamaForCausalLM" in (config.architectures or []):
+            # Upstream's name until 2024; transformers has given it to a layout of its own since.
+            config = LlavaConfig.from_pretrained(path, cache_dir=cache_dir)
+            config.model_type = LlavaConfig.model_type
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no usable config.json ({error}); give a model folder or a hub id") from None
+    if any(name.endswith("ForConditionalGeneration") for name in config.architectures or []):
+        raise UserError(
+            f"{path}: a llava-hf checkpoint ({config.architectures[0]}), not upstream's layout; convert it with: "
+            f"llava-finetune import {path} OUTPUT"
+        )
+    if getattr(config, "mm_vision_tower", None):
+        config.mm_vision_tower = find_tower(config.mm_vision_tower, (path,))
+    return config
+
+
+def resolve(model: ModelArguments, image_aspect_ratio: str | None, config: Any) -> SimpleNamespace:
+    """Every mm_* value of the run: the base's, else the flag's, else upstream's default."""
+    wanted = {
+        **{name: getattr(model, name, None) for name in UPSTREAM_DEFAULTS},
+        "image_aspect_ratio": image_aspect_ratio,
+    }
+    projector = model.pretrain_mm_mlp_adapter
+    if projector and not Path(projector).is_file():
+        raise UserError(f"--pretrain_mm_mlp_adapter {projector}: no such file; stage 1 (scripts/pretrain.sh) writes it")
+    is_llava = hasattr(config, "mm_vision_tower")
+    values: dict[str, Any] = {}
+    for name, default in UPSTREAM_DEFAULTS.items():
+        base = getattr(config, name, None) if is_llava else None
+        flag = wanted[name]
+        if base is not None and flag is not None and flag != base and not model.override_config:
+            raise UserError(
+                f"--{name} {flag} contradicts the base's {name} {base!r} ({model.model_name_or_path}); "
+                "leave the flag out, or force it with --override_config True"
+            )
+        values[name] = (
+            flag
+            if flag is not None and (base is None or model.override_config)
+            else base
+            if base is not None
+            else default
+        )
+    if values["image_aspect_ratio"] == "anyres" and not getattr(config, "image_grid_pinpoints", None):
+        raise UserError(
+            f"image_aspect_ratio anyres, and {model.model_name_or_path} has no image_grid_pinpoints in its config: "
+            "anyres is trained from a 1.6 checkpoint; for this base use --image_aspect_ratio pad"
+        )
+    values["vision_tower"] = model.vision_tower or getattr(config, "mm_vision_tower", None)
+    if values["vision_tower"] is None:
+        raise UserError(
+            f"{model.model_name_or_path} is a plain language model: name a vision tower with --vision_tower, "
+            "e.g. openai/clip-vit-large-patch14-336"
+        )
+    return SimpleNamespace(
+        **values,
+        mm_vision_tower=values["vision_tower"],
+        pretrain_mm_mlp_adapter=projector,
+        tune_mm_mlp_adapter=model.tune_mm_mlp_adapter,
+    )
+
+
+def template_of(version: str | None, base: str, config: Any, tokenizer: Any) -> str:
+    """The run's conversation template: the flag's, the manifest's, or the family's; checked against the tokenizer."""
+    name = version or read_manifest(base).get("conversation")
+    if name is None or (name == "plain" and version is None):
+        # Stage 1 teaches captions without a template; what talks to its result uses the language model's own.
+        ids = tokenizer("<|im_start|>", add_special_tokens=False).input_ids
+        name = (
+            "chatml_direct"
+            if len(ids) == 1
+            else next(template for family, template in GUESSED_TEMPLATES if family in config.model_type)
+        )
+    check_fits(name, tokenizer)
+    return str(name)
+
+
+def load_tokenizer(path: str, cache_dir: str | None, max_length: int) -> Any:
+    """The base's tokenizer with a pad token: its own, else unk, else the end token (labels are masked by length)."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        path, cache_dir=cache_dir, model_max_length=max_length, padding_side="right", use_fast=False
+    )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    return tokenizer
+
+
+def attention(asked: str, cuda: bool) -> str:
+    """auto is SDPA; on CPU eager, whose backward is faster on short sequences (measured, docs/performance.md)."""
+    if asked == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+        raise UserError(
+            "--attn_implementation flash_attention_2 needs flash-attn, which is not installed; leave the flag out "
+            "(SDPA), or run: pip install --no-build-isolation -e '.[gpu]'"
+        )
+    if asked != "auto":
+        return asked
+    return "sdpa" if cuda else "eager"
+
+
+def quantization(bits: int, dtype: torch.dtype, double_quant: bool = True, quant_type: str = "nf4") -> Any:
+    """bitsandbytes' config for a 4- or 8-bit base; projector, tower and head stay in 16 bit. None for 16."""
+    if bits == 16:
+        return None
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(f"--bits {bits} needs bitsandbytes, which is not installed; run: pip install -e '.[quant]'")
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=bits == 4,
+        load_in_8bit=bits == 8,
+        llm_int8_skip_modules=["model.mm_projector", "model.vision_tower", "lm_head"],
+        llm_int8_threshold=6.0,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_use_double_quant=double_quant,
+        bnb_4bit_quant_type=quant_type,
+    )
+
+
+def build_model(arguments: Arguments, config: Any, values: SimpleNamespace, tokenizer: Any) -> Any:
+    """Base, tower and projector, frozen or not as the mode says; adapters are added after."""
+    model_arguments, training = arguments.model, arguments.training
+    dtype = arguments.precision.dtype
+    quantized = quantization(training.bits, dtype, training.double_quant, training.quant_type)
+    keywords: dict[str, Any] = (
+        {"quantization_config": quantized, "device_map": {"": training.device}} if quantized else {}
+    )
+    if hasattr(config, "mm_vision_tower"):  # it knows where a tower that moved along with its folder is now
+        keywords["config"] = config
+    base = model_arguments.model_name_or_path
+    try:
+        model = model_class(config.model_type).from_pretrained(
+            base,
+            cache_dir=training.cache_dir,
+            attn_implementation=attention(model_arguments.attn_implementation, torch.cuda.is_available()),
+            dtype=dtype,
+            **keywords,
+        )
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{base}: the weights cannot be loaded: {error}; download the folder again, and see that every file that "
+            "model.safetensors.index.json names is there"
+        ) from error
+    model.config.use_cache = False
+    if model_arguments.freeze_backbone:
+        model.model.requires_grad_(False)
+    if quantized:
+        from peft import prepare_model_for_kbit_training
+
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=training.gradient_checkpointing)
+    if training.bits == 8:
+        forget_inputs()
+    if training.gradient_checkpointing:
+        model.enable_input_require_grads()
+    add_vision(model, arguments, values, tokenizer)
+    settle_dtypes(model, arguments)
+    return model
+
+
+def add_vision(model: Any, arguments: Arguments, values: SimpleNamespace, tokenizer: Any) -> None:
+    """Tower and projector, the config that says so, and the trainable parts of each mode."""
+    training, dtype = arguments.training, arguments.precision.dtype
+    tuned_before = bool(getattr(model.config, "unfreeze_mm_vision_tower", False))
+    made = getattr(model.get_model(), "mm_projector", None) is None
+    training.projector_is_new = made or values.pretrain_mm_mlp_adapter is not None
+    model.get_model().initialize_vision_modules(model_args=values, fsdp=training.fsdp)
+    tower = model.get_vision_tower()
+    tower.to(dtype=dtype, device=training.device)
+    config = model.config
+    config.image_aspect_ratio = values.image_aspect_ratio
+    config.tokenizer_padding_side = tokenizer.padding_side
+    config.tokenizer_model_max_length = tokenizer.model_max_length
+    config.tune_mm_mlp_adapter = training.tune_mm_mlp_adapter = arguments.model.tune_mm_mlp_adapter
+    config.freeze_mm_mlp_adapter = training.freeze_mm_mlp_adapter
+    config.mm_projector_lr = training.mm_projector_lr
+    config.mm_use_im_start_end = values.mm_use_im_start_end
+    config.mm_use_im_patch_token = values.mm_use_im_patch_token
+    training.use_im_start_end = values.mm_use_im_start_end
+    if values.tune_mm_mlp_adapter:
+        model.requires_grad_(False)
+    newline = getattr(model.get_model(), "image_newline", None)
+    for parameter in [*model.get_model().mm_projector.parameters(), *([newline] if newline is not None else [])]:
+        parameter.requires_grad = not training.freeze_mm_mlp_adapter
+    # Under DeepSpeed every parameter has the engine's dtype (ZeRO-3 asks for one); elsewhere trainables stay fp32.
+    model.get_model().mm_projector.to(dtype=dtype if training.deepspeed else torch.float32, device=training.device)
+    if training.tune_vision_tower:
+        train_tower(model)
+    config.unfreeze_mm_vision_tower = training.tune_vision_tower or tuned_before
+    model.initialize_vision_tokenizer(values, tokenizer=tokenizer)
+
+
+def settle_dtypes(model: Any, arguments: Arguments) -> None:
+    """One dtype for what DeepSpeed partitions; fp32 for what is trained beside an fp16 base.
+
+    ZeRO-3 flattens parameters into one buffer (`defragment` asserts a single dtype), and peft makes fp32 adapters. The
+    fp16 loss scaler refuses fp16 gradients ("Attempting to unscale FP16 gradients", haotian-liu/LLaVA#1684).
+    """
+    dtype, deepspeed = arguments.precision.dtype, bool(arguments.training.deepspeed)
+    if not deepspeed and dtype != torch.float16:
+        return
+    for parameter in model.parameters():
+        if parameter.requires_grad and not hasattr(parameter, "ds_id"):
+            parameter.data = parameter.data.to(dtype if deepspeed else torch.float32)
+
+
+def in_use(name: str, num_layers: int, select_layer: int) -> bool:
+    """Whether a tower's parameter or module takes part: features are read before the layers behind `select_layer`.
+
+    LLaVA reads the output of the last layer but one (-2); what comes after gets no gradient.
+    """
+    layer = re.search(r"encoder\.layers\.(\d+)\.", name)
+    if layer is not None:
+        return int(layer[1]) < select_layer % (num_layers + 1)
+    return "post_layernorm" not in name
+
+
+def train_tower(model: Any) -> None:
+    """Set the tower's parameters trainable, those that take part."""
+    tower = model.get_vision_tower().vision_tower
+    for name, parameter in tower.named_parameters():
+        parameter.requires_grad = in_use(name, tower.config.num_hidden_layers, model.config.mm_vision_select_layer)
+
+
+def restore_trainable(model: Any, arguments: Arguments) -> None:
+    """peft freezes all but its adapters: the projector, newline and a tuned tower are trained beside them."""
+    inner = model.get_model()
+    training = arguments.training
+    if not training.freeze_mm_mlp_adapter and "projector" not in training.lora_targets.split(","):
+        inner.mm_projector.requires_grad_(True)
+    if getattr(inner, "image_newline", None) is not None and not training.freeze_mm_mlp_adapter:
+        inner.image_newline.requires_grad = True
+    if training.tune_vision_tower:
+        train_tower(model)
+    settle_dtypes(model, arguments)
+
+
+def trainable_table(model: Any) -> list[tuple[str, int, int]]:
+    """(part, trainable, all) parameters of language model, projector, vision tower and adapters."""
+    counts: dict[str, list[int]] = {}
+    for name, parameter in model.named_parameters():
+        part = (
+            "LoRA"
+            if "lora_" in name
+            else "vision tower"
+            if "vision_tower" in name
+            else "projector"
+            if "mm_projector" in name or "image_newline" in name
+            else "language model"
+        )
+        size = getattr(parameter, "ds_numel", parameter.numel())
+        row = counts.setdefault(part, [0, 0])
+        row[0] += size if parameter.requires_grad else 0
+        row[1] += size
+    return [(part, trained, total) for part, (trained, total) in counts.items()]

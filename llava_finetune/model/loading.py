@@ -1,0 +1,251 @@
+"""Load any saved LLaVA for use: full model, LoRA adapter over its base, or projector over its base, in 16, 8 or 4 bit.
+
+A folder is known by its files (`adapter_config.json`, `mm_projector.bin`, weights) and its manifest, never by its name.
+
+    loaded = load("runs/mine")
+    loaded.model.generate(...)
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from llava_finetune.config.precision import choose_precision
+from llava_finetune.errors import UserError
+from llava_finetune.kernels import rotary
+from llava_finetune.model.building import attention, load_config, load_tokenizer, quantization, template_of
+from llava_finetune.model.modeling import model_class
+from llava_finetune.saved.checkpoints import require_whole
+from llava_finetune.saved.folders import find_tower
+from llava_finetune.saved.manifest import NAME, read_manifest, weights_sha256
+from llava_finetune.saved.shards import load_pickle, weight_files
+from llava_finetune.saved.tensor_names import is_buffer
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+SHORT = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to answer, with all that prompts and pictures need. `seconds` is the load time."""
+
+    tokenizer: Any
+    model: Any
+    image_processor: Any
+    template: str
+    dtype: torch.dtype
+    device: torch.device
+    context_length: int
+    manifest: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def kind_of(folder: str | Path) -> str:
+    """adapter, projector or model, by the files of a folder; a hub id is taken for a model."""
+    path = Path(folder)
+    if not path.is_dir():
+        return "model"
+    if (path / "adapter_config.json").is_file():
+        return "adapter"
+    weights = any(path.glob("*.safetensors")) or any(path.glob("pytorch_model*.bin"))
+    if (path / "mm_projector.bin").is_file() and not weights:
+        return "projector"
+    if not weights:
+        raise UserError(f"{path}: no model weights, adapter_config.json or mm_projector.bin; give what training wrote")
+    return "model"
+
+
+def base_of(folder: str | Path, base: str | None, manifest: dict[str, Any]) -> str:
+    """The base an adapter or projector was trained on: as given, else the manifest's; checked by its weights' hash."""
+    named = base or manifest.get("base")
+    if not named:
+        raise UserError(f"{folder}: no {NAME} names its base; give the base with --base")
+    expected = manifest.get("base_sha256")
+    found = weights_sha256(named) if expected else None
+    if found and found != expected:
+        raise UserError(
+            f"{folder} was trained on {manifest.get('base')} (weights {expected[:12]}), but {named} holds other "
+            f"weights ({found[:12]}); give the base it was trained on with --base"
+        )
+    if not base and named.startswith("/") and not Path(named).is_dir():
+        raise UserError(f"{folder}: its base {named} is gone; give where it is now with --base")
+    return str(named)
+
+
+def choose_dtype(asked: str, manifest: dict[str, Any], config: Any, device: str) -> torch.dtype:
+    """auto: what the model was trained or saved in, where the device computes in it; else the hardware's best."""
+    name = SHORT.get(asked, asked)
+    if name != "auto":
+        if name not in DTYPES:
+            raise UserError(f"dtype {asked}: expected auto, {', '.join(SHORT)} or {', '.join(DTYPES)}")
+        return DTYPES[name]
+    native = choose_precision("auto", device).dtype
+    saved = manifest.get("dtype") or str(getattr(config, "dtype", None) or native).removeprefix("torch.")
+    wanted = DTYPES.get(saved, native)
+    return wanted if wanted in (native, torch.float32) or device == "cuda" else native
+
+
+def load(
+    model_path: str | Path,
+    base: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    bits: int = 16,
+    vision_tower: str | None = None,
+    merge_adapter: bool = True,
+) -> Loaded:
+    """Load a model folder (or hub id) for inference.
+
+    `dtype`: auto, bf16, fp16, fp32. `bits`: 16, 8 or 4; projector, tower and head stay in `dtype`. `vision_tower`
+    overrides the config's path. With `merge_adapter` an adapter is added into the weights (16 bit only). Raises
+    UserError for a folder without weights, a checkpoint that is not whole, a wrong base, or missing projector weights.
+    """
+    start = time.monotonic()
+    path = str(model_path)
+    require_whole(Path(path))
+    manifest = read_manifest(path)
+    kind = kind_of(path)
+    source = base_of(path, base, manifest) if kind != "model" else path
+    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    config = _config(path, source, vision_tower, bits)
+    chosen = choose_dtype(dtype, manifest, config, place.type)
+    model, missing = _weights(source, config, chosen, place, bits)
+    tower = model.get_vision_tower()
+    if not tower.is_loaded:
+        tower.load_model()
+    tower.to(device=place, dtype=chosen)
+    missing -= _load_beside(model, Path(path), kind, chosen)
+    if kind == "adapter":
+        model = _load_adapter(model, Path(path), merge_adapter and bits == 16)
+    _refuse_unset(model, path, missing)
+    _finish(model, place, chosen, bits)
+    tokenizer = load_tokenizer(path if _has_tokenizer(path) else source, None, 2048)
+    template = template_of(None, path if manifest else source, config, tokenizer)
+    context = int(getattr(config, "tokenizer_model_max_length", None) or config.max_position_embeddings)
+    seconds = time.monotonic() - start
+    return Loaded(tokenizer, model, tower.image_processor, template, chosen, place, context, manifest, seconds)
+
+
+def _config(path: str, source: str, vision_tower: str | None, bits: int) -> Any:
+    """The model's config, its tower where it lies now, nothing quantised that was not asked for."""
+    config = load_config(path)
+    if not hasattr(config, "mm_vision_tower"):
+        raise UserError(f"{path}: a language model without a vision tower; it cannot see pictures")
+    config.mm_vision_tower = vision_tower or find_tower(config.mm_vision_tower, (path, source))
+    if getattr(config, "quantization_config", None) is not None and bits == 16:
+        # Written by older runs: the base itself is 16 bit, and 16 was asked for.
+        del config.quantization_config
+    return config
+
+
+def _has_tokenizer(path: str) -> bool:
+    return not Path(path).is_dir() or (Path(path) / "tokenizer_config.json").is_file()
+
+
+def _weights(source: str, config: Any, dtype: torch.dtype, device: torch.device, bits: int) -> tuple[Any, set[str]]:
+    """The model with `source`'s weights, and the names that were not in them: transformers draws those at random."""
+    quantized = quantization(bits, dtype)
+    # transformers reports as lost what an adapter's own files bring; what is in no file is refused once all are read.
+    logger = logging.getLogger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        model, info = model_class(config.model_type).from_pretrained(
+            source,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention("auto", device.type == "cuda"),
+            **({"quantization_config": quantized} if quantized else {}),
+            device_map={"": str(device)},
+            output_loading_info=True,
+        )
+        return model, {name for name in info["missing_keys"] if not is_buffer(name)}
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{source}: the weights cannot be loaded: {_cut_shard(Path(source)) or error}") from error
+    finally:
+        logger.setLevel(level)
+
+
+def _cut_shard(folder: Path) -> UserError | None:
+    """What is wrong with a shard that is missing or cut off, with its name, which the libraries do not tell."""
+    try:
+        weight_files(folder)
+    except UserError as error:
+        return error if folder.is_dir() else None
+    return None
+
+
+def _load_beside(model: Any, folder: Path, kind: str, dtype: torch.dtype) -> set[str]:
+    """Load what was trained beside an adapter, or a projector alone; returns the names of the tensors."""
+    if kind == "model":
+        return set()
+    file = folder / ("mm_projector.bin" if kind == "projector" else "non_lora_trainables.bin")
+    if kind == "adapter" and not file.is_file():
+        if getattr(model.config, "freeze_mm_mlp_adapter", False):
+            return set()
+        raise UserError(f"{file}: missing; the projector that was trained beside the adapter is in it")
+    return _load_state(model, {name: value.to(dtype) for name, value in load_pickle(file).items()}, file)
+
+
+def _load_state(model: Any, state: dict[str, torch.Tensor], file: Path) -> set[str]:
+    plain = {}
+    for name, value in state.items():
+        for prefix in ("base_model.model.", "base_model."):
+            name = name.removeprefix(prefix)
+        plain[name.removeprefix("model.") if name.startswith("model.model.") else name] = value
+    result = model.load_state_dict(plain, strict=False)
+    if result.unexpected_keys:
+        raise UserError(
+            f"{file}: {len(result.unexpected_keys)} tensors that the model has not: {result.unexpected_keys[0]}"
+        )
+    return set(plain)
+
+
+def _load_adapter(model: Any, folder: Path, merge: bool) -> Any:
+    from peft import PeftModel
+
+    try:
+        model = PeftModel.from_pretrained(model, str(folder))
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        raise UserError(f"{folder}: the adapter cannot be loaded, it may be cut off: {error}") from error
+    return model.merge_and_unload() if merge else model
+
+
+def _refuse_unset(model: Any, path: str, missing: set[str]) -> None:
+    """A tensor that was in no file, or is not finite, would answer nonsense instead of failing."""
+    unset = dict.fromkeys(missing, "missing from the weights")
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            unset[name] = "missing from the weights"
+        elif parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
+            unset[name] = "not finite"
+    if unset:
+        name = min(unset)
+        count = f" (and {len(unset) - 1} more)" if len(unset) > 1 else ""
+        raise UserError(f"{path}: {name} is {unset[name]}{count}; the folder is incomplete or damaged")
+
+
+def _finish(model: Any, device: torch.device, dtype: torch.dtype, bits: int) -> None:
+    if bits == 16:
+        model.to(device=device, dtype=dtype)
+    else:
+        model.get_model().mm_projector.to(device=device, dtype=dtype)
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:  # peft makes them fp32
+                parameter.data = parameter.data.to(dtype)
+    rotary.restore(model)
+    model.requires_grad_(False)
+    model.eval()
+    model.config.use_cache = True
+    model.config.tokenizer_padding_side = "left"
+    # Greedy answers with a base's sampling values left in would warn, and refuse to save.
+    for name in ("temperature", "top_p", "top_k"):
+        setattr(model.generation_config, name, None)

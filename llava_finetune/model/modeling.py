@@ -1,0 +1,132 @@
+"""Upstream's model classes with a loss that is computed only where something is taught.
+
+A VQA record supervises about five of 640 tokens. The language-model head and the loss run on those alone: the same
+loss, without the full logits. The classes keep upstream's names, so that what they save is upstream's layout.
+
+    model = model_class("llava_llama").from_pretrained(folder)
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from llava_finetune.data.masking import IGNORE_INDEX
+from llava_finetune.errors import UserError
+from llava_finetune.kernels.head_loss import token_losses
+from llava_finetune.model.forward_parts import ForwardParts
+from llava_finetune.model.splice import embed, run_layers
+from llava_finetune.planning.memory import LOSS_CHUNK
+
+FAMILIES = {
+    "llama": "LlavaLlamaForCausalLM",
+    "llava": "LlavaLlamaForCausalLM",
+    "llava_llama": "LlavaLlamaForCausalLM",
+    "mistral": "LlavaMistralForCausalLM",
+    "llava_mistral": "LlavaMistralForCausalLM",
+}
+
+
+def row_losses(losses: torch.Tensor, rows: torch.Tensor, num_rows: int) -> torch.Tensor:
+    """Each row's summed loss and number of taught tokens, B x 2, from the losses of taught tokens and their rows."""
+    each = torch.stack([losses, torch.ones_like(losses)], 1)
+    return losses.new_zeros(num_rows, 2).index_add(0, rows, each)
+
+
+def newline_anchor(model: Any) -> torch.Tensor | float:
+    """Zero, with 1.6's `image_newline` in its graph.
+
+    A batch of text alone does not use it. Under ZeRO-3 every rank has to gather it in the same step and hand in a
+    gradient, else the ranks' collectives no longer match.
+    """
+    newline = getattr(model.get_model(), "image_newline", None)
+    return 0.0 if newline is None else newline.float().sum() * 0.0
+
+
+class SupervisedHead:
+    """Mixed in before an upstream class: with labels, the head runs on supervised positions and no logits are kept."""
+
+    loss_chunk = LOSS_CHUNK  # taught tokens whose logits exist at one time; 0: all
+    parts: ForwardParts | None = None  # of ranks, which cannot go back a step when memory runs out
+
+    def post_init(self: Any) -> None:
+        """As transformers'; a tower that was not tuned is loaded from its own folder, whatever the checkpoint holds."""
+        super().post_init()  # type: ignore[misc]
+        if not getattr(self.config, "unfreeze_mm_vision_tower", False):
+            self._keys_to_ignore_on_load_unexpected.add(r"model\.vision_tower\.")
+
+    def forward(
+        self: Any,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        images: Any = None,
+        image_sizes: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        layout: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As upstream's forward; with `labels` (int64, B x T) or a `layout` the result holds the loss and no logits.
+
+        In evaluation mode the result holds `row_losses` too: of each row, or of each example of a layout.
+        """
+        anchor = newline_anchor(self) if layout is not None or labels is not None else None
+        if layout is not None:
+            layers, embeddings = functools.partial(run_layers, self), embed(self, layout, images, image_sizes)
+            hidden = self.parts.run(layers, embeddings, layout) if self.parts else layers(embeddings, layout)
+            hidden = hidden.index_select(0, layout["taught"])
+            losses = token_losses(hidden, layout["targets"], self.lm_head, self.loss_chunk)
+            output = CausalLMOutputWithPast(loss=losses.mean() + anchor)
+            if not self.training:
+                owner = torch.bucketize(layout["taught"], layout["bounds"][1:].long(), right=True)
+                output["row_losses"] = row_losses(losses, owner, len(layout["lengths"]))
+            return output
+        if labels is None:
+            return super().forward(  # type: ignore[misc]
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                images=images,
+                image_sizes=image_sizes,
+                inputs_embeds=inputs_embeds,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+        if inputs_embeds is None:
+            _, position_ids, attention_mask, _, inputs_embeds, labels = self.prepare_inputs_labels_for_multimodal(
+                input_ids, position_ids, attention_mask, None, labels, images, image_sizes
+            )
+        hidden = self.get_model()(
+            input_ids=input_ids if inputs_embeds is None else None,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=False,
+        ).last_hidden_state
+        targets = labels[:, 1:]
+        taught = targets != IGNORE_INDEX
+        losses = token_losses(hidden[:, :-1][taught], targets[taught], self.lm_head, self.loss_chunk)
+        output = CausalLMOutputWithPast(loss=losses.mean() + anchor)
+        if not self.training:
+            output["row_losses"] = row_losses(losses, taught.nonzero()[:, 0], len(taught))
+        return output
+
+
+@functools.cache
+def model_class(model_type: str) -> Any:
+    """The training class for a config's `model_type`; unknown families are refused with what to do."""
+    import llava.model as upstream
+
+    if model_type not in FAMILIES:
+        raise UserError(
+            f'unknown model family "{model_type}"; known: {", ".join(sorted(FAMILIES))}. '
+            "A llava-hf checkpoint is converted with: llava-finetune import FOLDER OUTPUT"
+        )
+    name = FAMILIES[model_type]
+    parent = getattr(upstream, name)
+    return type(name, (SupervisedHead, parent), {"__module__": __name__, "__doc__": parent.__doc__})

@@ -1,0 +1,185 @@
+"""Save what was trained so that the folder is usable by itself: by evaluate, merge, chat and upstream's loader.
+
+Adapter or weights, the other trained tensors, config, the base's own tokenizer files, image processor, manifest.
+Every rank calls in (ZeRO-3 gathers); rank 0 writes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llava_finetune.config.arguments import Arguments
+from llava_finetune.errors import UserError
+from llava_finetune.saved.manifest import write_json, write_manifest
+
+# transformers 5 drops `legacy` and tokenizer.model when it saves: a legacy tokenizer would reload as another one.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+def copy_tokenizer(base: str, folder: Path, tokenizer: Any) -> None:
+    """The base's own tokenizer files where it is a folder and gained no token, else the tokenizer's own save."""
+    source = Path(base)
+    files = [source / name for name in TOKENIZER_FILES if (source / name).is_file()]
+    added = len(tokenizer) != getattr(tokenizer, "base_length", len(tokenizer))
+    if not files or added:
+        tokenizer.save_pretrained(folder)
+        return
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
+
+
+def gathered(named: list[tuple[str, torch.nn.Parameter]]) -> dict[str, torch.Tensor]:
+    """Full CPU copies of parameters, gathered from the ranks under ZeRO-3."""
+    state: dict[str, torch.Tensor] = {}
+    for name, parameter in named:
+        if hasattr(parameter, "ds_id"):
+            from deepspeed import zero
+
+            with zero.GatheredParameters([parameter]):
+                state[name] = parameter.data.detach().cpu().clone()
+        else:
+            state[name] = parameter.detach().cpu().clone()
+    return state
+
+
+def load_trained(model: Any, folder: Path, kind: str) -> None:
+    """Put a checkpoint's trained weights into the model (not under DeepSpeed, which keeps its own).
+
+    Raises UserError when a trainable tensor is not in the checkpoint: it would silently stay at its start.
+    """
+    state: dict[str, torch.Tensor] = {}
+    missing = {name for name, value in model.named_parameters() if value.requires_grad}
+    if kind == "adapter":
+        from peft.utils.save_and_load import load_peft_weights, set_peft_model_state_dict
+
+        set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+        missing = {name for name in missing if "lora_" not in name}
+        state = torch.load(folder / "non_lora_trainables.bin", map_location="cpu", weights_only=True)
+    elif kind == "projector":
+        state = torch.load(folder / "mm_projector.bin", map_location="cpu", weights_only=True)
+    else:
+        from safetensors.torch import load_file
+
+        for file in sorted(folder.glob("*.safetensors")):
+            state.update(load_file(file))
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    loaded: set[int] = set()
+    with torch.no_grad():
+        for name, value in state.items():
+            # transformers 5 drops CLIP's `vision_model.` when it saves.
+            longer = name.replace("vision_tower.vision_tower.", "vision_tower.vision_tower.vision_model.")
+            target = parameters.get(name, parameters.get(longer))
+            if target is not None:
+                target.copy_(value)
+                loaded.add(id(target))
+    missing = {name for name in missing if id(parameters[name]) not in loaded}
+    if missing:
+        raise UserError(
+            f"{folder}: {len(missing)} trained tensors are not in it, first {min(missing)}; it cannot be resumed from"
+        )
+
+
+def save_torch(state: Any, path: Path) -> None:
+    """`torch.save` through a temporary file, so that a killed save leaves no half file under the real name."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    torch.save(state, temporary)
+    temporary.replace(path)
+
+
+class FolderWriter:
+    """Writes everything but the optimizer of one run's saved folders."""
+
+    def __init__(
+        self, arguments: Arguments, tokenizer: Any, template: str, image_processor: Any, is_main: bool
+    ) -> None:
+        self.arguments = arguments
+        self.tokenizer = tokenizer
+        self.template = template
+        self.image_processor = image_processor
+        self.is_main = is_main
+
+    @property
+    def kind(self) -> str:
+        if self.arguments.model.tune_mm_mlp_adapter:
+            return "projector"
+        return "adapter" if self.arguments.training.lora_enable else "model"
+
+    def extras(self, model: Any, folder: Path) -> None:
+        """All that a folder needs beside the whole weights that transformers saves. Every rank calls; rank 0 writes."""
+        trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
+        if self.is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+        if self.kind == "adapter":
+            adapters = gathered([pair for pair in trained if "lora_" in pair[0]])
+            # `base_layer` is peft's name for what an adapter lies on; a folder is read without adapters first.
+            others = {
+                name.replace(".base_layer", ""): value
+                for name, value in gathered([pair for pair in model.named_parameters() if self._beside(*pair)]).items()
+            }
+            if self.is_main:
+                model.save_pretrained(folder, state_dict=adapters, save_embedding_layers=False)
+                save_torch(others, folder / "non_lora_trainables.bin")
+        elif self.kind == "projector":
+            state = gathered([pair for pair in model.named_parameters() if self._projector_key(pair[0])])
+            if self.is_main:
+                save_torch(state, folder / "mm_projector.bin")
+        if self.is_main:
+            self._describe(model, folder)
+
+    def _beside(self, name: str, parameter: torch.nn.Parameter) -> bool:
+        """Whether a tensor is saved beside the adapter: trained, or found nowhere else.
+
+        A tuned tower is loaded from here whole, with the layers that no gradient reaches; and a projector that the
+        base does not have belongs to the adapter even where it stays frozen.
+        """
+        training = self.arguments.training
+        if "lora_" in name:
+            return False
+        if "vision_tower" in name:
+            return parameter.requires_grad or training.tune_vision_tower
+        if "mm_projector" in name or "image_newline" in name:
+            return parameter.requires_grad or getattr(training, "projector_is_new", False)
+        return parameter.requires_grad
+
+    def _projector_key(self, name: str) -> bool:
+        keys = ["mm_projector", "image_newline"]
+        if getattr(self.arguments.training, "use_im_start_end", False):
+            keys += ["embed_tokens", "embed_in"]
+        return any(key in name for key in keys)
+
+    def _describe(self, model: Any, folder: Path) -> None:
+        config = model.config
+        use_cache, config.use_cache = config.use_cache, True
+        quantized = getattr(config, "quantization_config", None)
+        if quantized is not None:
+            # A quantised config would make every later load 4-bit unasked.
+            del config.quantization_config
+        config.save_pretrained(folder)
+        if quantized is not None:
+            config.quantization_config = quantized
+        config.use_cache = use_cache
+        base = self.arguments.model.model_name_or_path
+        copy_tokenizer(base, folder, self.tokenizer)
+        self.image_processor.save_pretrained(folder)
+        write_json(folder / "generation_config.json", model.generation_config.to_diff_dict())
+        write_manifest(
+            folder,
+            kind=self.kind,
+            base=None if self.kind == "model" else base,
+            conversation=self.template,
+            dtype=str(self.arguments.precision.dtype).removeprefix("torch."),
+            bits=self.arguments.training.bits,
+        )

@@ -1,0 +1,1 @@
+"""Will it fit: bytes from shapes alone, and the settings that fit a card."""

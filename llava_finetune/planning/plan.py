@@ -1,0 +1,192 @@
+"""Will it fit? Bytes per GPU for every mode from a model's config, and the launcher line for the one that is wanted.
+
+No weights are loaded and nothing is downloaded. A GPU's size is read as its maker writes it: 24GB is 24 * 10^9 bytes.
+
+    llava-finetune plan --model liuhaotian/llava-v1.5-7b --mode lora --gpus 1x24GB
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from llava_finetune.machine import GB, available_ram, readable
+from llava_finetune.planning.memory import Setting, estimate, host_ram, sequence_length, trainable_parameters
+from llava_finetune.planning.proposals import (
+    MODES,
+    Proposal,
+    lengths,
+    max_length,
+    propose,
+    read_gpus,
+    smallest,
+    too_small,
+    workers,
+)
+from llava_finetune.planning.shapes import Shape, read_shape
+
+SCRIPTS = {
+    "pretrain": "pretrain.sh",
+    "lora": "finetune_lora.sh",
+    "qlora": "finetune_qlora.sh",
+    "full": "finetune_full.sh",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the plan; exit code 1 where the wanted mode fits in no way."""
+    options = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+    shape = read_shape(options.model, options.vision_tower)
+    num_gpus, gpu_bytes = read_gpus(options.gpus)
+    wanted = _wanted_setting(options, shape, num_gpus)
+    rows = {mode: propose(shape, replace(wanted, mode=mode), gpu_bytes, options.global_batch) for mode in MODES}
+    if options.json:
+        print(json.dumps(_as_json(shape, wanted, num_gpus, gpu_bytes, rows), indent=2))
+    else:
+        print(_text(shape, wanted, num_gpus, gpu_bytes, rows, options.data or "records.json"))
+    return 0 if rows[options.mode] is not None else 1
+
+
+def _wanted_setting(options: argparse.Namespace, shape: Shape, num_gpus: int) -> Setting:
+    setting = Setting(
+        mode=options.mode,
+        num_gpus=num_gpus,
+        bits=options.bits,
+        rank=options.lora_r,
+        targets=options.lora_targets,
+        max_length=options.model_max_length or max_length(shape),
+    )
+    if options.data:
+        setting = replace(setting, **lengths(options.data))
+    return setting
+
+
+def _text(
+    shape: Shape, wanted: Setting, num_gpus: int, gpu_bytes: int, rows: Mapping[str, Proposal | None], data: str
+) -> str:
+    language, trained = shape.language, trainable_parameters(shape, wanted)
+    lines = [
+        f"{shape.name}: language model {language.num_parameters / 1e9:.2f} B, vision tower "
+        f"{shape.vision.num_parameters / 1e6:.0f} M, projector {shape.projector_parameters / 1e6:.1f} M parameters",
+        f"{wanted.mode}: {trained / 1e6:.1f} M trainable; a record has up to {sequence_length(shape, wanted)} "
+        f"positions ({wanted.images} picture(s) of up to {shape.image_tokens} tokens, {wanted.text_tokens} of text)",
+        "",
+        f"On each of {num_gpus} GPU(s) of {readable(gpu_bytes)}, in GB (nothing loaded; counted from the config):",
+        "",
+        *_table(shape, wanted, gpu_bytes, rows),
+        "",
+    ]
+    proposal = rows[wanted.mode]
+    if proposal is None:
+        return "\n".join([*lines, too_small(shape, wanted, gpu_bytes)])
+    return "\n".join([*lines, *_launch_lines(shape, proposal, num_gpus, data)])
+
+
+COLUMNS = {
+    "weights": "weights",
+    "adapters": "adapters",
+    "gradients": "grads",
+    "optimizer": "Adam",
+    "activations": "activ.",
+    "logits": "logits",
+    "temporary": "temp.",
+    "context": "context",
+}
+
+
+def _table(shape: Shape, wanted: Setting, gpu_bytes: int, rows: Mapping[str, Proposal | None]) -> list[str]:
+    """One line per mode, with and without checkpointing: what it proposes, or at least needs."""
+    head = f"  {'mode':<9}{'ZeRO':<10}{'batch':>5}  {'ckpt':<4}"
+    lines = [head + "".join(f"{name:>9}" for name in (*COLUMNS.values(), "total", "host RAM"))]
+    for mode, proposal in rows.items():
+        best = proposal.setting if proposal else smallest(shape, replace(wanted, mode=mode))[0]
+        for checkpointing in (True, False):
+            setting = replace(best, checkpointing=checkpointing)
+            sizes = estimate(shape, setting)
+            values = [asdict(sizes)[name] for name in COLUMNS] + [sizes.total, host_ram(shape, setting, on_gpu=True)]
+            mark = "*" if proposal and setting == best else " "
+            config = f"{setting.stage}{'+offload' if setting.offload else ''}"
+            row = f"{mark} {mode:<9}{config:<10}{setting.batch:>5}  {'yes' if checkpointing else 'no':<4}"
+            fits = "fits" if sizes.total <= gpu_bytes else f"over by {(sizes.total - gpu_bytes) / GB:.1f}"
+            lines.append(row + "".join(f"{value / GB:>9.2f}" for value in values) + f"  {fits}")
+    return lines
+
+
+def _launch_lines(shape: Shape, proposal: Proposal, num_gpus: int, data: str) -> list[str]:
+    setting = proposal.setting
+    total = setting.batch * proposal.accumulation * num_gpus
+    lines = [
+        f"{setting.mode} as proposed (*): {num_gpus} GPU(s) x {setting.batch} x {proposal.accumulation} accumulated = "
+        f"{total} records a step",
+        "",
+        f"MODEL={shape.name} DATA={data} IMAGES=images OUTPUT=runs/{setting.mode} \\",
+        f"NUM_GPUS={num_gpus} GLOBAL_BATCH={total} PER_GPU_BATCH={setting.batch} DEEPSPEED_CONFIG={proposal.config} \\",
+        f"bash scripts/{SCRIPTS[setting.mode]} --gradient_checkpointing {setting.checkpointing} "
+        + " ".join([f"--dataloader_num_workers {workers(num_gpus)}", *_asked(shape, setting)]),
+    ]
+    free = available_ram()
+    if proposal.host_ram > free:
+        lines += ["", f"Host RAM: about {readable(proposal.host_ram)}; this machine has {readable(free)} free."]
+    return lines
+
+
+def _asked(shape: Shape, setting: Setting) -> list[str]:
+    """Flags for what was asked of the plan and differs from the launchers' own."""
+    usual = Setting(setting.mode, max_length=max_length(shape))
+    flags = {"--lora_r": "rank", "--lora_targets": "targets"} if setting.has_adapters else {}
+    flags |= {"--bits": "bits"} if setting.mode == "qlora" else {}
+    values = {flag: (getattr(setting, name), getattr(usual, name)) for flag, name in flags.items()}
+    values["--model_max_length"] = (setting.max_length, usual.max_length)
+    return [f"{flag} {given}" for flag, (given, default) in values.items() if given != default]
+
+
+def _as_json(
+    shape: Shape, wanted: Setting, num_gpus: int, gpu_bytes: int, rows: Mapping[str, Proposal | None]
+) -> dict[str, Any]:
+    modes = {}
+    for mode, proposal in rows.items():
+        base = replace(wanted, mode=mode)
+        setting, size = (proposal.setting, proposal.estimate.total) if proposal else smallest(shape, base)
+        modes[mode] = {
+            "fits": proposal is not None,
+            "missing_bytes": max(0, size - gpu_bytes),
+            "trainable_parameters": trainable_parameters(shape, base),
+            "setting": asdict(setting),
+            "bytes": {
+                name: {**asdict(sizes), "total": sizes.total}
+                for name, sizes in (
+                    ("with_checkpointing", estimate(shape, replace(setting, checkpointing=True))),
+                    ("without_checkpointing", estimate(shape, replace(setting, checkpointing=False))),
+                )
+            },
+            "host_ram": host_ram(shape, setting, on_gpu=True),
+            "accumulation": proposal.accumulation if proposal else None,
+            "deepspeed_config": proposal.config if proposal else None,
+        }
+    return {"model": shape.name, "num_gpus": num_gpus, "gpu_bytes": gpu_bytes, "mode": wanted.mode, "modes": modes}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="llava-finetune plan",
+        description="Memory per GPU of every mode, from the config alone, and the launcher line that fits.",
+        epilog="examples:\n"
+        "  llava-finetune plan --model liuhaotian/llava-v1.5-7b --mode lora --gpus 1x24GB\n"
+        "  llava-finetune plan --model liuhaotian/llava-v1.6-34b --mode qlora --gpus 1x48GB --json\n"
+        "  llava-finetune plan --model ./my-llava --mode full --gpus 8x80GB --data train.json --global-batch 128",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", required=True, help="hub id that is built in, or a folder with config.json")
+    parser.add_argument("--mode", choices=MODES, default="lora", help="the mode to launch (default lora)")
+    parser.add_argument("--gpus", help="NUMBERxSIZE, for example 1x24GB; default: this machine's")
+    parser.add_argument("--data", help="records file: its real lengths and pictures are counted")
+    parser.add_argument("--global-batch", type=int, default=128, help="records per optimizer step (default 128)")
+    parser.add_argument("--bits", type=int, choices=(4, 8), default=4, help="bits of the base for qlora (default 4)")
+    parser.add_argument("--lora_r", "--lora-r", type=int, default=128, help="LoRA rank (default 128)")
+    parser.add_argument("--lora_targets", "--lora-targets", default="language", help="as in train (default language)")
+    parser.add_argument("--model_max_length", "--model-max-length", type=int, help="default 2048, for 1.6 4096")
+    parser.add_argument("--vision_tower", "--vision-tower", help="CLIP folder or hub id, for a plain language model")
+    parser.add_argument("--json", action="store_true", help="print the plan for a program")
+    return parser

@@ -1,0 +1,201 @@
+"""Ways to train that fit a GPU: which batch, accumulation, ZeRO stage and checkpointing, by planning/memory.py.
+
+>>> from llava_finetune.planning.shapes import read_shape
+>>> propose(read_shape("liuhaotian/llava-v1.5-7b"), Setting("lora"), 24 * GB, 128).config
+'zero2'
+"""
+
+import os
+import re
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llava_finetune.errors import UsageError, UserError
+from llava_finetune.flags import flag
+from llava_finetune.machine import GB, gpus, readable
+from llava_finetune.planning.memory import Estimate, Setting, estimate, host_ram
+from llava_finetune.planning.shapes import Shape, read_shape
+
+MODES = ("pretrain", "qlora", "lora", "full")
+MAX_BATCH = 16
+MAX_WORKERS = 4
+USABLE = 0.93
+"""Share of a GPU's memory that a plan may fill. A card that is sold as 24 GB has 24 * 2^30 bytes: 0.93 of it is what
+`--gpus 24GB` stands for, so that both give the same plan and an estimate may be a little low."""
+BYTES_PER_TOKEN = 3.5
+"""Bytes of UTF-8 text that one token of a Llama tokenizer stands for, on the safe side for English."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A setting with its estimate, and the accumulation that makes the wanted global batch."""
+
+    setting: Setting
+    estimate: Estimate
+    accumulation: int
+    host_ram: int
+
+    @property
+    def config(self) -> str:
+        """The DeepSpeed config's name, as DEEPSPEED_CONFIG takes it."""
+        return f"zero{self.setting.stage}{'_offload' if self.setting.offload else ''}"
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The train flags that make this proposal."""
+        return (
+            *("--per_device_train_batch_size", str(self.setting.batch)),
+            *("--gradient_accumulation_steps", str(self.accumulation)),
+            *("--gradient_checkpointing", str(self.setting.checkpointing)),
+            *("--dataloader_num_workers", str(workers(self.setting.num_gpus))),
+        )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `--auto` adds to a launch."""
+
+    deepspeed_config: str
+    flags: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def workers(num_gpus: int, cores: int | None = None) -> int:
+    """Data loading processes of each rank: its share of the cores, at most MAX_WORKERS, which feed a 7B's step."""
+    return max(1, min(MAX_WORKERS, (cores or os.cpu_count() or 1) // num_gpus))
+
+
+def read_gpus(text: str | None) -> tuple[int, int]:
+    """(number, bytes of each) from `8x80GB` or `24GB`; this machine's, by its smallest, where None is given."""
+    if text is None:
+        found = gpus()
+        if not found:
+            raise UsageError("this machine shows no GPU; say which ones the plan is for: --gpus 1x24GB")
+        return len(found), round(USABLE * min(gpu.memory for gpu in found))
+    match = re.fullmatch(r"(?:(\d+)x)?(\d+(?:\.\d+)?)\s*GB", text, re.IGNORECASE)
+    if not match or match[1] == "0":
+        raise UsageError(f"--gpus {text}: expected NUMBERxSIZE, for example 1x24GB or 8x80GB")
+    return int(match[1] or 1), round(float(match[2]) * GB)
+
+
+def propose(shape: Shape, wanted: Setting, gpu_bytes: int, global_batch: int) -> Proposal | None:
+    """The fastest way of `wanted.mode` that fits, or None: the first of `candidates` at its largest batch."""
+    for candidate in candidates(wanted):
+        batches = [size for size in _batches(global_batch, wanted.num_gpus) if size >= _useful(candidate)]
+        for size in batches:
+            setting = replace(candidate, batch=size)
+            if estimate(shape, setting).total <= gpu_bytes:
+                return _proposal(shape, setting, global_batch)
+    return None
+
+
+def candidates(wanted: Setting) -> Iterator[Setting]:
+    """Settings from fast to slow: ZeRO-2, ZeRO-3, then offload, each without checkpointing and with it."""
+    stages = [(2, False), (3, False), (2, True), (3, True)]
+    for stage, offload in stages:
+        if stage == 3 and (wanted.mode == "qlora" or (wanted.num_gpus == 1 and not offload)):
+            continue  # ZeRO-3 cannot partition quantised weights, and on one GPU it has nothing to partition
+        for checkpointing in (False, True):
+            yield replace(wanted, stage=stage, offload=offload, checkpointing=checkpointing)
+
+
+def smallest(shape: Shape, wanted: Setting) -> tuple[Setting, int]:
+    """The setting of `wanted.mode` that needs least on a GPU, at batch 1, and its bytes."""
+    sized = [
+        (estimate(shape, replace(setting, batch=1)).total, index) for index, setting in enumerate(candidates(wanted))
+    ]
+    size, index = min(sized)
+    return replace(list(candidates(wanted))[index], batch=1), size
+
+
+def choose_for_launch(
+    *,
+    model: str,
+    mode: str,
+    num_gpus: int,
+    gpu: str | None,
+    data: str | None,
+    global_batch: int,
+    flags: Sequence[str],
+) -> Choice:
+    """What `--auto` takes: the proposal for this machine's GPUs. UserError says by how much nothing fits."""
+    _, gpu_bytes = read_gpus(gpu)
+    shape = read_shape(model, flag(flags, "--vision_tower"))
+    setting = Setting(
+        mode=mode,
+        num_gpus=num_gpus,
+        bits=int(flag(flags, "--bits") or 4),
+        rank=int(flag(flags, "--lora_r") or 128),
+        dropout=float(flag(flags, "--lora_dropout") or 0.05),
+        targets=flag(flags, "--lora_targets") or "language",
+        max_length=int(flag(flags, "--model_max_length") or max_length(shape)),
+    )
+    if data and Path(data).is_file():
+        setting = replace(setting, **lengths(data))
+    found = propose(shape, setting, gpu_bytes, global_batch)
+    if found is None:
+        raise UserError(too_small(shape, setting, gpu_bytes))
+    note = (
+        f"--auto: {found.config}, batch {found.setting.batch} x {found.accumulation} accumulated, checkpointing "
+        f"{found.setting.checkpointing}: about {readable(found.estimate.total)} of {readable(gpu_bytes)} on each GPU"
+    )
+    return Choice(found.config, found.flags, (note,))
+
+
+def too_small(shape: Shape, wanted: Setting, gpu_bytes: int) -> str:
+    """Why a mode fits in no way, by how much, and what would."""
+    setting, size = smallest(shape, wanted)
+    smaller = [
+        mode
+        for mode in MODES[1:]
+        if mode != wanted.mode and smallest(shape, replace(wanted, mode=mode))[1] <= gpu_bytes
+    ]
+    advice = f"use {' or '.join(smaller)} on these GPUs" if smaller else "use a smaller model"
+    return (
+        f"{shape.name}: {wanted.mode} needs at least {readable(size)} on each of {wanted.num_gpus} GPU(s) (batch 1, "
+        f"checkpointing, zero{setting.stage}{'_offload' if setting.offload else ''}), which have "
+        f"{readable(gpu_bytes)}: {readable(size - gpu_bytes)} too little; {advice}, more GPUs, or larger ones"
+    )
+
+
+def max_length(shape: Shape) -> int:
+    """Tokens that a record may have where no flag says: as the published bases, 4096 for those that cut pictures."""
+    return 4096 if shape.anyres else 2048
+
+
+def lengths(path: str) -> dict[str, int]:
+    """Setting fields of a records file: longest text in tokens (estimated), most taught text, most pictures."""
+    from data_prep.records.record import images_of, read_records
+
+    text, taught, pictures = [1], [1], [0]
+    for record in read_records(Path(path)):
+        turns = [
+            (turn["from"], len(str(turn["value"]).encode()) / BYTES_PER_TOKEN + 6) for turn in record["conversations"]
+        ]
+        text.append(round(sum(size for _, size in turns)) + 40)
+        taught.append(round(sum(size for who, size in turns if who == "gpt")))
+        pictures.append(len(images_of(record)))
+    return {"text_tokens": max(text), "supervised_tokens": _high(taught), "images": max(pictures)}
+
+
+def _high(values: Sequence[int]) -> int:
+    """The 99th percentile: a batch rarely holds more than that per record."""
+    return round(statistics.quantiles(values, n=100)[98]) if len(values) > 1 else values[0]
+
+
+def _batches(global_batch: int, num_gpus: int) -> list[int]:
+    """Per-GPU batches to try, largest first: powers of two that the global batch is made of."""
+    most = max(1, min(MAX_BATCH, global_batch // num_gpus))
+    return [size for size in (16, 8, 4, 2, 1) if size <= most]
+
+
+def _useful(candidate: Setting) -> int:
+    """Checkpointing costs a third of the speed; a batch below 4 costs more."""
+    return 1 if candidate.checkpointing else 4
+
+
+def _proposal(shape: Shape, setting: Setting, global_batch: int) -> Proposal:
+    accumulation = max(1, round(global_batch / (setting.batch * setting.num_gpus)))
+    return Proposal(setting, estimate(shape, setting), accumulation, host_ram(shape, setting, on_gpu=True))

@@ -1,0 +1,39 @@
+"""The ranks of a run, and how they agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+class Group:
+    """The ranks of a run, talking on the CPU so that no message waits for a GPU; one rank alone needs none."""
+
+    def __init__(self) -> None:
+        distributed = torch.distributed
+        self.active = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+        self.rank = distributed.get_rank() if self.active else 0
+        self.size = distributed.get_world_size() if self.active else 1
+        self.handle = distributed.new_group(backend="gloo") if self.active else None
+
+    def any(self, value: bool) -> bool:
+        """Whether the value is true on any rank; every rank calls."""
+        if not self.active:
+            return value
+        flag = torch.tensor([int(value)])
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=self.handle)
+        return bool(flag)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, by rank, on every rank."""
+        if not self.active:
+            return [value]
+        out: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(out, value, group=self.handle)
+        return out
+
+    def wait(self) -> None:
+        """Wait until every rank is here."""
+        if self.active:
+            torch.distributed.barrier(group=self.handle)

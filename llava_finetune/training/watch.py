@@ -1,0 +1,166 @@
+"""Nothing fails in silence: non-finite numbers, batches that teach nothing, signals, overfitting, a rate of zero.
+
+On a GPU the finiteness of a loss is copied aside and looked at when its step is over, so that no step waits for it.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from types import FrameType
+from typing import Any
+
+import torch
+
+from llava_finetune.errors import UserError
+
+REQUEUE = 75
+"""Exit code of a run that was told to stop and saved itself: EX_TEMPFAIL of sysexits.h, "try again later"."""
+
+
+class Interrupted(UserError):
+    """The run was told to stop; its checkpoint is saved and it can be queued again."""
+
+    exit_code = REQUEUE
+
+
+class FiniteWatch:
+    """Stops the run at the first loss or gradient norm that is NaN or infinite, with its step and records."""
+
+    def __init__(self, tolerate_overflow: bool = False) -> None:
+        self.tolerate_overflow = tolerate_overflow  # fp16: the loss scaler skips such steps by design
+        self.pending: list[tuple[str, int, list[str], torch.Tensor, Any]] = []
+        self.overflows = 0
+
+    def note(self, kind: str, step: int, ids: Sequence[str], value: torch.Tensor | float | None) -> None:
+        """Look at a scalar: at once on CPU, after its step on a GPU."""
+        if value is None:
+            return
+        if not isinstance(value, torch.Tensor) or value.device.type == "cpu":
+            self._judge(kind, step, list(ids), float(value.detach() if isinstance(value, torch.Tensor) else value))
+            return
+        copy = torch.empty((), dtype=torch.float32, pin_memory=True)
+        copy.copy_(value.detach().float(), non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self.pending.append((kind, step, list(ids), copy, event))
+
+    def look(self) -> None:
+        """Judge all that was noted; waits for the GPU only as far as those numbers."""
+        pending, self.pending = self.pending, []
+        for kind, step, ids, copy, event in pending:
+            event.synchronize()
+            self._judge(kind, step, ids, float(copy))
+
+    def _judge(self, kind: str, step: int, ids: list[str], value: float) -> None:
+        if math.isfinite(value):
+            if kind != "loss":
+                self.overflows = 0
+            return
+        if kind != "loss" and self.tolerate_overflow and self.overflows < 25:
+            self.overflows += 1
+            return
+        named = ", ".join(ids[:16]) + (f" and {len(ids) - 16} more" if len(ids) > 16 else "")
+        raise UserError(
+            f"step {step}: the {kind} is {value}, in the records {named}. Look at them with: python -m data_prep show; "
+            "try a lower --learning_rate, or --precision fp32 to rule out overflow"
+        )
+
+
+class StopSignal:
+    """SIGTERM and SIGINT ask the run to save and end; the second Ctrl-C ends it at once.
+
+    Before the first step there is nothing to save: the run ends there and then, to be queued again.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.has_begun = False
+        self.previous: dict[int, Any] = {}
+
+    def install(self) -> None:
+        """Take the signals over (main thread only)."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.previous[number] = signal.signal(number, self._take)
+
+    def restore(self) -> None:
+        """Give the signals back."""
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+        self.previous.clear()
+
+    def _take(self, number: int, _frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+        if not self.has_begun:
+            raise Interrupted(
+                f"{self.name} before the first step: nothing is lost; go on with the same command and --resume auto"
+            )
+        print(f"{signal.Signals(number).name}: saving after this step, then leaving", file=sys.stderr, flush=True)
+
+    @property
+    def name(self) -> str:
+        """The signal's name, or that another rank received it."""
+        return signal.Signals(self.received).name if self.received else "a signal on another rank"
+
+
+class AdapterWatch:
+    """Remembers where the adapters started, to see at the end which of them never moved."""
+
+    def __init__(self, model: Any) -> None:
+        self.before = dict(_adapter_sums(model))
+
+    def __len__(self) -> int:
+        return len(self.before)
+
+    def require_moved(self, model: Any) -> None:
+        """Raise UserError naming the adapters whose output matrix is what it was before training."""
+        still = [name for name, value in _adapter_sums(model) if value == self.before[name]]
+        if still:
+            raise UserError(
+                f"{len(still)} of {len(self.before)} adapters did not move, first {still[0]}: they take no part in the "
+                "loss, or the learning rate is too small for their precision. Look at --lora_targets"
+            )
+
+
+def _adapter_sums(model: Any) -> Iterator[tuple[str, tuple[float, float]]]:
+    for name, parameter in model.named_parameters():
+        if "lora_B" not in name or not parameter.requires_grad:
+            continue
+        if hasattr(parameter, "ds_id"):
+            from deepspeed import zero
+
+            with zero.GatheredParameters([parameter]):
+                yield name, _sums(parameter)
+        else:
+            yield name, _sums(parameter)
+
+
+def _sums(parameter: torch.Tensor) -> tuple[float, float]:
+    value = parameter.detach().double()
+    return float(value.sum()), float(value.abs().sum())
+
+
+def overfitting(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """A sentence when the eval loss rose at the last two evaluations while the training loss fell, else None."""
+    evaluated = [index for index, row in enumerate(rows) if "eval_loss" in row]
+    if len(evaluated) < 3:
+        return None
+    marks = evaluated[-3:]
+    held = [float(rows[index]["eval_loss"]) for index in marks]
+    spans = [[float(row["loss"]) for row in rows[first:last] if "loss" in row] for first, last in pairwise(marks)]
+    if not (held[0] < held[1] < held[2]) or not all(spans):
+        return None
+    trained = [sum(span) / len(span) for span in spans]
+    if trained[1] >= trained[0]:
+        return None
+    best = min((rows[index] for index in evaluated), key=lambda row: float(row["eval_loss"]))
+    return (
+        f"overfitting: the held-out loss rose from {held[0]:.4f} to {held[2]:.4f} over the last two evaluations "
+        f"while the training loss fell from {trained[0]:.4f} to {trained[1]:.4f}; held-out loss was best at step "
+        f"{best['step']}. Stop there, or add data, --replay, --lora_dropout, a lower --learning_rate"
+    )
