@@ -31,6 +31,10 @@ def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(_refuse_network)
 
 NOTE = "note"
+pytest_plugins = [
+    f"tests.fixtures.{name}" for name in ("adapters_and_servers", "mixed_batches", "pretended_machine", "run_folders")
+]
+"""Fixtures that several folders use; what one folder needs stands in its conftest.py."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -2,7 +2,7 @@
 
 Leaderboards and papers compare by the public scorer (GT-Vision-Lab/VQA, `vqaEval.py`), quirks included, so this module
 gives what it gives on any input: same answer clean-up, same averaging, same rounding. It is written from the procedure,
-shares no code with it, and is held to it by scores that the original gave to 10,000 answer sets (`tests/report`).
+shares no code with it, and is held to it by scores that the original gave to 10,000 answer sets (`tests/evaluation`).
 
     >>> question_accuracy("two dogs.", ["2 dogs"] * 2 + ["dogs"] * 8)
     0.6

@@ -2,7 +2,7 @@
 
 bitsandbytes keeps the input of every 8-bit product for the weight's gradient, which a frozen base never asks for. It
 keeps them on the autograd context and not as saved tensors, so gradient checkpointing cannot drop them: the inputs of
-every linear of every layer stay until the backward pass. tests/house/test_memory.py measures without them.
+every linear of every layer stay until the backward pass. tests/planning/test_memory.py measures without them.
 """
 
 from __future__ import annotations

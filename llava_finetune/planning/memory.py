@@ -4,7 +4,7 @@ What is counted, and where it comes from:
 - weights, gradients and Adam: 2 bytes a 16-bit weight, 12 a trainable for DeepSpeed's fp32 copy and two moments
   (Rajbhandari et al., ZeRO, section 3.1), 4.1 bits an nf4 weight with double quantisation (Dettmers et al., QLoRA);
 - activations: the tensors that autograd keeps in transformers' Llama layer with peft's LoRA, counted from its code and
-  compared with measured allocations by tests/house/test_memory.py;
+  compared with measured allocations by tests/planning/test_memory.py;
 - logits: the head runs on supervised positions only (llava_finetune/model/modeling.py).
 A GPU's context and fragmentation are a flat CONTEXT; nothing else is padded.
 

@@ -166,6 +166,13 @@ def test_every_room_is_listed_and_says_what_it_holds(package: str) -> None:
         assert words and len(words.splitlines()[0]) > 20, path
 
 
+def test_tests_stand_in_the_folder_of_the_room_that_they_prove() -> None:
+    whole = {"data_prep", "patches"}
+    across = {"house", "oracle", "families", "fixtures"}
+    found = {path.parent.name for path in (ROOT / "tests").rglob("test_*.py")}
+    assert found <= whole | across | set(ROOMS["llava_finetune"])
+
+
 def test_the_layers_are_tested_on_something() -> None:
     assert all(len(modules(package)) > 3 for package in FORBIDDEN)
 

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from llava_finetune.report import write_report
-from tests.report import run_maker
+from tests.fixtures import run_maker
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright (extra dev) is not installed")
 

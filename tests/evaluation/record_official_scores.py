@@ -3,7 +3,7 @@
 The scorer (GT-Vision-Lab/VQA, PythonEvaluationTools/vqaEvaluation/vqaEval.py) is not part of this project; Python 3
 needs its print statements taken out. Only its numbers and hashes of its texts are written, nothing of its code.
 
-    python -m tests.report.record_official_scores path/to/vqaEval.py "master branch" --more 100000
+    python -m tests.evaluation.record_official_scores path/to/vqaEval.py "master branch" --more 100000
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from llava_finetune.evaluation.vqa_scorer import clean, question_accuracy
-from tests.report.answer_sets import AnswerSet, make_answer_sets
+from tests.evaluation.answer_sets import AnswerSet, make_answer_sets
 
 NUM_SETS = 10_000
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
@@ -58,7 +58,7 @@ def record(scorer: Any, sets: list[AnswerSet], source: str) -> dict[str, Any]:
     text = "".join(LETTERS[values.index(score)] for score in scores)
     cleaned = cleaner(scorer)
     return {
-        "made_by": f"python -m tests.report.record_official_scores with VQAEval of GT-Vision-Lab/VQA: {source}",
+        "made_by": f"python -m tests.evaluation.record_official_scores with VQAEval of GT-Vision-Lab/VQA: {source}",
         "sets_sha256": sha256(sets),
         "cleaned_sha256": sha256([cleaned(text) for answer, references in sets for text in (answer, *references)]),
         "overall": overall,

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from llava_finetune.launching.processes import free_port
-from tests.house.two_hosts import Host, programs, two_hosts
+from tests.launching.two_hosts import Host, programs, two_hosts
 from tests.tiny import IMAGE_SIZE, make_tiny_llava
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llava_finetune.evaluation.vqa_scorer import CONTRACTIONS, NUMBER_WORDS, clean, official_percent, question_accuracy
-from tests.report.answer_sets import SHORTENED, AnswerSet, make_answer_sets
-from tests.report.record_official_scores import LETTERS, NUM_SETS, RECORD, sha256
+from tests.evaluation.answer_sets import SHORTENED, AnswerSet, make_answer_sets
+from tests.evaluation.record_official_scores import LETTERS, NUM_SETS, RECORD, sha256
 
 RECORDED = json.loads(RECORD.read_text("utf-8"))
 MARKS = [";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@", "`", ",", "?", "!"]

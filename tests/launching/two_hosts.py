@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.house.conftest import write_program
+from tests.fixtures.pretended_machine import write_program
 
 SSH = """#!/usr/bin/env bash
 # ssh [-o OPTION] HOST COMMAND: in the host's namespace, with what a login gives
