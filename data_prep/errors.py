@@ -62,3 +62,12 @@ def printable(name: object) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+def shortened(name: str, most: int = 80) -> str:
+    """Return a name for a message: a long one, such as a picture as base64, is cut and its length told.
+
+    >>> shortened("a" * 5000, 8)
+    'aaaaaaaa... (5,000 characters)'
+    """
+    return name if len(name) <= most else f"{name[:most]}... ({len(name):,} characters)"

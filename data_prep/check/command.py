@@ -14,6 +14,7 @@ from data_prep.check.kinds import KINDS
 from data_prep.check.report import report_text
 from data_prep.check.run import check_records
 from data_prep.errors import UsageError
+from data_prep.records.pixels import add_pixel_option, allow_pixels
 
 EPILOG = """examples:
   python -m data_prep check records.json --image-folder images
@@ -48,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-decode", action="store_true", help="only see that pictures are there")
     parser.add_argument("--cache-dir", type=Path, help="keep the report here and reuse it while nothing changes")
     parser.add_argument("--workers", type=int, help="processes that decode (default: one a core)")
+    add_pixel_option(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--html", type=Path, help="write a page with the pictures of each finding")
     parser.add_argument("--fix", type=Path, metavar="OUTPUT", help="write a new file with what can be mended")
@@ -65,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError("check: name a records file, for example: python -m data_prep check records.json")
     if args.image_folder is not None and not args.image_folder.is_dir():
         raise UsageError(f"{args.image_folder}: no such folder; --image-folder is where the pictures are")
+    allow_pixels(args.max_pixels)
     report = check_records(
         args.records,
         args.image_folder,

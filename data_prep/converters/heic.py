@@ -15,14 +15,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from data_prep.converters.folder import pictures_below
 from data_prep.converters.options import converter_parser
-from data_prep.errors import DataError, PictureError, printable
+from data_prep.errors import DataError, PictureError, PictureFault, printable
 from data_prep.files import atomic_file, write_json
 from data_prep.progress import Progress
+from data_prep.records.exif import ORIENTATION, orientation_of
 from data_prep.records.output import command_line
-from data_prep.records.picture import ORIENTATION, decode, num_frames, open_lazily, resolve_image
+from data_prep.records.picture import decode, num_frames, open_lazily, read_picture, resolve_image
+from data_prep.records.pixels import add_pixel_option, allow_pixels
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 EXAMPLES = """  python -m data_prep heic photos --output-dir jpeg
   python -m data_prep heic photos --output-dir jpeg --prefix holiday- --keep-metadata"""
@@ -54,24 +60,43 @@ def target_names(names: Sequence[str], prefix: str) -> dict[str, str]:
 def to_jpeg(raw: bytes, name: str, quality: int, keep_metadata: bool) -> bytes:
     """Return a picture's bytes as an upright JPEG; the very bytes where nothing has to change.
 
-    With `keep_metadata` EXIF and colour profile stay (the orientation is reset, the embedded preview dropped).
+    With `keep_metadata` EXIF and colour profile stay (the orientation is reset, the embedded preview dropped); EXIF so
+    broken that it cannot be written again is left out. Raises PictureError for what is no picture, or no JPEG can hold.
     """
     header = open_lazily(io.BytesIO(raw), name)
-    exif = header.getexif()
-    upright = exif.get(ORIENTATION, 1) == 1
-    if header.format == "JPEG" and header.mode in {"RGB", "L"} and upright and (keep_metadata or not len(exif)):
+    upright = orientation_of(header) == 1
+    if (
+        header.format == "JPEG"
+        and header.mode in {"RGB", "L"}
+        and upright
+        and (keep_metadata or "exif" not in header.info)
+    ):
         decode(io.BytesIO(raw), name)  # a damaged JPEG must not be copied
         return raw
     profile = header.info.get("icc_profile")
     image = decode(io.BytesIO(raw), name)
     options: dict[str, object] = {"icc_profile": profile} if profile and header.mode == "RGB" else {}
-    if keep_metadata and len(exif):
-        exif.pop(ORIENTATION, None)
-        options["exif"] = exif.tobytes()
+    if keep_metadata and (exif := _exif_of_upright(header)):
+        options["exif"] = exif
     written = io.BytesIO()
     image.info.clear()
-    image.save(written, "JPEG", quality=quality, subsampling=0, **options)
+    try:
+        image.save(written, "JPEG", quality=quality, subsampling=0, **options)
+    except (OSError, ValueError) as error:
+        size = f"{image.width} x {image.height}"
+        problem = f"{size} pixels cannot be written as JPEG ({error}); it takes 65,500 a side"
+        raise PictureError(name, PictureFault.HUGE, problem) from None
     return written.getvalue()
+
+
+def _exif_of_upright(header: Image.Image) -> bytes | None:
+    """Return a picture's EXIF without its orientation; None where there is none or it cannot be written again."""
+    try:
+        exif = header.getexif()
+        exif.pop(ORIENTATION, None)
+        return exif.tobytes() if len(exif) else None
+    except Exception:  # Pillow's reader and writer raise anything on broken EXIF
+        return None
 
 
 @dataclass
@@ -89,7 +114,7 @@ def convert(folder: Path, target: Path, names: dict[str, str], args: argparse.Na
     with Progress("converting", len(names), "pictures") as progress:
         for name, new in progress.each(names.items()):
             try:
-                raw = resolve_image(folder, name).read_bytes()
+                raw = read_picture(resolve_image(folder, name))
                 jpeg = to_jpeg(raw, name, args.quality, args.keep_metadata)
                 frames = num_frames(open_lazily(io.BytesIO(raw), name))
             except PictureError as error:
@@ -114,7 +139,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--prefix", default="", help="put before each file's name")
     parser.add_argument("--keep-metadata", action="store_true", help="keep EXIF: place, time, camera")
     parser.add_argument("--quality", type=int, default=QUALITY, help=f"of JPEG; default {QUALITY}")
+    add_pixel_option(parser)
     args = parser.parse_args(argv)
+    allow_pixels(args.max_pixels)
     names = target_names(pictures_below(args.folder), args.prefix)
     if args.folder.resolve() == args.output_dir.resolve():
         raise DataError(args.output_dir, "is the folder of the originals; choose another --output-dir")

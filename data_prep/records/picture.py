@@ -3,105 +3,144 @@
     image = open_image(resolve_image("images", "holiday/IMG_1.HEIC"))
 
 It reads JPEG, PNG, WebP, AVIF, HEIC, GIF (first frame), TIFF, BMP, PPM and JPEG 2000; applies the EXIF orientation;
-scales 16-bit greys (Pillow alone turns them white); lays transparent pictures on white (Pillow alone shows whatever
-colour is under the transparency); and refuses pictures too large to be meant (MAX_PIXELS) before decoding them.
+scales greys of more than 8 bits (Pillow alone turns them white or black, see `greys`); lays transparent pictures on
+white (Pillow alone shows whatever colour is under the transparency); and refuses pictures that are, or would become
+in a model's processor, too large to be meant (`pixel_limit`) before decoding them.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import io
+import logging
 import os
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from data_prep.errors import PictureError, PictureFault
+from data_prep.errors import PictureError, PictureFault, shortened
+from data_prep.records.exif import jpeg_with_plain_exif, turn_of
+from data_prep.records.foreign import HEAD, HEIF_BRANDS, MAGIC, RAW_ENDINGS, extension_of, foreign_kind
+from data_prep.records.greys import Greys, eight_bits
+from data_prep.records.names import resolve_image
+from data_prep.records.pixels import MAX_PIXELS, largest_form, pixel_limit, too_large
+from data_prep.records.tiff_facts import unread_tiff
 
 if TYPE_CHECKING:
     from PIL import Image
 
-MAX_PIXELS = 89_478_485
-"""Pixels above which a picture is refused: Pillow's own limit, a quarter of a gigabyte as RGB."""
+__all__ = [
+    "FORMATS", "MAX_PIXELS", "decode", "extension_of", "load", "num_frames", "open_image", "open_lazily",
+    "read_picture", "resolve_image", "rgb", "upright_rgb",
+]  # fmt: skip
+
+BYTES_A_PIXEL = 16
+"""Bytes of a file for each allowed pixel: four bands of floats. Larger files are not read."""
 
 FORMATS = (
     "JPEG", "PNG", "WEBP", "GIF", "AVIF", "HEIF", "TIFF", "BMP", "DIB", "PPM", "JPEG2000",
 )  # fmt: skip
 """What is read. Others that Pillow knows (EPS runs Ghostscript, for one) are refused."""
 
-ORIENTATION = 0x0112
+TEXT_BYTES = 1 << 26
+"""Bytes of PNG text (prompts of image generators, XMP) that are skipped; beyond Pillow's megabyte it would refuse."""
 
 
-def resolve_image(folder: str | os.PathLike[str], name: str) -> Path:
-    """Return the path of picture `name` in `folder`.
-
-    Raises PictureError when the name is absolute, has `..`, or is a link that leads out of the folder: a records file
-    from elsewhere must not make training read other files. Whether the picture exists is not looked at.
-    """
-    root = os.fspath(folder)
-    if not name or name[0] in "/\\" or "\0" in name or ".." in name.split("/"):
-        shown = "an absolute name" if name[:1] in {"/", "\\"} else "a name with .." if ".." in name else "an empty name"
-        advice = "name pictures relative to the image folder"
-        raise PictureError(name, PictureFault.OUTSIDE, f"{shown} leaves the image folder {root}; {advice}")
-    path = f"{root}{os.sep}{name}"
-    is_link = os.path.islink(path)  # noqa: PTH114  (strings: this runs once a picture in every pass)
-    place = "" if os.path.isabs(root) else os.getcwd()  # noqa: PTH117, PTH109
-    inside = os.path.realpath(path) if is_link else _real(path.rpartition(os.sep)[0], place)
-    real_root = _real(root, place)
-    if inside != real_root and not inside.startswith(real_root.rstrip(os.sep) + os.sep):
-        advice = "copy it in, or name the folder that holds it as the image folder"
-        raise PictureError(name, PictureFault.OUTSIDE, f"a link that leads out of the image folder {root}; {advice}")
-    return Path(path)
-
-
-@lru_cache(maxsize=4096)
-def _real(folder: str, place: str) -> str:
-    """Return the real path of a folder; `place` is the working folder that a relative one begins in."""
-    return os.path.realpath(os.path.join(place, folder))  # noqa: PTH118
-
-
-def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(path: str | os.PathLike[str], max_pixels: int | None = None) -> Image.Image:
     """Return the picture at `path` as RGB, upright, first frame.
 
     Raises PictureError for a missing file, text or a web page named .jpg, a truncated or damaged picture, and one of
-    more than `max_pixels` pixels.
+    more than `max_pixels` pixels (None: `pixel_limit`).
     """
+    with _opened_file(path, max_pixels) as stream:
+        return decode(stream, path, max_pixels)
+
+
+def read_picture(path: str | os.PathLike[str], max_pixels: int | None = None) -> bytes:
+    """Return the bytes of the picture at `path`; raise PictureError where there is no file that can be read."""
+    with _opened_file(path, max_pixels) as stream:
+        return stream.read()
+
+
+@contextmanager
+def _opened_file(path: str | os.PathLike[str], max_pixels: int | None) -> Iterator[BinaryIO]:
+    """Open a picture's file: a regular one, not larger than any picture allowed; errors become PictureErrors."""
     try:
-        with Path(path).open("rb") as stream:
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                raise PictureError(path, PictureFault.NOT_A_PICTURE, "not a file")
-            return decode(stream, path, max_pixels)
-    except (FileNotFoundError, NotADirectoryError):
-        advice = "put it there, correct the image folder, or drop the record"
-        raise PictureError(path, PictureFault.MISSING, f"no such picture; {advice}") from None
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise PictureError(path, PictureFault.UNREADABLE, f"cannot be read ({reason})") from None
+        with open(path, "rb", opener=_without_waiting) as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                problem = "not a file but a pipe, a socket or a device; name a picture"
+                raise PictureError(path, PictureFault.NOT_A_PICTURE, problem)
+            if status.st_size > BYTES_A_PIXEL * (max_pixels or pixel_limit()):
+                problem = f"a file of {status.st_size:,} bytes, larger than any picture allowed; make it smaller"
+                raise PictureError(path, PictureFault.HUGE, problem)
+            yield stream
+    except (OSError, ValueError) as error:
+        raise _not_read(path, error) from None
 
 
-def decode(stream: io.BufferedIOBase, where: object, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def _without_waiting(path: str, flags: int) -> int:
+    """Open at once: without O_NONBLOCK a named pipe waits for somebody to write into it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _not_read(path: object, error: OSError | ValueError) -> PictureError:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        problem = "no such file; look at its name and at the folder that it is in"
+        return PictureError(path, PictureFault.MISSING, problem)
+    if isinstance(error, IsADirectoryError):
+        return PictureError(path, PictureFault.NOT_A_PICTURE, "a folder, not a file; name a picture in it")
+    if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:  # NUL, half a surrogate
+        return PictureError(shortened(str(path)), PictureFault.MISSING, f"no file can have this name ({error})")
+    reason = error.strerror or str(error)
+    return PictureError(path, PictureFault.UNREADABLE, f"cannot be read ({reason})")
+
+
+def decode(stream: io.BufferedIOBase | BinaryIO, where: object, max_pixels: int | None = None) -> Image.Image:
     """Return the picture in `stream` as `open_image` does; `where` is its name for messages."""
     image: Image.Image = open_lazily(stream, where, max_pixels)
     load(image, where)
-    return upright_rgb(image)
+    return upright_rgb(image, where)
 
 
-def open_lazily(stream: io.BufferedIOBase, where: object, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_lazily(stream: io.BufferedIOBase | BinaryIO, where: object, max_pixels: int | None = None) -> Image.Image:
     """Return Pillow's picture with its header read and its pixels not; raise PictureError as `open_image` does."""
-    pillow = _pillow()
+    pillow: Any = _pillow()
+    limit = max_pixels or pixel_limit()
+    if limit > MAX_PIXELS:
+        pillow.MAX_IMAGE_PIXELS = limit  # Pillow refuses what is twice its own limit
+    try:
+        image: Image.Image = _opened(pillow, stream)
+    except pillow.DecompressionBombError:
+        raise PictureError(where, PictureFault.HUGE, too_large(None, limit)) from None
+    except Exception as error:  # plugins raise anything on damaged headers
+        raise _not_opened(stream, where, error) from None
+    width, height = image.size
+    if largest_form(width, height) > limit:
+        image.close()
+        raise PictureError(where, PictureFault.HUGE, too_large((width, height), limit))
+    if image.format == "TIFF" and os.path.splitext(str(where))[1].lower() in RAW_ENDINGS:  # noqa: PTH122
+        problem = "a camera's raw file, of which only the preview would be seen; develop it to JPEG or TIFF"
+        raise PictureError(where, PictureFault.NOT_A_PICTURE, problem)
+    return image
+
+
+def _opened(pillow: ModuleType, stream: io.BufferedIOBase | BinaryIO) -> Image.Image:
     try:
         image: Image.Image = pillow.open(stream, formats=FORMATS)
     except pillow.DecompressionBombError:
-        raise PictureError(where, PictureFault.HUGE, _too_large(None, max_pixels)) from None
-    except Exception as error:  # plugins raise anything on damaged headers
-        raise _not_opened(stream, where, error) from None
-    if image.width * image.height > max_pixels:
-        size = image.size
-        image.close()
-        raise PictureError(where, PictureFault.HUGE, _too_large(size, max_pixels))
+        raise
+    except Exception:
+        stream.seek(0)
+        if stream.read(3) != b"\xff\xd8\xff":
+            raise
+        stream.seek(0)
+        image = pillow.open(io.BytesIO(jpeg_with_plain_exif(stream.read())), formats=FORMATS)
     return image
 
 
@@ -121,26 +160,40 @@ def load(image: Image.Image, where: object) -> None:
 
 def num_frames(image: Image.Image) -> int:
     """Return how many frames a picture has; the second picture of MPO is a preview, not a frame."""
-    return int(getattr(image, "n_frames", 1)) if image.format != "MPO" else 1
+    try:
+        return int(getattr(image, "n_frames", 1)) if image.format != "MPO" else 1
+    except Exception:  # counting reads the headers of all frames, and the first is all that is used
+        return 1
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """Return a decoded picture as RGB with its EXIF orientation applied."""
+def upright_rgb(image: Image.Image, where: object = "the picture") -> Image.Image:
+    """Return a decoded picture as RGB with its EXIF orientation applied; raise PictureError as `rgb` does."""
     if image.mode == "RGB" and not ("exif" in image.info or image.format in {"TIFF", "MPO"}):
         return image
-    from PIL import ImageOps
-
-    turned = image
-    if image.getexif().get(ORIENTATION, 1) != 1:
-        turned = ImageOps.exif_transpose(image)
-    return _rgb(turned)
+    turn = turn_of(image)
+    made, _ = rgb(image if turn is None else image.transpose(turn), where)
+    made.info.pop("exif", None)  # it would say once more how to turn it
+    return made
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def rgb(image: Image.Image, where: object = "the picture") -> tuple[Image.Image, Greys | None]:
+    """Return a decoded picture as RGB, and what it held where that were greys of more than 8 bits.
+
+    Raises PictureError where none of its values is a number, and where it cannot be converted.
+    """
     if image.mode == "RGB":
-        return image
-    if image.mode.startswith(("I", "F")):
-        return _eight_bits(image).convert("RGB")
+        return image, None
+    try:
+        if image.mode.startswith(("I", "F")):
+            grey, greys = eight_bits(image)
+            return grey.convert("RGB"), greys
+        return _on_white(image), None
+    except (ValueError, OSError) as error:
+        problem = f"its pixels cannot be used ({_first_line(error)}); drop the record (check --fix)"
+        raise PictureError(where, PictureFault.UNREADABLE, problem) from None
+
+
+def _on_white(image: Image.Image) -> Image.Image:
     if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
         layer = image.convert("RGBA")
         white: Image.Image = _pillow().new("RGBA", layer.size, (255, 255, 255, 255))
@@ -149,22 +202,10 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Return a grey picture of 16 or 32 bits, or of floats, as 8 bits: full range to full range, never cut off."""
-    wide = image.convert("F")
-    if image.mode.startswith("I;16"):
-        top = 65535.0
-    else:
-        high = float(wide.getextrema()[1])  # type: ignore[arg-type]
-        limits = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-        top = next((limit for limit in limits if high <= limit), high)
-    return wide.point(lambda value: value * (255.0 / top) + 0.0).convert("L")
-
-
 @lru_cache(maxsize=1)
 def _pillow() -> ModuleType:
-    """Return Pillow's Image module, HEIF registered, the warning of large pictures off: here they are an error."""
-    from PIL import Image
+    """Return Pillow's Image module, HEIF registered, its warnings of large pictures and broken metadata off."""
+    from PIL import Image, PngImagePlugin
 
     Image.init()
     if importlib.util.find_spec("pillow_heif") is not None:  # without it HEIC is refused with what to install
@@ -172,50 +213,28 @@ def _pillow() -> ModuleType:
 
         register_heif_opener()
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it says is in the PictureError
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = TEXT_BYTES
     return Image
 
 
-def _too_large(size: tuple[int, int] | None, max_pixels: int) -> str:
-    found = f"{size[0]} x {size[1]} pixels" if size else f"more than {2 * MAX_PIXELS:,} pixels"
-    return f"{found}, more than the {max_pixels:,} allowed; make it smaller (LLaVA sees 336 to 1,344 pixels a side)"
-
-
-def _not_opened(stream: io.BufferedIOBase, where: object, error: Exception) -> PictureError:
+def _not_opened(stream: io.BufferedIOBase | BinaryIO, where: object, error: Exception) -> PictureError:
     stream.seek(0)
-    head = stream.read(64)
+    head = stream.read(HEAD)
     if not head:
         return PictureError(where, PictureFault.TRUNCATED, "an empty file; fetch it again or drop the record")
-    if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
-        return PictureError(where, PictureFault.NOT_A_PICTURE, "a web page, not a picture; the download failed")
-    if head.startswith(b"version https://git-lfs"):
-        return PictureError(where, PictureFault.NOT_A_PICTURE, "a Git LFS pointer, not a picture; run git lfs pull")
-    if head[4:8] == b"ftyp" and head[8:12] in {b"heic", b"heix", b"mif1", b"msf1"} and not _heif_is_there():
+    if foreign := foreign_kind(head):
+        return PictureError(where, PictureFault.NOT_A_PICTURE, foreign)
+    if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS and not _heif_is_there():
         return PictureError(where, PictureFault.NOT_A_PICTURE, "a HEIC picture; pip install pillow-heif to read it")
-    if any(head.startswith(mark) for mark in MAGIC):
+    if extension_of(head) == ".tif" and (unread := unread_tiff(stream)):
+        return PictureError(where, PictureFault.NOT_A_PICTURE, unread)
+    if extension_of(head) or any(head.startswith(mark) for mark in MAGIC):
         problem = f"the picture is damaged ({_first_line(error)}); fetch it again or drop the record"
         return PictureError(where, PictureFault.TRUNCATED, problem)
     problem = f"not a picture: it begins with {head[:16]!r}; drop the record"
     return PictureError(where, PictureFault.NOT_A_PICTURE, problem)
-
-
-MAGIC = {
-    b"\xff\xd8\xff": ".jpg", b"\x89PNG\r\n\x1a\n": ".png", b"GIF8": ".gif", b"RIFF": ".webp", b"II*\0": ".tif",
-    b"MM\0*": ".tif", b"BM": ".bmp", b"P5": ".ppm", b"P6": ".ppm", b"\0\0\0\x0cjP": ".jp2",
-}  # fmt: skip
-"""How the bytes of each kind of picture begin, and the extension that says so (AVIF and HEIC: see `extension_of`)."""
-
-
-def extension_of(head: bytes) -> str | None:
-    """Return the extension that the first bytes of a picture ask for, or None for bytes that are no known picture.
-
-    >>> extension_of(b"\\xff\\xd8\\xff\\xe0")
-    '.jpg'
-    """
-    if head[4:8] == b"ftyp":
-        return ".avif" if head[8:12] in {b"avif", b"avis"} else ".heic"
-    if head.startswith(b"RIFF") and head[8:12] != b"WEBP":
-        return None
-    return next((extension for mark, extension in MAGIC.items() if head.startswith(mark)), None)
 
 
 def _heif_is_there() -> bool:
