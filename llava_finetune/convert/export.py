@@ -1,10 +1,11 @@
-"""`llava-finetune export`: a trained model in llava-hf's layout, for transformers, vLLM, SGLang and llama.cpp.
+"""`llava-finetune export`: a trained model in llava-hf's layout (transformers, vLLM, SGLang) or as GGUF (llama.cpp).
 
 Why: serving engines read LlavaForConditionalGeneration and LlavaNextForConditionalGeneration. The folder gets a
 processor that pads where upstream pads and a chat template that writes what training wrote, and it only appears when
-token ids, pixel values and logits agree with transformers' own implementation.
+token ids, pixel values and logits agree with transformers' own implementation. `gguf/` writes the other format.
 
     llava-finetune export runs/merged exported
+    llava-finetune export runs/merged gguf --format gguf --type q8_0
 """
 
 from __future__ import annotations
@@ -17,17 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_finetune.convert.command import conversion_parser, report
-from llava_finetune.errors import UserError
+from llava_finetune.convert.command import conversion_parser, ended_in_order, report
+from llava_finetune.errors import UsageError, UserError
 
 EXAMPLES = """examples:
   llava-finetune merge runs/okvqa merged && llava-finetune export merged exported
   llava-finetune export liuhaotian/llava-v1.5-7b llava-1.5-7b-exported --dtype float16
+  llava-finetune export merged gguf --format gguf --type q8_0
   vllm serve exported          (docs/deploy.md: vLLM, SGLang, transformers, llama.cpp and Ollama)
 
 An adapter is merged first. The conversion streams one tensor at a time; the check at the end loads the model once in
 each implementation, one after the other.
 exit codes: 0 done, 1 refused or failed, 2 wrong use"""
+
+TYPES = ("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m")
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,26 @@ def parser() -> argparse.ArgumentParser:
         model="folder or hub id in upstream's layout (a merged model or a full fine-tune)",
     )
     out.add_argument("--vision-tower", help="the tower's folder, when the one named in config.json is elsewhere")
+    out.add_argument("--format", default="llava-hf", choices=("llava-hf", "gguf"), help="layout (default: llava-hf)")
+    out.add_argument(
+        "--type",
+        choices=TYPES,
+        help="type of GGUF weights (default: f16); the K-quants need llama.cpp's llama-quantize",
+    )
     return out
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 when the folder was written and verified."""
     a = parser().parse_args(argv)
+    if a.type and a.format != "gguf":
+        raise UsageError(f"--type {a.type} is of GGUF files; give --format gguf too (for llava-hf, see --dtype)")
+    with ended_in_order():
+        return _gguf(a) if a.format == "gguf" else _llava_hf(a)
+
+
+def _llava_hf(a: argparse.Namespace) -> int:
+    """Run the command with --format llava-hf."""
     result = export(
         a.model, a.output, conversation=a.conversation, vision_tower=a.vision_tower, dtype=a.dtype, device=a.device
     )
@@ -66,6 +84,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         result.verified,
         f"chat template: {result.conversation}; <image> is token {result.image_token}; {result.seconds:.0f} s",
         f"serve it: vllm serve {result.folder}  (docs/deploy.md)",
+    )
+    return report(result, lines, as_json=a.json)
+
+
+def _gguf(a: argparse.Namespace) -> int:
+    """Run the command with --format gguf."""
+    from llava_finetune.convert.gguf.export import export_gguf
+
+    result = export_gguf(
+        a.model, a.output, file_type=a.type or "f16", conversation=a.conversation, vision_tower=a.vision_tower
+    )
+    lines = (
+        f"{result.folder}: {result.model} and {result.mmproj}, {result.bytes / 1e6:,.0f} MB, {result.seconds:.0f} s",
+        result.checked,
+        *(f"note: {note}" for note in result.notes),
+        f"serve it: {result.serve}",
+        f"or with Ollama: cd {result.folder} && ollama create mine -f Modelfile",
     )
     return report(result, lines, as_json=a.json)
 
@@ -87,7 +122,7 @@ def export(
     start = time.monotonic()
     new_folder.check_free(output)
     source = new_folder.resolve_folder(model)
-    config = _read_config(source)
+    config = configs.read_config(source)
     family = configs.upstream_family(config)
     loaded = load(str(source), dtype=dtype, device=device, vision_tower=vision_tower)
     template = conversation or loaded.template
@@ -117,6 +152,7 @@ class _Described:
 
 def _describe(source: Path, config: dict[str, Any], loaded: Any, template: str) -> _Described:
     """Read off the loaded model what its files leave out; a trained tower is among the weights, a frozen one not."""
+    from llava_finetune.convert import tokenizer_files
     from llava_finetune.saved import new_folder
 
     tower = loaded.model.get_vision_tower()
@@ -126,18 +162,8 @@ def _describe(source: Path, config: dict[str, Any], loaded: Any, template: str) 
         vision=tower.vision_tower.config.to_dict(),
         image_processor=loaded.image_processor.to_dict(),
         tower=None if is_trained else new_folder.resolve_folder(tower.vision_tower_name, beside=source),
-        stop_ids=stop_token_ids(template, loaded.tokenizer),
+        stop_ids=tokenizer_files.stop_token_ids(template, loaded.tokenizer),
     )
-
-
-def _read_config(source: Path) -> dict[str, Any]:
-    from llava_finetune.saved.manifest import read_json
-
-    if (source / "adapter_config.json").is_file() or (source / "non_lora_trainables.bin").is_file():
-        raise UserError(f"{source} is an adapter; merge it first: llava-finetune merge {source} merged")
-    if (source / "mm_projector.bin").is_file() and not any(source.glob("*model*")):
-        raise UserError(f"{source} holds only a projector; merge it first: llava-finetune merge {source} merged")
-    return dict(read_json(source / "config.json"))
 
 
 def _write(source: Path, out: Path, described: _Described, template: str, reference: list[Any]) -> tuple[int, str, int]:
@@ -212,17 +238,6 @@ def write_configs(out: Path, config: dict[str, Any], stop_ids: list[int], tokeni
     if tokenizer.bos_token_id is not None:
         generation["bos_token_id"] = tokenizer.bos_token_id
     write_json(out / "generation_config.json", generation)
-
-
-def stop_token_ids(template: str, tokenizer: Any) -> list[int]:
-    """Ids that end an answer: the template's end text when it is one token, and the tokenizer's own end token."""
-    from llava_finetune.data.templates import end_text
-
-    ids = tokenizer(end_text(template), add_special_tokens=False).input_ids
-    stops = list(ids) if len(ids) == 1 else []
-    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in stops:
-        stops.append(tokenizer.eos_token_id)
-    return stops
 
 
 def _write_manifest(out: Path, source: Path, template: str, dtype: str, rows: int, verified: str) -> None:

@@ -73,15 +73,17 @@ _LOOP = """\
 """
 
 
-def chat_template(conversation: Any, style: Style, bos_token: str | None) -> str:
+def chat_template(conversation: Any, style: Style, bos_token: str | None, content: str = _CONTENT) -> str:
     """The template of an upstream `Conversation`, as llava-hf's `chat_template.jinja`.
 
-    `bos_token` is None for a tokenizer that puts no BOS in front.
+    `bos_token` is None for a tokenizer that puts no BOS in front. `content` is the jinja that leaves a message's text
+    in `ns.text`, pictures first; in it `@picture@` is llava-hf's mark of a picture and `@after@` what follows any mark.
     """
     kind = conversation.sep_style.name
     pieces = _PIECES[kind](conversation)
     bos = (bos_token + style.bos_gap) if bos_token else ""
-    content = _CONTENT.replace("@picture@", _quote("<image>" + style.gap + style.newline))
+    content = content.replace("@picture@", _quote("<image>" + style.gap + style.newline))
+    content = content.replace("@after@", _quote(style.gap + style.newline))
     values = {
         "system": _quote(conversation.system),
         "system_head": _quote(pieces.system_head),

@@ -5,11 +5,14 @@ with new_folder(Path("exported")) as partial: ...
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from llava_finetune.errors import UsageError, UserError
 
@@ -37,9 +40,13 @@ def resolve_folder(name: str, *, beside: Path | None = None) -> Path:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that becomes it when the block ends well, and vanishes when it does not."""
+    """A temporary folder beside `target` that becomes it when the block ends well, and vanishes when it does not.
+
+    What a killed process left of an earlier try (it cannot tidy up after itself) is removed first.
+    """
     check_free(target)
     target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(target)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -50,6 +57,14 @@ def new_folder(target: Path) -> Iterator[Path]:
         partial.replace(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove the temporary folders of processes that are gone; one of a process that runs is left alone."""
+    for folder in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        owner = folder.name.split(".")[-2]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_free(target: Path) -> None:

@@ -37,6 +37,7 @@ ROOMS = {
         "upstream",
         "convert",
         "merge",
+        "engines",
         "serve",
         "doctor",
         "quickstart",

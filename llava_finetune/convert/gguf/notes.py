@@ -1,0 +1,39 @@
+"""What llama.cpp does otherwise with a model that can be written: said at the export, because no file can mend it.
+
+notes_on(source, "vicuna_v1", tokenizer)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llava_finetune.convert.gguf.source import Source
+from llava_finetune.data.templates import end_text
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+"""The mean that llama.cpp's padding colour (122, 116, 104) comes from."""
+
+CLASS_TOKEN = (
+    "llama.cpp puts CLIP's class token last instead of first (its issue 25814), so each patch has its neighbour's "
+    "position and the first patch is lost: 2 of 100 answers of the quickstart's model change. `llava-finetune "
+    "certify` tells which order your engine has"
+)
+
+
+def notes_on(source: Source, template: str, tokenizer: Any) -> list[str]:
+    """One sentence for each thing that llama.cpp does otherwise than training did."""
+    notes = [CLASS_TOKEN]
+    if (source.config.get("image_aspect_ratio") or "square") != "pad":
+        notes.append(
+            "this model was trained on pictures cut to a square (image_aspect_ratio square) and llama.cpp always pads: "
+            "send it square pictures"
+        )
+    elif any(abs(own - clip) > 1e-4 for own, clip in zip(source.pictures["image_mean"], CLIP_MEAN, strict=True)):
+        notes.append(
+            "llama.cpp pads with the colour (122, 116, 104) and this model was trained on its own mean's: pictures "
+            "that are not square differ at their borders"
+        )
+    end = end_text(template)
+    if end and len(tokenizer(end, add_special_tokens=False).input_ids) != 1:
+        notes.append(f'answers end at the text {end!r}, which is no token here: send it as "stop"')
+    return notes
