@@ -26,6 +26,8 @@ from llava_finetune.serve.metrics import CONTENT_TYPE, Metrics
 from llava_finetune.serve.protocol import ChatRequest
 
 FINISH = {"stop": "stop", "length": "length", "cancel": "stop"}
+PREPARED_AT_ONCE = 2
+"""Requests whose pictures are decoded at the same time: each may hold `Limits.pixels` pixels several times over."""
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Server:
     started: int = field(default_factory=lambda: int(time.time()))
     under_way: int = 0
     preparing: Counter[str] = field(default_factory=Counter)
+    decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PREPARED_AT_ONCE))
 
     def refuse_when_full(self, name: str) -> None:
         """Raise Refused (429) when a model's queue, with the requests whose pictures are being decoded, is full."""
@@ -95,7 +98,7 @@ def build_app(server: Server) -> FastAPI:
         try:
             if len(server.engines) == 1:  # before the body is read for nothing
                 server.refuse_when_full(next(iter(server.engines)))
-            asked = await _parse(request)
+            asked = await _parse(request, server.limits)
             name = asked.model if asked.model in server.engines else "unknown"
             answer = await _begin(asked, server)
         except Refused as refusal:
@@ -104,6 +107,11 @@ def build_app(server: Server) -> FastAPI:
         if asked.stream:
             return StreamingResponse(_stream(answer, asked, server), media_type="text/event-stream")
         return await _whole(answer, server, request)
+
+    @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
+    async def nothing(path: str) -> Any:
+        message = f"there is no /v1/{path[:100]} here; ask /v1/chat/completions, or see /v1/models"
+        return Refused(404, message, "invalid_request_error", "not_found").response()
 
     return app
 
@@ -124,20 +132,27 @@ class _Answer:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices, **more}
 
 
-async def _parse(request: Request) -> ChatRequest:
+async def _parse(request: Request, limits: Limits) -> ChatRequest:
     """The checked body. A cross-site form can post text without asking, so only JSON is taken."""
     if "application/json" not in request.headers.get("content-type", ""):
         raise Refused(415, "send JSON with Content-Type: application/json", "invalid_request_error")
     try:
-        value = json.loads(await request.body())
-    except (ValueError, RecursionError):
-        raise Refused(400, "the body is not valid JSON", "invalid_request_error") from None
+        body = await asyncio.wait_for(request.body(), limits.body_seconds)
+    except asyncio.TimeoutError:
+        message = f"the body took longer than {limits.body_seconds:g} s to arrive"
+        raise Refused(408, message, "invalid_request_error") from None
+    if (count := sum(map(body.count, (b"{", b"[", b",")))) > limits.values:  # counted before they become objects
+        message = f"the body holds about {count:,} values, at most {limits.values:,} are taken"
+        raise Refused(413, message, "invalid_request_error", "too_large")
     try:
-        return ChatRequest.model_validate(value)
+        return ChatRequest.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
+        if first["type"] == "json_invalid":
+            problem = first["msg"].removeprefix("Invalid JSON: ")
+            raise Refused(400, f"the body is not valid JSON: {problem}", "invalid_request_error") from None
         place = ".".join(str(part) for part in first["loc"]) or "body"
-        raise Refused(400, f"{place}: {first['msg']}", "invalid_request_error") from None
+        raise Refused(400, f"{place[:200]}: {first['msg']}", "invalid_request_error") from None
 
 
 async def _begin(asked: ChatRequest, server: Server) -> _Answer:
@@ -150,12 +165,13 @@ async def _begin(asked: ChatRequest, server: Server) -> _Answer:
     sampling = asked.sampling()
 
     def prepare() -> Any:
-        asked.refuse_unsupported()
+        asked.refuse_unsupported(engine.loaded.context_length)
         return engine.prompt(asked.to_messages(server.limits))
 
     server.preparing[asked.model] += 1
     try:
-        prompt = await asyncio.to_thread(prepare)
+        async with server.decoding:
+            prompt = await asyncio.to_thread(prepare)
         ticket = engine.submit(prompt, sampling, _into(loop, events))
     except QueueFull as error:
         raise Refused(429, str(error), "rate_limit_error", "queue_full") from None

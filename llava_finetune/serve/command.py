@@ -207,12 +207,21 @@ def build_application(arguments: argparse.Namespace, server: Any, about: str, sc
 
 def run(application: Any, server: Any, listening: socket.socket, grace: float) -> None:
     """Serve on a socket until a signal; then take nothing new, finish answers, and leave."""
+    graceful_server(configuration(application, grace), server).run(sockets=[listening])
+
+
+def configuration(application: Any, grace: float) -> Any:
+    """uvicorn's settings; `grace` seconds are left for answers under way when the server is stopped."""
     import uvicorn
 
-    config = uvicorn.Config(
-        application, log_level="warning", access_log=False, timeout_graceful_shutdown=max(1, int(grace)), lifespan="on"
+    return uvicorn.Config(
+        application,
+        http="h11",  # bounds what a client may send as headers; httptools takes any amount
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=max(1, int(grace)),
+        lifespan="on",
     )
-    graceful_server(config, server).run(sockets=[listening])
 
 
 def graceful_server(config: Any, server: Any) -> Any:

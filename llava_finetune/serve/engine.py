@@ -100,6 +100,7 @@ class _Row:
     token: int = 0
     count: int = 0
     first_token: float = 0.0
+    failure: str | None = None
 
 
 class Engine:
@@ -206,7 +207,7 @@ class Engine:
         self._advance(rows, logits)
 
     def _generator(self, ticket: Ticket) -> torch.Generator | None:
-        if ticket.sampling.temperature <= 0:
+        if ticket.sampling.is_greedy:
             return None
         generator = torch.Generator(device=self.loaded.device)
         if ticket.sampling.seed is None:
@@ -218,7 +219,11 @@ class Engine:
     def _advance(self, rows: list[_Row], logits: torch.Tensor) -> None:
         """Choose the next token of each row and give out the text that became certain."""
         for row, values in zip(rows, logits, strict=True):
-            row.token = choose(values, row.ticket.sampling, row.generator)
+            try:
+                row.token = choose(values, row.ticket.sampling, row.generator)
+            except RuntimeError as error:  # what one request asked for must not end the answers of the others
+                row.failure = describe_failure(error)
+                continue
             row.count += 1
             self.tokens += 1
             row.first_token = row.first_token or time.monotonic() - row.ticket.submitted
@@ -241,6 +246,8 @@ class Engine:
             self.rows = [self.rows[index] for index in kept]
 
     def _reason(self, row: _Row) -> str | None:
+        if row.failure is not None:
+            return "failure"
         if row.ticket.cancelled.is_set():
             return "cancel"
         if row.token in self.stops or row.stream.stopped:
@@ -248,6 +255,9 @@ class Engine:
         return "length" if row.count >= row.ticket.sampling.max_new_tokens else None
 
     def _finish(self, row: _Row, reason: str) -> None:
+        if row.failure is not None:
+            row.ticket.emit(Failed(row.failure))
+            return
         rest = row.stream.finish() if reason != "cancel" else ""
         if rest:
             row.ticket.emit(Text(rest))

@@ -16,6 +16,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.requests import ClientDisconnect
+
 from llava_finetune.serve.limits import Limits
 
 Scope = MutableMapping[str, Any]
@@ -82,6 +84,7 @@ class Guard:
 
     def __init__(self, app: Any, access: Access, limits: Limits) -> None:
         self.app, self.access, self.limits = app, access, limits
+        self.held = 0  # bytes of the bodies that are being read or answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -89,10 +92,12 @@ class Guard:
                 await self.app(scope, receive, send)
             return
         headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
-        problem = self._problem(scope, headers)
+        size = self._body_size(headers)
+        problem = self._problem(scope, headers, size)
         if problem is not None:
             await refuse(send, *problem)
             return
+        self.held += size
         started = False
 
         async def guarded_send(message: MutableMapping[str, Any]) -> None:
@@ -113,17 +118,29 @@ class Guard:
             if started:
                 raise
             await refuse(send, *_refusal(error, self.limits))
+        except ClientDisconnect:
+            return  # the client hung up in the middle of its request: nobody is there to answer
+        finally:
+            self.held -= size
 
-    def _problem(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str, str] | None:
+    def _body_size(self, headers: dict[str, str]) -> int:
+        """Bytes that a request announces; the most that is taken where it announces none."""
+        length = headers.get("content-length")
+        if length is None:
+            return self.limits.body_bytes if "transfer-encoding" in headers else 0
+        return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else self.limits.body_bytes + 1
+
+    def _problem(self, scope: Scope, headers: dict[str, str], size: int) -> tuple[int, str, str] | None:
         """Status, kind and message of a refusal that the headers alone justify."""
+        if sum(len(key) + len(value) for key, value in scope["headers"]) > self.limits.header_bytes:
+            return 431, "too_large", f"the headers are larger than {self.limits.header_bytes:,} bytes"
         host = _name(headers.get("host", ""))
         if self.access.hosts is not None and host not in self.access.hosts:
             return 403, "forbidden", f"this server does not answer to the host name {host!r}"
         origin = headers.get("origin")
         if scope["method"] not in ("GET", "HEAD") and origin and origin.split("://", 1)[-1] != headers.get("host"):
             return 403, "forbidden", "requests from other web sites are refused"
-        length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self.limits.body_bytes:
+        if size > self.limits.body_bytes:
             return 413, "too_large", _too_large(self.limits)
         if (
             self.access.asks
@@ -131,6 +148,8 @@ class Guard:
             and not self.access.admits(headers.get("authorization", ""))
         ):
             return 401, "authentication_error", "a valid key is needed: Authorization: Bearer KEY"
+        if size and self.held + size > self.limits.bodies_bytes:
+            return 429, "rate_limit_error", "the server is reading as much as it can hold; ask again later"
         return None
 
 
@@ -220,6 +239,8 @@ async def refuse(send: Send, status: int, kind: str, message: str) -> None:
     ]
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
+    if status == 429:
+        headers.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": status, "headers": [*headers, *HEADERS]})
     await send({"type": "http.response.body", "body": body})
 

@@ -7,10 +7,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may bring: bytes of a body and of a picture, pixels of a picture, pictures, and remote hosts."""
+    """What one request may bring, each bound by what it would cost, and what all requests may bring at one time.
+
+    body_bytes, header_bytes: of one request; body_seconds: how long its body may take to arrive. values: objects, lists
+    and commas of its JSON, each of which becomes an object in memory. picture_bytes: of one picture, as sent. pixels:
+    of all its pictures together, decoded. pictures: how many. bodies_bytes: of all bodies that are being read or
+    answered. remote_hosts: from which pictures are fetched.
+    """
 
     body_bytes: int = 32_000_000
+    header_bytes: int = 32_000
+    body_seconds: float = 60.0
+    values: int = 100_000
     picture_bytes: int = 10_000_000
     pixels: int = 40_000_000
     pictures: int = 8
+    bodies_bytes: int = 256_000_000
     remote_hosts: frozenset[str] = frozenset()

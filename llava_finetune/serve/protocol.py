@@ -5,6 +5,7 @@ request = ChatRequest.model_validate(body)
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +17,41 @@ from llava_finetune.serve.prompts import Message
 from llava_finetune.serve.sampling import Sampling
 
 DEFAULT_MAX_TOKENS = 512
+CHARACTERS_PER_TOKEN = 32
+"""A text of more characters than this for each token of the context cannot fit; a token rarely has more than 16."""
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "best_of": (1,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "repetition_penalty": (1,),
+    "length_penalty": (1,),
+    "top_k": (-1, 0),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "ignore_eos": (False,),
+    "use_beam_search": (False,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "audio": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "structured_outputs": (),
+    "prompt_logprobs": (0, False),
+    "echo": (False,),
+    "suffix": ("",),
+    "web_search_options": (),
+}
+"""Fields that would change an answer, with the values that change nothing; null changes nothing anywhere."""
 
 
 class ImageUrl(BaseModel):
@@ -47,7 +83,7 @@ class StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """Body of POST /v1/chat/completions; fields that nothing here depends on are ignored, as OpenAI's server does."""
+    """Body of POST /v1/chat/completions; what would not change an answer (user, metadata, store) is ignored."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -55,30 +91,26 @@ class ChatRequest(BaseModel):
     messages: list[ChatMessage] = Field(min_length=1, max_length=256)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
+    temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
+    top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: str | list[str] | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    n: int | None = None
-    logprobs: bool | None = None
-    tools: list[Any] | None = None
-    response_format: dict[str, Any] | None = None
 
-    def refuse_unsupported(self) -> None:
-        """Raise UserError for what would be ignored in silence otherwise."""
-        wanted = {
-            "n": self.n not in (None, 1),
-            "logprobs": bool(self.logprobs),
-            "tools": bool(self.tools),
-            "response_format": bool(self.response_format) and self.response_format != {"type": "text"},
-        }
-        for name, asked in wanted.items():
-            if asked:
+    def refuse_unsupported(self, context_length: int) -> None:
+        """Raise UserError for what would be ignored in silence otherwise, and for a text that cannot fit."""
+        for name, value in (self.model_extra or {}).items():
+            if name in NEUTRAL and value is not None and value not in NEUTRAL[name]:
                 raise UserError(
                     f"{name} is not supported here; serve the exported model with vLLM for it (docs/deploy.md)"
                 )
+        length, most = sum(map(_text_length, self.messages)), context_length * CHARACTERS_PER_TOKEN
+        if length > most:
+            raise UserError(
+                f"the messages hold {length:,} characters, and the model reads {context_length} tokens (at most "
+                f"{most:,} characters are looked at); shorten them"
+            )
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         if len(stops) > 4 or any(not 0 < len(stop) <= 256 for stop in stops):
             raise UserError("stop: at most 4 texts of 1 to 256 characters")
@@ -101,10 +133,22 @@ class ChatRequest(BaseModel):
         )
         if count > limits.pictures:
             raise UserError(f"{count} pictures in one request, at most {limits.pictures} are taken")
-        return [_message(message, limits) for message in self.messages]
+        left = limits.pixels
+        messages = []
+        for message in self.messages:
+            messages.append(_message(message, limits, left))
+            left -= sum(picture.width * picture.height for picture in messages[-1].pictures)
+        return messages
 
 
-def _message(message: ChatMessage, limits: Limits) -> Message:
+def _text_length(message: ChatMessage) -> int:
+    if not isinstance(message.content, list):
+        return len(message.content or "")
+    return sum(len(part.text) for part in message.content)
+
+
+def _message(message: ChatMessage, limits: Limits, pixels: int) -> Message:
+    """The message with its pictures decoded; `pixels` are left of what all pictures of the request may have."""
     role = "system" if message.role == "developer" else message.role
     if message.content is None or isinstance(message.content, str):
         return Message(role, message.content or "")
@@ -117,6 +161,12 @@ def _message(message: ChatMessage, limits: Limits) -> Message:
         if part.image_url is None:
             raise UserError('a part of type "image_url" has no image_url')
         url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
-        pictures.append(picture_from_url(url, limits))
+        try:
+            pictures.append(picture_from_url(url, replace(limits, pixels=pixels)))
+        except UserError as error:
+            if pixels < limits.pixels:
+                raise UserError(f"{error} (the pictures of a request share {limits.pixels:,} pixels)") from error
+            raise
+        pixels -= pictures[-1].width * pictures[-1].height
     text = "\n".join(part.text for part in message.content if part.type == "text")
     return Message(role, text, tuple(pictures))

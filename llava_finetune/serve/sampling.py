@@ -11,6 +11,9 @@ from typing import Any
 
 import torch
 
+COLDEST = 1e-3
+"""Below this temperature a token is certain: fp32 logits divided by less would be infinite."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -22,16 +25,22 @@ class Sampling:
     seed: int | None = None
     stop: tuple[str, ...] = ()
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        return self.temperature < COLDEST
+
 
 def choose(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator | None) -> int:
     """The next token for one row of logits (vocabulary, fp32)."""
-    if sampling.temperature <= 0:
+    if sampling.is_greedy:
         return int(logits.argmax())
     probabilities = torch.softmax(logits / sampling.temperature, -1)
     if sampling.top_p < 1:
         ordered, order = probabilities.sort(descending=True)
-        # A token stays while the mass before it is below top_p, so the likeliest always stays.
+        # A token stays while the mass before it is below top_p; the likeliest stays, also where that is 0 in fp32.
         kept = ordered.cumsum(-1) - ordered < sampling.top_p
+        kept[0] = True
         probabilities = torch.zeros_like(probabilities).scatter(0, order[kept], ordered[kept])
     return int(torch.multinomial(probabilities, 1, generator=generator))
 
