@@ -9,9 +9,7 @@
 # --auto picks batch, accumulation and ZeRO stage for the GPUs of this machine.
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 
-: "${GLOBAL_BATCH:=128}" "${PER_GPU_BATCH:=4}" "${DEEPSPEED_CONFIG:=zero3}"
-export GLOBAL_BATCH PER_GPU_BATCH DEEPSPEED_CONFIG
 launch full \
-  --num_train_epochs 1 --learning_rate 2e-5 --weight_decay 0 --warmup_steps 0.03 --lr_scheduler_type cosine \
-  --gradient_checkpointing True --dataloader_num_workers 4 --lazy_preprocess True \
+  --learning_rate 2e-5 --weight_decay 0 --warmup_steps 0.03 --lr_scheduler_type cosine \
+  --gradient_checkpointing True --lazy_preprocess True \
   --logging_steps 1 --save_strategy steps --save_steps 500 --save_total_limit 1 --report_to none "$@"

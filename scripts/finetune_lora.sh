@@ -9,10 +9,8 @@
 # --auto picks batch, accumulation and ZeRO stage for the GPUs of this machine.
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 
-: "${GLOBAL_BATCH:=128}" "${PER_GPU_BATCH:=4}"
-export GLOBAL_BATCH PER_GPU_BATCH
 launch lora \
   --lora_enable True --lora_r 128 --lora_alpha 256 --mm_projector_lr 2e-5 \
-  --num_train_epochs 1 --learning_rate 2e-4 --weight_decay 0 --warmup_steps 0.03 --lr_scheduler_type cosine \
-  --gradient_checkpointing True --dataloader_num_workers 4 --lazy_preprocess True \
+  --learning_rate 2e-4 --weight_decay 0 --warmup_steps 0.03 --lr_scheduler_type cosine \
+  --gradient_checkpointing True --lazy_preprocess True \
   --logging_steps 1 --save_strategy steps --save_steps 500 --save_total_limit 2 --report_to none "$@"

@@ -9,12 +9,10 @@
 # Then: bash scripts/finetune_lora.sh with MODEL as here and --pretrain_mm_mlp_adapter runs/pretrain/mm_projector.bin
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 
-: "${GLOBAL_BATCH:=256}" "${PER_GPU_BATCH:=8}"
-export GLOBAL_BATCH PER_GPU_BATCH
 launch pretrain \
   --tune_mm_mlp_adapter True --version plain \
   --vision_tower openai/clip-vit-large-patch14-336 --mm_vision_select_layer -2 --mm_projector_type mlp2x_gelu \
   --mm_use_im_start_end False --mm_use_im_patch_token False \
-  --num_train_epochs 1 --learning_rate 1e-3 --weight_decay 0 --warmup_steps 0.03 --lr_scheduler_type cosine \
-  --model_max_length 2048 --gradient_checkpointing True --dataloader_num_workers 4 --lazy_preprocess True \
+  --learning_rate 1e-3 --weight_decay 0 --warmup_steps 0.03 --lr_scheduler_type cosine \
+  --model_max_length 2048 --gradient_checkpointing True --lazy_preprocess True \
   --logging_steps 1 --save_strategy steps --save_steps 2000 --save_total_limit 1 --report_to none "$@"

@@ -21,6 +21,7 @@ from llava_finetune.config.precision import Precision, choose_precision
 from llava_finetune.errors import WITHOUT_DEEPSPEED, UsageError
 from llava_finetune.kernels.layer_kernels import LayerKernels, taken_from
 from llava_finetune.planning.memory import LOSS_CHUNK
+from llava_finetune.planning.steps import warmup_of
 
 TURNS = {"auto": None, "true": True, "false": False}
 
@@ -140,6 +141,10 @@ class TrainingArguments(transformers.TrainingArguments):
     logging_steps: float = field(default=1, metadata={"help": "steps between log lines"})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "kept off: NaN is shown as NaN, and stops"})
     save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints kept"})
+
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """As transformers', but a share never takes the whole run, which would then train at rate 0 alone."""
+        return warmup_of(self.warmup_steps, num_training_steps)
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,7 @@ class TeachingCollator:
                 f"{', '.join(mute)}. Shorten them or raise --model_max_length; python -m data_prep show prints them"
             )
         batch: dict[str, Any] = self.collator(examples)
+        batch["num_pictures"] = sum(len(example.get("pictures", ())) for example in examples)
         batch["num_cut"] = sum(is_cut(example, self.max_length) for example in examples)
         return batch
 

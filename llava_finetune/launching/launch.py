@@ -17,12 +17,13 @@ from pathlib import Path
 from llava_finetune import ROOT
 from llava_finetune.errors import WITHOUT_DEEPSPEED, UsageError
 from llava_finetune.flags import flag
-from llava_finetune.launching import preflight
+from llava_finetune.launching import batches, preflight
 from llava_finetune.launching.launch_command import handed_on
 from llava_finetune.launching.processes import free_port
 from llava_finetune.launching.relaunch import run_until_it_fits
 from llava_finetune.launching.ssh_environment import shell_word
 from llava_finetune.machine import gpus
+from llava_finetune.planning.proposals import workers
 
 MODES = ("pretrain", "full", "lora", "qlora")
 
@@ -35,7 +36,7 @@ Environment:
   OUTPUT            run folder to write                                                 (needed)
   NUM_GPUS          GPUs of this machine; without a GPU: processes on the CPU           (all GPUs; 1 process)
   DEEPSPEED_CONFIG  zero2, zero3, zero2_offload, zero3_offload, a path, or none         (zero2; full: zero3)
-  GLOBAL_BATCH      records per optimizer step over all GPUs                            (128; pretrain: 256)
+  GLOBAL_BATCH      records per optimizer step over all GPUs      (128, pretrain 256; fewer than 3,840 records: less)
   PER_GPU_BATCH     records per GPU and forward pass; accumulation follows from it      (4; pretrain: 8)
   HOSTFILE          DeepSpeed hostfile, lines `HOST slots=N`: many machines over ssh
   NODE_RANK, MASTER_ADDR, MASTER_PORT   with HOSTFILE: no ssh, this script started once on each machine
@@ -53,9 +54,6 @@ examples:
   ... bash scripts/finetune_lora.sh --num_train_epochs 3 --eval_data_path val.json --eval_strategy epoch
   ... NUM_GPUS=1 DEEPSPEED_CONFIG=none bash scripts/finetune_qlora.sh --auto
 """
-
-
-BATCH_FLAGS = ("--per_device_train_batch_size", "--gradient_accumulation_steps")
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     preflight.require_ready(
         mode=settings.mode,
         model=_wanted(settings, "--model_name_or_path", "MODEL"),
-        data=_wanted(settings, "--data_path", "DATA"),
+        data=_data(settings),
         images=flag(settings.flags, "--image_folder") or settings.get("IMAGES"),
         processes=settings.processes,
         on_gpu=settings.on_gpu,
@@ -142,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     age = 60.0 if settings.num_nodes == 1 else 3600.0
     for lock in preflight.drop_stale_locks(Path(environment["TORCH_EXTENSIONS_DIR"]), min_age=age):
         print(f"# removed a lock that a killed build left: {lock}", flush=True)
-    batch, accumulation = (int(flag(launch.command, name) or 1) for name in BATCH_FLAGS)
+    batch, accumulation = (int(flag(launch.command, name) or 1) for name in batches.FLAGS)
     output = Path(_wanted(settings, "--output_dir", "OUTPUT")).absolute()
     shared = output if settings.num_nodes > 1 else None
     return run_until_it_fits(launch.command, environment, batch, accumulation, shared)
@@ -155,7 +153,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     hosts = preflight.read_hostfile(Path(environment["HOSTFILE"])) if environment.get("HOSTFILE") else ()
     found = gpus()
     on_gpu = bool(found) and environment.get("NUM_GPUS") != "0"
-    wanted = _number(environment, "NUM_GPUS", len(found) or 1) or 1
+    wanted = batches.number(environment, "NUM_GPUS", len(found) or 1) or 1
     if on_gpu and not hosts and wanted > len(found):
         raise UsageError(f"NUM_GPUS={wanted}, but this machine shows {len(found)} GPU(s); set NUM_GPUS={len(found)}")
     return Settings(
@@ -180,8 +178,11 @@ def apply_plan(settings: Settings) -> Settings:
         num_gpus=settings.world_size,
         gpu=settings.get("GPU") or None,
         data=settings.get("DATA") or None,
-        global_batch=_number(settings.environment, "GLOBAL_BATCH", 128),
+        global_batch=batches.global_batch(
+            settings.mode, settings.flags, settings.environment, batches.count_records(_data(settings))
+        ),
         flags=settings.flags,
+        config=settings.get("DEEPSPEED_CONFIG") or None,
     )
     environment = {**settings.environment, "DEEPSPEED_CONFIG": choice.deepspeed_config}
     return replace(settings, environment=environment, flags=(*settings.flags, *choice.flags), notes=choice.notes)
@@ -196,22 +197,31 @@ def build(settings: Settings) -> Launch:
             f"--bits {bits} with {config}: ZeRO-3 cannot partition {bits}-bit weights; "
             "use DEEPSPEED_CONFIG=zero2, or 16-bit LoRA (scripts/finetune_lora.sh) with ZeRO-3"
         )
-    batch, note = _batch_flags(settings)
+    batch = batches.choose(
+        mode=settings.mode,
+        flags=settings.flags,
+        environment=settings.environment,
+        world=settings.world_size,
+        on_gpu=settings.on_gpu,
+        data=_data(settings),
+    )
     arguments = [
         *_input_flags(settings),
         *([] if config is None else ["--deepspeed", str(config)]),
-        *batch,
+        *batch.flags,
+        *_worker_flags(settings),
         *settings.flags,
     ]
     starter, variables = _starter(settings, config)
     if settings.over_ssh:
         arguments = [shell_word(word) for word in arguments]
-    return Launch((*starter, "train", *arguments), variables, (*settings.notes, note))
+    return Launch((*starter, "train", *arguments), variables, (*settings.notes, *batch.notes))
 
 
 def deepspeed_config(settings: Settings) -> Path | None:
     """The DeepSpeed config file that the environment names, None for none; UsageError where there is no such file."""
-    name = settings.get("DEEPSPEED_CONFIG", "zero2" if sys.platform == "linux" else "none")
+    usual = "zero3" if settings.mode == "full" else "zero2"
+    name = settings.get("DEEPSPEED_CONFIG", usual if sys.platform == "linux" else "none")
     if name == "none":
         return None
     path = Path(name) if name.endswith(".json") else ROOT / "deepspeed_configs" / f"{name}.json"
@@ -234,25 +244,21 @@ def _input_flags(settings: Settings) -> list[str]:
     return [word for name, value in wanted if value and flag(settings.flags, name) is None for word in (name, value)]
 
 
+def _worker_flags(settings: Settings) -> list[str]:
+    """Data loading processes that fit this machine's cores; the caller's own number wins."""
+    name = "--dataloader_num_workers"
+    return [] if flag(settings.flags, name) else [name, str(workers(settings.processes))]
+
+
+def _data(settings: Settings) -> str:
+    return _wanted(settings, "--data_path", "DATA")
+
+
 def _wanted(settings: Settings, name: str, variable: str) -> str:
     value = flag(settings.flags, name) or settings.get(variable)
     if not value:
         raise UsageError(f"{variable} is not set; {variable}=... bash scripts/... (--help lists the variables)")
     return value
-
-
-def _batch_flags(settings: Settings) -> tuple[list[str], str]:
-    """Batch and accumulation for the wanted global batch, and a line that shows the arithmetic."""
-    per_gpu, accumulation = (flag(settings.flags, name) for name in BATCH_FLAGS)
-    wanted, world = _number(settings.environment, "GLOBAL_BATCH", 128), settings.world_size
-    size = int(per_gpu) if per_gpu else min(_number(settings.environment, "PER_GPU_BATCH", 4), max(1, wanted // world))
-    steps = int(accumulation) if accumulation else max(1, round(wanted / (size * world)))
-    total, unit = size * steps * world, "GPU" if settings.on_gpu else "process"
-    note = f"{total} records a step = {world} {unit}(s) x {size} x {steps} accumulated"
-    if total != wanted and not (per_gpu and accumulation):
-        note += f" (GLOBAL_BATCH={wanted} is no multiple of {size * world})"
-    flags = [] if per_gpu else [BATCH_FLAGS[0], str(size)]
-    return flags + ([] if accumulation else [BATCH_FLAGS[1], str(steps)]), note
 
 
 def _starter(settings: Settings, config: Path | None) -> tuple[list[str], dict[str, str]]:
@@ -306,13 +312,6 @@ def _port(settings: Settings) -> str:
     fixed = settings.get("MASTER_PORT")
     alone = settings.num_nodes == 1 and not settings.dry_run
     return fixed or str(free_port() if alone else 29500)
-
-
-def _number(environment: Mapping[str, str], name: str, default: int) -> int:
-    text = environment.get(name) or str(default)
-    if not text.isdigit():
-        raise UsageError(f"{name}={text}: a whole number is needed")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from llava_finetune.planning.proposals import (
     workers,
 )
 from llava_finetune.planning.shapes import Shape, read_shape
+from llava_finetune.planning.steps import batch_for, count_steps, epochs_for, usual_batch, warmup_of
 
 SCRIPTS = {
     "pretrain": "pretrain.sh",
@@ -41,12 +42,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     shape = read_shape(options.model, options.vision_tower)
     num_gpus, gpu_bytes = read_gpus(options.gpus)
     wanted = _wanted_setting(options, shape, num_gpus)
-    rows = {mode: propose(shape, replace(wanted, mode=mode), gpu_bytes, options.global_batch) for mode in MODES}
+    sizes = {mode: _global_batch(options, mode) for mode in MODES}
+    rows = {mode: propose(shape, replace(wanted, mode=mode), gpu_bytes, sizes[mode]) for mode in MODES}
     if options.json:
         print(json.dumps(_as_json(shape, wanted, num_gpus, gpu_bytes, rows), indent=2))
     else:
-        print(_text(shape, wanted, num_gpus, gpu_bytes, rows, options.data or "records.json"))
+        print(_text(shape, wanted, num_gpus, gpu_bytes, rows, options.data or "records.json", _records(options)))
     return 0 if rows[options.mode] is not None else 1
+
+
+def _records(options: argparse.Namespace) -> int | None:
+    from data_prep.records.record import read_records
+
+    return len(read_records(options.data)) if options.data else None
+
+
+def _global_batch(options: argparse.Namespace, mode: str) -> int:
+    """Records per step: as asked, else as the launchers take it for this number of records."""
+    if options.global_batch:
+        return int(options.global_batch)
+    records = _records(options)
+    return usual_batch(mode) if records is None else batch_for(records, epochs_for(records, mode), mode)
 
 
 def _wanted_setting(options: argparse.Namespace, shape: Shape, num_gpus: int) -> Setting:
@@ -64,7 +80,13 @@ def _wanted_setting(options: argparse.Namespace, shape: Shape, num_gpus: int) ->
 
 
 def _text(
-    shape: Shape, wanted: Setting, num_gpus: int, gpu_bytes: int, rows: Mapping[str, Proposal | None], data: str
+    shape: Shape,
+    wanted: Setting,
+    num_gpus: int,
+    gpu_bytes: int,
+    rows: Mapping[str, Proposal | None],
+    data: str,
+    records: int | None,
 ) -> str:
     language, trained = shape.language, trainable_parameters(shape, wanted)
     lines = [
@@ -81,7 +103,7 @@ def _text(
     proposal = rows[wanted.mode]
     if proposal is None:
         return "\n".join([*lines, too_small(shape, wanted, gpu_bytes)])
-    return "\n".join([*lines, *_launch_lines(shape, proposal, num_gpus, data)])
+    return "\n".join([*lines, *_launch_lines(shape, proposal, num_gpus, data, records)])
 
 
 COLUMNS = {
@@ -114,22 +136,41 @@ def _table(shape: Shape, wanted: Setting, gpu_bytes: int, rows: Mapping[str, Pro
     return lines
 
 
-def _launch_lines(shape: Shape, proposal: Proposal, num_gpus: int, data: str) -> list[str]:
+def _launch_lines(shape: Shape, proposal: Proposal, num_gpus: int, data: str, records: int | None) -> list[str]:
     setting = proposal.setting
     total = setting.batch * proposal.accumulation * num_gpus
+    epochs = epochs_for(records, setting.mode, num_gpus) if records else None
     lines = [
         f"{setting.mode} as proposed (*): {num_gpus} GPU(s) x {setting.batch} x {proposal.accumulation} accumulated = "
         f"{total} records a step",
+        *([_steps_line(records, epochs, proposal, num_gpus)] if records and epochs else []),
         "",
         f"MODEL={shape.name} DATA={data} IMAGES=images OUTPUT=runs/{setting.mode} \\",
         f"NUM_GPUS={num_gpus} GLOBAL_BATCH={total} PER_GPU_BATCH={setting.batch} DEEPSPEED_CONFIG={proposal.config} \\",
         f"bash scripts/{SCRIPTS[setting.mode]} --gradient_checkpointing {setting.checkpointing} "
-        + " ".join([f"--dataloader_num_workers {workers(num_gpus)}", *_asked(shape, setting)]),
+        + " ".join(
+            [
+                f"--dataloader_num_workers {workers(num_gpus)}",
+                *([f"--num_train_epochs {epochs}"] if epochs else []),
+                *_asked(shape, setting),
+            ]
+        ),
     ]
     free = available_ram()
     if proposal.host_ram > free:
         lines += ["", f"Host RAM: about {readable(proposal.host_ram)}; this machine has {readable(free)} free."]
     return lines
+
+
+def _steps_line(records: int, epochs: int, proposal: Proposal, num_gpus: int) -> str:
+    steps = count_steps(
+        records,
+        epochs=epochs,
+        per_device=proposal.setting.batch,
+        accumulation=proposal.accumulation,
+        ranks=num_gpus,
+    )
+    return steps.text(warmup_of(0.03, steps.steps))
 
 
 def _asked(shape: Shape, setting: Setting) -> list[str]:
@@ -182,7 +223,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mode", choices=MODES, default="lora", help="the mode to launch (default lora)")
     parser.add_argument("--gpus", help="NUMBERxSIZE, for example 1x24GB; default: this machine's")
     parser.add_argument("--data", help="records file: its real lengths and pictures are counted")
-    parser.add_argument("--global-batch", type=int, default=128, help="records per optimizer step (default 128)")
+    parser.add_argument(
+        "--global-batch",
+        type=int,
+        help="records per optimizer step (default 128, pretrain 256; with --data fewer where there are few records)",
+    )
     parser.add_argument("--bits", type=int, choices=(4, 8), default=4, help="bits of the base for qlora (default 4)")
     parser.add_argument("--lora_r", "--lora-r", type=int, default=128, help="LoRA rank (default 128)")
     parser.add_argument("--lora_targets", "--lora-targets", default="language", help="as in train (default language)")

@@ -40,7 +40,7 @@ class Proposal:
     @property
     def config(self) -> str:
         """The DeepSpeed config's name, as DEEPSPEED_CONFIG takes it."""
-        return f"zero{self.setting.stage}{'_offload' if self.setting.offload else ''}"
+        return config_name(self.setting)
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -80,9 +80,16 @@ def read_gpus(text: str | None) -> tuple[int, int]:
     return int(match[1] or 1), round(float(match[2]) * GB)
 
 
-def propose(shape: Shape, wanted: Setting, gpu_bytes: int, global_batch: int) -> Proposal | None:
+def config_name(setting: Setting) -> str:
+    """A setting's DeepSpeed config, as DEEPSPEED_CONFIG takes it."""
+    return f"zero{setting.stage}{'_offload' if setting.offload else ''}" if setting.stage else "none"
+
+
+def propose(
+    shape: Shape, wanted: Setting, gpu_bytes: int, global_batch: int, config: str | None = None
+) -> Proposal | None:
     """The fastest way of `wanted.mode` that fits, or None: the first of `candidates` at its largest batch."""
-    for candidate in candidates(wanted):
+    for candidate in candidates(wanted, config):
         batches = [size for size in _batches(global_batch, wanted.num_gpus) if size >= _useful(candidate)]
         for size in batches:
             setting = replace(candidate, batch=size)
@@ -91,23 +98,30 @@ def propose(shape: Shape, wanted: Setting, gpu_bytes: int, global_batch: int) ->
     return None
 
 
-def candidates(wanted: Setting) -> Iterator[Setting]:
-    """Settings from fast to slow: ZeRO-2, ZeRO-3, then offload, each without checkpointing and with it."""
+def candidates(wanted: Setting, config: str | None = None) -> Iterator[Setting]:
+    """Settings from fast to slow: ZeRO-2, ZeRO-3, then offload, each without checkpointing and with it.
+
+    `config` leaves only that one, `none` too; UsageError for one that no setting stands for.
+    """
     stages = [(2, False), (3, False), (2, True), (3, True)]
+    if config is not None:
+        named = {config_name(replace(wanted, stage=one, offload=two)): (one, two) for one, two in [(0, False), *stages]}
+        if config not in named:
+            raise UsageError(f"--auto with DEEPSPEED_CONFIG={config}: give one of {', '.join(named)}, or leave it out")
+        stages = [named[config]]
     for stage, offload in stages:
-        if stage == 3 and (wanted.mode == "qlora" or (wanted.num_gpus == 1 and not offload)):
+        if config is None and stage == 3 and (wanted.mode == "qlora" or (wanted.num_gpus == 1 and not offload)):
             continue  # ZeRO-3 cannot partition quantised weights, and on one GPU it has nothing to partition
         for checkpointing in (False, True):
             yield replace(wanted, stage=stage, offload=offload, checkpointing=checkpointing)
 
 
-def smallest(shape: Shape, wanted: Setting) -> tuple[Setting, int]:
+def smallest(shape: Shape, wanted: Setting, config: str | None = None) -> tuple[Setting, int]:
     """The setting of `wanted.mode` that needs least on a GPU, at batch 1, and its bytes."""
-    sized = [
-        (estimate(shape, replace(setting, batch=1)).total, index) for index, setting in enumerate(candidates(wanted))
-    ]
+    tried = [replace(setting, batch=1) for setting in candidates(wanted, config)]
+    sized = [(estimate(shape, setting).total, index) for index, setting in enumerate(tried)]
     size, index = min(sized)
-    return replace(list(candidates(wanted))[index], batch=1), size
+    return tried[index], size
 
 
 def choose_for_launch(
@@ -119,8 +133,14 @@ def choose_for_launch(
     data: str | None,
     global_batch: int,
     flags: Sequence[str],
+    config: str | None = None,
 ) -> Choice:
-    """What `--auto` takes: the proposal for this machine's GPUs. UserError says by how much nothing fits."""
+    """What `--auto` takes: the proposal for this machine's GPUs, or for `gpu`, under `config` where one is given.
+
+    UserError says by how much nothing fits.
+    """
+    if gpu is None and not gpus():
+        raise UsageError("--auto: this machine shows no GPU; say which card to plan for: GPU=24GB NUM_GPUS=1")
     _, gpu_bytes = read_gpus(gpu)
     shape = read_shape(model, flag(flags, "--vision_tower"))
     setting = Setting(
@@ -134,9 +154,9 @@ def choose_for_launch(
     )
     if data and Path(data).is_file():
         setting = replace(setting, **lengths(data))
-    found = propose(shape, setting, gpu_bytes, global_batch)
+    found = propose(shape, setting, gpu_bytes, global_batch, config)
     if found is None:
-        raise UserError(too_small(shape, setting, gpu_bytes))
+        raise UserError(too_small(shape, setting, gpu_bytes, config))
     note = (
         f"--auto: {found.config}, batch {found.setting.batch} x {found.accumulation} accumulated, checkpointing "
         f"{found.setting.checkpointing}: about {readable(found.estimate.total)} of {readable(gpu_bytes)} on each GPU"
@@ -144,9 +164,9 @@ def choose_for_launch(
     return Choice(found.config, found.flags, (note,))
 
 
-def too_small(shape: Shape, wanted: Setting, gpu_bytes: int) -> str:
+def too_small(shape: Shape, wanted: Setting, gpu_bytes: int, config: str | None = None) -> str:
     """Why a mode fits in no way, by how much, and what would."""
-    setting, size = smallest(shape, wanted)
+    setting, size = smallest(shape, wanted, config)
     smaller = [
         mode
         for mode in MODES[1:]
@@ -155,7 +175,7 @@ def too_small(shape: Shape, wanted: Setting, gpu_bytes: int) -> str:
     advice = f"use {' or '.join(smaller)} on these GPUs" if smaller else "use a smaller model"
     return (
         f"{shape.name}: {wanted.mode} needs at least {readable(size)} on each of {wanted.num_gpus} GPU(s) (batch 1, "
-        f"checkpointing, zero{setting.stage}{'_offload' if setting.offload else ''}), which have "
+        f"checkpointing, {config_name(setting)}), which have "
         f"{readable(gpu_bytes)}: {readable(size - gpu_bytes)} too little; {advice}, more GPUs, or larger ones"
     )
 

@@ -48,10 +48,12 @@ from llava_finetune.training.data_check import check_data
 from llava_finetune.training.evaluator import EvaluationSettings, Evaluator, with_folder
 from llava_finetune.training.finishing import complete, finish_from, has_ended, prepare_result, show_again, was_finished
 from llava_finetune.training.heap_trim import HeapTrim
+from llava_finetune.training.moved import MovedWatch
 from llava_finetune.training.resume import differences, find, refuse_differences, rewind, settings_of
 from llava_finetune.training.run_log import RunLog
+from llava_finetune.training.schedule import announce
 from llava_finetune.training.trackers import make_trackers
-from llava_finetune.training.watch import AdapterWatch, StopSignal
+from llava_finetune.training.watch import StopSignal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,12 +111,9 @@ def _train(arguments: Arguments, signals: StopSignal) -> Any:
             check_data(arguments.data, output, say)
     set_seed(training.seed)
     trainer = _put_together(arguments, settings, output, say)
-    adapters = AdapterWatch(trainer.model)
+    trainer.add_callback(MovedWatch(trainer))
     trainer.add_callback(_course(trainer, signals))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if len(adapters):
-        adapters.require_moved(trainer.model)
-        say(f"all {len(adapters)} adapters moved")
     _finish(arguments, trainer, output, settings, say)
     return trainer
 
@@ -123,6 +122,7 @@ def _put_together(arguments: Arguments, settings: dict[str, Any], output: Path, 
     """Model, data and the loop around them."""
     training, data = arguments.training, arguments.data
     records = _records(Path(data.data_path), training.world_size)
+    announce(arguments, len(records), say)
     model, tokenizer, template = _model(arguments, say)
     tower = model.get_vision_tower()
     size = tower.config.image_size

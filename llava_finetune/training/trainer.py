@@ -49,6 +49,7 @@ class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignor
         self.num_tokens = 0
         self.num_samples = 0
         self.num_cut = 0
+        self.num_pictures = 0
         self.step_ids: list[str] = []
         self.epoch_random: torch.Tensor | None = None
         self.resumed_from: Path | None = None
@@ -79,6 +80,7 @@ class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignor
         self.step_ids += ids
         self.num_tokens += inputs.pop("num_tokens")
         self.num_cut += inputs.pop("num_cut", 0)
+        self.num_pictures += inputs.pop("num_pictures", 0)
         self.num_samples += len(ids)
         loss = super().compute_loss(model, inputs, *arguments, **keywords)
         value = loss[0] if isinstance(loss, tuple) else loss

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from types import FrameType
 from typing import Any
@@ -106,43 +106,6 @@ class StopSignal:
     def name(self) -> str:
         """The signal's name, or that another rank received it."""
         return signal.Signals(self.received).name if self.received else "a signal on another rank"
-
-
-class AdapterWatch:
-    """Remembers where the adapters started, to see at the end which of them never moved."""
-
-    def __init__(self, model: Any) -> None:
-        self.before = dict(_adapter_sums(model))
-
-    def __len__(self) -> int:
-        return len(self.before)
-
-    def require_moved(self, model: Any) -> None:
-        """Raise UserError naming the adapters whose output matrix is what it was before training."""
-        still = [name for name, value in _adapter_sums(model) if value == self.before[name]]
-        if still:
-            raise UserError(
-                f"{len(still)} of {len(self.before)} adapters did not move, first {still[0]}: they take no part in the "
-                "loss, or the learning rate is too small for their precision. Look at --lora_targets"
-            )
-
-
-def _adapter_sums(model: Any) -> Iterator[tuple[str, tuple[float, float]]]:
-    for name, parameter in model.named_parameters():
-        if "lora_B" not in name or not parameter.requires_grad:
-            continue
-        if hasattr(parameter, "ds_id"):
-            from deepspeed import zero
-
-            with zero.GatheredParameters([parameter]):
-                yield name, _sums(parameter)
-        else:
-            yield name, _sums(parameter)
-
-
-def _sums(parameter: torch.Tensor) -> tuple[float, float]:
-    value = parameter.detach().double()
-    return float(value.sum()), float(value.abs().sum())
 
 
 def overfitting(rows: Sequence[Mapping[str, Any]]) -> str | None:

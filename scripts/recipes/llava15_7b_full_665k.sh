@@ -21,4 +21,4 @@ exec bash "$(dirname "${BASH_SOURCE[0]}")/../finetune_full.sh" \
   --version v1 --vision_tower openai/clip-vit-large-patch14-336 \
   --pretrain_mm_mlp_adapter "${PROJECTOR:-runs/pretrain/mm_projector.bin}" --mm_projector_type mlp2x_gelu \
   --mm_vision_select_layer -2 --mm_use_im_start_end False --mm_use_im_patch_token False \
-  --image_aspect_ratio pad --group_by_modality_length True --model_max_length 2048 --tf32 True "$@"
+  --image_aspect_ratio pad --group_by_modality_length True --model_max_length 2048 --num_train_epochs 1 --tf32 True "$@"

@@ -24,7 +24,8 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def portable(text: str) -> str:
-    """The text without this machine's paths."""
+    """The text without this machine's paths and number of cores."""
+    text = re.sub(r"(--dataloader_num_workers) [124](?= )", r"\1 $WORKERS", text)
     return text.replace(str(Path(sys.prefix)), "$VENV").replace(str(ROOT), "$ROOT")
 
 
@@ -77,7 +78,7 @@ UPSTREAM = {
     "--group_by_modality_length": "True", "--num_train_epochs": "1", "--per_device_train_batch_size": "16",
     "--gradient_accumulation_steps": "1", "--weight_decay": "0", "--warmup_steps": "0.03",
     "--lr_scheduler_type": "cosine", "--tf32": "True", "--model_max_length": "2048", "--gradient_checkpointing": "True",
-    "--dataloader_num_workers": "4", "--lazy_preprocess": "True", "--deepspeed": "$ROOT/deepspeed_configs/zero3.json",
+    "--lazy_preprocess": "True", "--deepspeed": "$ROOT/deepspeed_configs/zero3.json",
 }  # fmt: skip
 PUBLISHED = {
     "llava15_7b_qlora_instruct_mix": {**QLORA, "--lora_dropout": "0.1", "--lora_targets": "language"},

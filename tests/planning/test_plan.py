@@ -98,7 +98,7 @@ def test_data_without_pictures_needs_less(tmp_path: Path, capsys: pytest.Capture
     path = tmp_path / "records.json"
     path.write_text(json.dumps([{"id": "a", "conversations": turns}] * 3))
     with_pictures = planned(capsys, "--gpus", "8x80GB")["modes"]
-    without = planned(capsys, "--gpus", "8x80GB", "--data", str(path))["modes"]
+    without = planned(capsys, "--gpus", "8x80GB", "--data", str(path), "--global-batch", "128")["modes"]
     assert isinstance(with_pictures, dict) and isinstance(without, dict)
     assert without["lora"]["setting"]["batch"] >= with_pictures["lora"]["setting"]["batch"]
     assert without["lora"]["setting"]["images"] == 0

@@ -1,4 +1,4 @@
-"""Nothing fails in silence: numbers that are not finite, records without a lesson, a rate of 0, stuck adapters."""
+"""Nothing fails in silence: numbers that are not finite, records without a lesson, a rate of 0."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llava_finetune.config.arguments import parse
 from llava_finetune.data.collator import TeachingCollator
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.training.run_log import RunLog
-from llava_finetune.training.watch import AdapterWatch, FiniteWatch, StopSignal
+from llava_finetune.training.watch import FiniteWatch, StopSignal
 from tests.training.conftest import Flags, record, rows_of
 from tests.training.forked import Wound, at_step, train
 
@@ -115,7 +115,7 @@ def test_a_batch_names_its_records_that_pictures_leave_no_room_to_answer() -> No
         return {"id": name, "input_ids": labels, "labels": labels, "length": 10 + picture, "branches": ()}
 
     collate = TeachingCollator(lambda examples: {"num": len(examples)}, 16)
-    assert collate([example("a", 0), example("b", 7)]) == {"num": 2, "num_cut": 1}
+    assert collate([example("a", 0), example("b", 7)]) == {"num": 2, "num_pictures": 0, "num_cut": 1}
     with pytest.raises(UserError) as caught:
         collate([example("a", 0), example("b", 8), example("c", 9)])
     assert str(caught.value).startswith(
@@ -152,20 +152,6 @@ def test_a_learning_rate_that_falls_to_0_on_the_way_is_said_once(
     said = capsys.readouterr().out
     assert said.count("WARNING: the learning rate is 0 at step 5 of 10: nothing is learned from here on") == 1
     assert [row["step"] for row in rows_of(tmp_path) if "warning" in row] == [5]
-
-
-def test_adapters_that_never_moved_are_an_error() -> None:
-    model = torch.nn.Module()
-    for name in ("moves", "stays"):
-        layer = torch.nn.Module()
-        layer.lora_B = torch.nn.Linear(2, 2, bias=False)
-        model.add_module(name, layer)
-    watch = AdapterWatch(model)
-    assert len(watch) == 2
-    with torch.no_grad():
-        model.moves.lora_B.weight.add_(1)
-    with pytest.raises(UserError, match=r"1 of 2 adapters did not move, first stays\.lora_B\.weight: .*--lora_targets"):
-        watch.require_moved(model)
 
 
 def test_a_signal_before_the_first_step_ends_the_run_to_be_queued_again(flags: Flags, tmp_path: Path) -> None:
