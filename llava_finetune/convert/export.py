@@ -125,6 +125,8 @@ def export(
     config = configs.read_config(source)
     family = configs.upstream_family(config)
     loaded = load(str(source), dtype=dtype, device=device, vision_tower=vision_tower)
+    if not config.get("unfreeze_mm_vision_tower"):
+        _round_tower(loaded, _stored_dtype(source))
     template = conversation or loaded.template
     reference = parity.upstream_reference(loaded, template)
     described = _describe(source, config, loaded, template)
@@ -137,6 +139,12 @@ def export(
         _write_manifest(partial, source, template, str(used_dtype), rows, checked)
     seconds = time.monotonic() - start
     return Exported(str(output), family.model_class, template, image_token, tally, checked, seconds)
+
+
+def _round_tower(loaded: Any, dtype: Any) -> None:
+    """Give a frozen tower the values that it is written with: its own folder may be wider than the model."""
+    for parameter in loaded.model.get_vision_tower().parameters():
+        parameter.data = parameter.data.to(dtype).to(parameter.dtype)
 
 
 @dataclass(frozen=True)
@@ -189,11 +197,20 @@ def _write(source: Path, out: Path, described: _Described, template: str, refere
 
 
 def _vocabulary_rows(source: Path) -> int:
+    return int(_embedding(source)[0][0])
+
+
+def _stored_dtype(source: Path) -> Any:
+    """The dtype in which the language model lies on disk, which a frozen tower is written in too."""
+    return _embedding(source)[1]
+
+
+def _embedding(source: Path) -> tuple[tuple[int, ...], Any]:
     from llava_finetune.saved.shards import tensor_inventory
 
-    for name, shape, _ in tensor_inventory(source):
+    for name, shape, dtype in tensor_inventory(source):
         if name == "model.embed_tokens.weight":
-            return shape[0]
+            return shape, dtype
     raise UserError(f"{source}: no model.embed_tokens.weight among the tensors; this is not a whole model")
 
 
@@ -223,18 +240,22 @@ def _move_weights(source: Path, tower: Path | None, out: Path, rows: int) -> Any
         rows,
     )
     if tower is not None:
-        weights.move_tensors(weight_files(tower), from_tower, {"model": writer}, tally)
+        weights.move_tensors(weight_files(tower), from_tower, {"model": writer}, tally, dtype=_stored_dtype(source))
     writer.finish()
     return tally
 
 
 def write_configs(out: Path, config: dict[str, Any], stop_ids: list[int], tokenizer: Any) -> None:
-    """config.json and generation_config.json; generation ends at the template's end token too."""
+    """config.json and generation_config.json; generation ends at the template's end token too, and is greedy.
+
+    vLLM samples unless a request or this file says otherwise, and reads only `top_k` and its like, never `do_sample`.
+    transformers refuses to save a model again whose file has `top_k` without `do_sample`.
+    """
     from llava_finetune.saved.manifest import write_json
 
     config = {**config, "eos_token_id": stop_ids[0], "pad_token_id": tokenizer.pad_token_id}
     write_json(out / "config.json", config)
-    generation = {"eos_token_id": stop_ids, "pad_token_id": tokenizer.pad_token_id}
+    generation = {"eos_token_id": stop_ids, "pad_token_id": tokenizer.pad_token_id, "do_sample": True, "top_k": 1}
     if tokenizer.bos_token_id is not None:
         generation["bos_token_id"] = tokenizer.bos_token_id
     write_json(out / "generation_config.json", generation)

@@ -39,9 +39,14 @@ _CONTENT = """\
 {%- for part in message['content'] -%}
 {%- if part['type'] in ['image', 'image_url'] -%}{%- set ns.text = ns.text + @picture@ -%}{%- endif -%}
 {%- endfor -%}
+{%- set ns.words = '' -%}
+{%- set ns.joint = '' -%}
 {%- for part in message['content'] -%}
-{%- if part['type'] == 'text' -%}{%- set ns.text = ns.text + part['text'] -%}{%- endif -%}
+{%- if part['type'] == 'text' -%}
+{%- set ns.words = ns.words + ns.joint + part['text'] -%}{%- set ns.joint = '\\n' -%}
+{%- endif -%}
 {%- endfor -%}
+{%- set ns.text = ns.text + (ns.words | trim) -%}
 {%- endif -%}
 {%- set ns.text = ns.text | trim -%}
 """

@@ -70,9 +70,17 @@ def route_with(parse: Callable[[str], Name | None], target: Callable[[Name], Tar
 
 
 def move_tensors(
-    files: Sequence[Path], route: Route, writers: Mapping[str, ShardWriter], tally: Tally, rows: int | None = None
+    files: Sequence[Path],
+    route: Route,
+    writers: Mapping[str, ShardWriter],
+    tally: Tally,
+    rows: int | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
-    """Move all tensors of `files` through `route`; `rows` resizes the vocabulary (see `resize_rows`)."""
+    """Move all tensors of `files` through `route`; `rows` resizes the vocabulary (see `resize_rows`).
+
+    `dtype`: what floating-point tensors are converted to; None leaves them as they are.
+    """
     for path in files:
         with open_shard(path) as tensors:
             shards: dict[str, list[StoredTensor]] = {key: [] for key in writers}
@@ -81,7 +89,7 @@ def move_tensors(
                 if isinstance(target, Skip):
                     tally.skipped[target.reason] += 1
                     continue
-                shards[target.writer].append(_renamed(tensor, target.name, rows))
+                shards[target.writer].append(_converted(_renamed(tensor, target.name, rows), dtype))
                 tally.written.setdefault(target.writer, set()).add(target.name)
             for key, shard in shards.items():
                 writers[key].add_shard(shard)
@@ -91,6 +99,12 @@ def _renamed(tensor: StoredTensor, name: str, rows: int | None) -> StoredTensor:
     if rows is None or not name.endswith(("embed_tokens.weight", "lm_head.weight")) or tensor.shape[0] == rows:
         return StoredTensor(name, tensor.shape, tensor.dtype, tensor.load)
     return StoredTensor(name, (rows, *tensor.shape[1:]), tensor.dtype, lambda: resize_rows(tensor.load(), rows))
+
+
+def _converted(tensor: StoredTensor, dtype: torch.dtype | None) -> StoredTensor:
+    if dtype is None or tensor.dtype == dtype or not tensor.dtype.is_floating_point:
+        return tensor
+    return StoredTensor(tensor.name, tensor.shape, dtype, lambda: tensor.load().to(dtype))
 
 
 def resize_rows(weight: torch.Tensor, rows: int) -> torch.Tensor:

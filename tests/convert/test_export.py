@@ -119,6 +119,56 @@ def test_generation_ends_at_the_end_token_of_the_template(exported: Make, kit: S
     assert processor.tokenizer.convert_tokens_to_ids("<|im_end|>") in config["eos_token_id"]
 
 
+def test_an_engine_that_samples_unless_told_is_greedy(exported: Make, kit: SimpleNamespace, tmp_path: Path) -> None:
+    """vLLM takes `top_k` from generation_config.json where a request sends nothing; transformers must go on saving."""
+    config = json.loads((exported("llava-1.5") / "generation_config.json").read_text())
+    assert config["top_k"] == 1
+    processor, model = kit.transformers_own(exported("llava-1.5"))
+    messages = [{"role": "user", "content": [{"type": "text", "text": "What is that?"}]}]
+    inputs = processor.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    greedy = model.generate(**inputs, max_new_tokens=12, do_sample=False)
+    assert model.generate(**inputs, max_new_tokens=12).tolist() == greedy.tolist()
+    model.save_pretrained(tmp_path / "saved")
+
+
+def test_several_texts_in_a_message_are_joined_as_our_own_server_joins_them(
+    family: Make, exported: Make, kit: SimpleNamespace
+) -> None:
+    from llava_finetune.model.loading import load
+    from llava_finetune.serve.pictures import Limits
+    from llava_finetune.serve.prompts import build_prompt
+    from llava_finetune.serve.protocol import ChatRequest
+
+    picture = kit.noise(56, 56)
+    texts = [{"type": "text", "text": text} for text in (" First. ", "Second?\n")]
+    image = {"type": "image_url", "image_url": {"url": kit.data_url(picture)}}
+    request = ChatRequest(model="tiny", messages=[{"role": "user", "content": [texts[0], image, texts[1]]}])
+    loaded = load(str(family("llava-1.5")), dtype="fp32")
+    ours = build_prompt(loaded, request.to_messages(Limits())).input_ids
+    processor, _ = kit.transformers_own(exported("llava-1.5"))
+    content = [texts[0], {"type": "image", "image": picture}, texts[1]]
+    theirs = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True
+    )["input_ids"][0]
+    image_token = processor.tokenizer.convert_tokens_to_ids("<image>")
+    assert [token for token in theirs if token != image_token] == [token for token in ours if token != -200]
+
+
+def test_a_frozen_tower_is_written_in_the_models_dtype(family: Make, kit: SimpleNamespace, tmp_path: Path) -> None:
+    """An engine would convert it, with a warning for each tensor; the check allows for it in a wider dtype too."""
+    from safetensors.torch import save_file
+
+    source = tmp_path / "source"
+    shutil.copytree(family("llava-1.5"), source)
+    state = {name: value.to(torch.bfloat16) for name, value in kit.tensors(source).items()}
+    save_file(state, source / "model.safetensors", metadata={"format": "pt"})
+    for dtype in ("auto", "float32"):
+        export(str(source), tmp_path / dtype, dtype=dtype)
+        assert {value.dtype for value in kit.tensors(tmp_path / dtype).values()} == {torch.bfloat16}
+
+
 def test_the_pipeline_in_the_docs_answers_as_upstreams_code(
     root: Path,
     family: Make,
