@@ -180,7 +180,8 @@ def make_start(options: argparse.Namespace, folder: Path) -> None:
     from llava_finetune.config.arguments import parse as parse_training
     from llava_finetune.model.saving import copy_tokenizer
     from llava_finetune.saved.manifest import write_manifest
-    from llava_finetune.training.train import _model
+    from llava_finetune.training.beginning import prepare
+    from llava_finetune.training.model_setup import put_together
 
     model_path = options.model if options.size is None else random_language_model(options, folder.parent / "random")
     flags = (
@@ -189,13 +190,13 @@ def make_start(options: argparse.Namespace, folder: Path) -> None:
         "--mm_use_im_patch_token False --image_aspect_ratio pad"
     )
     torch.manual_seed(0)
-    model, tokenizer, template = _model(parse_training(flags.split()), lambda *_: None)
+    model, tokenizer, writer = put_together(prepare(parse_training(flags.split())))
     model.to(torch.bfloat16)
     model.config._attn_implementation = "sdpa"
     model.save_pretrained(folder)
     copy_tokenizer(str(model_path), folder, tokenizer)
     model.get_vision_tower().image_processor.save_pretrained(folder)
-    write_manifest(folder, kind="model", base=None, conversation=template, dtype="bfloat16")
+    write_manifest(folder, kind="model", base=None, conversation=writer.template, dtype="bfloat16")
 
 
 def random_language_model(options: argparse.Namespace, folder: Path) -> Path:

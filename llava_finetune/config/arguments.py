@@ -8,6 +8,7 @@ leaves unsaid is taken from the base checkpoint, never from a default that would
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ import transformers
 
 from llava_finetune.config.precision import Precision, choose_precision
 from llava_finetune.errors import WITHOUT_DEEPSPEED, UsageError
-from llava_finetune.kernels.layer_kernels import LayerKernels, taken_from
+from llava_finetune.kernels.layer_kernels import LayerKernels, asked_for
 from llava_finetune.planning.memory import LOSS_CHUNK
 from llava_finetune.planning.steps import warmup_of
 
@@ -149,7 +150,7 @@ class TrainingArguments(transformers.TrainingArguments):
 
 @dataclass(frozen=True)
 class Arguments:
-    """One run's parsed command line, with the notices that the run prints first."""
+    """One run's parsed command line as it was asked for, with the notices that the run prints first."""
 
     model: ModelArguments
     data: DataArguments
@@ -157,9 +158,6 @@ class Arguments:
     precision: Precision
     argv: tuple[str, ...]
     notices: tuple[str, ...]
-    eval_every: int = 0
-    report_to: tuple[str, ...] = ()
-    kernels: LayerKernels = field(default_factory=LayerKernels)
 
     @property
     def zero_stage(self) -> int:
@@ -169,8 +167,30 @@ class Arguments:
     @property
     def metric(self) -> str | None:
         """The row of log.jsonl that decides which checkpoint is best, e.g. eval_exact_match."""
-        name = self.training.metric_for_best_model
+        name = self.training.metric_for_best_model or ("loss" if self.training.early_stopping_patience else None)
         return name if name is None or name.startswith(("eval_", "probe_")) else f"eval_{name}"
+
+    @property
+    def eval_every(self) -> int:
+        """Steps between two evaluations, 0 for one at the end of each epoch."""
+        steps, training = self.training.eval_steps, self.training
+        return int(steps or training.logging_steps) if training.eval_strategy.value == "steps" or steps else 0
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The names of the experiment trackers."""
+        given = self.training.report_to or []
+        return tuple([given] if isinstance(given, str) else given)
+
+    @property
+    def kernels(self) -> LayerKernels:
+        """What the run wants for its decoder layers."""
+        return asked_for(self.training)
+
+    @property
+    def init_lora(self) -> str | None:
+        """The adapter folder to continue from."""
+        return self.training.init_lora or self.training.lora_weight_path or None
 
     @property
     def keep_best(self) -> bool:
@@ -258,35 +278,27 @@ def parse(argv: Sequence[str]) -> Arguments:
         description=__doc__,
     )
     model, data, training = _parse(parser, translated)
-    training.init_lora = training.init_lora or training.lora_weight_path or None
     _refuse_contradictions(model, training)
     _refuse_idle(data, training)
-    every, trackers = _take_over(training)
-    kernels = taken_from(training)
-    arguments = Arguments(model, data, training, precision, tuple(argv), tuple(notices), every, trackers, kernels)
-    kernels.require_usable(training.bits, arguments.zero_stage)
+    arguments = Arguments(model, data, training, precision, tuple(argv), tuple(notices))
+    arguments.kernels.require_usable(training.bits, arguments.zero_stage)
     return arguments
 
 
-def _take_over(training: TrainingArguments) -> tuple[int, tuple[str, ...]]:
-    """Evaluation, trackers and the best model are ours: transformers is told of none of them.
-
-    Returns the steps between evaluations (0: each epoch) and the trackers' names.
-    """
-    steps = training.eval_steps
-    if steps is not None and (steps < 1 or steps != int(steps)):
-        raise UsageError(f"--eval_steps {steps}: a whole number of steps is needed")
-    every = int(steps or training.logging_steps) if training.eval_strategy.value == "steps" or steps else 0
-    given = training.report_to or []
-    trackers = tuple([given] if isinstance(given, str) else given)
-    training.eval_strategy = transformers.trainer_utils.IntervalStrategy.NO
-    training.eval_on_start = training.load_best_model_at_end = False
-    training.do_eval = False
-    training.report_to = []
-    _gather_on_save(training)
-    training.dataloader_persistent_workers = training.dataloader_num_workers > 0
-    training.accelerator_config.non_blocking = True  # a batch in pinned memory is copied while the GPU computes
-    return every, trackers
+def for_the_loop(training: TrainingArguments) -> TrainingArguments:
+    """A copy for transformers' Trainer. Evaluation, trackers, kernels and the best model are ours: it hears of none."""
+    loop = copy.copy(training)
+    loop.eval_strategy = transformers.trainer_utils.IntervalStrategy.NO
+    loop.eval_on_start = loop.load_best_model_at_end = loop.do_eval = False
+    loop.report_to = []
+    loop.use_liger_kernel = loop.torch_compile = False
+    loop.torch_compile_backend = loop.torch_compile_mode = None
+    loop.group_by_modality_length |= loop.group_by_real_length
+    loop.dataloader_persistent_workers = loop.dataloader_num_workers > 0
+    loop.accelerator_config = copy.copy(training.accelerator_config)
+    loop.accelerator_config.non_blocking = True  # a batch in pinned memory is copied while the GPU computes
+    _gather_on_save(loop)
+    return loop
 
 
 def _gather_on_save(training: TrainingArguments) -> None:
@@ -301,6 +313,9 @@ def _gather_on_save(training: TrainingArguments) -> None:
 
 def _refuse_idle(data: DataArguments, training: TrainingArguments) -> None:
     """Flags that would silently do nothing."""
+    steps = training.eval_steps
+    if steps is not None and (steps < 1 or steps != int(steps)):
+        raise UsageError(f"--eval_steps {steps}: a whole number of steps is needed")
     if training.learning_rate <= 0:
         raise UsageError(f"--learning_rate {training.learning_rate}: nothing would be learned; give one above 0")
     if data.eval_data_path is None:
@@ -311,8 +326,6 @@ def _refuse_idle(data: DataArguments, training: TrainingArguments) -> None:
         ):
             if given:
                 raise UsageError(f"{flag} {given} without --eval_data_path: there is nothing to evaluate on")
-    if training.early_stopping_patience and not training.metric_for_best_model:
-        training.metric_for_best_model = "eval_loss"
     if data.independent_turns.lower() not in TURNS:
         raise UsageError(f"--independent_turns {data.independent_turns}: expected auto, True or False")
     if training.result not in ("auto", "best", "last"):
@@ -357,8 +370,9 @@ def _refuse_contradictions(model: ModelArguments, training: TrainingArguments) -
             f"--vision_tower_lr {training.vision_tower_lr} contradicts a frozen tower: add --tune_vision_tower True "
             "or --lora_targets language,vision"
         )
-    for flag in ("use_dora", "use_rslora", "init_lora"):
-        if (value := getattr(training, flag)) and not training.lora_enable:
+    adapter = training.init_lora or training.lora_weight_path
+    for flag, value in (("use_dora", training.use_dora), ("use_rslora", training.use_rslora), ("init_lora", adapter)):
+        if value and not training.lora_enable:
             raise UsageError(f"--{flag} {value} without --lora_enable True: there is no adapter")
     if training.deepspeed and training.bits != 16 and _zero_stage(training) == 3:
         raise UsageError(

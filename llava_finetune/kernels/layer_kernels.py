@@ -53,13 +53,10 @@ class LayerKernels:
         return said
 
 
-def taken_from(training: Any) -> LayerKernels:
-    """transformers' switches as ours; they are set back, so that its Trainer does nothing of its own."""
+def asked_for(training: Any) -> LayerKernels:
+    """transformers' switches as ours."""
     backend = training.torch_compile_backend if training.torch_compile else None
-    kernels = LayerKernels(bool(training.use_liger_kernel), backend, training.torch_compile_mode)
-    training.use_liger_kernel = training.torch_compile = False
-    training.torch_compile_backend = training.torch_compile_mode = None
-    return kernels
+    return LayerKernels(bool(training.use_liger_kernel), backend, training.torch_compile_mode)
 
 
 def use_liger(model: Any) -> None:

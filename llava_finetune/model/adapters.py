@@ -1,6 +1,6 @@
 """LoRA: which modules are adapted, fresh adapters, and those of an earlier run with all that was trained beside them.
 
-model = add_adapters(model, arguments)
+model = add_adapters(model, Lora(r=128, alpha=256))
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from llava_finetune.config.arguments import Arguments
 from llava_finetune.errors import UserError
-from llava_finetune.model.building import in_use
+from llava_finetune.model.trained_parts import in_use
 from llava_finetune.saved.shards import load_pickle
 
 PART_TARGETS = {
@@ -27,6 +27,21 @@ PART_TARGETS = {
 }
 
 TOWER_LAYER = re.compile(r"model\.vision_tower\..*encoder\.layers\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Fresh adapters, or those of the run in the folder `init`; `named` are the flags that the user gave himself."""
+
+    r: int = 64
+    alpha: int = 16
+    dropout: float = 0.05
+    bias: str = "none"
+    targets: str = "language"
+    use_dora: bool = False
+    use_rslora: bool = False
+    init: str | None = None
+    named: frozenset[str] = frozenset()
 
 
 def target_modules(targets: str, model: Any) -> list[str]:
@@ -47,48 +62,45 @@ def target_modules(targets: str, model: Any) -> list[str]:
     return [name for name in chosen if not TOWER_LAYER.match(name) or in_use(name, layers, select)]
 
 
-def add_adapters(model: Any, arguments: Arguments) -> Any:
+def add_adapters(model: Any, lora: Lora) -> Any:
     """LoRA by full module names, so that the tower is never adapted by accident (a suffix would match it too)."""
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    training = arguments.training
-    if training.init_lora:
-        model = PeftModel.from_pretrained(model, training.init_lora, is_trainable=True)
-        restore_beside_adapter(model, Path(training.init_lora))
+    if lora.init:
+        model = PeftModel.from_pretrained(model, lora.init, is_trainable=True)
+        restore_beside_adapter(model, Path(lora.init))
         return model
     config = LoraConfig(
-        r=training.lora_r,
-        lora_alpha=training.lora_alpha,
-        target_modules=target_modules(training.lora_targets, model),
-        lora_dropout=training.lora_dropout,
-        bias=training.lora_bias,
-        use_dora=training.use_dora,
-        use_rslora=training.use_rslora,
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        target_modules=target_modules(lora.targets, model),
+        lora_dropout=lora.dropout,
+        bias=lora.bias,
+        use_dora=lora.use_dora,
+        use_rslora=lora.use_rslora,
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
 
 
-def require_same_adapter(arguments: Arguments) -> None:
+def require_same_adapter(lora: Lora) -> None:
     """Raise UserError where a flag asks for another rank, alpha or kind than the adapter that is continued."""
-    training = arguments.training
-    if not training.init_lora:
+    if not lora.init:
         return
-    file = Path(training.init_lora) / "adapter_config.json"
+    file = Path(lora.init) / "adapter_config.json"
     if not file.is_file():
-        raise UserError(f"--init_lora {training.init_lora}: no adapter_config.json in it; give a LoRA run's folder")
+        raise UserError(f"--init_lora {lora.init}: no adapter_config.json in it; give a LoRA run's folder")
     saved = json.loads(file.read_text(encoding="utf-8"))
-    for flag, key in (
-        ("--lora_r", "r"),
-        ("--lora_alpha", "lora_alpha"),
-        ("--use_dora", "use_dora"),
-        ("--use_rslora", "use_rslora"),
+    for flag, key, given in (
+        ("--lora_r", "r", lora.r),
+        ("--lora_alpha", "lora_alpha", lora.alpha),
+        ("--use_dora", "use_dora", lora.use_dora),
+        ("--use_rslora", "use_rslora", lora.use_rslora),
     ):
-        given, kept = getattr(training, flag[2:]), saved.get(key)
-        named = any(word == flag or word.startswith(f"{flag}=") for word in arguments.argv)
-        if named and kept is not None and given != kept:
+        kept = saved.get(key)
+        if flag in lora.named and kept is not None and given != kept:
             raise UserError(
-                f"{flag} {given} contradicts the adapter's {key} {kept} ({training.init_lora}); give {flag} {kept}, "
+                f"{flag} {given} contradicts the adapter's {key} {kept} ({lora.init}); give {flag} {kept}, "
                 "or start a new adapter without --init_lora"
             )
 

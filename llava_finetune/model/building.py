@@ -7,20 +7,20 @@ so.
 from __future__ import annotations
 
 import importlib.util
-import re
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 import transformers
 from safetensors import SafetensorError
 
-from llava_finetune.config.arguments import Arguments, ModelArguments
+from llava_finetune.config.arguments import ModelArguments
 from llava_finetune.data.templates import check_fits
 from llava_finetune.errors import UserError
 from llava_finetune.kernels.eight_bit import forget_inputs
 from llava_finetune.model.modeling import model_class
+from llava_finetune.model.trained_parts import Building, settle_dtypes, train_tower
 from llava_finetune.saved.folders import find_tower
 from llava_finetune.saved.manifest import read_manifest
 
@@ -35,6 +35,23 @@ UPSTREAM_DEFAULTS: dict[str, Any] = {
     "image_aspect_ratio": "square",
 }
 GUESSED_TEMPLATES = (("mistral", "mistral_instruct"), ("llama", "vicuna_v1"))
+
+
+@dataclass(frozen=True)
+class Vision:
+    """Every value of a run that says how pictures become tokens, under the names that upstream's code reads."""
+
+    vision_tower: str
+    mm_vision_tower: str
+    mm_vision_select_layer: int
+    mm_projector_type: str
+    mm_use_im_start_end: bool
+    mm_use_im_patch_token: bool
+    mm_patch_merge_type: str
+    mm_vision_select_feature: str
+    image_aspect_ratio: str
+    pretrain_mm_mlp_adapter: str | None
+    tune_mm_mlp_adapter: bool
 
 
 def load_config(path: str, cache_dir: str | None = None) -> Any:
@@ -59,7 +76,7 @@ def load_config(path: str, cache_dir: str | None = None) -> Any:
     return config
 
 
-def resolve(model: ModelArguments, image_aspect_ratio: str | None, config: Any) -> SimpleNamespace:
+def resolve(model: ModelArguments, image_aspect_ratio: str | None, config: Any) -> Vision:
     """Every mm_* value of the run: the base's, else the flag's, else upstream's default."""
     wanted = {
         **{name: getattr(model, name, None) for name in UPSTREAM_DEFAULTS},
@@ -96,7 +113,7 @@ def resolve(model: ModelArguments, image_aspect_ratio: str | None, config: Any) 
             f"{model.model_name_or_path} is a plain language model: name a vision tower with --vision_tower, "
             "e.g. openai/clip-vit-large-patch14-336"
         )
-    return SimpleNamespace(
+    return Vision(
         **values,
         mm_vision_tower=values["vision_tower"],
         pretrain_mm_mlp_adapter=projector,
@@ -158,23 +175,24 @@ def quantization(bits: int, dtype: torch.dtype, double_quant: bool = True, quant
     )
 
 
-def build_model(arguments: Arguments, config: Any, values: SimpleNamespace, tokenizer: Any) -> Any:
-    """Base, tower and projector, frozen or not as the mode says; adapters are added after."""
-    model_arguments, training = arguments.model, arguments.training
-    dtype = arguments.precision.dtype
-    quantized = quantization(training.bits, dtype, training.double_quant, training.quant_type)
+def build_model(building: Building, config: Any, values: Vision, tokenizer: Any) -> tuple[Any, bool]:
+    """Base, tower and projector, frozen or not as the mode says; adapters are added after.
+
+    Returns the model, and whether its projector is one that the base does not have.
+    """
+    quantized = quantization(building.bits, building.dtype, building.double_quant, building.quant_type)
     keywords: dict[str, Any] = (
-        {"quantization_config": quantized, "device_map": {"": training.device}} if quantized else {}
+        {"quantization_config": quantized, "device_map": {"": building.device}} if quantized else {}
     )
     if hasattr(config, "mm_vision_tower"):  # it knows where a tower that moved along with its folder is now
         keywords["config"] = config
-    base = model_arguments.model_name_or_path
+    base = building.base
     try:
         model = model_class(config.model_type).from_pretrained(
             base,
-            cache_dir=training.cache_dir,
-            attn_implementation=attention(model_arguments.attn_implementation, torch.cuda.is_available()),
-            dtype=dtype,
+            cache_dir=building.cache_dir,
+            attn_implementation=attention(building.attention, torch.cuda.is_available()),
+            dtype=building.dtype,
             **keywords,
         )
     except (OSError, SafetensorError) as error:
@@ -183,113 +201,48 @@ def build_model(arguments: Arguments, config: Any, values: SimpleNamespace, toke
             "model.safetensors.index.json names is there"
         ) from error
     model.config.use_cache = False
-    if model_arguments.freeze_backbone:
+    if building.freeze_backbone:
         model.model.requires_grad_(False)
     if quantized:
         from peft import prepare_model_for_kbit_training
 
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=training.gradient_checkpointing)
-    if training.bits == 8:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=building.gradient_checkpointing)
+    if building.bits == 8:
         forget_inputs()
-    if training.gradient_checkpointing:
+    if building.gradient_checkpointing:
         model.enable_input_require_grads()
-    add_vision(model, arguments, values, tokenizer)
-    settle_dtypes(model, arguments)
-    return model
+    is_new = add_vision(model, building, values, tokenizer)
+    settle_dtypes(model, building)
+    return model, is_new
 
 
-def add_vision(model: Any, arguments: Arguments, values: SimpleNamespace, tokenizer: Any) -> None:
-    """Tower and projector, the config that says so, and the trainable parts of each mode."""
-    training, dtype = arguments.training, arguments.precision.dtype
-    tuned_before = bool(getattr(model.config, "unfreeze_mm_vision_tower", False))
+def add_vision(model: Any, building: Building, values: Vision, tokenizer: Any) -> bool:
+    """Tower and projector, the config that says so, and the trainable parts of each mode.
+
+    Returns whether the projector is one that the base does not have.
+    """
+    dtype, config = building.dtype, model.config
+    tuned_before = bool(getattr(config, "unfreeze_mm_vision_tower", False))
     made = getattr(model.get_model(), "mm_projector", None) is None
-    training.projector_is_new = made or values.pretrain_mm_mlp_adapter is not None
-    model.get_model().initialize_vision_modules(model_args=values, fsdp=training.fsdp)
-    tower = model.get_vision_tower()
-    tower.to(dtype=dtype, device=training.device)
-    config = model.config
+    model.get_model().initialize_vision_modules(model_args=values, fsdp=building.fsdp)
+    model.get_vision_tower().to(dtype=dtype, device=building.device)
     config.image_aspect_ratio = values.image_aspect_ratio
     config.tokenizer_padding_side = tokenizer.padding_side
     config.tokenizer_model_max_length = tokenizer.model_max_length
-    config.tune_mm_mlp_adapter = training.tune_mm_mlp_adapter = arguments.model.tune_mm_mlp_adapter
-    config.freeze_mm_mlp_adapter = training.freeze_mm_mlp_adapter
-    config.mm_projector_lr = training.mm_projector_lr
+    config.tune_mm_mlp_adapter = building.projector_only
+    config.freeze_mm_mlp_adapter = building.freeze_projector
+    config.mm_projector_lr = building.projector_lr
     config.mm_use_im_start_end = values.mm_use_im_start_end
     config.mm_use_im_patch_token = values.mm_use_im_patch_token
-    training.use_im_start_end = values.mm_use_im_start_end
-    if values.tune_mm_mlp_adapter:
+    if building.projector_only:
         model.requires_grad_(False)
     newline = getattr(model.get_model(), "image_newline", None)
     for parameter in [*model.get_model().mm_projector.parameters(), *([newline] if newline is not None else [])]:
-        parameter.requires_grad = not training.freeze_mm_mlp_adapter
+        parameter.requires_grad = not building.freeze_projector
     # Under DeepSpeed every parameter has the engine's dtype (ZeRO-3 asks for one); elsewhere trainables stay fp32.
-    model.get_model().mm_projector.to(dtype=dtype if training.deepspeed else torch.float32, device=training.device)
-    if training.tune_vision_tower:
+    model.get_model().mm_projector.to(dtype=dtype if building.deepspeed else torch.float32, device=building.device)
+    if building.tune_tower:
         train_tower(model)
-    config.unfreeze_mm_vision_tower = training.tune_vision_tower or tuned_before
+    config.unfreeze_mm_vision_tower = building.tune_tower or tuned_before
     model.initialize_vision_tokenizer(values, tokenizer=tokenizer)
-
-
-def settle_dtypes(model: Any, arguments: Arguments) -> None:
-    """One dtype for what DeepSpeed partitions; fp32 for what is trained beside an fp16 base.
-
-    ZeRO-3 flattens parameters into one buffer (`defragment` asserts a single dtype), and peft makes fp32 adapters. The
-    fp16 loss scaler refuses fp16 gradients ("Attempting to unscale FP16 gradients", haotian-liu/LLaVA#1684).
-    """
-    dtype, deepspeed = arguments.precision.dtype, bool(arguments.training.deepspeed)
-    if not deepspeed and dtype != torch.float16:
-        return
-    for parameter in model.parameters():
-        if parameter.requires_grad and not hasattr(parameter, "ds_id"):
-            parameter.data = parameter.data.to(dtype if deepspeed else torch.float32)
-
-
-def in_use(name: str, num_layers: int, select_layer: int) -> bool:
-    """Whether a tower's parameter or module takes part: features are read before the layers behind `select_layer`.
-
-    LLaVA reads the output of the last layer but one (-2); what comes after gets no gradient.
-    """
-    layer = re.search(r"encoder\.layers\.(\d+)\.", name)
-    if layer is not None:
-        return int(layer[1]) < select_layer % (num_layers + 1)
-    return "post_layernorm" not in name
-
-
-def train_tower(model: Any) -> None:
-    """Set the tower's parameters trainable, those that take part."""
-    tower = model.get_vision_tower().vision_tower
-    for name, parameter in tower.named_parameters():
-        parameter.requires_grad = in_use(name, tower.config.num_hidden_layers, model.config.mm_vision_select_layer)
-
-
-def restore_trainable(model: Any, arguments: Arguments) -> None:
-    """peft freezes all but its adapters: the projector, newline and a tuned tower are trained beside them."""
-    inner = model.get_model()
-    training = arguments.training
-    if not training.freeze_mm_mlp_adapter and "projector" not in training.lora_targets.split(","):
-        inner.mm_projector.requires_grad_(True)
-    if getattr(inner, "image_newline", None) is not None and not training.freeze_mm_mlp_adapter:
-        inner.image_newline.requires_grad = True
-    if training.tune_vision_tower:
-        train_tower(model)
-    settle_dtypes(model, arguments)
-
-
-def trainable_table(model: Any) -> list[tuple[str, int, int]]:
-    """(part, trainable, all) parameters of language model, projector, vision tower and adapters."""
-    counts: dict[str, list[int]] = {}
-    for name, parameter in model.named_parameters():
-        part = (
-            "LoRA"
-            if "lora_" in name
-            else "vision tower"
-            if "vision_tower" in name
-            else "projector"
-            if "mm_projector" in name or "image_newline" in name
-            else "language model"
-        )
-        size = getattr(parameter, "ds_numel", parameter.numel())
-        row = counts.setdefault(part, [0, 0])
-        row[0] += size if parameter.requires_grad else 0
-        row[1] += size
-    return [(part, trained, total) for part, (trained, total) in counts.items()]
+    return made or values.pretrain_mm_mlp_adapter is not None

@@ -4,8 +4,8 @@ Ranks cannot go back a step, for the others wait in a collective. But until the 
 them: the layers run again part by part, each part computed once more in the backward pass, so that the activations of
 one part are held at a time. There is one backward pass, with the same loss and the same gradients.
 
-    model.parts = ForwardParts(rank=1)
-    hidden = model.parts.run(layers, embeddings, layout)
+    parts = ForwardParts(rank=1)
+    hidden = parts.run(layers, embeddings, layout)
 """
 
 from __future__ import annotations

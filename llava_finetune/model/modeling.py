@@ -9,11 +9,13 @@ loss, without the full logits. The classes keep upstream's names, so that what t
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from llava_finetune.data.feature_cache import FeatureCache
 from llava_finetune.data.masking import IGNORE_INDEX
 from llava_finetune.errors import UserError
 from llava_finetune.kernels.head_loss import token_losses
@@ -46,11 +48,26 @@ def newline_anchor(model: Any) -> torch.Tensor | float:
     return 0.0 if newline is None else newline.float().sum() * 0.0
 
 
+@dataclass(frozen=True)
+class ForwardSettings:
+    """How a model goes forward, at the same loss. `loss_chunk`: taught tokens whose logits exist at one time; 0: all.
+
+    `parts` is for ranks, which cannot go back a step when memory runs out; `cache` keeps a frozen tower's features.
+    """
+
+    loss_chunk: int = LOSS_CHUNK
+    parts: ForwardParts | None = None
+    cache: FeatureCache | None = None
+
+
 class SupervisedHead:
     """Mixed in before an upstream class: with labels, the head runs on supervised positions and no logits are kept."""
 
-    loss_chunk = LOSS_CHUNK  # taught tokens whose logits exist at one time; 0: all
-    parts: ForwardParts | None = None  # of ranks, which cannot go back a step when memory runs out
+    forward_settings = ForwardSettings()
+
+    def go_forward_by(self, settings: ForwardSettings) -> None:
+        """Go forward by these settings from now on."""
+        self.forward_settings = settings
 
     def post_init(self: Any) -> None:
         """As transformers'; a tower that was not tuned is loaded from its own folder, whatever the checkpoint holds."""
@@ -77,10 +94,12 @@ class SupervisedHead:
         """
         anchor = newline_anchor(self) if layout is not None or labels is not None else None
         if layout is not None:
-            layers, embeddings = functools.partial(run_layers, self), embed(self, layout, images, image_sizes)
-            hidden = self.parts.run(layers, embeddings, layout) if self.parts else layers(embeddings, layout)
+            layers = functools.partial(run_layers, self)
+            embeddings = embed(self, layout, images, image_sizes, self.forward_settings.cache)
+            parts = self.forward_settings.parts
+            hidden = parts.run(layers, embeddings, layout) if parts else layers(embeddings, layout)
             hidden = hidden.index_select(0, layout["taught"])
-            losses = token_losses(hidden, layout["targets"], self.lm_head, self.loss_chunk)
+            losses = token_losses(hidden, layout["targets"], self.lm_head, self.forward_settings.loss_chunk)
             output = CausalLMOutputWithPast(loss=losses.mean() + anchor)
             if not self.training:
                 owner = torch.bucketize(layout["taught"], layout["bounds"][1:].long(), right=True)
@@ -110,7 +129,7 @@ class SupervisedHead:
         ).last_hidden_state
         targets = labels[:, 1:]
         taught = targets != IGNORE_INDEX
-        losses = token_losses(hidden[:, :-1][taught], targets[taught], self.lm_head, self.loss_chunk)
+        losses = token_losses(hidden[:, :-1][taught], targets[taught], self.lm_head, self.forward_settings.loss_chunk)
         output = CausalLMOutputWithPast(loss=losses.mean() + anchor)
         if not self.training:
             output["row_losses"] = row_losses(losses, taught.nonzero()[:, 0], len(taught))

@@ -7,12 +7,12 @@ Every rank calls in (ZeRO-3 gathers); rank 0 writes.
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from llava_finetune.config.arguments import Arguments
 from llava_finetune.errors import UserError
 from llava_finetune.saved.manifest import write_json, write_manifest
 
@@ -99,23 +99,25 @@ def save_torch(state: Any, path: Path) -> None:
     temporary.replace(path)
 
 
+@dataclass(frozen=True)
 class FolderWriter:
-    """Writes everything but the optimizer of one run's saved folders."""
+    """Writes everything but the optimizer of one run's saved folders. `kind`: adapter, projector or model.
 
-    def __init__(
-        self, arguments: Arguments, tokenizer: Any, template: str, image_processor: Any, is_main: bool
-    ) -> None:
-        self.arguments = arguments
-        self.tokenizer = tokenizer
-        self.template = template
-        self.image_processor = image_processor
-        self.is_main = is_main
+    With `tunes_tower` a tower is saved whole; `projector_is_new` says that the base does not have this one;
+    `trains_embeddings` that stage 1 teaches the tokens around a picture.
+    """
 
-    @property
-    def kind(self) -> str:
-        if self.arguments.model.tune_mm_mlp_adapter:
-            return "projector"
-        return "adapter" if self.arguments.training.lora_enable else "model"
+    kind: str
+    base: str
+    tokenizer: Any
+    template: str
+    image_processor: Any
+    dtype: torch.dtype
+    bits: int
+    tunes_tower: bool
+    projector_is_new: bool
+    trains_embeddings: bool
+    is_main: bool
 
     def extras(self, model: Any, folder: Path) -> None:
         """All that a folder needs beside the whole weights that transformers saves. Every rank calls; rank 0 writes."""
@@ -145,18 +147,17 @@ class FolderWriter:
         A tuned tower is loaded from here whole, with the layers that no gradient reaches; and a projector that the
         base does not have belongs to the adapter even where it stays frozen.
         """
-        training = self.arguments.training
         if "lora_" in name:
             return False
         if "vision_tower" in name:
-            return parameter.requires_grad or training.tune_vision_tower
+            return parameter.requires_grad or self.tunes_tower
         if "mm_projector" in name or "image_newline" in name:
-            return parameter.requires_grad or getattr(training, "projector_is_new", False)
+            return parameter.requires_grad or self.projector_is_new
         return parameter.requires_grad
 
     def _projector_key(self, name: str) -> bool:
         keys = ["mm_projector", "image_newline"]
-        if getattr(self.arguments.training, "use_im_start_end", False):
+        if self.trains_embeddings:
             keys += ["embed_tokens", "embed_in"]
         return any(key in name for key in keys)
 
@@ -171,15 +172,14 @@ class FolderWriter:
         if quantized is not None:
             config.quantization_config = quantized
         config.use_cache = use_cache
-        base = self.arguments.model.model_name_or_path
-        copy_tokenizer(base, folder, self.tokenizer)
+        copy_tokenizer(self.base, folder, self.tokenizer)
         self.image_processor.save_pretrained(folder)
         write_json(folder / "generation_config.json", model.generation_config.to_diff_dict())
         write_manifest(
             folder,
             kind=self.kind,
-            base=None if self.kind == "model" else base,
+            base=None if self.kind == "model" else self.base,
             conversation=self.template,
-            dtype=str(self.arguments.precision.dtype).removeprefix("torch."),
-            bits=self.arguments.training.bits,
+            dtype=str(self.dtype).removeprefix("torch."),
+            bits=self.bits,
         )

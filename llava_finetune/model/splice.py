@@ -12,11 +12,14 @@ from typing import Any
 
 import torch
 
+from llava_finetune.data.feature_cache import FeatureCache
 from llava_finetune.errors import UserError
 from llava_finetune.kernels.unpadded_attention import Samples
 
 
-def tower_features(model: Any, layout: Mapping[str, Any], images: Any, sizes: Sequence[Any]) -> list[torch.Tensor]:
+def tower_features(
+    model: Any, layout: Mapping[str, Any], images: Any, sizes: Sequence[Any], cache: FeatureCache | None
+) -> list[torch.Tensor]:
     """What the vision tower says of each picture (views x patches x channels): encoded now, then what was known."""
     views = [image[None] if image.ndim == 3 else image for image in images]
     encoded: list[torch.Tensor] = []
@@ -24,15 +27,16 @@ def tower_features(model: Any, layout: Mapping[str, Any], images: Any, sizes: Se
         tower = model.get_vision_tower()
         features = tower(torch.cat(views))
         encoded = list(features.split([len(view) for view in views]))
-        cache = getattr(model, "feature_cache", None)
         if cache is not None:
             cache.keep(layout["keys"], [one.to(tower.dtype) for one in encoded], sizes[: len(layout["keys"])])
     return [*encoded, *layout["features"]]
 
 
-def picture_features(model: Any, layout: Mapping[str, Any], images: Any, sizes: Sequence[Any]) -> torch.Tensor:
+def picture_features(
+    model: Any, layout: Mapping[str, Any], images: Any, sizes: Sequence[Any], cache: FeatureCache | None = None
+) -> torch.Tensor:
     """Features of all pictures one after another, F x H, merged as upstream merges views."""
-    parts = tower_features(model, layout, images, sizes)
+    parts = tower_features(model, layout, images, sizes, cache)
     features = model.get_model().mm_projector(torch.cat(parts))
     if getattr(model.config, "mm_patch_merge_type", "flat") == "flat":
         return features.flatten(0, 1)  # type: ignore[no-any-return]
@@ -61,10 +65,16 @@ def merge_views(views: torch.Tensor, size: tuple[int, int], model: Any) -> torch
     return torch.cat([base, canvas.flatten(1).T])
 
 
-def embed(model: Any, layout: Mapping[str, Any], images: Any, sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
+def embed(
+    model: Any,
+    layout: Mapping[str, Any],
+    images: Any,
+    sizes: Sequence[tuple[int, int]],
+    cache: FeatureCache | None = None,
+) -> torch.Tensor:
     """Input embeddings of a laid-out batch, 1 x N x H. No value is read back from the device."""
     text = model.get_model().embed_tokens(layout["ids"])
-    features = picture_features(model, layout, images, sizes)
+    features = picture_features(model, layout, images, sizes, cache)
     # A batch of text alone carries one blank picture, so that every rank runs the same modules.
     if layout["num_features"] not in (0, features.shape[0]):
         raise UserError(

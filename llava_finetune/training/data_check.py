@@ -6,41 +6,39 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from llava_finetune.config.arguments import DataArguments
-from llava_finetune.data.replay import split_spec
 from llava_finetune.errors import UserError
 from llava_finetune.machine import cache_folder
 from llava_finetune.saved.manifest import write_json
 
 
-def check_data(data: DataArguments, output: Path, say: Callable[[str], None] = print) -> None:
-    """Check training, held-out, probe and replay records. Raises UserError with what is wrong and how to mend it."""
+@dataclass(frozen=True)
+class Checked:
+    """A records file that a run reads: the flag that named it, and the folder of its pictures."""
+
+    flag: str
+    path: str
+    folder: str | None
+
+
+def check_data(files: Sequence[Checked], output: Path, say: Callable[[str], None] = print) -> None:
+    """Check every file that a run reads. Raises UserError with what is wrong and how to mend it."""
     from data_prep.check.report import report_text
     from data_prep.check.run import check_records
 
-    files: list[tuple[str, str | None, str | None]] = [
-        ("--data_path", data.data_path, data.image_folder),
-        ("--eval_data_path", data.eval_data_path, data.eval_image_folder or data.image_folder),
-        ("--probe_data_path", data.probe_data_path, data.probe_image_folder or data.image_folder),
-        (
-            "--replay",
-            str(split_spec(data.replay)[0]) if data.replay else None,
-            data.replay_image_folder or data.image_folder,
-        ),
-    ]
-    for flag, path, folder in files:
-        if path is None:
-            continue
-        held_out = data.eval_data_path if flag == "--data_path" else None
+    held_out = next((one for one in files if one.flag == "--eval_data_path"), None)
+    for one in files:
+        flag, path = one.flag, one.path
+        against = held_out if flag == "--data_path" else None
         report = check_records(
             path,
-            folder,
+            one.folder,
             cache_dir=cache_folder("check"),
-            test_path=held_out,
-            test_image_folder=data.eval_image_folder if held_out else None,
+            test_path=against and against.path,
+            test_image_folder=against and against.folder,
         )
         if flag == "--data_path":
             write_json(output / "check.json", report.as_json())

@@ -87,7 +87,7 @@ class Examiner(TrainerCallback):
         is_better = best is None or (value < best if lower else value > best)
         if is_better:
             state.best_metric = value
-            self.trainer.best_step = state.global_step
+            self.trainer.take_as_best(state.global_step)
             control.should_save = True
             return True
         later = [row for row in state.log_history if self.metric in row and row["step"] > (self.trainer.best_step or 0)]
@@ -96,7 +96,8 @@ class Examiner(TrainerCallback):
                 f"step {state.global_step}: {self.metric} has not been better than {best:.4f} (step "
                 f"{self.trainer.best_step}) for {len(later)} evaluations; stopping early"
             )
-            control.should_training_stop = control.should_save = self.trainer.has_ended = True
+            self.trainer.end_early()
+            control.should_training_stop = control.should_save = True
         return False
 
     def _keep(self, evaluator: Evaluator, step: int, predictions: list[dict[str, Any]]) -> None:

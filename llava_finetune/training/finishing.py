@@ -6,7 +6,7 @@ A run that has `result.json` is finished, and `--resume auto` leaves it alone.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,35 @@ from llava_finetune.training.evaluation_schedule import refresh_report
 from llava_finetune.training.resume import differences
 
 RESULT = "result.json"
+
+
+def finish(
+    trainer: Any, output: Path, settings: Mapping[str, Any], metric: str | None, say: Callable[[str], None]
+) -> None:
+    """Put the result into the run's folder, then cards and report; every rank calls.
+
+    With a `metric` the result is the checkpoint that was best by it, else the last weights.
+    """
+    is_main = trainer.is_world_process_zero()
+    step, best = trainer.state.global_step, trainer.best_step if metric else None
+    staging = prepare_result(output) if is_main else output / STAGING / "result"
+    trainer.group.wait()
+    if best is not None and best != step:
+        if is_main:
+            copy_result(output / f"checkpoint-{best}", staging)
+    else:
+        trainer.model.config.use_cache = True
+        trainer.save_weights(staging)
+    trainer.group.wait()
+    if is_main:
+        trainer.state.save_to_json(str(output / "trainer_state.json"))
+        complete(output, staging, step, best or step, settings)
+    if trainer.num_cut:
+        say(f"WARNING: {trainer.num_cut} records were longer than --model_max_length and lost their end (this rank)")
+    for tracker in trainer.plan.trackers:
+        tracker.finish()
+    where = f" of step {best}, best by {metric}" if best is not None else ""
+    say(f"saved {trainer.plan.writer.kind}{where} in {output}")
 
 
 def prepare_result(output: Path) -> Path:

@@ -8,42 +8,66 @@ from __future__ import annotations
 
 import atexit
 import functools
-import multiprocessing
 import os
 import shutil
-import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from llava.train.llava_trainer import LLaVATrainer
-from transformers import TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer_callback import ExportableState
 
 from llava_finetune.errors import UserError
-from llava_finetune.kernels import rotary
 from llava_finetune.model.saving import FolderWriter, load_trained
 from llava_finetune.saved import checkpoints
+from llava_finetune.training.course import Course
+from llava_finetune.training.evaluation_schedule import Examiner
+from llava_finetune.training.evaluator import Evaluator
 from llava_finetune.training.halved_batches import HalvedBatches
+from llava_finetune.training.heap_trim import HeapTrim
 from llava_finetune.training.last_step import LastStep
 from llava_finetune.training.learning_rates import PartLearningRates
+from llava_finetune.training.moved import MovedWatch
 from llava_finetune.training.ranks import Group
-from llava_finetune.training.watch import FiniteWatch, Interrupted, StopSignal
+from llava_finetune.training.run_log import RunLog
+from llava_finetune.training.trackers import Tracker
+from llava_finetune.training.watch import FiniteWatch, StopSignal
+from llava_finetune.training.workers import end_workers, start_worker
+
+
+@dataclass(frozen=True)
+class LoopPlan:
+    """What a loop is told: what saves and stops it, which settings its checkpoints are sealed with, how it is examined.
+
+    `eval_every`: steps between evaluations, 0 for one an epoch; `patience`: evaluations without a better `metric`.
+    """
+
+    writer: FolderWriter
+    settings: Mapping[str, Any]
+    signals: StopSignal
+    zero_stage: int = 0
+    trackers: Sequence[Tracker] = ()
+    evaluators: Sequence[Evaluator] = ()
+    eval_every: int = 0
+    metric: str | None = None
+    patience: int = 0
+    trim_heap: bool = False
+    profile: int = 0
 
 
 class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignore[misc]
     """Upstream's trainer that counts tokens, watches its numbers and writes checkpoints that are whole."""
 
-    def __init__(
-        self, *arguments: Any, writer: FolderWriter, settings: dict[str, Any] | None = None, **keywords: Any
-    ) -> None:
-        super().__init__(*arguments, **keywords)
+    def __init__(self, plan: LoopPlan, **keywords: Any) -> None:
+        super().__init__(**keywords)
         # Our forward takes **kwargs, which the Trainer reads as "scales its own loss": it would then neither divide by
         # the accumulated steps nor average over ranks. The loss is a mean per micro-batch, as upstream's.
         self.model_accepts_loss_kwargs = False
-        self.writer = writer
-        self.settings = settings or {}
+        self.plan = plan
         self.group = Group()
         self.watch = FiniteWatch(tolerate_overflow=bool(self.args.fp16))
         self.num_tokens = 0
@@ -54,9 +78,47 @@ class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignor
         self.epoch_random: torch.Tensor | None = None
         self.resumed_from: Path | None = None
         self.best_step: int | None = None
-        self.examiner: Any = None
         self.last_step: LastStep | None = None
         self.has_ended = False  # before max_steps: stopped early
+        self.run_log = RunLog(self, Path(self.args.output_dir) / "log.jsonl", self.args.world_size, plan.trackers)
+        self.examiner = Examiner(self, plan.evaluators, plan.eval_every, plan.metric, plan.patience, self.run_log)
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+        for callback in self._callbacks():
+            self.add_callback(callback)
+
+    def _callbacks(self) -> list[TrainerCallback]:
+        """What accompanies the loop, in the order in which it is called."""
+        found: list[TrainerCallback] = [self.run_log]
+        if self.plan.trim_heap and not torch.cuda.is_available():
+            found.append(HeapTrim())
+        if self.plan.profile:
+            from llava_finetune.training.profiling import StepProfile
+
+            found.append(StepProfile(self, self.plan.profile, Path(self.args.output_dir)))
+        if self.plan.evaluators:
+            found.append(self.examiner)
+        return [*found, MovedWatch(self), Course(self, self.plan.signals)]
+
+    # ---- what its callbacks find out ----
+
+    def listen_for_the_last_step(self) -> None:
+        """From now on this rank hears when another one runs out of memory."""
+        self.last_step = LastStep(self)
+
+    def take_as_best(self, step: int) -> None:
+        """The checkpoint of this step is the best so far: it is never deleted, and the result may be made of it."""
+        self.best_step = step
+
+    def end_early(self) -> None:
+        """No further step is wanted: the next checkpoint is the run's last."""
+        self.has_ended = True
+
+    def begin_epoch(self) -> None:
+        """Take up a resumed position, and keep the random state that the epoch's order is drawn from."""
+        self.restore_position()
+        self.epoch_random = torch.random.get_rng_state()
+        self.draw_as_new_workers()
 
     # ---- data ----
 
@@ -113,9 +175,9 @@ class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignor
 
     def save_weights(self, folder: Path) -> None:
         """Everything that inference needs, in one folder; every rank calls."""
-        if self.writer.kind == "model":
+        if self.plan.writer.kind == "model":
             self.save_model(str(folder), _internal_call=True)
-        self.writer.extras(self.model, folder)
+        self.plan.writer.extras(self.model, folder)
 
     def _save_checkpoint(self, model: Any, trial: Any, metrics: Any = None) -> None:
         """Write `checkpoint-STEP` aside, seal it, give it its name; then delete what is beyond the limit."""
@@ -141,7 +203,7 @@ class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignor
     def seal_checkpoint(self, folder: Path) -> None:
         """Give a checkpoint that all ranks have written its seal and its name; one rank calls."""
         ended = self.has_ended or self.state.global_step >= self.state.max_steps
-        facts = {"step": self.state.global_step, "ended": ended, "settings": self.settings}
+        facts = {"step": self.state.global_step, "ended": ended, "settings": dict(self.plan.settings)}
         checkpoints.seal(folder, facts)
         checkpoints.publish(folder, folder.parents[1])
         checkpoints.rotate(folder.parents[1], self.args.save_total_limit, self.best_step)
@@ -157,7 +219,7 @@ class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignor
 
         Under ZeRO-3 it can be gone on from and not be used by itself, for no rank holds the weights whole.
         """
-        is_cut = self.writer.arguments.zero_stage == 3
+        is_cut = self.plan.zero_stage == 3
         if not is_cut:
             self.save_weights(folder)
         if self.is_deepspeed_enabled:
@@ -221,7 +283,7 @@ class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignor
     # ---- going on ----
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_trained(self.model, Path(resume_from_checkpoint), self.writer.kind)
+        load_trained(self.model, Path(resume_from_checkpoint), self.plan.writer.kind)
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
@@ -252,69 +314,6 @@ class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignor
         # Where transformers looks for checkpoints of its own to delete at the end: it finds none, and no rank lists a
         # folder that another one is just removing.
         return os.path.join(super()._get_output_dir(trial), ".none")  # noqa: PTH118
-
-
-class Course(TrainerCallback):
-    """Keeps a run on its course: position in the data, numbers that must be finite, signals that ask to stop."""
-
-    def __init__(self, trainer: RunTrainer, signals: StopSignal) -> None:
-        self.trainer = trainer
-        self.signals = signals
-        self.stopping = False
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
-        rotary.restore(self.trainer.model)  # some releases of DeepSpeed cast buffers too
-        if args.world_size > 1:
-            self.trainer.last_step = LastStep(self.trainer)
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
-        self.trainer.restore_position()
-        self.trainer.epoch_random = torch.random.get_rng_state()
-        self.trainer.draw_as_new_workers()
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
-        self.signals.has_begun = True
-        self.trainer.watch.look()
-        if self.trainer.last_step:
-            self.trainer.last_step.begin(state.global_step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
-        is_told = self.trainer.group.any(self.signals.received is not None)
-        if is_told and state.global_step < state.max_steps:  # after the last step the run ends by itself
-            self.stopping = control.should_save = control.should_training_stop = True
-            control.should_evaluate = False
-
-    def on_save(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
-        if self.stopping:
-            raise Interrupted(
-                f"{self.signals.name} at step {state.global_step} of {state.max_steps}: checkpoint-{state.global_step} "
-                "is saved; go on with the same command and --resume auto"
-            )
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
-        if self.trainer.last_step:
-            self.trainer.last_step.close()
-        self.trainer.watch.look()
-
-
-def start_worker(usual: Any, number: int) -> None:
-    """Begin a data loading worker: a signal to the whole run is its rank's affair, which needs it up to the save."""
-    for one in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(one, signal.SIG_IGN)
-    if usual is not None:
-        usual(number)
-
-
-def end_workers() -> None:
-    """At the end of the process: multiprocessing sends its children SIGTERM, which they ignore, and waits for ever.
-
-    They are gone before that, unless an error or a profile's trace still holds the loader.
-    """
-    if hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes a killed worker for a failure
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
 
 
 def _not_saved(output: Path, name: str, error: Exception) -> str:

@@ -81,13 +81,13 @@ class StopSignal:
         self.has_begun = False
         self.previous: dict[int, Any] = {}
 
-    def install(self) -> None:
-        """Take the signals over (main thread only)."""
+    def __enter__(self) -> StopSignal:
+        """Take the signals over (main thread only), and give them back at the end."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self.previous[number] = signal.signal(number, self._take)
+        return self
 
-    def restore(self) -> None:
-        """Give the signals back."""
+    def __exit__(self, *_: object) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
         self.previous.clear()

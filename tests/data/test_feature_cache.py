@@ -20,6 +20,7 @@ from llava_finetune.data.collator import Collator
 from llava_finetune.data.dataset import RecordDataset
 from llava_finetune.data.feature_cache import FeatureCache, fingerprint, reason_against
 from llava_finetune.data.replay import Mixed
+from llava_finetune.model.modeling import ForwardSettings
 from llava_finetune.training.train import train
 from tests.tiny import make_tiny_llava
 
@@ -57,7 +58,7 @@ def test_losses_with_the_cache_equal_losses_without_to_the_bit(
 def cached(made: Any, folder: Path, limit: int = 10**9) -> Any:
     tower = made.model.get_vision_tower()
     cache = FeatureCache(folder, fingerprint(tower, made.model.config, "fp32"), limit)
-    made.model.feature_cache = cache
+    made.model.go_forward_by(ForwardSettings(cache=cache))
     return replace(made.encoder, cache=cache)
 
 

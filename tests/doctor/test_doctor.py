@@ -96,7 +96,7 @@ def test_a_lock_of_a_killed_build_is_a_warning_with_its_removal_and_a_run_remove
 ) -> None:
     import os
 
-    from llava_finetune.training.train import _drop_stale_locks
+    from llava_finetune.training.beginning import drop_stale_locks
 
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     assert machine_checks.check_locks(machine_checks.extensions_folder()).status == OK
@@ -107,7 +107,7 @@ def test_a_lock_of_a_killed_build_is_a_warning_with_its_removal_and_a_run_remove
     found = machine_checks.check_locks(machine_checks.extensions_folder())
     assert (found.status, found.mend) == (WARNING, f"rm {lock}")
     said: list[str] = []
-    _drop_stale_locks(said.append)
+    drop_stale_locks(said.append)
     assert said == [f"removed a lock that a killed build left: {lock}"]
     assert not lock.exists()
 

@@ -15,7 +15,7 @@ from llava_finetune.machine import GB
 from llava_finetune.planning.memory import Setting
 from llava_finetune.planning.proposals import MODES, too_small
 from llava_finetune.planning.shapes import read_shape
-from llava_finetune.training import train
+from llava_finetune.training.beginning import read_enough
 
 LORA = ("--lora_enable", "True", "--lora_r", "8")
 
@@ -101,9 +101,9 @@ def test_data_without_a_record_is_refused(
 def test_more_ranks_than_records_are_refused(data: Path) -> None:
     path = data / "two.json"
     path.write_text(json.dumps(json.loads((data / "mixed.json").read_text())[:2]))
-    assert len(train._records(path, 2)) == 2
+    assert len(read_enough(path, 2)) == 2
     with pytest.raises(UserError, match=r"two\.json: 2 record\(s\) for 8 ranks; start at most 2 \(NUM_GPUS\)"):
-        train._records(path, 8)
+        read_enough(path, 8)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,20 +10,16 @@ import torch
 
 from llava_finetune.config.precision import Precision, choose_precision
 from llava_finetune.errors import UsageError, UserError
-from llava_finetune.model.adapters import add_adapters, target_modules
-from llava_finetune.model.building import load_config, restore_trainable, settle_dtypes, trainable_table
+from llava_finetune.model.adapters import Lora, add_adapters, target_modules
+from llava_finetune.model.building import load_config
 from llava_finetune.model.modeling import model_class
+from llava_finetune.model.trained_parts import Building, restore_trainable, settle_dtypes, trainable_table
 from llava_finetune.training.learning_rates import use_tower_learning_rate
 
 
-def arguments(precision: str = "bf16", deepspeed: str | None = None, **training: Any) -> Any:
-    """As the driver parses them, with the launchers' adapter."""
-    values = {
-        "lora_r": 128, "lora_alpha": 256, "lora_targets": "language", "lora_dropout": 0.05, "lora_bias": "none",
-        "use_dora": False, "use_rslora": False, "init_lora": None, "freeze_mm_mlp_adapter": False,
-        "tune_vision_tower": False, "deepspeed": deepspeed, **training,
-    }  # fmt: skip
-    return SimpleNamespace(training=SimpleNamespace(**values), precision=Precision(precision, "asked for"))
+def building(precision: str = "bf16", deepspeed: bool = False) -> Building:
+    """How the driver has a model put together."""
+    return Building("base", Precision(precision, "asked for").dtype, torch.device("cpu"), deepspeed=deepspeed)
 
 
 def of_7b(clip: Path, **changes: Any) -> Any:
@@ -47,10 +42,9 @@ def shapes(models: dict[str, Path]) -> Any:
 
 
 def test_the_7b_default_trains_319_8_m_and_a_projector_of_21_m(models: dict[str, Path]) -> None:
-    run = arguments()
     with torch.device("meta"):
-        model = add_adapters(of_7b(models["clip"]), run)
-    restore_trainable(model, run)
+        model = add_adapters(of_7b(models["clip"]), Lora(r=128, alpha=256))
+    restore_trainable(model, building(), "language")
     table = {part: (trained, total) for part, trained, total in trainable_table(model)}
     assert table["LoRA"] == (319_815_680, 319_815_680)
     assert table["projector"] == (20_979_712, 20_979_712)
@@ -124,7 +118,7 @@ def half(trained: bool = True) -> Any:
 
 def test_fp16_keeps_trainables_in_fp32_and_the_base_in_fp16() -> None:
     model = half()
-    settle_dtypes(model, arguments("fp16"))
+    settle_dtypes(model, building("fp16"))
     assert model[0].weight.dtype == torch.float16
     assert model[1].weight.dtype == model[1].bias.dtype == torch.float32
 
@@ -134,7 +128,7 @@ def test_the_loss_scaler_takes_what_fp16_trains() -> None:
     for settle, refused in ((False, True), (True, False)):
         model = half()
         if settle:
-            settle_dtypes(model, arguments("fp16"))
+            settle_dtypes(model, building("fp16"))
         scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
         optimizer = torch.optim.SGD(model[1].parameters(), lr=0.1)
         before = model[1].weight.detach().clone()
@@ -151,7 +145,7 @@ def test_the_loss_scaler_takes_what_fp16_trains() -> None:
 
 def test_deepspeed_gets_one_dtype() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 4).bfloat16(), torch.nn.Linear(4, 4))
-    settle_dtypes(model, arguments("bf16", deepspeed="zero3.json"))
+    settle_dtypes(model, building("bf16", deepspeed=True))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 

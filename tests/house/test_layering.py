@@ -167,6 +167,34 @@ def test_every_room_is_listed_and_says_what_it_holds(package: str) -> None:
         assert words and len(words.splitlines()[0]) > 20, path
 
 
+def test_a_trainings_command_line_is_no_messenger() -> None:
+    seen = [
+        name
+        for name, wanted in own_imports("llava_finetune").items()
+        if any(other == "llava_finetune.config.arguments" for other, _ in wanted)
+    ]
+    assert len(seen) < 10, seen
+
+
+def test_nothing_is_planted_on_a_model_or_a_trainer_from_outside() -> None:
+    """`trainer.x = ...` anywhere but in the trainer's own methods; a model is told by a method of its own."""
+    watched = {"trainer", "model", "training", "arguments"}
+    found = []
+    for room in ("config", "data", "evaluation", "model", "training"):
+        for path in sorted((ROOT / "llava_finetune" / room).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                targets = node.targets if isinstance(node, ast.Assign) else []
+                if isinstance(node, ast.AugAssign | ast.AnnAssign):
+                    targets = [node.target]
+                for target in targets:
+                    for one in target.elts if isinstance(target, ast.Tuple) else [target]:
+                        holder = one.value if isinstance(one, ast.Attribute) else None
+                        name = getattr(holder, "id", getattr(holder, "attr", None))
+                        if name in watched:
+                            found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert found == []
+
+
 def test_tests_stand_in_the_folder_of_the_room_that_they_prove() -> None:
     whole = {"data_prep", "patches"}
     across = {"house", "oracle", "families", "fixtures"}

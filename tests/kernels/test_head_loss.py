@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from llava_finetune.kernels.head_loss import token_losses
 from llava_finetune.kernels.unpadded_attention import unpad_attention
+from llava_finetune.model.modeling import ForwardSettings
 
 VOCABULARY = 53
 
@@ -77,7 +78,7 @@ def test_a_model_in_chunks_has_the_gradients_of_one_without(
     batch = made.batch(records, unpadded=unpadded)
     found = []
     for chunk in (0, 3):
-        made.model.loss_chunk = chunk
+        made.model.go_forward_by(ForwardSettings(loss_chunk=chunk))
         made.model.zero_grad()
         loss = made.model(**batch).loss
         loss.backward()

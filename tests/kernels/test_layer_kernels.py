@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from llava_finetune.config.arguments import parse
+from llava_finetune.config.arguments import for_the_loop, parse
 from llava_finetune.errors import UsageError
 from llava_finetune.kernels.fast_lora import speed_up
 from llava_finetune.kernels.layer_kernels import LayerKernels, compile_layers, use_liger
@@ -76,7 +76,9 @@ def test_compiled_layers_give_the_same_gradients_and_are_compiled_once_for_all_l
 def test_transformers_switches_are_taken_over_and_its_trainer_does_nothing_of_its_own() -> None:
     parsed = parse([*BASE, "--torch_compile", "True", "--torch_compile_mode", "max-autotune"])
     assert parsed.kernels == LayerKernels(backend="inductor", mode="max-autotune")
-    assert not parsed.training.torch_compile and parsed.training.torch_compile_backend is None
+    loop = for_the_loop(parsed.training)
+    assert not loop.torch_compile and loop.torch_compile_backend is None
+    assert parsed.training.torch_compile, "what was asked stays as it was asked"
     assert parse([*BASE, "--torch_compile_backend", "aot_eager"]).kernels.backend == "aot_eager"
     assert parse(BASE).kernels == LayerKernels()
 

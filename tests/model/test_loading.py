@@ -51,7 +51,7 @@ def test_a_cast_rounds_the_frequencies_and_restore_mends_them(rope: dict[str, An
 
 def test_training_begins_with_frequencies_in_fp32(family: Make) -> None:
     """Whatever DeepSpeed's engine made of them."""
-    from llava_finetune.training.trainer import Course
+    from llava_finetune.training.course import Course
     from llava_finetune.training.watch import StopSignal
 
     model = load(str(family("llava-1.5")), dtype="bf16", device="cpu").model

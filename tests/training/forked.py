@@ -101,7 +101,7 @@ def at_step(step: int, act: Wound) -> Wound:
     """A wound that acts when this optimizer step has been made, before anything is logged or saved."""
 
     def wound() -> None:
-        from llava_finetune.training.trainer import Course
+        from llava_finetune.training.course import Course
 
         usual = Course.on_step_end
 

@@ -157,7 +157,7 @@ def test_a_run_killed_after_it_stopped_early_does_not_train_on(flags: Flags, dat
     def dies_before_its_result() -> None:
         import llava_finetune.training.train
 
-        llava_finetune.training.train._finish = lambda *_: die()  # type: ignore[assignment]
+        llava_finetune.training.train.finish = lambda *_: die()  # type: ignore[assignment]
 
     wound = both(scripted(WORSE), dies_before_its_result)
     assert train(flags("lora", output, more), tmp_path / "out", wound=wound)[0] == -9

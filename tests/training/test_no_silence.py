@@ -159,7 +159,7 @@ def test_a_signal_before_the_first_step_ends_the_run_to_be_queued_again(flags: F
         import llava_finetune.training.train
         from tests.training.forked import told_to_stop
 
-        llava_finetune.training.train._put_together = lambda *_: told_to_stop()  # type: ignore[assignment]
+        llava_finetune.training.train.build = lambda _: told_to_stop()  # type: ignore[assignment]
 
     code, text = train(flags("lora", tmp_path / "run"), tmp_path / "out", wound=wound)
     assert code == 75

@@ -13,7 +13,7 @@ import pytest
 from llava_finetune.config.arguments import parse
 from llava_finetune.planning.proposals import workers
 from llava_finetune.training.train import train
-from llava_finetune.training.trainer import start_worker
+from llava_finetune.training.workers import start_worker
 from tests.oracle.runs import ROOT
 from tests.tiny import make_tiny_llava
 
@@ -45,7 +45,7 @@ def test_losses_are_the_same_to_the_bit_with_workers_that_stay_and_without(
 
 HELD = """
 import atexit, functools, torch
-from llava_finetune.training.trainer import end_workers, start_worker
+from llava_finetune.training.workers import end_workers, start_worker
 init = functools.partial(start_worker, None)
 loader = torch.utils.data.DataLoader(range(8), num_workers=2, persistent_workers=True, worker_init_fn=init)
 atexit.register(end_workers)

@@ -1,0 +1,75 @@
+"""The data of a run: its records and the general ones beside them as examples, and what makes batches of them.
+
+data = load_data(run, built, records)
+batch = data.collator([data.dataset[0], data.dataset[1]])
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llava_finetune.config.arguments import TURNS
+from llava_finetune.data.collator import Collator
+from llava_finetune.data.dataset import Encoder, RecordDataset
+from llava_finetune.data.replay import mixed
+from llava_finetune.data.unreadable_pictures import WithSubstitutes
+from llava_finetune.training.beginning import Run
+from llava_finetune.training.evaluator import EvaluationSettings, Evaluator, with_folder
+from llava_finetune.training.model_setup import Built
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What is trained on, how it becomes batches, and what the run is examined with."""
+
+    dataset: WithSubstitutes
+    collator: Collator
+    evaluators: Sequence[Evaluator]
+
+
+def load_data(run: Run, built: Built, records: Any) -> RunData:
+    """The run's records as examples, general ones mixed in, and its held-out questions."""
+    data, training = run.arguments.data, run.arguments.training
+    tower, max_length = built.tower, built.tokenizer.model_max_length
+    encoder = Encoder(
+        built.tokenizer,
+        built.template,
+        tower.image_processor,
+        built.model.config,
+        Path(data.image_folder) if data.image_folder else None,
+        tower,
+        max_length,
+        TURNS[data.independent_turns.lower()],
+        built.cache,
+    )
+    dataset: Any = RecordDataset(records, encoder, training.group_by_real_length)
+    if data.replay:
+        dataset = mixed(dataset, data.replay, with_folder(encoder, data.replay_image_folder), training.seed)
+        run.say(f"replay: {len(dataset) - len(records)} general records beside {len(records)} ({data.replay})")
+    size = tower.config.image_size
+    collator = Collator(built.tokenizer.pad_token_id, torch.zeros(3, size, size), max_length, built.unpadded)
+    return RunData(WithSubstitutes(dataset), collator, _evaluators(run, encoder, collator))
+
+
+def _evaluators(run: Run, encoder: Encoder, collator: Collator) -> Sequence[Evaluator]:
+    """Held-out questions and, beside them, general ones; none where nothing is held out."""
+    data, training = run.arguments.data, run.arguments.training
+    if not data.eval_data_path:
+        return ()
+    how = EvaluationSettings(data.eval_limit, training.per_device_eval_batch_size, data.eval_max_new_tokens)
+    encoder = dataclasses.replace(encoder, cache=None)  # answers are generated from pixels
+    files = [
+        ("eval", data.eval_data_path, data.eval_image_folder),
+        ("probe", data.probe_data_path, data.probe_image_folder),
+    ]
+    return [
+        Evaluator(name, Path(path), with_folder(encoder, folder), collator, encoder.template, how)
+        for name, path, folder in files
+        if path
+    ]

@@ -1,0 +1,75 @@
+"""The loop of a run: transformers' Trainer with what it logs to, saves by, stops at and is examined by.
+
+trainer = make_loop(run, built, data, signals)
+trainer.train()
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from llava_finetune.config.arguments import for_the_loop
+from llava_finetune.data.collator import TeachingCollator
+from llava_finetune.launching import launch_command
+from llava_finetune.model.trained_parts import trainable_table
+from llava_finetune.saved.manifest import file_sha256, run_manifest, write_json
+from llava_finetune.training.beginning import Run
+from llava_finetune.training.data_setup import RunData
+from llava_finetune.training.model_setup import Built
+from llava_finetune.training.trackers import make_trackers
+from llava_finetune.training.trainer import LoopPlan, RunTrainer
+from llava_finetune.training.watch import StopSignal
+
+
+def make_loop(run: Run, built: Built, data: RunData, signals: StopSignal) -> RunTrainer:
+    """The trainer of a run; its first rank writes run.json and starts the trackers."""
+    arguments = run.arguments
+    trackers = make_trackers(arguments.trackers, run.output, write_run(run, built, data)) if run.is_main else []
+    plan = LoopPlan(
+        writer=built.writer,
+        settings=run.settings,
+        signals=signals,
+        zero_stage=arguments.zero_stage,
+        trackers=tuple(trackers),
+        evaluators=tuple(data.evaluators),
+        eval_every=arguments.eval_every,
+        metric=arguments.metric,
+        patience=arguments.training.early_stopping_patience,
+        trim_heap=arguments.training.trim_heap,
+        profile=arguments.training.profile,
+    )
+    return RunTrainer(
+        plan,
+        model=built.model,
+        processing_class=built.tokenizer,
+        args=for_the_loop(arguments.training),
+        train_dataset=data.dataset,
+        data_collator=TeachingCollator(data.collator, built.tokenizer.model_max_length),
+    )
+
+
+def write_run(run: Run, built: Built, data: RunData) -> dict[str, Any]:
+    """Write run.json: what was asked, with which data and versions. Returns what was written."""
+    arguments = run.arguments
+    path = Path(arguments.data.data_path)
+    content = run_manifest(
+        launch_command.command(arguments.argv),
+        {
+            **dataclasses.asdict(arguments.model),
+            **dataclasses.asdict(arguments.data),
+            **arguments.training.to_sanitized_dict(),
+        },
+        data_sha256=file_sha256(path),
+        data_path=str(path),
+        image_folder=arguments.data.image_folder,
+        num_records=len(data.dataset),
+        seed=arguments.training.seed,
+        precision=dataclasses.asdict(arguments.precision),
+        conversation=built.template,
+        world_size=arguments.training.world_size,
+        trainable={part: trained for part, trained, _ in trainable_table(built.model)},
+    )
+    write_json(run.output / "run.json", content)
+    return content

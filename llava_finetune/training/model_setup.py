@@ -1,0 +1,165 @@
+"""The model of a run: base, tower, projector and adapters put together, then made fast at equal loss.
+
+built = build(run)
+built.model, built.tokenizer, built.template
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llava_finetune.config.arguments import Arguments
+from llava_finetune.data.feature_cache import FeatureCache, fingerprint, reason_against
+from llava_finetune.kernels.fast_lora import speed_up
+from llava_finetune.kernels.unpadded_attention import can_unpad, unpad_attention
+from llava_finetune.model.adapters import Lora, add_adapters, require_same_adapter
+from llava_finetune.model.building import build_model, load_config, load_tokenizer, resolve, template_of
+from llava_finetune.model.forward_parts import ForwardParts
+from llava_finetune.model.modeling import ForwardSettings
+from llava_finetune.model.saving import FolderWriter
+from llava_finetune.model.trained_parts import Building, restore_trainable, trainable_table
+from llava_finetune.training.beginning import Run
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model ready to be trained, and what goes with it. `unpadded`: it takes batches without padding."""
+
+    model: Any
+    tokenizer: Any
+    template: str
+    writer: FolderWriter
+    unpadded: bool
+    cache: FeatureCache | None
+
+    @property
+    def tower(self) -> Any:
+        """The vision tower."""
+        return self.model.get_vision_tower()
+
+
+def build(run: Run) -> Built:
+    """The run's model with its adapters, and how it goes forward."""
+    model, tokenizer, writer = put_together(run)
+    unpadded = _make_fast(model, run)
+    cache = _feature_cache(model, run, unpadded)
+    training = run.arguments.training
+    # Under ZeRO-3 layers that run twice would gather their weights twice, and the other ranks would not.
+    together = (training.world_size > 1 or training.deepspeed) and run.arguments.zero_stage < 3
+    parts = ForwardParts(training.process_index) if unpadded and together else None
+    _base_of(model).go_forward_by(ForwardSettings(training.loss_chunk, parts, cache))
+    return Built(model, tokenizer, writer.template, writer, unpadded, cache)
+
+
+def put_together(run: Run) -> tuple[Any, Any, FolderWriter]:
+    """Model, tokenizer, and what saves them."""
+    arguments, training = run.arguments, run.arguments.training
+    base = arguments.model.model_name_or_path
+    config = load_config(base, training.cache_dir)
+    values = resolve(arguments.model, arguments.data.image_aspect_ratio, config)
+    lora = _lora(arguments)
+    require_same_adapter(lora)
+    max_length = training.model_max_length or getattr(config, "tokenizer_model_max_length", None) or 2048
+    tokenizer = load_tokenizer(base, training.cache_dir, max_length)
+    template = template_of(arguments.model.version, base, config, tokenizer)
+    run.say(f"base {base}: {config.model_type}, template {template}, vision tower {values.vision_tower}")
+    building = _building(arguments)
+    model, is_new = build_model(building, config, values, tokenizer)
+    if training.lora_enable:
+        model = add_adapters(model, lora)
+        restore_trainable(model, building, lora.targets)
+    run.say("trainable parameters:")
+    for part, trained, total in trainable_table(model):
+        run.say(f"  {part:<16}{trained:>14,} of {total:>14,}")
+    kind = "projector" if building.projector_only else "adapter" if training.lora_enable else "model"
+    writer = FolderWriter(
+        kind,
+        base,
+        tokenizer,
+        template,
+        model.get_vision_tower().image_processor,
+        building.dtype,
+        building.bits,
+        tunes_tower=building.tune_tower,
+        projector_is_new=is_new,
+        trains_embeddings=values.mm_use_im_start_end,
+        is_main=run.is_main,
+    )
+    return model, tokenizer, writer
+
+
+def _building(arguments: Arguments) -> Building:
+    model, training = arguments.model, arguments.training
+    return Building(
+        base=model.model_name_or_path,
+        dtype=arguments.precision.dtype,
+        device=training.device,
+        cache_dir=training.cache_dir,
+        attention=model.attn_implementation,
+        bits=training.bits,
+        double_quant=training.double_quant,
+        quant_type=training.quant_type,
+        deepspeed=bool(training.deepspeed),
+        fsdp=training.fsdp,
+        gradient_checkpointing=training.gradient_checkpointing,
+        freeze_backbone=model.freeze_backbone,
+        projector_only=model.tune_mm_mlp_adapter,
+        freeze_projector=training.freeze_mm_mlp_adapter,
+        projector_lr=training.mm_projector_lr,
+        tune_tower=training.tune_vision_tower,
+    )
+
+
+def _lora(arguments: Arguments) -> Lora:
+    training = arguments.training
+    return Lora(
+        training.lora_r,
+        training.lora_alpha,
+        training.lora_dropout,
+        training.lora_bias,
+        training.lora_targets,
+        training.use_dora,
+        training.use_rslora,
+        arguments.init_lora,
+        frozenset(word.partition("=")[0] for word in arguments.argv),
+    )
+
+
+def _make_fast(model: Any, run: Run) -> bool:
+    """Switch on what makes steps faster at equal loss, and say what. Returns whether batches go without padding."""
+    training = run.arguments.training
+    for line in run.arguments.kernels.apply(model):
+        run.say(line)
+    if training.fast_lora and training.lora_enable and (replaced := speed_up(model)):
+        run.say(f"fast LoRA in {replaced} layers (--fast_lora False for peft's own)")
+    if not training.unpadded:
+        return False
+    if not can_unpad(model.config):
+        attention = model.config._attn_implementation
+        run.say(f"padded batches: {attention} attention, or a window or dropout in it, needs them")
+        return False
+    unpad_attention(model.config)
+    run.say("batches without padding, each picture encoded once (--unpadded False for upstream's padded ones)")
+    return True
+
+
+def _feature_cache(model: Any, run: Run, unpadded: bool) -> FeatureCache | None:
+    """The features kept on disk, where the run asks for them and can use them."""
+    training = run.arguments.training
+    if not training.cache_features:
+        return None
+    tower = model.get_vision_tower()
+    if reason := reason_against(tower, unpadded, run.arguments.zero_stage):
+        run.say(f"--cache_features {training.cache_features} is left out: {reason}")
+        return None
+    limit = int(training.cache_gb * 1e9) // training.world_size
+    precision = f"{run.arguments.precision.name}{'' if training.deepspeed else ', autocast'}"
+    cache = FeatureCache(Path(training.cache_features), fingerprint(tower, model.config, precision), limit)
+    run.say(f"features of pictures are kept in {cache.folder} (frozen tower; up to {training.cache_gb:g} GB)")
+    return cache
+
+
+def _base_of(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
