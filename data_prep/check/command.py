@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_prep.check.fix import ALLOWED_DROPS, fix
 from data_prep.check.kinds import KINDS
 from data_prep.check.report import report_text
 from data_prep.check.run import check_records
@@ -22,7 +23,8 @@ EPILOG = """examples:
   python -m data_prep check records.json --image-folder images --model checkpoints/llava-v1.5-7b
   python -m data_prep check records.json --image-folder images --fix mended.json
 
-Exit status: 0 nothing stands in the way of training, 1 training would be wrong, 2 wrong use."""
+Exit status: 0 nothing stands in the way of training, 1 training would be wrong, or --fix dropped more than
+--allow-drops, 2 wrong use."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -53,6 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--html", type=Path, help="write a page with the pictures of each finding")
     parser.add_argument("--fix", type=Path, metavar="OUTPUT", help="write a new file with what can be mended")
+    drops = f"share of records that --fix may drop before the exit status is 1; default {ALLOWED_DROPS}"
+    parser.add_argument("--allow-drops", type=float, default=ALLOWED_DROPS, metavar="SHARE", help=drops)
     parser.add_argument("--list", action="store_true", help="print every kind of finding and what --fix does about it")
     return parser
 
@@ -65,6 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.records is None:
         raise UsageError("check: name a records file, for example: python -m data_prep check records.json")
+    for flag, value, least in (("--max-length", args.max_length, 1), ("--workers", args.workers, 1)):
+        if value is not None and value < least:
+            raise UsageError(f"{flag} {value}: at least {least}")
+    if not 0 <= args.allow_drops <= 1:
+        raise UsageError(f"--allow-drops {args.allow_drops}: a share from 0 to 1, for example 0.1 for a tenth")
     if args.image_folder is not None and not args.image_folder.is_dir():
         raise UsageError(f"{args.image_folder}: no such folder; --image-folder is where the pictures are")
     allow_pixels(args.max_pixels)
@@ -86,9 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         write_check_page(report, args.html, args.test_image_folder)
     if args.fix:
-        from data_prep.check.fix import fix
-
-        return fix(args.records, args.image_folder, report, args.fix, quiet=args.json)
+        return fix(args.records, args.image_folder, report, args.fix, args.json, args.allow_drops)
     return 0 if report.ok else 1
 
 

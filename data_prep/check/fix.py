@@ -7,6 +7,8 @@ The records file itself is never changed. What was done to which record stands i
 
 from __future__ import annotations
 
+import math
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,13 +16,14 @@ from typing import Any
 
 from data_prep.check.kinds import Severity
 from data_prep.check.mend import mend
-from data_prep.check.report import Report, report_text
+from data_prep.check.report import NUM_EXAMPLES, Report, report_text
 from data_prep.check.run import check_records
-from data_prep.errors import DataError, UsageError, printable
+from data_prep.check.texts import images_under_wrong_key
+from data_prep.errors import DataError, PictureFault, UsageError, printable
 from data_prep.files import sha256_of, source_entry, write_json
 from data_prep.records.ids import unique_ids
 from data_prep.records.output import meta_path
-from data_prep.records.record import Record, Records, read_records, write_records
+from data_prep.records.record import Record, Records, images_of, read_records, write_records
 
 DROPPING = (
     "broken record", "image not a name", "image missing", "image outside the folder", "not a picture",
@@ -29,6 +32,12 @@ DROPPING = (
     "not tokenizable",
 )  # fmt: skip
 """Findings whose records are dropped whole; the others are mended where they can be."""
+
+NAMELESS = {PictureFault.MISSING.value, PictureFault.OUTSIDE.value}
+"""Findings whose records stay where a file is found that is meant."""
+
+ALLOWED_DROPS = 0.05
+"""The share of records that may be dropped before the exit status says so."""
 
 
 class Fixing:
@@ -40,10 +49,12 @@ class Fixing:
         self.mended: Counter[str] = Counter()
         self.dropped: list[dict[str, Any]] = []
         self.mended_records: list[dict[str, Any]] = []
+        self._renames = report.renames
         self._doomed: dict[int, str] = {}
         for kind in DROPPING:
             for index in report.by_kind[kind].indices if kind in report.by_kind else ():
-                self._doomed.setdefault(index, kind)
+                if kind not in NAMELESS or self._names(index) & report.lost:
+                    self._doomed.setdefault(index, kind)
 
     def run(self) -> Iterator[Record]:
         """Yield the records that are right, mended or not."""
@@ -51,7 +62,7 @@ class Fixing:
             if reason := self._doomed.get(index):
                 self._drop(index, reason)
                 continue
-            result = mend(self.records[index], index)
+            result = mend(self.records[index], index, self._renames)
             if isinstance(result, str):
                 self._drop(index, result)
                 continue
@@ -61,6 +72,16 @@ class Fixing:
                 self.mended_records.append(self._place(index, record) | {"mended": sorted(done)})
             yield record
 
+    def examples(self) -> list[dict[str, Any]]:
+        """Return the first dropped records, some of each reason, in the order of the file."""
+        seen: Counter[str] = Counter()
+        shown = []
+        for entry in self.dropped:
+            seen[entry["reason"]] += 1
+            if seen[entry["reason"]] <= NUM_EXAMPLES:
+                shown.append(entry)
+        return shown
+
     def _drop(self, index: int, reason: str) -> None:
         try:
             record: Mapping[str, Any] = self.records[index]
@@ -68,14 +89,26 @@ class Fixing:
             record = {}
         self.dropped.append(self._place(index, record) | {"reason": reason})
 
+    def _names(self, index: int) -> set[str]:
+        record = self.records[index]
+        return {*(images_of(record) or images_under_wrong_key(record))}
+
     def _place(self, index: int, record: Mapping[str, Any]) -> dict[str, Any]:
         return {"line": self.records.line(index), "record": str(record.get("id", f"number {index + 1}"))}
 
 
-def fix(path: Path, image_folder: Path | None, report: Report, output: Path, quiet: bool = False) -> int:
-    """Write the mended records of `path` to `output`, check them again, and return 1 when something is left.
+def fix(
+    path: Path,
+    image_folder: Path | None,
+    report: Report,
+    output: Path,
+    quiet: bool = False,
+    allowed_drops: float = ALLOWED_DROPS,
+) -> int:
+    """Write the mended records of `path` to `output` and check them; return 1 when something is wrong or much is lost.
 
-    Raises UsageError when `output` is the file itself, DataError when no record is left.
+    `allowed_drops` is the share of records (0 to 1) that may be dropped. Raises UsageError when `output` is the file
+    itself, DataError when no record is left.
     """
     if output.resolve() == path.resolve():
         raise UsageError(f"--fix {output}: is the file itself; name a new one, the original stays as it is")
@@ -105,6 +138,12 @@ def fix(path: Path, image_folder: Path | None, report: Report, output: Path, qui
         print(_account(output, len(work.records), count, work, reasons))
         if any(found.kind.severity is Severity.ERROR for found in left.findings):
             print(report_text(left))
+    share = len(work.dropped) / len(work.records)
+    if share > allowed_drops:
+        advice = f"look at why, then accept it with --allow-drops {math.ceil(100 * share) / 100:g}"
+        lost = f"{len(work.dropped)} of {len(work.records)} records are dropped"
+        print(f"{output}: {lost}, more than {allowed_drops:.0%}; {advice}", file=sys.stderr)
+        return 1
     return 0 if left.ok else 1
 
 
@@ -123,10 +162,10 @@ def _account(output: Path, total: int, count: int, work: Fixing, reasons: Counte
         f"{output}: {total} in, {count} out, {len(work.mended_records)} mended{f' ({mended})' if mended else ''}, "
         f"{len(work.dropped)} dropped{f' ({dropped})' if dropped else ''}"
     ]
+    shown = work.examples()
     lines += [
-        f'  dropped line {entry["line"]}, record "{printable(entry["record"])}": {entry["reason"]}'
-        for entry in work.dropped[:10]
+        f'  dropped line {entry["line"]}, record "{printable(entry["record"])}": {entry["reason"]}' for entry in shown
     ]
-    if len(work.dropped) > 10:
+    if len(work.dropped) > len(shown):
         lines.append(f"  ... all {len(work.dropped)} are listed in {meta_path(output)}")
     return "\n".join(lines)

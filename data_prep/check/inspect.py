@@ -16,15 +16,12 @@ from PIL import Image
 
 from data_prep.errors import PictureError, PictureFault
 from data_prep.records.exif import orientation_of
+from data_prep.records.foreign import ENDINGS
 from data_prep.records.greys import Greys, Scale
 from data_prep.records.picture import extension_of, load, num_frames, open_lazily, read_picture, resolve_image, rgb
 
 THUMB = (9, 8)
 FINE = 64
-EXTENSIONS = {
-    ".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".mpo": ".jpg", ".tiff": ".tif", ".heif": ".heic",
-    ".hif": ".heic", ".dib": ".bmp", ".pgm": ".ppm", ".jp2": ".jp2", ".jpx": ".jp2",
-}  # fmt: skip
 
 
 class Facts(NamedTuple):
@@ -116,4 +113,4 @@ def _true_extension(name: str, raw: bytes) -> str | None:
     """Return the extension that the bytes ask for when the name says another, else None."""
     said = os.path.splitext(name)[1].lower()  # noqa: PTH122
     true = extension_of(raw[:16])
-    return true if true and EXTENSIONS.get(said, said) != true else None
+    return true if true and ENDINGS.get(said, said) != true else None

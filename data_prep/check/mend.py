@@ -7,26 +7,34 @@ mend({"image": "a.jpg", "conversations": [{"from": "user", "value": "What?"}, ..
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from data_prep.check.kinds import KINDS, Severity
-from data_prep.check.texts import END_TOKENS, LONE_SURROGATE, WRONG_IMAGE_KEYS, faults
+from data_prep.check.texts import END_TOKENS, LONE_SURROGATE, PICTURE_MARKS, WRONG_IMAGE_KEYS, faults
+from data_prep.errors import DataError
 from data_prep.records.record import IMAGE_TOKEN, Record, images_of
 
 ROLES = {"user": "human", "assistant": "gpt", "bot": "gpt", "model": "gpt"}
+RENAMED = "name of a picture"
+"""What is counted as mended where a picture's name was not its file's."""
+
 ERRORS = {name for name, kind in KINDS.items() if kind.severity is Severity.ERROR}
 
 
-def mend(record: Record, index: int) -> tuple[Record, set[str]] | str:
+def mend(record: Record, index: int, renames: Mapping[str, str] | None = None) -> tuple[Record, set[str]] | str:
     """Return (record, kinds of what was mended), or the kind of what could not be: a reason to drop it.
 
-    The record given is not changed; one with nothing wrong comes back equal, with an empty set.
+    The record given is not changed; one with nothing wrong comes back equal, with an empty set. `renames` are the names
+    of pictures that are not there, and those that are meant.
     """
     found = {fault.kind for fault in faults(record)} & ERRORS
     named = "id" in record
+    new = copy.deepcopy(record)
+    if _rename_pictures(new, renames or {}):
+        found |= {RENAMED}
     if not found and named:
         return record, set()
-    new = copy.deepcopy(record)
     if not named:
         new = {"id": f"record-{index + 1}", **new}
         found |= {"no id"}
@@ -37,10 +45,15 @@ def mend(record: Record, index: int) -> tuple[Record, set[str]] | str:
         isinstance(turn, dict) and {"from", "value"} <= set(turn) for turn in turns
     ):
         return "no conversation"
+    _mend_marks(new, turns)
+    turns = _without_system(turns)
     _mend_texts(turns)
     new["conversations"] = _in_order(turns)
-    if "image not a name" not in found:
+    _rename_pictures(new, renames or {})
+    try:
         _pair_images(new)
+    except DataError:
+        return "image not a name"
     left = [fault.kind for fault in faults(new) if fault.kind in ERRORS]
     return left[0] if left else (new, found)
 
@@ -53,6 +66,44 @@ def _rename_image(record: Record) -> None:
     if isinstance(value, str) or (isinstance(value, list) and all(isinstance(name, str) for name in value)):
         record["image"] = value
         del record[key]
+
+
+def _rename_pictures(record: Record, renames: Mapping[str, str]) -> bool:
+    """Write the names that are meant for those that are not there; return whether there was one."""
+    try:
+        names = images_of(record)
+    except DataError:
+        return False
+    if not any(name in renames for name in names):
+        return False
+    right = [renames.get(name, name) for name in names]
+    record["image"] = right if isinstance(record["image"], list) else right[0]
+    return True
+
+
+def _mend_marks(record: Record, turns: list[dict[str, Any]]) -> None:
+    """Write <image> for other tools' marks in questions, and take the names in them; drop the marks of answers."""
+    names = []
+    for turn in turns:
+        text = turn["value"]
+        if not isinstance(text, str) or not PICTURE_MARKS.search(text):
+            continue
+        is_answer = ROLES.get(str(turn["from"]).lower(), turn["from"]) == "gpt"
+        names += [mark["name"].strip() for mark in PICTURE_MARKS.finditer(text) if mark["name"] and not is_answer]
+        turn["value"] = PICTURE_MARKS.sub("" if is_answer else IMAGE_TOKEN, text)
+    if names and "image" not in record:
+        record["image"] = names[0] if len(names) == 1 else names
+
+
+def _without_system(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put the text of a first system turn before the first question: training has system words of its own."""
+    first, *rest = turns or [{}]
+    if first.get("from") != "system" or not rest or ROLES.get(str(rest[0]["from"]), rest[0]["from"]) != "human":
+        return turns
+    if not (isinstance(first["value"], str) and isinstance(rest[0]["value"], str)):
+        return turns
+    rest[0]["value"] = f"{first['value'].strip()}\n\n{rest[0]['value']}".lstrip("\n")
+    return rest
 
 
 def _mend_texts(turns: list[dict[str, Any]]) -> None:
@@ -71,16 +122,16 @@ def _mend_texts(turns: list[dict[str, Any]]) -> None:
 
 
 def _in_order(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return turns that alternate: neighbours of one role merged; first gpt, last human, empty pairs dropped."""
+    """Return turns that alternate: neighbours of one role merged; first gpt, last human, empty pairs dropped.
+
+    Turns of other roles, and neighbours that are no texts, come back as they are: such a record cannot be mended.
+    """
+    if not all(turn["from"] in ("human", "gpt") and isinstance(turn["value"], str) for turn in turns):
+        return turns
     merged: list[dict[str, Any]] = []
     for turn in turns:
         before = merged[-1] if merged else None
-        if (
-            before
-            and before["from"] == turn["from"]
-            and isinstance(before["value"], str)
-            and isinstance(turn["value"], str)
-        ):
+        if before and before["from"] == turn["from"]:
             before["value"] = "\n".join(text for text in (before["value"], turn["value"]) if text)
         else:
             merged.append(turn)
@@ -91,18 +142,14 @@ def _in_order(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     kept: list[dict[str, Any]] = []
     waiting = ""  # <image> of a question that is dropped moves on to the next
     for question, answer in zip(merged[::2], merged[1::2], strict=True):
-        if _is_blank(question["value"]) or _is_blank(answer["value"]):
-            waiting += IMAGE_TOKEN * str(question["value"]).count(IMAGE_TOKEN)
+        if not (question["value"].strip() and answer["value"].strip()):
+            waiting += IMAGE_TOKEN * question["value"].count(IMAGE_TOKEN)
             continue
         if waiting:
             question["value"] = f"{waiting}\n{question['value']}"
             waiting = ""
         kept += [question, answer]
     return kept
-
-
-def _is_blank(value: Any) -> bool:
-    return isinstance(value, str) and not value.strip()
 
 
 def _pair_images(record: Record) -> None:

@@ -9,9 +9,10 @@ from collections import Counter
 from typing import Any
 
 from data_prep.check.report import Example, Report
-from data_prep.check.texts import faults
+from data_prep.check.texts import faults, images_under_wrong_key
 from data_prep.errors import DataError
 from data_prep.progress import Progress
+from data_prep.records.names import LONGEST_NAME, same_name
 from data_prep.records.record import Record, Records, images_of
 
 MAX_DISTINCT = 200_000
@@ -51,10 +52,10 @@ class RecordPass:
         for fault in found:
             self.report.add(fault.kind, Example(line, index, name, fault.detail, _first_image(record)))
         if not any(fault.kind == "image not a name" for fault in found):
-            names = images_of(record)
+            names = images_of(record) or images_under_wrong_key(record)
             for picture in names:
                 self.pictures.setdefault(picture, []).append(index)
-            if not names and "image" not in record:
+            if not names and "image" not in record and not any(fault.kind == "wrong image key" for fault in found):
                 self.report.add("no picture", Example(line, index, name, "text only"))
         self._look_for_repeats(record, index, line, name)
         self._count_answers(record)
@@ -64,7 +65,7 @@ class RecordPass:
             self.report.add("no id", Example(line, index, name, 'no "id"'))
         elif (first := self._ids.setdefault(hash(name), index)) != index:
             self.report.add("id twice", Example(line, index, name, f"record {first + 1} has the same id"))
-        body = hash((repr(record.get("image")), repr(record.get("conversations"))))
+        body = hash((_spelled(record.get("image")), repr(record.get("conversations"))))
         if (first := self._bodies.setdefault(body, index)) != index:
             detail = f"record {first + 1} has the same picture and text"
             self.report.add("record twice", Example(line, index, name, detail, _first_image(record)))
@@ -99,7 +100,13 @@ class RecordPass:
             self.report.add("one answer rules", Example(0, 0, "", share))
 
 
+def _spelled(image: Any) -> str:
+    """Return what is named as picture in one spelling."""
+    names = image if isinstance(image, list) else [image]
+    return repr([same_name(name) if isinstance(name, str) else name for name in names])
+
+
 def _first_image(record: Record) -> str | None:
     value: Any = record.get("image")
     value = value[0] if isinstance(value, list) and value else value
-    return value if isinstance(value, str) else None
+    return value if isinstance(value, str) and len(value) <= LONGEST_NAME else None

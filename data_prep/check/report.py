@@ -48,7 +48,8 @@ class Finding:
 class Report:
     """The result of a check; `ok` is False when training would fail or go wrong.
 
-    `statistics` holds turns, answers, pictures and (with a model) tokens, as plain numbers.
+    `statistics` holds turns, answers, pictures and (with a model) tokens, as plain numbers; and, not in the
+    JSON: `renames`, what --fix takes for the names of pictures that are not there, and `lost`, those that nothing fits.
     """
 
     path: str
@@ -59,6 +60,8 @@ class Report:
     seconds: float = 0.0
     from_cache: bool = False
     by_kind: dict[str, Finding] = field(default_factory=dict)
+    renames: dict[str, str] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
     statistics: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -147,4 +150,6 @@ def _verdict(report: Report) -> str:
     bad = [found for found in report.findings if found.kind.severity is Severity.ERROR]
     fixable = any(found.kind.fixed for found in bad)
     advice = "; --fix OUTPUT writes a file with what can be mended" if fixable else ""
-    return f"training would be wrong: {sum(found.count for found in bad)} errors of {len(bad)} kinds{advice}"
+    count = sum(found.count for found in bad)
+    errors = f"{count} error{'s' if count != 1 else ''} of {len(bad)} kind{'s' if len(bad) != 1 else ''}"
+    return f"training would be wrong: {errors}{advice}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,12 +22,13 @@ from data_prep.check.passes import RecordPass
 from data_prep.check.pictures import leak_findings, picture_findings
 from data_prep.check.report import Report, from_json
 from data_prep.check.scan import scan
-from data_prep.errors import DataError, PictureError
+from data_prep.errors import DataError, PictureError, PictureFault
 from data_prep.files import sha256_of, write_json
-from data_prep.records.picture import resolve_image
+from data_prep.records.names import resolve_image
+from data_prep.records.pixels import pixel_limit
 from data_prep.records.record import Records, images_of, read_records
 
-VERSION = 2
+VERSION = 3
 """Part of the cache's key: one more whenever a check changes."""
 
 Name = str | os.PathLike[str]
@@ -114,13 +116,16 @@ def look(folder: Name, names: list[str], decode: bool, workers: int | None = Non
 
 
 def _is_there(folder: Name, name: str) -> Facts:
-    from data_prep.errors import PictureFault
-
     try:
-        found = resolve_image(folder, name).is_file()
+        path = resolve_image(folder, name)
+        mode = path.stat().st_mode
     except PictureError as error:
         return Facts(fault=error.fault, problem=error.problem)
-    return Facts() if found else Facts(fault=PictureFault.MISSING, problem=f"no {name} in {os.fspath(folder)}")
+    except OSError as error:
+        is_gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+        problem = f"no such file in {os.fspath(folder)}" if is_gone else f"cannot be read ({error.strerror})"
+        return Facts(fault=PictureFault.MISSING if is_gone else PictureFault.UNREADABLE, problem=problem)
+    return Facts() if stat.S_ISREG(mode) else Facts(fault=PictureFault.NOT_A_PICTURE, problem="a folder or a pipe")
 
 
 def names_of(records: Records) -> Iterator[list[str]]:
@@ -136,7 +141,7 @@ def _cache_file(
     records: Records, test: Records | None, folder: Name | None, test_folder: Name | None, depth: Depth, cache: Path
 ) -> Path:
     digest = hashlib.sha256()
-    parts: list[Any] = [VERSION, depth.decode, depth.max_length, depth.template, _model_key(depth.model)]
+    parts: list[Any] = [VERSION, pixel_limit(), depth.decode, depth.max_length, depth.template, _model_key(depth.model)]
     for some, where in ((records, folder), (test, test_folder or folder)):
         parts += [sha256_of(some.path) if some else None, os.path.realpath(where) if where is not None else None]
         if some is not None and where is not None:

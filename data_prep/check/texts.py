@@ -25,6 +25,29 @@ LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 WRONG_IMAGE_KEYS = ("images", "image_path", "image_file", "img", "picture", "image_id")
 
 
+PICTURE_MARKS = re.compile(
+    r"<img>(?P<name>[^<>]{1,500})</img>"
+    r"|<\|?(?:image|img|picture|pic)[ _-]?(?:\d+|pad|placeholder|here|soft_token)?\|?>"
+    r"|<start_of_image>|<\|vision_start\|>(?:<\|image_pad\|>)+<\|vision_end\|>|\[IMG\]|<im_patch>|<ImageHere>"
+    r"|<\|media_placeholder\|>",
+    re.IGNORECASE,
+)
+"""How other tools mark the place of a picture (Qwen-VL, Phi, InternVL, ms-swift, LLaMA-Factory, Idefics, Gemma)."""
+
+OTHER_MARKS = re.compile(
+    r"<\|?(?:video|audio|sound|speech)[ _-]?(?:\d+|pad|placeholder)?\|?>|<audio>[^<>]{1,500}</audio>"
+    r"|<video>[^<>]{1,500}</video>|<tool_call>|<tool_response>|<\|vision_(?:start|end)\|>",
+    re.IGNORECASE,
+)
+"""Marks of what is not taken here: videos, sounds, calls of tools."""
+
+UNREAD_KEYS = (
+    "system", "history", "video", "videos", "audio", "audios", "tools", "objects", "messages", "instruction", "input",
+    "output", "query", "response", "rejected", "rejected_response", "chosen",
+)  # fmt: skip
+"""Keys of other tools' records that change what they teach, and that training does not read."""
+
+
 class Fault(NamedTuple):
     """One thing wrong: the name of its kind (see kinds.KINDS) and what exactly is there."""
 
@@ -34,6 +57,10 @@ class Fault(NamedTuple):
 
 def faults(record: Mapping[str, Any]) -> Iterator[Fault]:
     """Yield everything that is wrong with the texts of one record."""
+    try:
+        images_of(record)
+    except DataError as error:
+        yield Fault("image not a name", error.problem)
     turns = record.get("conversations")
     if not isinstance(turns, list) or not turns:
         yield Fault("no conversation", _why_no_conversation(record))
@@ -46,6 +73,9 @@ def faults(record: Mapping[str, Any]) -> Iterator[Fault]:
     for number, turn in enumerate(turns, 1):
         yield from _text_faults(number, turn["from"], turn["value"])
     yield from _image_faults(record, turns)
+    if unread := [key for key in UNREAD_KEYS if record.get(key)]:
+        shown = ", ".join(f'"{key}": {record[key]!r:.40}' for key in unread[:3])
+        yield Fault("key nothing reads", shown)
 
 
 def _why_no_conversation(record: Mapping[str, Any]) -> str:
@@ -83,6 +113,10 @@ def _text_faults(number: int, role: Any, text: Any) -> Iterator[Fault]:
         yield Fault("role marker in text", f"turn {number}: {_around(text, found)!r}")
     if found := LONE_SURROGATE.search(text):
         yield Fault("broken Unicode", f"turn {number}: {_around(text, found)!r}")
+    if found := next((mark for mark in PICTURE_MARKS.finditer(text) if mark.group() != IMAGE_TOKEN), None):
+        yield Fault("mark of another tool", f"turn {number}: {found.group():.60}, expected {IMAGE_TOKEN}")
+    elif found := OTHER_MARKS.search(text):
+        yield Fault("mark of another tool", f"turn {number}: {found.group():.60} is not taken")
     if role == "gpt" and IMAGE_TOKEN in text:
         yield Fault("<image> in answer", f"turn {number}: {text!r:.60}")
 
@@ -94,8 +128,7 @@ def _around(text: str, found: re.Match[str], width: int = 12) -> str:
 def _image_faults(record: Mapping[str, Any], turns: list[Any]) -> Iterator[Fault]:
     try:
         num_images = len(images_of(record))
-    except DataError as error:
-        yield Fault("image not a name", error.problem)
+    except DataError:
         return
     questions = [turn["value"] for turn in turns if turn["from"] != "gpt" and isinstance(turn["value"], str)]
     num_tokens = sum(text.count(IMAGE_TOKEN) for text in questions)
@@ -107,6 +140,16 @@ def _image_faults(record: Mapping[str, Any], turns: list[Any]) -> Iterator[Fault
         yield Fault("<image> without picture", f"{num_tokens} <image>, no picture named")
     elif num_tokens != num_images:
         yield Fault("<image> count", f"{num_tokens} <image> for {_plural(num_images, 'picture')}")
+
+
+def images_under_wrong_key(record: Mapping[str, Any]) -> list[str]:
+    """Return the names that a record without `image` has under another tool's key."""
+    if "image" in record:
+        return []
+    value: Any = next((record[key] for key in WRONG_IMAGE_KEYS if key in record), None)
+    names = [value] if isinstance(value, str) else value
+    is_names = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+    return list(names) if is_names else []
 
 
 def _plural(count: int, noun: str) -> str:

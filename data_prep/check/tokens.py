@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from data_prep.check.report import Example, Report
 from data_prep.check.texts import faults
-from data_prep.errors import DataError
+from data_prep.errors import DataError, printable, shortened
 from data_prep.progress import Progress
 from data_prep.records.record import Record, Records, images_of
 from data_prep.view.model_view import ModelView, open_model
@@ -18,6 +18,8 @@ from data_prep.view.model_view import ModelView, open_model
 IMAGE_TOKEN_INDEX = -200
 IGNORE_INDEX = -100
 UNKNOWN_SIZE = (336, 336)
+LARGE_CUT = 0.1
+"""Share of a picture beyond which it is said that it is cut off."""
 
 
 class Lengths(NamedTuple):
@@ -71,6 +73,11 @@ def _examine(
 ) -> Lengths | None:
     name = str(record.get("id", f"number {index + 1}"))
     names = images_of(record)
+    for image in names:
+        share = view.cut_share(sizes.get(image, UNKNOWN_SIZE))
+        if share > LARGE_CUT:
+            detail = f"{shortened(printable(image))}: {share:.0%} of the picture"
+            report.add("edges cut off", Example(line, index, name, detail, image))
     try:
         encoded = view.encode(record)
         lengths = measure(encoded, [view.image_tokens(sizes.get(image, UNKNOWN_SIZE)) for image in names])

@@ -9,11 +9,7 @@ import os
 from pathlib import Path
 
 from data_prep.errors import DataError, UsageError
-
-ENDINGS = {
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".avif", ".heic", ".heif", ".hif", ".tif", ".tiff",
-    ".bmp", ".jp2", ".ppm", ".pgm",
-}  # fmt: skip
+from data_prep.records.foreign import ENDINGS
 
 
 def pictures_below(folder: Path) -> list[str]:

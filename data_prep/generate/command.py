@@ -31,6 +31,7 @@ from data_prep.generate.prompts import STYLES, Prompts, write_prompts
 from data_prep.generate.scenes import read_scenes
 from data_prep.progress import Progress
 from data_prep.records.output import Converted, Drop, Origin, Reason
+from data_prep.records.pixels import add_pixel_option, allow_pixels
 from data_prep.records.record import conversation
 
 EXAMPLES = """  python -m data_prep generate --write-prompts prompts
@@ -56,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--styles", nargs="+", choices=STYLES, default=list(STYLES), help=styles)
     parser.add_argument("--prompts", type=Path, metavar="FOLDER", help="prompts of your own (see --write-prompts)")
     parser.add_argument("--limit", type=int, help="take the first N pictures")
+    add_pixel_option(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the phrasings before descriptions")
     parser.add_argument("--endpoint", default=OPENAI, help=f"OpenAI-compatible address; default {OPENAI}")
     parser.add_argument("--model", help="the model's name there")
@@ -137,6 +139,7 @@ def records_of(tasks: Sequence[Task | Drop], journal: Journal, model: str) -> It
 def main(argv: Sequence[str] | None = None) -> int:
     """Estimate, ask, write records, check them."""
     args = build_parser().parse_args(argv)
+    allow_pixels(args.max_pixels)
     if args.write_prompts:
         for path in write_prompts(args.write_prompts):
             print(path)

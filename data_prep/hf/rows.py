@@ -17,11 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.converters.folder import ENDINGS
 from data_prep.converters.rows import Row
 from data_prep.errors import DataError
 from data_prep.hf.footer import Group, groups_of, open_address, readable
 from data_prep.hf.parquet import BATCH, rows_at, rows_by_group
+from data_prep.records.foreign import ENDINGS
 
 SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
 

@@ -13,6 +13,13 @@ MAGIC = {
 }  # fmt: skip
 """How the bytes of each kind of picture begin, and the extension that says so (AVIF and HEIC: see `extension_of`)."""
 
+ENDINGS = {
+    **{mark: mark for mark in (".jpg", ".png", ".webp", ".gif", ".avif", ".heic", ".tif", ".bmp", ".ppm", ".jp2")},
+    ".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".mpo": ".jpg", ".tiff": ".tif", ".heif": ".heic",
+    ".hif": ".heic", ".dib": ".bmp", ".pgm": ".ppm", ".pbm": ".ppm", ".pnm": ".ppm", ".jpx": ".jp2", ".j2k": ".jp2",
+}  # fmt: skip
+"""The endings of pictures' names that are read, and for each the one that its kind has here."""
+
 HEAD = 512
 """Bytes of a file's beginning that tell its kind."""
 

@@ -76,12 +76,16 @@ def _opened_file(path: str | os.PathLike[str], max_pixels: int | None) -> Iterat
             if not stat.S_ISREG(status.st_mode):
                 problem = "not a file but a pipe, a socket or a device; name a picture"
                 raise PictureError(path, PictureFault.NOT_A_PICTURE, problem)
-            if status.st_size > BYTES_A_PIXEL * (max_pixels or pixel_limit()):
+            if status.st_size > BYTES_A_PIXEL * (_limit(max_pixels)):
                 problem = f"a file of {status.st_size:,} bytes, larger than any picture allowed; make it smaller"
                 raise PictureError(path, PictureFault.HUGE, problem)
             yield stream
     except (OSError, ValueError) as error:
         raise _not_read(path, error) from None
+
+
+def _limit(max_pixels: int | None) -> int:
+    return pixel_limit() if max_pixels is None else max_pixels
 
 
 def _without_waiting(path: str, flags: int) -> int:
@@ -91,8 +95,7 @@ def _without_waiting(path: str, flags: int) -> int:
 
 def _not_read(path: object, error: OSError | ValueError) -> PictureError:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        problem = "no such file; look at its name and at the folder that it is in"
-        return PictureError(path, PictureFault.MISSING, problem)
+        return PictureError(path, PictureFault.MISSING, "no such picture")
     if isinstance(error, IsADirectoryError):
         return PictureError(path, PictureFault.NOT_A_PICTURE, "a folder, not a file; name a picture in it")
     if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:  # NUL, half a surrogate
@@ -111,7 +114,7 @@ def decode(stream: io.BufferedIOBase | BinaryIO, where: object, max_pixels: int 
 def open_lazily(stream: io.BufferedIOBase | BinaryIO, where: object, max_pixels: int | None = None) -> Image.Image:
     """Return Pillow's picture with its header read and its pixels not; raise PictureError as `open_image` does."""
     pillow: Any = _pillow()
-    limit = max_pixels or pixel_limit()
+    limit = _limit(max_pixels)
     if limit > MAX_PIXELS:
         pillow.MAX_IMAGE_PIXELS = limit  # Pillow refuses what is twice its own limit
     try:

@@ -29,7 +29,7 @@ def pixel_limit() -> int:
     value = os.environ.get(PIXELS_VARIABLE)
     if value is None:
         return MAX_PIXELS
-    if not value.isdecimal() or not int(value):
+    if not (value.isascii() and value.isdecimal() and 0 < len(value) < 19 and int(value)):
         raise UsageError(f"{PIXELS_VARIABLE}={value}: expected a number of pixels above 0")
     return int(value)
 
@@ -38,8 +38,8 @@ def allow_pixels(count: int | None) -> None:
     """Set the limit for this process and those that it starts; None leaves it as it is."""
     if count is None:
         return
-    if count < 1:
-        raise UsageError(f"--max-pixels {count}: at least 1")
+    if not 0 < count < 10**18:
+        raise UsageError(f"--max-pixels {count}: expected a number of pixels above 0")
     os.environ[PIXELS_VARIABLE] = str(count)
 
 

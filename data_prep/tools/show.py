@@ -15,6 +15,7 @@ from typing import Any
 
 from data_prep.converters.options import converter_parser
 from data_prep.errors import DataError, UsageError
+from data_prep.records.pixels import add_pixel_option, allow_pixels
 from data_prep.records.record import Record, Records, images_of, open_image, read_records, resolve_image
 from data_prep.view.model_view import ModelView, open_model
 from data_prep.view.page import escape, picture_tag, write_page
@@ -90,7 +91,8 @@ def _pictures(record: Record, folder: Path | None, view: ModelView) -> tuple[str
         counts.append(view.image_tokens(image.size))
         seen = f"{len(views)} views" if len(views) > 1 else "1 view"
         size = f"{image.width} x {image.height}"
-        facts = f"{name}: {size}, seen as {seen} of {views[0].width} x {views[0].height}, {counts[-1]} tokens"
+        cut = f"; {share:.0%} of the picture is cut off" if (share := view.cut_share(image.size)) >= 0.01 else ""
+        facts = f"{name}: {size}, seen as {seen} of {views[0].width} x {views[0].height}, {counts[-1]} tokens{cut}"
         figures.append(_figure(image, f"as it is: {facts}", 224))
         figures += [_figure(one, f"view {number} of the model", 224) for number, one in enumerate(views, 1)]
     return f'<div class="pictures">{"".join(figures)}</div>' if figures else "", counts
@@ -156,7 +158,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--records", nargs="+", default=[], metavar="ID", help="show these, by id or number from 1")
     parser.add_argument("--conversation", help="conversation template, in place of the model's own (plain: stage 1)")
     parser.add_argument("--max-length", type=int, help="context length, in place of the model's own")
+    add_pixel_option(parser)
     args = parser.parse_args(argv)
+    allow_pixels(args.max_pixels)
     if args.count < 1:
         raise UsageError(f"--count {args.count}: at least 1")
     records = read_records(args.records_file)

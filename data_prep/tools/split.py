@@ -14,14 +14,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.converters.finish import finish
+from data_prep.check.run import names_of
 from data_prep.converters.options import converter_parser
 from data_prep.errors import UsageError
+from data_prep.records.names import same_name
+from data_prep.records.near_names import DRIVE, near_names
 from data_prep.records.output import Converted, Origin, write_output
-from data_prep.records.record import Records, images_of, read_records
+from data_prep.records.record import Records, read_records
 
 EXAMPLES = """  python -m data_prep split records.json --parts train=0.8 test=0.2 --output-dir data
   python -m data_prep split records.json --parts train=0.8 val=0.1 test=0.1 --output-dir data --stratify answer"""
+
+
+SHARED = "picture in train and test"
 
 
 def parse_parts(words: Sequence[str]) -> dict[str, float]:
@@ -45,7 +50,8 @@ def parse_parts(words: Sequence[str]) -> dict[str, float]:
 def groups_of(records: Records, same: Mapping[str, str]) -> list[list[int]]:
     """Return the numbers of records that must stay together: those linked by a shared picture, in file order.
 
-    `same` maps a picture's name to the name of an equal one. A record without a picture is a group of its own.
+    `same` maps a picture's name to the name of an equal one. However a name is spelled (`./a.jpg`, `A.JPG`,
+    `/data/a.jpg` beside `a.jpg`), it is one picture. A record without a picture is a group of its own.
     """
     parent: dict[Any, Any] = {}
 
@@ -55,8 +61,9 @@ def groups_of(records: Records, same: Mapping[str, str]) -> list[list[int]]:
         return key
 
     keys = []
+    pictures = _spelled([[same.get(name, name) for name in names] for names in names_of(records)])
     for index in range(len(records)):
-        names: list[Any] = [same.get(name, name) for name in images_of(records[index])] or [index]
+        names: list[Any] = list(pictures[index]) or [index]
         for name in names[1:]:
             parent[root(name)] = root(names[0])
         keys.append(names[0])
@@ -64,6 +71,19 @@ def groups_of(records: Records, same: Mapping[str, str]) -> list[list[int]]:
     for index, key in enumerate(keys):
         grouped[root(key)].append(index)
     return list(grouped.values())
+
+
+def _spelled(names: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return one spelling for each picture; an absolute name is that of a relative one which ends it."""
+    spelled = [[DRIVE.sub("", same_name(name)).casefold() for name in some] for some in names]
+    relative = {name for some in spelled for name in some if not name.startswith("/")}
+
+    def below(name: str) -> str:
+        parts = name.split("/")[1:] if name.startswith("/") else ()
+        ends = ("/".join(parts[start:]) for start in range(len(parts)))
+        return next((end for end in ends if end in relative), name)
+
+    return [[below(name) for name in some] for some in spelled]
 
 
 def stratum(record: Mapping[str, Any], key: str | None) -> str:
@@ -96,14 +116,31 @@ def assign(
     return chosen
 
 
-def same_bytes(folder: Path, records: Records) -> dict[str, str]:
-    """Return, for each picture whose bytes another has, the name of the first such."""
+def same_pictures(folder: Path, records: Records) -> dict[str, str]:
+    """Return, for each name whose bytes another's file has, the first such; for a name without a file the one meant."""
     from data_prep.check.pictures import repeats
-    from data_prep.check.run import names_of
     from data_prep.check.scan import scan
 
-    names = list(dict.fromkeys(name for some in names_of(records) for name in some))
-    return {name: first for kind, name, first in repeats(scan(folder, names)) if kind == "same picture twice"}
+    facts = scan(folder, list(dict.fromkeys(name for some in names_of(records) for name in some)))
+    same = {name: first for kind, name, first in repeats(facts) if kind == "same picture twice"}
+    meant = near_names(folder, [name for name, found in facts.items() if not found.width])
+    return same | {name: same.get(file, file) for name, file in meant.items()}
+
+
+def check_parts(outputs: Sequence[Path]) -> int:
+    """Check every part, and every two for a shared picture; print, and return 1 when training would be wrong."""
+    from data_prep.check.report import report_text
+    from data_prep.check.run import check_records
+
+    is_wrong = False
+    for number, path in enumerate(outputs):
+        report = check_records(path, None, decode=False)
+        for other in outputs[number + 1 :]:
+            found = check_records(path, None, test_path=other, decode=False).by_kind
+            report.by_kind |= {kind: found[kind] for kind in (SHARED,) if kind in found}
+        print(report_text(report))
+        is_wrong = is_wrong or not report.ok
+    return int(is_wrong)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -128,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     parts = parse_parts(args.parts)
     records = read_records(args.records)
-    groups = groups_of(records, same_bytes(args.image_folder, records) if args.image_folder else {})
+    groups = groups_of(records, same_pictures(args.image_folder, records) if args.image_folder else {})
     classes = [stratum(records[group[0]], args.stratify) for group in groups]
     chosen = assign(groups, classes, parts, args.seed)
     choices = {"parts": parts, "seed": args.seed, "stratify": args.stratify}
@@ -138,9 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         origin = Origin("split", [args.records], args.image_folder, {**choices, "part": name})
         print(f"{path}: {write_output(path, _taken(records, chosen[name]), origin)}")
         outputs.append(path)
-    if len(outputs) < 2:
-        return 0
-    return max(finish(outputs[0], None, "records", test=other) for other in outputs[1:])
+    return check_parts(outputs)
 
 
 def _taken(records: Records, numbers: set[int]) -> Iterator[Converted]:

@@ -61,6 +61,12 @@ class ModelView:
 
         return num_image_tokens(self.config, self.tower, size)
 
+    def cut_share(self, size: tuple[int, int]) -> float:
+        """Return the share of a picture of `size` that is cut off: without padding only its middle square is seen."""
+        if getattr(self.config, "image_aspect_ratio", None) in {"pad", "anyres"}:
+            return 0.0
+        return 1 - min(size) / max(size)
+
     def views(self, image: Image.Image) -> list[Image.Image]:
         """Return what the vision tower sees of an RGB picture: padded, or cut into views, normalisation undone."""
         from PIL import Image as pillow

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import transformers
 
+from data_prep.records.pixels import allow_pixels
 from llava_finetune.config.precision import Precision, choose_precision
 from llava_finetune.errors import WITHOUT_DEEPSPEED, UsageError
 from llava_finetune.kernels.layer_kernels import LayerKernels, asked_for
@@ -78,6 +79,9 @@ class DataArguments:
             "help": "learn each question of a record as if asked alone: True, False, or auto (records that say "
             'so with "independent_turns": true)'
         },
+    )
+    max_pixels: int | None = field(
+        default=None, metadata={"help": "largest picture that is opened, in pixels; default: 89478485"}
     )
     check_data: bool = field(default=True, metadata={"help": "check every record and picture before training"})
 
@@ -278,6 +282,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         description=__doc__,
     )
     model, data, training = _parse(parser, translated)
+    allow_pixels(data.max_pixels)
     _refuse_contradictions(model, training)
     _refuse_idle(data, training)
     arguments = Arguments(model, data, training, precision, tuple(argv), tuple(notices))

@@ -21,6 +21,7 @@ from data_prep.records.record import DataError, Records, images_of, open_image, 
 from llava_finetune.data.feature_cache import FeatureCache
 from llava_finetune.data.length_cache import kept_lengths
 from llava_finetune.data.masking import IMAGE_TOKEN, Encoded, encode, encode_independent
+from llava_finetune.data.padding import require_small_square, resized_square
 from llava_finetune.data.unreadable_pictures import PictureLost
 from llava_finetune.errors import UserError
 
@@ -30,13 +31,15 @@ def process_image(image: Image.Image, processor: Any, config: Any) -> torch.Tens
 
     Returns float32 of shape (3, H, W), or (views, 3, H, W) for anyres.
     """
-    from llava.mm_utils import expand2square, process_images
+    from llava.mm_utils import process_images
 
-    if getattr(config, "image_aspect_ratio", None) == "pad" and _resizes_by_pillow(processor):
-        # transformers takes the picture to numpy, to Pillow, resizes it there and takes it back: half of its time.
-        image = expand2square(image, tuple(int(mean * 255) for mean in processor.image_mean))
-        side = processor.size["shortest_edge"]
-        image = image.resize((side, side), processor.resample)
+    if getattr(config, "image_aspect_ratio", None) == "pad":
+        if _resizes_by_pillow(processor):
+            # transformers takes the picture to numpy, to Pillow, resizes it there and takes it back: half of its time.
+            background = tuple(int(mean * 255) for mean in processor.image_mean)
+            image = resized_square(image, background, processor.size["shortest_edge"], processor.resample)
+        else:
+            require_small_square(image)
     return process_images([image], processor, config)[0]  # type: ignore[no-any-return]
 
 

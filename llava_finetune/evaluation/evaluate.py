@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.records.pixels import add_pixel_option, allow_pixels
 from llava_finetune.errors import UsageError, UserError
 
 
@@ -49,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--partial", action="store_true", help="with --predictions: some questions may be unanswered")
     out.add_argument("--upload", type=Path, help="also write the official VQA results file")
     out.add_argument("--json", action="store_true", help="print the scores as JSON")
+    add_pixel_option(out)
     out.add_argument("--shard", help=argparse.SUPPRESS)
     return out
 
@@ -57,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate. Exit codes: 0 done, 1 failed, 2 wrong use."""
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = parser().parse_args(given)
+    allow_pixels(arguments.max_pixels)
     if (arguments.model is None) == (arguments.predictions is None):
         raise UsageError("give either --model to answer the questions, or --predictions to score answers")
     if arguments.train_data and not arguments.train_data.is_file():

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from data_prep.records.pixels import add_pixel_option, allow_pixels
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.model.costs import loaded_line, rate_text
 from llava_finetune.serve.models import add_model_flags, choice_of, load_model
@@ -58,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--top-p", type=float, default=1.0)
     out.add_argument("--max-new-tokens", type=int, default=512)
     out.add_argument("--seed", type=int)
+    add_pixel_option(out)
     return out
 
 
@@ -67,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.temperature < 0 or not 0 < arguments.top_p <= 1 or arguments.max_new_tokens < 1:
         raise UsageError("--temperature is 0 or more, --top-p above 0 and at most 1, --max-new-tokens 1 or more")
     choice = choice_of(arguments)
+    allow_pixels(arguments.max_pixels)
     pictures = [_picture(path) for path in arguments.image]
     from llava_finetune.serve.engine import Engine
     from llava_finetune.serve.sampling import Sampling
@@ -87,12 +90,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _picture(path: str) -> Any:
-    from data_prep.records.record import DataError, open_image
+    from data_prep.errors import PictureError, PictureFault
+    from data_prep.records.near_names import near_file
+    from data_prep.records.picture import open_image
 
     try:
         return open_image(path)
-    except DataError as error:
-        raise UserError(str(error)) from error
+    except PictureError as error:
+        near = near_file(path) if error.fault is PictureFault.MISSING else None
+        raise UserError(f"{error}; did you mean {near}?" if near else str(error)) from error
 
 
 class Chat:

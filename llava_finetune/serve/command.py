@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.records.pixels import add_pixel_option, allow_pixels
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.model.costs import loaded_line, rate_text
 from llava_finetune.serve.models import ModelChoice, add_model_flags, base_model_of, choice_of, load_model
@@ -64,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--max-batch", type=int, default=8, help="answers at the same time (default: 8)")
     out.add_argument("--max-queue", type=int, default=32, help="requests waiting at most, 429 beyond (default: 32)")
     out.add_argument("--max-picture-mb", type=float, default=10, help="megabytes of a picture (default: 10)")
-    out.add_argument("--max-pixels", type=int, default=40_000_000, help="pixels of a picture (default: 40,000,000)")
+    add_pixel_option(out)
     out.add_argument("--max-pictures", type=int, default=8, help="pictures of a request (default: 8)")
     out.add_argument("--grace", type=float, default=60, help="seconds to finish answers when stopped (default: 60)")
     out.add_argument(
@@ -153,10 +154,10 @@ def build_server(arguments: argparse.Namespace, access: Any, loaded: Any, choice
     from llava_finetune.serve.api import Server
     from llava_finetune.serve.limits import Limits
 
+    allow_pixels(arguments.max_pixels)
     limits = Limits(
         picture_bytes=int(arguments.max_picture_mb * 1e6),
         body_bytes=int(arguments.max_picture_mb * 1e6 * 1.4 * min(arguments.max_pictures, 4)) + 1_000_000,
-        pixels=arguments.max_pixels,
         pictures=arguments.max_pictures,
         remote_hosts=frozenset(host.lower() for host in arguments.allow_remote),
     )

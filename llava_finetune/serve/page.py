@@ -12,6 +12,7 @@ import os
 import queue
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,14 +171,15 @@ class Page:
         limits = self.server.limits
         if len(paths) > limits.pictures:
             raise UserError(f"{len(paths)} pictures in one message, at most {limits.pictures} are taken")
-        pictures = []
+        pictures: list[Any] = []
         for path in paths:
             file = Path(path)
             if file.stat().st_size > limits.picture_bytes:
                 raise UserError(
                     f"{file.name} has {file.stat().st_size:,} bytes, at most {limits.picture_bytes:,} are taken"
                 )
-            pictures.append(picture_from_bytes(file.read_bytes(), limits, file.name))
+            left = limits.pixels - sum(picture.width * picture.height for picture in pictures)
+            pictures.append(picture_from_bytes(file.read_bytes(), replace(limits, pixels=left), file.name))
         return Message("user", text, tuple(pictures))
 
     def _answer(self, visitor: Visitor, talk: Talk, sampling: Sampling, compare: bool) -> Iterator[list[Any]]:

@@ -315,7 +315,9 @@ def test_the_page_shows_each_finding_with_its_pictures(tmp_path: Path) -> None:
     assert "http" not in page and "prefers-color-scheme: dark" in page
 
 
-def test_what_is_mended_comes_out_right_and_the_rest_is_listed(tmp_path: Path) -> None:
+def test_what_is_mended_comes_out_right_and_the_rest_is_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     draw(tmp_path / "a.jpg", 1)
     rows: list[dict[str, object]] = [
         {"id": "roles", "image": "a.jpg", **turns(("user", "<image>\nWhat?"), ("assistant", "a dog"))},
@@ -327,7 +329,9 @@ def test_what_is_mended_comes_out_right_and_the_rest_is_listed(tmp_path: Path) -
     rows = [{**row, "id": name} for row, name in zip(rows, ("roles", "key", "end", "number", "role"), strict=True)]
     write_records(tmp_path / "r.json", rows)
     words = ["check", str(tmp_path / "r.json"), "--image-folder", str(tmp_path), "--fix", str(tmp_path / "m.json")]
-    assert main(words) == 0
+    assert main(words) == 1
+    assert "1 of 5 records are dropped, more than 5%" in capsys.readouterr().err
+    assert main([*words, "--allow-drops", "0.2"]) == 0
     mended = {item["id"]: item["conversations"] for item in read_records(tmp_path / "m.json")}
     assert list(mended) == ["roles", "key", "end", "number"]
     assert mended["roles"][0] == {"from": "human", "value": "<image>\nWhat?"}
