@@ -13,8 +13,8 @@ class Limits:
 
     body_bytes, header_bytes: of one request; body_seconds: how long its body may take to arrive. values: objects, lists
     and commas of its JSON, each of which becomes an object in memory. picture_bytes: of one picture, as sent. pixels:
-    of all its pictures together, decoded (as many as one may have in training). pictures: how many. bodies_bytes: of all bodies that are being read or
-    answered. remote_hosts: from which pictures are fetched.
+    of all its pictures together, decoded: as many as training opens in one. pictures: how many. bodies_bytes: of all
+    bodies that are being read or answered. remote_hosts: from which pictures are fetched.
     """
 
     body_bytes: int = 32_000_000
