@@ -16,7 +16,8 @@ from pathlib import Path
 
 from data_prep.converters.folder import pictures_below
 from data_prep.converters.options import converter_parser
-from data_prep.converters.rows import cell_text, read_rows
+from data_prep.converters.rows import Reading, read_rows
+from data_prep.converters.texts import text_of
 from data_prep.errors import DataError, UsageError
 from data_prep.files import write_text
 
@@ -30,14 +31,14 @@ def is_test(name: str, share: float, seed: int) -> bool:
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
-def filled_in(path: Path) -> dict[str, str]:
+def filled_in(path: Path, encoding: str | None = None) -> dict[str, str]:
     """Return the captions of an earlier template by picture name; none when the file is not there."""
     if not path.exists():
         return {}
-    rows = [row for _, row in read_rows(path)]
+    rows = [row for _, row in read_rows(path, Reading(encoding=encoding))]
     if rows and not set(HEADER) <= set(rows[0]):
         raise DataError(path, "exists and is no caption template (no columns image, caption); choose another name")
-    return {cell_text(row["image"]): cell_text(row["caption"]) for row in rows}
+    return {text_of(row["image"]): text_of(row["caption"]) for row in rows}
 
 
 def write_template(path: Path, names: Sequence[str], captions: dict[str, str]) -> None:
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--test", type=Path, help="CSV to write for the test pictures")
     parser.add_argument("--test-share", type=float, default=0.2, help="share of the pictures in --test; default 0.2")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other test pictures")
+    parser.add_argument("--encoding", help="of captions filled in already, where they are not UTF-8")
     args = parser.parse_args(argv)
     if not 0 <= args.test_share < 1:
         raise UsageError(f"--test-share {args.test_share}: a share from 0 to below 1, for example 0.2")
@@ -66,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name for name in names
         if args.test and (name.startswith("test/") if by_folder else is_test(name, args.test_share, args.seed))
     }  # fmt: skip
-    known = {**filled_in(args.train), **(filled_in(args.test) if args.test else {})}
+    known = {**filled_in(args.train, args.encoding), **(filled_in(args.test, args.encoding) if args.test else {})}
     for path, kept in ((args.train, [name for name in names if name not in chosen]), (args.test, sorted(chosen))):
         if path is None:
             continue

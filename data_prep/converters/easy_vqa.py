@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from data_prep.converters.drops import MEANT, add_drops_option, loss_status, say_drops
 from data_prep.converters.finish import add_check_option, finish
 from data_prep.errors import DataError
 from data_prep.files import copy_file
@@ -163,10 +164,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="make dialogues of the first N train pictures, open questions first (default 0: all turns independent)",
     )
     parser.add_argument("--copy", action="store_true", help="copy the pictures to OUTPUT_DIR/images")
+    add_drops_option(parser)
     add_check_option(parser)
     args = parser.parse_args(argv)
     source = args.source or find_source()
-    outputs = []
+    outputs, lost = [], 0
     for split in SPLITS:
         questions = source / split / "questions.json"
         rows = read_rows(questions)
@@ -175,10 +177,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         for captions in (False, True):
             path = args.output_dir / f"{'captions_' if captions else ''}{split}.json"
             items = convert(split, rows, folder, captions, args.dialogues if split == "train" else 0)
-            print(f"{path}: {write_output(path, items, origin)}")
+            counts = write_output(path, items, origin)
+            print(f"{path}: {counts}")
+            if set(counts.dropped) - MEANT:
+                say_drops(counts, path)
+            lost = max(lost, loss_status(counts, path, args.allow_drops))
             outputs.append(path)
     print(f"image folder: {folder}")
-    return max([finish(outputs[0], folder, args.check, test=outputs[2]), finish(outputs[2], folder, args.check)])
+    checked = [finish(outputs[0], folder, args.check, test=outputs[2]), finish(outputs[2], folder, args.check)]
+    return max([*checked, lost])
 
 
 def _copied(source: Path, target: Path, split: str, rows: Iterable[Row]) -> Path:

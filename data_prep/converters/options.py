@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from data_prep.converters.drops import add_drops_option, loss_status, say_drops
 from data_prep.converters.finish import add_check_option, finish
 from data_prep.errors import PictureError, UsageError
 from data_prep.files import copy_file
@@ -44,11 +45,22 @@ def add_output_options(parser: argparse.ArgumentParser, pictures: bool = True) -
             help="the folder with the pictures",
         )
         parser.add_argument("--copy", type=Path, metavar="FOLDER", help="copy the pictures here, bytes as they are")
+    add_drops_option(parser)
     add_check_option(parser)
 
 
+def count(text: str) -> int:
+    """Return a number of rows given on the command line; argparse says what is wrong with another."""
+    if not text.isdecimal() or len(text) > 15 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1")
+    return int(text)
+
+
 def write_and_check(args: argparse.Namespace, items: Iterable[Converted | Drop], origin: Origin) -> int:
-    """Write the records with their meta file, print the counts, check the result; return the exit status."""
+    """Write the records with their meta file, print the counts and what was dropped, check the result.
+
+    Returns the exit status: 1 when training would be wrong, or more rows were dropped than --allow-drops says.
+    """
     folder = origin.image_folder
     if copy_to := getattr(args, "copy", None):
         assert folder is not None
@@ -56,7 +68,9 @@ def write_and_check(args: argparse.Namespace, items: Iterable[Converted | Drop],
         origin = Origin(origin.kind, origin.sources, copy_to, origin.choices)
     counts = write_output(args.output, items, origin)
     print(f"{args.output}: {counts}")
-    return finish(args.output, origin.image_folder, args.check)
+    say_drops(counts, args.output)
+    status = finish(args.output, origin.image_folder, args.check)
+    return max(status, loss_status(counts, args.output, args.allow_drops))
 
 
 def copied(items: Iterable[Converted | Drop], source: Path, target: Path) -> Iterator[Converted | Drop]:

@@ -1,153 +1,108 @@
-"""Rows of tables: CSV, TSV, JSONL, JSON, Excel or parquet, as dicts, with the place of each row for messages.
+"""Rows of tables: CSV, TSV, JSONL, JSON, Excel, parquet or a folder, as dicts, with each row's place for messages.
 
 for place, row in read_rows(Path("pets.csv")): ...      # ("line 2", {"image": "a.jpg", "question": ...})
 """
 
 from __future__ import annotations
 
-import csv
-import datetime
 import difflib
-import io
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from data_prep.converters.beside import rows_beside
+from data_prep.converters.delimited import delimited_rows
+from data_prep.converters.excel import excel_rows
+from data_prep.converters.json_rows import json_rows
+from data_prep.converters.labels import label_names, with_names
+from data_prep.converters.unpacking import MOST_UNPACKED, unpacked_batches
 from data_prep.errors import DataError
-from data_prep.records.json_text import BOM, decode_utf8, kind_of
-from data_prep.records.record import read_records
 
 Row = dict[str, Any]
 Placed = tuple[str, Row]
 FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".xlsx", ".parquet")
+NUM_NAMES = 30
+"""Columns that a message lists; of a table with more, the first."""
+NUM_COMPARED = 1000
 
 
-def read_rows(path: Path, sheet: str | None = None) -> Iterator[Placed]:
-    """Yield (place, row) of a table, cells as text except in JSONL; the first line of CSV and Excel names the columns.
+class Reading(NamedTuple):
+    """How a table is read: the sheet, the encoding, the bytes that a packed part may become.
 
-    CSV, TSV, JSONL, Excel and parquet are streamed. Raises DataError for an unknown ending, text that is not UTF-8,
-    a line with more cells than columns, and a broken file.
+    `option` is the option that names the encoding, "" for a command that has none.
     """
-    if not path.is_file():
+
+    sheet: str | None = None
+    encoding: str | None = None
+    most_unpacked: int = MOST_UNPACKED
+    option: str = "--encoding"
+
+
+def read_rows(path: Path, reading: Reading = Reading()) -> Iterator[Placed]:  # noqa: B008  (immutable)
+    """Yield (place, row) of a table, cells as text except in JSON and parquet; the first line of CSV names the columns.
+
+    CSV, TSV, JSONL, Excel and parquet are streamed. Raises DataError for an unknown ending, an encoding that is not
+    known, a line with more cells than columns, a packed part that becomes too large, and a broken file.
+    """
+    if path.is_dir():
+        return rows_beside(path, reading.encoding, reading.option)
+    if not path.exists():
         raise DataError(path, "no such file")
+    if not path.is_file():
+        raise DataError(path, "not a regular file; give a table")
     ending = path.suffix.lower()
     if ending in {".csv", ".tsv"}:
-        return _delimited(path, "\t" if ending == ".tsv" else None)
+        return delimited_rows(path, "\t" if ending == ".tsv" else None, reading.encoding, reading.option)
     if ending in {".jsonl", ".ndjson", ".json"}:
-        return _json(path)
-    if ending == ".xlsx":
-        return _excel(path, sheet)
+        return json_rows(path, reading.sheet, reading.encoding, reading.option)
+    if ending in {".xlsx", ".xlsm"}:
+        return excel_rows(path, reading.sheet, reading.most_unpacked)
     if ending == ".parquet":
-        return _parquet(path)
-    advice = "save it as .xlsx" if ending == ".xls" else f"tables end in {', '.join(FORMATS)}"
+        return _parquet(path, reading.most_unpacked)
+    advice = "save it as .xlsx" if ending in {".xls", ".ods", ".xlsb"} else f"tables end in {', '.join(FORMATS)}"
     raise DataError(path, f"a table of an unknown kind ({ending or 'no ending'}); {advice}")
 
 
-def _delimited(path: Path, delimiter: str | None) -> Iterator[Placed]:
-    with path.open("rb") as stream:
-        head = stream.read(65536)
-        if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise DataError(path, "UTF-16 text (Excel's `Unicode text`); save it as `CSV UTF-8`")
-        stream.seek(0)
-        lines = _text_lines(stream, path)
-        first = head.removeprefix(BOM).split(b"\n")[0].decode("utf-8", "replace")
-        reader = csv.reader(lines, delimiter=delimiter or _delimiter(first), strict=True)
-        try:
-            yield from _named(reader, path)
-        except csv.Error as error:
-            raise DataError(path, f"line {reader.line_num}: broken CSV ({error}); look for a stray quote") from None
-
-
-def _delimiter(header: str) -> str:
-    """Return the delimiter that a header has most of: comma, or the semicolon of Excel in much of Europe, or tab."""
-    return max(",;\t", key=header.count)
-
-
-def _text_lines(stream: io.BufferedReader, path: Path) -> Iterator[str]:
-    for number, line in enumerate(stream, 1):
-        yield decode_utf8(line.removeprefix(BOM) if number == 1 else line, path, number)
-
-
-def _named(reader: Any, path: Path) -> Iterator[Placed]:
-    header = next(reader, None)
-    if not header:
-        raise DataError(path, "an empty table; the first line names the columns")
-    names = [name.strip() for name in header]
-    _refuse_twice(names, path)
-    for cells in reader:
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) > len(names):
-            problem = f"line {reader.line_num}: {len(cells)} cells for {len(names)} columns"
-            raise DataError(path, f"{problem}; put quotes around a text with a comma in it")
-        yield f"line {reader.line_num}", dict(zip(names, cells + [""] * (len(names) - len(cells)), strict=True))
-
-
-def _refuse_twice(names: Sequence[str], path: Path) -> None:
-    twice = next((name for place, name in enumerate(names) if name and name in names[:place]), None)
-    if twice:
-        raise DataError(path, f'the column "{twice}" stands twice; rename one')
-
-
-def _json(path: Path) -> Iterator[Placed]:
-    records = read_records(path)
-    for index in range(len(records)):
-        yield f"line {records.line(index)}", records[index]
-
-
-def _excel(path: Path, sheet: str | None) -> Iterator[Placed]:
-    try:
-        import openpyxl
-    except ImportError:
-        raise DataError(path, "pip install openpyxl to read Excel, or save it as CSV UTF-8") from None
-    try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except Exception as error:
-        raise DataError(path, f"not an Excel file ({error}); save it again as .xlsx or as CSV UTF-8") from None
-    try:
-        if sheet and sheet not in book.sheetnames:
-            raise DataError(path, f'no sheet "{sheet}"; there are {", ".join(book.sheetnames)}')
-        rows = (book[sheet] if sheet else book.worksheets[0]).iter_rows(values_only=True)
-        names = [cell_text(cell).strip() for cell in next(rows, ())]
-        if not any(names):
-            raise DataError(path, "an empty sheet; the first row names the columns")
-        _refuse_twice(names, path)
-        for number, cells in enumerate(rows, 2):
-            row = {name: cell_text(cell) for name, cell in zip(names, cells, strict=False) if name}
-            if any(row.values()):
-                yield f"row {number}", row
-    finally:
-        book.close()
-
-
-def cell_text(cell: Any) -> str:
-    """Return an Excel cell as the text a person sees: 3.0 is 3, a date is 2024-05-01, TRUE is true, empty is empty."""
-    if cell is None:
-        return ""
-    if isinstance(cell, bool):
-        return "true" if cell else "false"
-    if isinstance(cell, float) and cell.is_integer():
-        return str(int(cell))
-    if isinstance(cell, datetime.datetime):
-        return cell.date().isoformat() if cell.time() == datetime.time() else cell.isoformat(sep=" ")
-    return cell.isoformat() if isinstance(cell, (datetime.date, datetime.time)) else str(cell)
-
-
-def _parquet(path: Path) -> Iterator[Placed]:
+def _parquet(path: Path, most_unpacked: int) -> Iterator[Placed]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise DataError(path, f"not a parquet file ({str(error).splitlines()[0]}); fetch it again") from None
-    number = 0
-    with file:
-        for batch in file.iter_batches(batch_size=256):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"row {number}", row
+        with path.open("rb") as stream, pyarrow.parquet.ParquetFile(path) as file:
+            names = label_names(file.schema_arrow.metadata)
+            number = 0
+            for batch in unpacked_batches(file, stream, path, most_unpacked):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"row {number}", with_names(row, names) if names else row
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(path, f"not a parquet file, or damaged ({_first_line(error)}); fetch it again") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:100]
+
+
+def cell_at(row: Mapping[str, Any], name: str) -> Any:
+    """Return the cell of a column; `query.en` reaches into an object, or into each object of a list."""
+    if name in row:
+        return row[name]
+    value: Any = row
+    for step in name.split("."):
+        value = _step(value, step)
+    return value
+
+
+def _step(value: Any, step: str) -> Any:
+    if isinstance(value, list):
+        return [_step(one, step) for one in value]
+    return value.get(step) if isinstance(value, Mapping) else None
+
+
+def has_column(row: Mapping[str, Any], name: str) -> bool:
+    """Say whether a row has a column, or an object that a dotted name begins with."""
+    return name in row or ("." in name and name.split(".")[0] in row)
 
 
 def column(row: Row, asked: str | None, usual: Sequence[str], what: str, path: object, option: str) -> str:
@@ -157,37 +112,31 @@ def column(row: Row, asked: str | None, usual: Sequence[str], what: str, path: o
     Raises DataError that lists the columns and suggests the nearest name.
     """
     if asked is not None:
-        if asked in row:
+        if has_column(row, asked):
             return asked
-        raise DataError(path, f'no column "{asked}"{_nearest(asked, row)}; there are {", ".join(map(str, row))}')
-    lowered = {str(name).strip().lower(): str(name) for name in row}
-    if found := next((lowered[name] for name in usual if name in lowered), None):
+        raise DataError(path, f'no column "{asked}"{_nearest(asked, row)}; there are {names_of(row)}')
+    if found := usual_column(row, usual):
         return found
     near = next((hint for name in usual if (hint := _nearest(name, row))), "")
     problem = f"no column for the {what} (looked for {', '.join(usual)}){near}"
     advice = f"name it with {option}" if option else "rename the column that has it"
-    raise DataError(path, f"{problem}; there are {', '.join(map(str, row))}; {advice}")
+    raise DataError(path, f"{problem}; there are {names_of(row)}; {advice}")
+
+
+def usual_column(row: Mapping[str, Any], usual: Sequence[str]) -> str | None:
+    """Return the first of the usual names that is a column, whatever its case; None where there is none."""
+    lowered = {str(name).strip().lower(): str(name) for name in row}
+    return next((lowered[name] for name in usual if name in lowered), None)
+
+
+def names_of(row: Mapping[str, Any]) -> str:
+    """Return the names of the columns for a message, the first where there are many."""
+    names = [str(name)[:60] for name in islice(row, NUM_NAMES)]
+    more = len(row) - len(names)
+    return ", ".join(names) + (f" and {more:,} more" if more else "")
 
 
 def _nearest(name: str, row: Row) -> str:
-    lowered = {str(column).lower(): str(column) for column in row}
+    lowered = {str(column).lower(): str(column) for column in islice(row, NUM_COMPARED)}
     near = difflib.get_close_matches(name.lower(), lowered, 1, 0.6)
     return f', did you mean "{lowered[near[0]]}"?' if near else ""
-
-
-def as_texts(value: Any, path: object, place: str) -> list[str]:
-    """Return a cell as texts: a text, a number, or a list of them (also a JSON list in a text cell).
-
-    Raises DataError for an object, where a text should be.
-    """
-    if isinstance(value, str) and value.lstrip().startswith("[") and value.rstrip().endswith("]"):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            return [value]
-    if value is None:
-        return []
-    if isinstance(value, dict):
-        raise DataError(path, f"{place}: expected a text, found {kind_of(value)} {value!r:.60}")
-    values = value if isinstance(value, list) else [value]
-    return [text for one in values if one is not None and (text := cell_text(one)).strip()]

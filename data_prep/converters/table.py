@@ -6,7 +6,8 @@
     python -m data_prep table pets.csv --image-folder photos --output records.json
 
 A picture is a path below the image folder, or an address whose file lies there already (its last part, or its whole
-path). `answer` may hold several (a JSON list in CSV): the most common is taught, all are kept in `answers`.
+path); a cell may name several. `answer` may hold several (a JSON list in CSV): the most common is taught, all are kept
+in `answers`. Choices (`choices`, `options`, or the columns A, B, C) are listed under their question.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from pathlib import Path
 
+from data_prep.converters.cells import IMAGE_NAMES, image_columns, names_in, refuse_embedded
+from data_prep.converters.encodings import LIKELY
 from data_prep.converters.options import (
     add_output_options,
     converter_parser,
@@ -25,35 +27,21 @@ from data_prep.converters.options import (
     with_suffix,
     write_and_check,
 )
-from data_prep.converters.rows import Placed, as_texts, cell_text, column, read_rows
+from data_prep.converters.questions import ANSWER_NAMES, QUESTION_NAMES, asked, question_columns, suffix_for
+from data_prep.converters.rows import Placed, Reading, Row, read_rows
+from data_prep.converters.texts import NoText, text_of
+from data_prep.converters.unpacking import add_unpacked_option
 from data_prep.converters.vqa_answers import most_common_answer
+from data_prep.errors import DataError
 from data_prep.progress import Progress
 from data_prep.records.output import Converted, Drop, Origin, Reason
 from data_prep.records.record import conversation
 
-IMAGE_NAMES = ("image", "image_path", "picture", "file", "file_name", "filename", "path", "photo", "img", "url")
-QUESTION_NAMES = ("question", "prompt", "query", "instruction", "text_input")
-ANSWER_NAMES = ("answer", "answers", "response", "output", "label", "text_output")
 ID_NAMES = ("id", "question_id", "uid")
+TURNS = ("messages", "conversations", "conversation", "texts", "dialog", "dialogue")
 EXAMPLES = """  python -m data_prep table pets.csv --image-folder photos --output records.json
-  python -m data_prep table q.xlsx --image-folder photos --answer-column Reply --output records.json"""
-
-
-def local_name(text: str, folder: Path) -> str:
-    """Return the name below `folder` that a cell means: a path as it is, an address as the file it was saved to.
-
-    `./a.jpg` is `a.jpg`; a path that begins with the folder itself loses it; for `https://host/x/a.jpg?w=1` the names
-    `host/x/a.jpg`, `x/a.jpg` and `a.jpg` are looked for.
-    """
-    if "://" in text:
-        parts = urlsplit(text)
-        steps = [step for step in unquote(parts.path).split("/") if step]
-        wanted = ["/".join([parts.netloc, *steps]), *("/".join(steps[place:]) for place in range(len(steps)))]
-        return next((name for name in wanted if picture_problem(folder, name) is None), wanted[-1])
-    path = PurePosixPath(text)
-    if path.is_absolute() and path.is_relative_to(str(folder.absolute())):
-        return str(path.relative_to(str(folder.absolute())))
-    return text.removeprefix("./")
+  python -m data_prep table q.xlsx --image-folder photos --answer-column Reply --output records.json
+  python -m data_prep table pets.csv --image-folder photos --encoding cp1252 --output records.json"""
 
 
 def convert(rows: Iterable[Placed], path: Path, args: argparse.Namespace) -> Iterator[Converted | Drop]:
@@ -62,36 +50,49 @@ def convert(rows: Iterable[Placed], path: Path, args: argparse.Namespace) -> Ite
     first = next(rows, None)
     if first is None:
         return
-    image = column(first[1], args.image_column, IMAGE_NAMES, "picture", path, "--image-column")
-    question = (
-        ""
-        if args.question
-        else column(first[1], args.question_column, QUESTION_NAMES, "question", path, "--question-column")
-    )
-    answer = column(first[1], args.answer_column, ANSWER_NAMES, "answer", path, "--answer-column")
+    command = f"python -m data_prep hf {path} --image-folder {args.image_folder} --output {args.output}"
+    _refuse_turns(first[1], path, command)
+    images = image_columns(first[1], args.image_column, path)
+    refuse_embedded(first[1], images, path, f"python -m data_prep hf {path} --output {args.output}")
+    columns = question_columns(first[1], args.question_column, args.answer_column, path, bool(args.question))
     name_column = next((name for name in ID_NAMES if name in first[1]), None)
     for number, (place, row) in enumerate(itertools.chain([first], rows), 1):
         where = f"{path.name} {place}"
-        cell = cell_text(row.get(image)).strip()
-        asked = args.question or cell_text(row.get(question))
-        answers = as_texts(row.get(answer), path, place)
-        name = local_name(cell, args.image_folder) if cell else ""
-        if not cell:
+        try:
+            names = names_in(row, images, args.image_folder)
+            found = asked(row, columns, args.question)
+            given = text_of(row.get(name_column)).strip() if name_column else ""
+        except NoText as error:
+            yield Drop(Reason.NOT_TEXT, f"{where}: {error}")
+            continue
+        missing = next((problem for name in names if (problem := picture_problem(args.image_folder, name))), None)
+        if not names:
             yield Drop(Reason.NO_IMAGE, where)
-        elif problem := picture_problem(args.image_folder, name):
-            yield Drop(problem, f"{where}: {cell}")
-        elif not asked.strip():
+        elif missing:
+            gone = next(name for name in names if picture_problem(args.image_folder, name))
+            yield Drop(missing, f"{where}: {_as_written(row, images, gone)}")
+        elif not found.question.strip():
             yield Drop(Reason.NO_QUESTION, where)
-        elif not answers:
+        elif not found.answers:
             yield Drop(Reason.NO_ANSWER, where)
         else:
-            given = cell_text(row.get(name_column)).strip() if name_column else ""
-            record = {
-                "id": given or f"{path.stem}-{number}",
-                "image": name,
-                "conversations": conversation([(with_suffix(asked, args.suffix), most_common_answer(answers))]),
-            }
-            yield Converted({**record, "answers": answers} if len(answers) > 1 else record)
+            question = with_suffix(found.question, suffix_for(found, args.suffix))
+            turns = conversation([(question, most_common_answer(found.answers))], len(names))
+            image = names[0] if len(names) == 1 else names
+            record = {"id": given or f"{path.stem}-{number}", "image": image, "conversations": turns}
+            yield Converted({**record, "answers": found.answers} if len(found.answers) > 1 else record)
+
+
+def _as_written(row: Row, images: Sequence[str], name: str) -> str:
+    """Return a missing picture as its cell has it where that is one name, an address for example."""
+    cell = row.get(images[0])
+    return cell.strip() if isinstance(cell, str) and len(images) == 1 and len(cell) < 300 else name
+
+
+def _refuse_turns(row: Row, path: Path, command: str) -> None:
+    """Raise DataError for rows of dialogues, naming the command that reads them."""
+    if turns := next((name for name in TURNS if isinstance(row.get(name), list)), None):
+        raise DataError(path, f'its rows hold dialogues ("{turns}"); this command reads them: {command}')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,11 +105,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--answer-column", help=f"default: the first of {', '.join(ANSWER_NAMES)}")
     parser.add_argument("--question", help="one question for all rows, when no column has it")
     parser.add_argument("--suffix", default="", help="added to each question on a line of its own")
-    parser.add_argument("--sheet", help="sheet of an Excel file (default: the first)")
+    add_reading_options(parser)
     args = parser.parse_args(argv)
     require_folder(args.image_folder)
     choices = {"image": args.image_column, "question": args.question or args.question_column, "suffix": args.suffix}
     with Progress("converting", None, "rows") as progress:
-        rows = progress.each(read_rows(args.table, args.sheet))
+        rows = progress.each(read_rows(args.table, reading_of(args)))
         origin = Origin("table", [args.table], args.image_folder, choices)
         return write_and_check(args, convert(rows, args.table, args), origin)
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Add --sheet, --encoding and --max-unpacked."""
+    parser.add_argument("--sheet", help="sheet of an Excel file (default: the first), list of a JSON object")
+    parser.add_argument("--encoding", help=f"of a text that is not UTF-8: {', '.join(LIKELY)}, or another")
+    add_unpacked_option(parser)
+
+
+def reading_of(args: argparse.Namespace) -> Reading:
+    """Return how the command line says that the table is read."""
+    return Reading(args.sheet, args.encoding, args.max_unpacked)

@@ -12,6 +12,7 @@ The questions file and the annotations file pair up by question_id:
 from __future__ import annotations
 
 import argparse
+import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from data_prep.converters.options import (
     with_suffix,
     write_and_check,
 )
+from data_prep.converters.texts import NoText, text_of
 from data_prep.converters.vqa_answers import distinct_answers, most_common_answer
 from data_prep.errors import DataError, UsageError
 from data_prep.progress import Progress
@@ -60,11 +62,27 @@ def _entry_problem(row: Any, key: str) -> str | None:
     needed = ("question_id", "image_id", "question") if key == "questions" else ("question_id", "answers")
     if missing := next((name for name in needed if name not in row), None):
         return f'no "{missing}"'
-    if not isinstance(row["question_id"], int | str):
+    if not isinstance(row["question_id"], int | str) or isinstance(row["question_id"], bool):
         return f'"question_id" is a number or a text, found {kind_of(row["question_id"])}'
+    if key == "questions" and not is_image_id(row["image_id"]):
+        return f'"image_id" is a whole number or a text, found {shown_value(row["image_id"])}'
+    if key == "questions" and not isinstance(row["question"], str | int | float | None):
+        return f'"question" is a text, found {kind_of(row["question"])}'
     if key == "annotations" and not isinstance(row["answers"], list):
         return f'"answers" is a list, found {kind_of(row["answers"])}'
     return None
+
+
+def is_image_id(value: Any) -> bool:
+    """Say whether a value can name a picture: a text, a whole number, or a float that is whole."""
+    if isinstance(value, float):
+        return math.isfinite(value) and value.is_integer()
+    return isinstance(value, int | str) and not isinstance(value, bool) and value != ""
+
+
+def shown_value(value: Any) -> str:
+    """Return what a value is, for a message."""
+    return str(value) if isinstance(value, float) else kind_of(value)
 
 
 def pair_up(questions: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]], path: Path) -> Pairs:
@@ -89,17 +107,26 @@ Pairs = dict[Any, Mapping[str, Any]]
 
 
 class ImageNames:
-    """Where COCO's pictures are: `COCO_train2014_000000051606.jpg`, `000000051606.jpg`, or a pattern of your own."""
+    """Where COCO's pictures are: `COCO_train2014_000000051606.jpg`, `000000051606.jpg`, or a pattern of your own.
+
+    An id that is a text (TextVQA's, for one) is a name, with or without its ending.
+    """
 
     def __init__(self, folder: Path, subtype: str, pattern: str | None) -> None:
-        """Keep the folder and the patterns to try, the likeliest first."""
+        """Keep the folder and the patterns to try, the likeliest first; braces in `subtype` stand for themselves."""
         self.folder = folder
-        official = [f"COCO_{subtype}_{{:012d}}.jpg", "{:012d}.jpg"]
-        self.patterns = [pattern] if pattern else official + [f"{subtype}/{name}" for name in official]
+        plain = subtype.replace("{", "{{").replace("}", "}}")
+        official = [f"COCO_{plain}_{{:012d}}.jpg", "{:012d}.jpg"]
+        self.patterns = [pattern] if pattern else official + [f"{plain}/{name}" for name in official]
+        self._given = pattern is not None
 
     def find(self, image_id: Any) -> tuple[str, Reason | None]:
         """Return the name of a picture below the folder, and why it cannot be used if so."""
         first: tuple[str, Reason | None] | None = None
+        if isinstance(image_id, str) and not image_id.isdecimal() and not self._given:
+            named = [f"{image_id}{ending}" for ending in ("", ".jpg", ".png", ".jpeg", ".webp")]
+            found = next((name for name in named if picture_problem(self.folder, name) is None), None)
+            return (found, None) if found else (named[1], picture_problem(self.folder, named[1]))
         for place, pattern in enumerate(self.patterns):
             name = _formatted(pattern, image_id)
             problem = picture_problem(self.folder, name)
@@ -113,10 +140,11 @@ class ImageNames:
 
 def _formatted(pattern: str, image_id: Any) -> str:
     try:
-        return pattern.format(int(image_id) if ":0" in pattern else image_id)
-    except (ValueError, IndexError, KeyError):
+        whole = ":0" in pattern or isinstance(image_id, float)
+        return pattern.format(int(image_id) if whole else image_id)
+    except (ValueError, IndexError, KeyError, AttributeError, TypeError):
         raise UsageError(
-            f"--image-name {pattern!r} does not fit image id {image_id!r}; example: {{:012d}}.jpg"
+            f"--image-name {pattern!r} does not fit image id {image_id!r:.40}; example: {{:012d}}.jpg"
         ) from None
 
 
@@ -128,10 +156,15 @@ def convert(
         where = f"question {row['question_id']}"
         name, problem = names.find(row["image_id"])
         annotation = pairs.get(row["question_id"])
-        answers = answers_of(annotation) if annotation else []
+        try:
+            answers = answers_of(annotation) if annotation else []
+            question = text_of(row["question"])
+        except NoText as error:
+            yield Drop(Reason.NOT_TEXT, f"{where}: {error}")
+            continue
         if problem:
             yield Drop(problem, f"{where}: {name}")
-        elif row["question"] is None or not str(row["question"]).strip():
+        elif not question.strip():
             yield Drop(Reason.NO_QUESTION, where)
         elif annotation is None:
             yield Drop(Reason.NO_ANNOTATION, where)
@@ -149,7 +182,7 @@ def _records(
         record = {
             "id": f"{args.kind}-{row['question_id']}" + (f"-{place + 1}" if place else ""),
             "image": name,
-            "conversations": conversation([(with_suffix(str(row["question"]), args.suffix), answer)]),
+            "conversations": conversation([(with_suffix(text_of(row["question"]), args.suffix), answer)]),
             "answers": answers,
         }
         if "question_type" in annotation:
@@ -158,9 +191,12 @@ def _records(
 
 
 def answers_of(annotation: Mapping[str, Any]) -> list[str]:
-    """Return the texts of an annotation's answers, empty ones left out, as official files and mirrors write them."""
+    """Return the texts of an annotation's answers, empty ones left out, as official files and mirrors write them.
+
+    Raises NoText for an answer that is none.
+    """
     found = [answer.get("answer") if isinstance(answer, dict) else answer for answer in annotation["answers"]]
-    return [str(answer) for answer in found if answer is not None and str(answer).strip()]
+    return [text for answer in found if (text := text_of(answer)).strip()]
 
 
 def choose(answers: Sequence[str], way: str, seed: str) -> list[str]:

@@ -15,16 +15,18 @@ COCO's captions, COCO's instances, and the same as tables (boxes in pixels, from
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_prep.converters.captions import CAPTION_NAMES
-from data_prep.converters.rows import Row, cell_text, column, read_rows
-from data_prep.converters.table import IMAGE_NAMES, local_name
+from data_prep.converters.cells import IMAGE_NAMES, local_name
+from data_prep.converters.coco import caption_rows, coco_of, picture_of
+from data_prep.converters.rows import Reading, Row, column, read_rows
+from data_prep.converters.texts import NoText, text_of
 from data_prep.errors import DataError, PictureError
-from data_prep.records.json_text import kind_of, read_json
+from data_prep.records.json_text import read_json
 from data_prep.records.picture import open_image, resolve_image
 
 LABEL_NAMES = ("label", "category", "class", "object", "name")
@@ -80,42 +82,25 @@ def _is_coco(path: Path) -> bool:
     return path.suffix.lower() == ".json"
 
 
-def _read_coco(path: Path, needed: tuple[str, ...]) -> tuple[Mapping[Any, Mapping[str, Any]], list[Mapping[str, Any]]]:
-    """Return (pictures by id, annotations); raise DataError naming the entry that lacks one of `needed`."""
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise DataError(path, f'expected COCO\'s object with "images" and "annotations", found {kind_of(value)}')
-    for key, keys in (("images", ("id", "file_name")), ("annotations", ("image_id", *needed))):
-        rows = value.get(key)
-        if not isinstance(rows, list):
-            raise DataError(path, f'no list "{key}" in it, only {", ".join(value)}; COCO\'s files have one')
-        for number, row in enumerate(rows, 1):
-            missing = next((name for name in keys if not isinstance(row, dict) or name not in row), None)
-            if missing:
-                raise DataError(path, f'{key}, entry {number}: no "{missing}" in {row!r:.80}')
-    return {row["id"]: row for row in value["images"]}, value["annotations"]
-
-
-def _picture(
-    path: Path, pictures: Mapping[Any, Mapping[str, Any]], row: Mapping[str, Any], number: int
-) -> Mapping[str, Any]:
-    if row["image_id"] not in pictures:
-        raise DataError(path, f'annotations, entry {number}: picture {row["image_id"]} is not under "images"')
-    return pictures[row["image_id"]]
-
-
 def _coco_captions(path: Path) -> Iterator[tuple[str, str]]:
-    pictures, annotations = _read_coco(path, ("caption",))
-    for number, row in enumerate(annotations, 1):
-        yield str(_picture(path, pictures, row, number)["file_name"]), str(row["caption"])
+    for place, row in caption_rows(read_json(path), path):
+        yield _text(row["image"], path, place), _text(row["caption"], path, place)
+
+
+def _text(value: Any, path: Path, place: str) -> str:
+    try:
+        return text_of(value)
+    except NoText as error:
+        raise DataError(path, f"{place}: expected a text, found {error}") from None
 
 
 def _coco_boxes(path: Path) -> Iterator[tuple[str, Box]]:
-    pictures, annotations = _read_coco(path, ("category_id", "bbox"))
-    labels = {row["id"]: str(row["name"]) for row in read_json(path).get("categories", [])}
+    value = read_json(path)
+    pictures, annotations = coco_of(value, path, ("category_id", "bbox"))
+    labels = {row["id"]: str(row["name"]) for row in value.get("categories", [])}
     for number, row in enumerate(annotations, 1):
         where = f"annotations, entry {number}"
-        picture = _picture(path, pictures, row, number)
+        picture = picture_of(path, pictures, row, number)
         if row["category_id"] not in labels:
             raise DataError(path, f'{where}: category {row["category_id"]} is not under "categories"')
         if not (picture.get("width") and picture.get("height")):
@@ -127,27 +112,27 @@ def _coco_boxes(path: Path) -> Iterator[tuple[str, Box]]:
 
 def _table_captions(path: Path, folder: Path) -> Iterator[tuple[str, str]]:
     names: tuple[str, str] | None = None
-    for _, row in read_rows(path):
+    for place, row in read_rows(path, Reading(option="")):
         names = names or (
             column(row, None, IMAGE_NAMES, "picture", path, ""),
             column(row, None, CAPTION_NAMES, "caption", path, ""),
         )
-        if cell := cell_text(row.get(names[0])).strip():
-            yield local_name(cell, folder), cell_text(row.get(names[1]))
+        if cell := _text(row.get(names[0]), path, place).strip():
+            yield local_name(cell, folder), _text(row.get(names[1]), path, place)
 
 
 def _table_boxes(path: Path, folder: Path) -> Iterator[tuple[str, Box]]:
     sizes: dict[str, tuple[int, int]] = {}
     names: list[str] | None = None
-    for place, row in read_rows(path):
+    for place, row in read_rows(path, Reading(option="")):
         names = names or _box_columns(row, path)
-        if not (cell := cell_text(row.get(names[0])).strip()):
+        if not (cell := _text(row.get(names[0]), path, place).strip()):
             continue
         name = local_name(cell, folder)
         if name not in sizes:
             sizes[name] = _size(folder, name, path, place)
-        sides = [cell_text(row.get(side)) for side in names[2:]]
-        yield name, _box(cell_text(row.get(names[1])).strip(), sides, sizes[name], path, place)
+        sides = [_text(row.get(side), path, place) for side in names[2:]]
+        yield name, _box(_text(row.get(names[1]), path, place).strip(), sides, sizes[name], path, place)
 
 
 def _box_columns(row: Row, path: Path) -> list[str]:

@@ -5,7 +5,7 @@
 
 pyarrow keeps the whole footer of a file, some 9 kB for a row group of a few columns: 28 MB at 272,000 rows in groups of
 100, in each process. Here the footer's bytes are walked (Thrift's compact protocol, FileMetaData of parquet-format's
-parquet.thrift). The package `thrift` cannot do it: its `skip` reads the statistics of a picture as text.
+parquet.thrift).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from data_prep.converters.compact import END, STRUCT, fields, list_header, varint
 from data_prep.errors import DataError
 
 Place = Path | str
@@ -24,12 +25,8 @@ Place = Path | str
 MAGIC = b"PAR1"
 NUM_GROUPS = 14
 """In one footer: the header of a longer list is longer."""
-ROW_GROUPS, NUM_BYTES, NUM_ROWS, END = 4, 2, 3, 0
-"""Fields: FileMetaData's row_groups, RowGroup's total_byte_size and num_rows, and `_fields`' end of a struct."""
-BOOLEANS, INTEGERS, BINARY, LISTS, STRUCT = {1, 2}, {4, 5, 6}, 8, {9, 10}, 12
-"""The compact protocol's types; a map (11) does not occur."""
-FIXED = {1: 1, 2: 1, 3: 1, 7: 8}
-"""Bytes of a list's element of the types that have a fixed size: booleans (none in a field), a byte, a double."""
+ROW_GROUPS, NUM_BYTES, NUM_ROWS = 4, 2, 3
+"""Fields: FileMetaData's row_groups, RowGroup's total_byte_size and num_rows."""
 
 
 class Footer(NamedTuple):
@@ -129,16 +126,16 @@ def read_part(stream: BinaryIO, begin: int, end: int) -> bytes:
 
 def _walk(file: Place, raw: bytes, offset: int, first: int) -> list[Group]:
     """Return the groups that a footer describes; it begins at byte `offset` of the file."""
-    start = next((place for number, place in _fields(raw, 0) if number == ROW_GROUPS), None)
+    start = next((place for number, place in fields(raw, 0) if number == ROW_GROUPS), None)
     if start is None:
         raise ValueError("no row groups in its footer")
-    count, at, _ = _list_header(raw, start)
+    count, at, _ = list_header(raw, start)
     bounds = []
     for _ in range(count):
-        fields = dict(_fields(raw, at))
-        num_rows, num_bytes = (_varint(raw, fields[name])[0] >> 1 for name in (NUM_ROWS, NUM_BYTES))  # zigzag, not < 0
-        bounds.append((at, fields[END], num_rows, num_bytes))
-        at = fields[END]
+        found = dict(fields(raw, at))
+        num_rows, num_bytes = (varint(raw, found[name])[0] >> 1 for name in (NUM_ROWS, NUM_BYTES))  # zigzag, not < 0
+        bounds.append((at, found[END], num_rows, num_bytes))
+        at = found[END]
     kept = raw if isinstance(file, str) else None
     footer = Footer(file, offset, offset + start, offset + at, offset + len(raw), kept)
     groups = []
@@ -146,62 +143,6 @@ def _walk(file: Place, raw: bytes, offset: int, first: int) -> list[Group]:
         groups.append(Group(footer, offset + begin, offset + end, first, num_rows, num_bytes))
         first += num_rows
     return groups
-
-
-def _fields(raw: bytes, at: int) -> Iterator[tuple[int, int]]:
-    """Yield number and place of each field of the struct at `at`, last END and the place after the struct."""
-    number = 0
-    while head := raw[at]:
-        at += 1
-        if head >> 4:
-            number += head >> 4
-        else:
-            number, at = _varint(raw, at)
-            number >>= 1
-        yield number, at
-        at = _skip(raw, at, head & 15)
-    yield END, at + 1
-
-
-def _skip(raw: bytes, at: int, kind: int) -> int:
-    """Return the place after the value of type `kind` at `at`."""
-    if kind in INTEGERS:
-        return _varint(raw, at)[1]
-    if kind == BINARY:
-        size, at = _varint(raw, at)
-        return at + size
-    if kind == STRUCT:
-        while head := raw[at]:
-            at = _skip(raw, at + 1 if head >> 4 else _varint(raw, at + 1)[1], head & 15)
-        return at + 1
-    if kind in LISTS:
-        size, at, kind = _list_header(raw, at)
-        if kind in FIXED:
-            return at + size * FIXED[kind]
-        for _ in range(size):
-            at = _skip(raw, at, kind)
-        return at
-    if kind in FIXED:
-        return at if kind in BOOLEANS else at + FIXED[kind]
-    raise ValueError(f"type {kind} in its footer")
-
-
-def _list_header(raw: bytes, at: int) -> tuple[int, int, int]:
-    """Return the number of a list's elements, the place of the first, and their type."""
-    head = raw[at]
-    size, at = _varint(raw, at + 1) if head >> 4 == 15 else (head >> 4, at + 1)
-    return size, at, head & 15
-
-
-def _varint(raw: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while (byte := raw[at]) > 127:
-        value |= (byte & 127) << shift
-        shift += 7
-        at += 1
-        if shift > 63:
-            raise ValueError("a number of more than 64 bits in its footer")
-    return value | byte << shift, at + 1
 
 
 def footer_of(stream: BinaryIO, groups: Sequence[Group]) -> bytes:

@@ -1,34 +1,41 @@
-"""The layouts of Hugging Face rows, recognised by their columns, each to turns of (role, text) with `<image>` in place.
+"""The layouts of Hugging Face rows, recognised by their columns.
 
-    layout = recognise({"messages": [...], "images": [...]}, Columns(), "mix-vsft")
-    turns_of(row, layout)      # [("human", "<image>\\nWhat is it?"), ("gpt", "a dog")]
+    layout = recognise({"messages": [...], "images": [...]}, Columns(), "mix-vsft", {})
 
 | Layout | Columns | Known from |
 |---|---|---|
 | messages | `messages` [{role, content: text or parts}], `images` | TRL; HuggingFaceH4/llava-instruct-mix-vsft |
-| conversations | `conversations` [{from, value}], `image` or `images` | LLaVA |
+| conversations | `conversations` [{from, value}], `image` or `images` | LLaVA, ShareGPT |
 | texts | `texts` [{user, assistant}], `images` | HuggingFaceM4/the_cauldron |
-| question | `image`, `question`, `answer` or `answers` | OK-VQA and VQAv2 mirrors |
-| caption | `image`, `caption` or `text` | COCO captions, chess pieces |
+| question | `image`, `question`, `answer` or `answers`, `choices` | OK-VQA and VQAv2 mirrors, ScienceQA, Alpaca |
+| caption | `image`, `caption` or `text`, or a class label | COCO captions, chess pieces |
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from data_prep.converters.rows import Row, column
-from data_prep.converters.vqa_answers import most_common_answer
+from data_prep.converters.cells import numbered_after
+from data_prep.converters.labels import Names
+from data_prep.converters.questions import (
+    ANSWER_NAMES,
+    QUESTION_NAMES,
+    QuestionColumns,
+    question_columns,
+    require_text,
+)
+from data_prep.converters.rows import Row, cell_at, column, names_of, usual_column
+from data_prep.converters.texts import parsed_list
 from data_prep.errors import DataError
-from data_prep.records.record import IMAGE_TOKEN
+from data_prep.hf.parts import pictures_in
 
-IMAGE_COLUMNS = ("images", "image", "img", "picture", "jpg", "png", "image_path")
-QUESTION_COLUMNS = ("question", "query", "prompt", "instruction")
-ANSWER_COLUMNS = ("answers", "answer", "multiple_choice_answer", "label", "response", "output")
-CAPTION_COLUMNS = ("caption", "text", "captions", "description", "sentences")
-ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "bot": "gpt", "model": "gpt"}
-
-Turn = tuple[str, str]
+IMAGE_COLUMNS = (
+    "images", "image", "img", "picture", "jpg", "jpeg", "png", "webp", "image_path", "image_file", "file_name",
+    "filename", "photo", "image_0", "image_1", "image1", "page_1", "image_url", "url", "path",
+)  # fmt: skip
+CAPTION_COLUMNS = ("caption", "text", "captions", "description", "sentences", "txt")
+TURN_COLUMNS = ("messages", "conversations", "conversation", "texts", "dialog", "dialogue")
 
 
 class Columns(NamedTuple):
@@ -42,139 +49,98 @@ class Columns(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """A recognised layout: its kind (see the table above) and the columns that play each part."""
+    """A recognised layout: its kind (see the table above) and the columns that play each part.
+
+    `stored`: how the turns lie in their column: "" as a list, "json" in a text, "columns" as an object of lists.
+    `names`: the names of the classes in the columns that are taught.
+    """
 
     kind: str
-    image: str | None
+    images: tuple[str, ...]
     text: str
-    answer: str | None = None
+    columns: QuestionColumns | None = None
+    stored: str = ""
+    names: Names | None = None
+
+    @property
+    def answer(self) -> str | None:
+        return self.columns.answer if self.columns else None
 
 
-def recognise(row: Row, asked: Columns, source: str) -> Layout:
-    """Return the layout of a data set by its first row; raise DataError that lists the columns when there is none."""
-    image = _image_column(row, asked.image, source)
-    if asked.messages:
-        name = column(row, asked.messages, (), "messages", source, "--messages-column")
-        return Layout(_kind_of_turns(row[name]), image, name)
-    if not (asked.question or asked.caption):
-        for name in ("messages", "conversations", "conversation", "texts"):
-            if isinstance(row.get(name), list):
-                return Layout(_kind_of_turns(row[name]), image, name)
-    has_question = any(str(name).lower() in QUESTION_COLUMNS for name in row)
-    if asked.question or (has_question and not asked.caption):
-        question = column(row, asked.question, QUESTION_COLUMNS, "question", source, "--question-column")
-        answer = column(row, asked.answer, ANSWER_COLUMNS, "answer", source, "--answer-column")
-        return Layout("question", image, question, answer)
-    return Layout("caption", image, column(row, asked.caption, CAPTION_COLUMNS, "caption", source, "--caption-column"))
+def recognise(row: Row, wanted: Columns, source: str, names: Names | None = None) -> Layout:
+    """Return the layout of a data set by its first row; `names` are those of its classes.
+
+    Raises DataError that lists the columns when there is none, and for a column of objects where texts are read.
+    """
+    names = names or {}
+    images = _image_columns(row, wanted.image, source)
+    if wanted.messages:
+        return _turns(row, column(row, wanted.messages, (), "messages", source, "--messages-column"), images)
+    if not (wanted.question or wanted.caption):
+        for name in TURN_COLUMNS:
+            if name in row and turns_in(row[name]) is not None:
+                return _turns(row, name, images)
+    asks = usual_column(row, QUESTION_NAMES) and (wanted.answer or usual_column(row, ANSWER_NAMES))
+    captioned = usual_column(row, CAPTION_COLUMNS)
+    if wanted.question or (not wanted.caption and (asks or (usual_column(row, QUESTION_NAMES) and not captioned))):
+        columns = question_columns(row, wanted.question, wanted.answer, source)
+        taught = {name: known for name, known in names.items() if name == columns.answer}
+        return Layout("question", images, columns.question, columns, names=taught)
+    label = next(iter(names)) if len(names) == 1 and not captioned else None
+    text = column(row, wanted.caption or label, CAPTION_COLUMNS, "caption", source, "--caption-column")
+    require_text(cell_at(row, text), text, "--caption-column", source)
+    return Layout("caption", images, text, names={name: known for name, known in names.items() if name == text})
 
 
-def _image_column(row: Row, asked: str | None, source: str) -> str | None:
+def _image_columns(row: Row, asked: str | None, source: str) -> tuple[str, ...]:
     if asked:
-        return column(row, asked, (), "picture", source, "--image-column")
-    return next((name for name in IMAGE_COLUMNS if name in row), None)
+        return (column(row, asked, (), "picture", source, "--image-column"),)
+    found = usual_column(row, IMAGE_COLUMNS)
+    if found is None:
+        pictures = [name for name, cell in row.items() if isinstance(cell, Mapping) and set(cell) == {"bytes", "path"}]
+        found = pictures[0] if len(pictures) == 1 else None
+    return (found, *numbered_after(row, found)) if found else ()
 
 
-def _kind_of_turns(turns: Any) -> str:
+def _turns(row: Row, name: str, images: tuple[str, ...]) -> Layout:
+    stored = "json" if isinstance(row[name], str) else "columns" if isinstance(row[name], Mapping) else ""
+    turns = turns_in(row[name])
     first: Any = next(iter(turns or []), {})
     if isinstance(first, Mapping) and {"user", "assistant"} <= set(first):
-        return "texts"
-    return "conversations" if isinstance(first, Mapping) and "from" in first else "messages"
+        return Layout("texts", images, name, stored=stored)
+    kind = "conversations" if isinstance(first, Mapping) and "from" in first else "messages"
+    return Layout(kind, images, name, stored=stored)
 
 
-def turns_of(row: Row, layout: Layout, num_images: int, question: str, suffix: str) -> list[Turn]:
-    """Return the turns of a row, `<image>` put at the front where the row does not place it.
-
-    `question` goes before captions, `suffix` behind questions. Raises ValueError, with the reason, for turns that are
-    not human, gpt, human, gpt ..., and for `<image>` that do not pair up with the pictures.
-    """
-    if layout.kind == "messages":
-        turns = _joined((_role(turn, "role"), _content(turn.get("content"))) for turn in row[layout.text] or [])
-    elif layout.kind == "conversations":
-        turns = _joined((_role(turn, "from"), str(turn.get("value") or "")) for turn in row[layout.text] or [])
-    elif layout.kind == "texts":
-        pairs = [(turn.get("user") or "", turn.get("assistant") or "") for turn in row[layout.text] or []]
-        turns = [turn for user, answer in pairs for turn in (("human", user), ("gpt", answer))]
-    elif layout.kind == "question":
-        asked = str(row[layout.text] or "")
-        if not asked.strip():
-            raise ValueError("an empty question")
-        answer = most_common_answer(answers_of(row, layout) or [""])
-        turns = [("human", f"{asked}\n{suffix}" if suffix and asked else asked), ("gpt", answer)]
-    else:
-        turns = [("human", question), ("gpt", str((_listed(row[layout.text]) or [""])[0] or ""))]
-    return _with_images(_in_order(turns), num_images)
+def turns_in(value: Any) -> list[Any] | None:
+    """Return the turns in a cell: a list, JSON in a text, or an object of lists; None for anything else."""
+    if isinstance(value, list):
+        return value
+    if isinstance(value, str) and value.lstrip()[:1] == "[":
+        return parsed_list(value.strip())
+    columns = list(value.values()) if isinstance(value, Mapping) else []
+    if columns and all(isinstance(one, list) and len(one) == len(columns[0]) for one in columns):
+        return [dict(zip(value, some, strict=True)) for some in zip(*columns, strict=True)]
+    return None
 
 
-def answers_of(row: Row, layout: Layout) -> list[str]:
-    """Return all reference answers of a question row: a text, a number, texts, or [{"answer": text}]."""
-    values = _listed(row.get(layout.answer or ""))
-    texts = [value.get("answer") if isinstance(value, Mapping) else value for value in values]
-    return [str(text) for text in texts if text is not None and str(text).strip()]
+def with_turns(row: Row, layout: Layout) -> Row:
+    """Return a row with its turns as a list, whatever way they are stored."""
+    return {**row, layout.text: turns_in(row.get(layout.text))} if layout.stored else row
 
 
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _role(turn: Any, key: str) -> str:
-    if not isinstance(turn, Mapping):
-        raise ValueError(f"a turn is an object with {key}, found {turn!r:.60}")
-    role = str(turn.get(key)).lower()
-    if role not in ROLES and role != "system":
-        raise ValueError(f'unknown role "{turn.get(key)}"')
-    return ROLES.get(role, role)
-
-
-def _content(content: Any) -> str:
-    """Return a message's text: as it is, or its parts in order, each picture as `<image>` on a line of its own."""
-    if isinstance(content, str) or content is None:
-        return content or ""
-    text = ""
-    for part in content:
-        piece = IMAGE_TOKEN if part.get("type") == "image" else str(part.get("text") or "")
-        apart = text and piece and IMAGE_TOKEN in (piece, text[-len(IMAGE_TOKEN) :])
-        text += ("\n" if apart and not text.endswith("\n") and not piece.startswith("\n") else "") + piece
-    return text
-
-
-def _joined(turns: Iterable[Turn]) -> list[Turn]:
-    """Return the turns with a system text before the first question: human/gpt records have no other place for it."""
-    system: list[Turn] = []
-    rest: list[Turn] = []
-    for role, text in turns:
-        (system if role == "system" else rest).append((role, text))
-    words = "\n".join(text for _, text in system if text.strip())
-    if words and rest:
-        rest[0] = (rest[0][0], f"{words}\n\n{rest[0][1]}")
-    return rest
-
-
-def _in_order(turns: Sequence[Turn]) -> list[Turn]:
-    roles = [role for role, _ in turns]
-    if not roles or roles != ["human", "gpt"] * (len(roles) // 2):
-        raise ValueError(f"turns {', '.join(roles[:4]) or 'missing'}: expected human, gpt, human, gpt ...")
-    empty = next((place for place, (role, text) in enumerate(turns) if role == "gpt" and not text.strip()), None)
-    if empty is not None:
-        raise ValueError(f"turn {empty + 1}: an empty answer")
-    return list(turns)
-
-
-def _with_images(turns: list[Turn], num_images: int) -> list[Turn]:
-    tokens = sum(text.count(IMAGE_TOKEN) for role, text in turns if role == "human")
-    if tokens == 0 and num_images:
-        marks = "\n".join([IMAGE_TOKEN] * num_images)
-        turns[0] = ("human", f"{marks}\n{turns[0][1]}" if turns[0][1] else marks)
-    elif tokens != num_images:
-        raise ValueError(f"{tokens} <image> for {num_images} pictures")
-    if any(IMAGE_TOKEN in text for role, text in turns if role == "gpt"):
-        raise ValueError("<image> in an answer")
-    if any(role == "human" and not text.strip() for role, text in turns):
-        raise ValueError("an empty question")
-    return turns
+def picture_cells(row: Row, layout: Layout) -> Sequence[Any]:
+    """Return the cells of a row's pictures: those of its columns, else those that its messages hold themselves."""
+    found: list[Any] = []
+    for name in layout.images:
+        value = cell_at(row, name)
+        if isinstance(value, str) and value[:1] == "[" and value.rstrip()[-1:] == "]":
+            value = parsed_list(value.strip()) or value
+        found += [one for one in value if one is not None] if isinstance(value, list) else [value] if value else []
+    return found or (pictures_in(row.get(layout.text)) if layout.kind == "messages" else [])
 
 
 def require_known(layout: Layout, row: Row, source: str) -> None:
     """Raise DataError when a data set has no picture column at all."""
-    if layout.image is None:
-        columns = ", ".join(map(str, row))
-        raise DataError(source, f"no picture column; there are {columns}; name it with --image-column")
+    if not layout.images:
+        raise DataError(source, f"no picture column; there are {names_of(row)}; name it with --image-column")

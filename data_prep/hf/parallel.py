@@ -52,7 +52,7 @@ def most_processes(page: int) -> int:
 
 @contextmanager
 def in_processes(
-    convert: Convert, groups: Sequence[Group], wanted: Container[int], num_processes: int
+    convert: Convert, groups: Sequence[Group], wanted: Container[int], num_processes: int, most_unpacked: int
 ) -> Iterator[Iterator[Item]]:
     """Start the processes; the value yields what `convert` makes of the wanted rows, in the order of the groups.
 
@@ -66,7 +66,7 @@ def in_processes(
             reader, writer = context.Pipe(duplex=False)
             _widen(writer)
             mine = groups[number::num_processes]
-            process = context.Process(target=_serve, args=(writer, convert, mine, wanted), daemon=True)
+            process = context.Process(target=_serve, args=(writer, convert, mine, wanted, most_unpacked), daemon=True)
             process.start()
             writer.close()
             readers.append(reader)
@@ -105,11 +105,13 @@ def _next_items(reader: Connection, group: Group) -> list[Item]:
     return answer
 
 
-def _serve(pipe: Connection, convert: Convert, groups: Sequence[Group], wanted: Container[int]) -> None:
+def _serve(
+    pipe: Connection, convert: Convert, groups: Sequence[Group], wanted: Container[int], most_unpacked: int
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all: the first process ends this one
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what is half-written goes
     try:
-        for group, rows in zip(groups, rows_by_group(groups), strict=True):
+        for group, rows in zip(groups, rows_by_group(groups, most_unpacked), strict=True):
             numbered = enumerate(rows, start=group.first)
             items = convert((number, row) for number, row in numbered if number in wanted)
             while some := list(itertools.islice(items, CHUNK)):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from data_prep.converters.rows import Row
+from data_prep.converters.unpacking import MOST_UNPACKED, batch_size
 from data_prep.hf.footer import (
     NUM_GROUPS,
     Group,
@@ -30,7 +31,6 @@ from data_prep.hf.footer import (
     readable,
 )
 
-BATCH = 32
 TOGETHER = 16 << 20
 """Row groups of the hub are fetched together up to this size, by one request."""
 REQUEST = 8 << 20
@@ -39,19 +39,32 @@ PADDING = 100
 """Bytes that the header of a dictionary page takes, which old writers did not count (PARQUET-816)."""
 
 
-def rows_by_group(groups: Iterable[Group]) -> Iterator[Iterator[Row]]:
+def rows_by_group(groups: Iterable[Group], most_unpacked: int = MOST_UNPACKED) -> Iterator[Iterator[Row]]:
     """Yield the rows of each group, read 32 at a time; those of one file follow each other.
 
-    A page is read whole: the largest decides on the memory (see `most_read`). Raises DataError for damaged pages.
+    A page is read whole: the largest decides on the memory (see `most_read`). Raises DataError for damaged pages, and
+    for those that would become more than `most_unpacked` bytes.
     """
     _give_memory_back()
     for some in _slices(groups):
         with readable(some[0].file), open_place(some[0].file) as stream, _opened(stream, some) as parquet:
             for number in range(len(some)):
-                yield _rows(some[0].file, parquet, [number])
+                size = batch_size(parquet.metadata, [number], stream, some[0].file, most_unpacked)
+                yield _rows(some[0].file, parquet, [number], size)
 
 
-def rows_at(addresses: Iterable[str]) -> Generator[Row]:
+def schema_of(groups: Sequence[Group]) -> dict[bytes, bytes]:
+    """Return the metadata of the schema of a file with these groups; none where it has no rows."""
+    import pyarrow.parquet
+
+    if not groups:
+        return {}
+    with readable(groups[0].file), open_place(groups[0].file) as stream:
+        footer = pyarrow.BufferReader(footer_of(stream, groups[:1]))
+        return dict(pyarrow.parquet.read_metadata(footer).metadata or {})
+
+
+def rows_at(addresses: Iterable[str], most_unpacked: int = MOST_UNPACKED) -> Generator[Row]:
     """Yield the rows of parquet files of the hub, some row groups fetched at a time.
 
     Raises DataError as `groups_of` and `rows_by_group` do.
@@ -62,7 +75,8 @@ def rows_at(addresses: Iterable[str]) -> Generator[Row]:
         with readable(address), open_address(address) as stream:
             for some in _slices(groups, TOGETHER):
                 with _opened(stream, some) as parquet:
-                    yield from _rows(address, parquet, None)
+                    size = batch_size(parquet.metadata, range(len(some)), stream, address, most_unpacked)
+                    yield from _rows(address, parquet, None, size)
 
 
 def _slices(groups: Iterable[Group], most: float = math.inf) -> Iterator[list[Group]]:
@@ -138,7 +152,7 @@ class _Part(io.BytesIO):
         return super().tell() + self._begin
 
 
-def _rows(file: Place, parquet: Any, numbers: list[int] | None) -> Iterator[Row]:
+def _rows(file: Place, parquet: Any, numbers: list[int] | None, size: int) -> Iterator[Row]:
     with readable(file):
-        for batch in parquet.iter_batches(batch_size=BATCH, row_groups=numbers, use_threads=False):
+        for batch in parquet.iter_batches(batch_size=size, row_groups=numbers, use_threads=False):
             yield from batch.to_pylist()

@@ -8,6 +8,7 @@ A picture that many rows share is written once, and a run that was killed goes o
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import itertools
 import os
@@ -19,9 +20,13 @@ from typing import Any, NamedTuple
 
 import xxhash
 
+from data_prep.converters.cells import local_name
+from data_prep.converters.options import picture_problem
 from data_prep.converters.rows import Row
 from data_prep.errors import DataError
 from data_prep.files import write_problem
+from data_prep.hf.layouts import Layout, picture_cells
+from data_prep.hf.parts import picture_in
 from data_prep.hf.rows import fetched
 from data_prep.records.output import Reason
 from data_prep.records.picture import extension_of
@@ -29,6 +34,11 @@ from data_prep.records.picture import extension_of
 CHUNK = 8
 THREADS = 2
 BINARY = getattr(os, "O_BINARY", 0)
+LONGEST_NAME = 1024
+"""Characters of a path or an address."""
+SHORTEST_PICTURE = 80
+"""Characters of base64 that may be a picture."""
+ARCHIVES = ("zip://", "tar://", "gzip://", "bz2://", "xz://", "zstd://", "lz4://")
 
 
 class Picture(NamedTuple):
@@ -46,36 +56,78 @@ def own_folder(source: str) -> Path | None:
 
 def names_a_file(cell: Any, source: str) -> bool:
     """Say whether a picture's cell is a path, without bytes, to a file in the data set's own folder."""
-    path = cell.get("path") if isinstance(cell, Mapping) and not cell.get("bytes") else cell
+    inside = picture_in(cell) if isinstance(cell, Mapping) else cell
     below = own_folder(source)
-    return isinstance(path, str) and below is not None and (below / path).is_file()
+    return isinstance(inside, str) and below is not None and len(inside) < LONGEST_NAME and _is_file(below / inside)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, or one that is none
+        return False
+
+
+def embedded(text: str) -> bytes | None:
+    """Return the picture that a text holds in base64, as a data address or bare; None for a path or an address.
+
+    Raises ValueError for base64 that is broken.
+    """
+    head = text[:LONGEST_NAME]
+    if head.startswith("data:"):
+        kind, mark, text = text.partition(",")
+        if not mark or not kind.endswith(";base64"):
+            raise ValueError("a data address without base64")
+    elif len(text) < SHORTEST_PICTURE or extension_of(_decoded_head(head)) is None:
+        return None
+    return base64.b64decode("".join(text.split()), validate=True)
+
+
+def _decoded_head(text: str) -> bytes:
+    try:
+        return base64.b64decode(text[:24], validate=True)
+    except ValueError:
+        return b""
 
 
 class PictureStore:
     """Writes pictures below a folder under the hash of their bytes; a picture already there is not written again."""
 
-    def __init__(self, folder: Path, source: str) -> None:
-        """Keep the folder, and where the data set may name pictures: below its own folder, or its own hub address."""
+    def __init__(self, folder: Path, source: str, commit: str | None = None) -> None:
+        """Keep the folder, and where the data set may name pictures: below its own folder, or its own hub address.
+
+        `commit` is the state of a data set of the hub.
+        """
         self.folder = folder
         self._below = own_folder(source)
         self._hub = f"hf://datasets/{source}"
+        self._commit = commit
         self._root = os.path.realpath(folder)
 
     def picture(self, cell: Any) -> Picture:
-        """Return the picture in a cell: bytes, {"bytes", "path"}, or a path."""
-        raw = cell.get("bytes") if isinstance(cell, Mapping) else cell
-        if isinstance(raw, bytes):
-            return self._save(raw, "")
-        path = cell.get("path") if isinstance(cell, Mapping) else cell
-        if not isinstance(path, str) or not path:
+        """Return the picture in a cell: bytes, {"bytes", "path"}, a path, an address, or base64 in a text."""
+        inside = picture_in(cell) if isinstance(cell, Mapping) else cell
+        if isinstance(inside, bytes):
+            return self._save(inside, "")
+        if not isinstance(inside, str) or not inside:
             return Picture("", Reason.IMAGE_UNREADABLE)
-        return self._from_address(path) if "://" in path else self._from_disk(path)
+        shown = inside if len(inside) < LONGEST_NAME else f"{inside[:40]}..."
+        try:
+            raw = embedded(inside)
+            if raw is not None:
+                return self._save(raw, shown)
+            if len(inside) >= LONGEST_NAME:
+                return Picture(shown, Reason.IMAGE_UNREADABLE)
+            return self._from_address(inside) if "://" in inside else self._from_disk(inside)
+        except ValueError:  # broken base64, or a name that the system has no words for
+            return Picture(shown, Reason.IMAGE_UNREADABLE)
 
     def _from_address(self, address: str) -> Picture:
         """Fetch hf://datasets/OWNER/NAME... or zip://a.jpg::archive; a row must not name what is not its data set's."""
-        place = address.split("::")[-1]
-        if not (place.startswith((f"{self._hub}/", f"{self._hub}@")) or self._is_below(place)):
-            return Picture(address, Reason.IMAGE_OUTSIDE)
+        if not self._is_own(address):
+            saved = local_name(address, self.folder)
+            there = picture_problem(self.folder, saved) is None
+            return Picture(saved) if there else Picture(address, Reason.IMAGE_OUTSIDE)
         try:
             return self._save(fetched(address), address)
         except FileNotFoundError:
@@ -83,18 +135,36 @@ class PictureStore:
         except OSError as error:
             raise DataError(address, f"cannot be fetched ({error}); the same command goes on from here") from None
 
+    def _is_own(self, address: str) -> bool:
+        """Say whether an address leads to the data set's own hub address or folder, through archives only."""
+        *through, place = address.split("::")
+        if ".." in address.split("/") or not all(one.startswith(ARCHIVES) for one in through):
+            return False
+        if "://" in place:
+            return place.startswith((f"{self._hub}/", f"{self._hub}@"))
+        return self._is_below(place)
+
     def _from_disk(self, path: str) -> Picture:
         if self._below is None:
+            return self._from_hub(path)
+        problem = Reason.IMAGE_MISSING
+        for name in dict.fromkeys((path, path.replace("\\", "/"))):
+            for place in (self._below, self.folder):
+                real = os.path.realpath(place / name)
+                referenced = real.startswith(self._root + os.sep)
+                if not (referenced or self._is_below(real)):
+                    problem = Reason.IMAGE_OUTSIDE
+                elif os.path.isfile(real):  # noqa: PTH113
+                    below = Path(real).relative_to(self._root).as_posix() if referenced else ""
+                    return Picture(below) if referenced else self._save(Path(real).read_bytes(), path)
+        return Picture(path, problem)
+
+    def _from_hub(self, path: str) -> Picture:
+        """Fetch a file that a row of the hub names by its path in the data set; rows elsewhere name none."""
+        steps = path.split("/")
+        if self._commit is None or path.startswith("/") or ".." in steps or "\0" in path:
             return Picture(path, Reason.IMAGE_OUTSIDE)
-        real = os.path.realpath(self._below / path)
-        referenced = real.startswith(self._root + os.sep)
-        if not (referenced or self._is_below(real)):
-            return Picture(path, Reason.IMAGE_OUTSIDE)
-        if not Path(real).is_file():
-            return Picture(path, Reason.IMAGE_MISSING)
-        if referenced:
-            return Picture(Path(real).relative_to(self._root).as_posix())
-        return self._save(Path(real).read_bytes(), path)
+        return self._from_address(f"{self._hub}@{self._commit}/{path.removeprefix('./')}")
 
     def _is_below(self, path: str) -> bool:
         return self._below is not None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self._below))
@@ -153,29 +223,23 @@ def _create(path: str) -> int:
 
 
 def with_pictures(
-    rows: Iterable[tuple[int, Row]], column: str | None, store: PictureStore, threads: int
+    rows: Iterable[tuple[int, Row]], layout: Layout, store: PictureStore, threads: int
 ) -> Iterator[tuple[int, Row, list[Picture]]]:
     """Yield (row number, row, its pictures) in order, those of the rows ahead being written by threads meanwhile."""
     if not threads:
         for number, row in rows:
-            yield number, row, [store.picture(cell) for cell in picture_cells(row, column)]
+            yield number, row, [store.picture(cell) for cell in picture_cells(row, layout)]
         return
     numbered = iter(rows)
     ahead: deque[tuple[list[tuple[int, Row]], Future[list[list[Picture]]]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         while chunk := list(itertools.islice(numbered, CHUNK)):
-            cells = [picture_cells(row, column) for _, row in chunk]
+            cells = [picture_cells(row, layout) for _, row in chunk]
             ahead.append((chunk, pool.submit(_store_all, store, cells)))
             if len(ahead) > threads:
                 yield from _joined(*ahead.popleft())
         while ahead:
             yield from _joined(*ahead.popleft())
-
-
-def picture_cells(row: Row, column: str | None) -> Sequence[Any]:
-    """Return the cells of a row's pictures: none, one, or a list."""
-    value = row.get(column) if column else None
-    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _store_all(store: PictureStore, cells: Sequence[Sequence[Any]]) -> list[list[Picture]]:

@@ -1,11 +1,11 @@
-"""Rows of a Hugging Face data set, streamed: from the hub, a local folder, parquet, arrow, or one saved to disk.
+"""Rows of a Hugging Face data set, streamed: from the hub, a local folder, parquet, arrow, tables, or saved to disk.
 
     opened = open_rows("HuggingFaceH4/llava-instruct-mix-vsft", split="train")
     next(opened.rows)      # {"messages": [...], "images": [{"bytes": b"...", "path": None}]}
 
 Pictures stay the bytes they are. Local parquet and arrow files are read 32 rows at a time, whatever their row groups
-(parquet, here or on the hub: see hf_parquet.py): memory does not grow with the data. Everything else streams through
-`datasets`.
+(parquet, here or on the hub: see hf/parquet.py): memory does not grow with the data. JSON, CSV and Excel files are read
+as `table` reads them. Everything else streams through `datasets`.
 """
 
 from __future__ import annotations
@@ -17,19 +17,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.converters.rows import Row
+from data_prep.converters.beside import text_beside
+from data_prep.converters.labels import Names, label_names, names_in
+from data_prep.converters.rows import Reading, Row, read_rows
+from data_prep.converters.unpacking import BATCH
 from data_prep.errors import DataError
 from data_prep.hf.footer import Group, groups_of, open_address, readable
-from data_prep.hf.parquet import BATCH, rows_at, rows_by_group
+from data_prep.hf.parquet import rows_at, rows_by_group, schema_of
 from data_prep.records.foreign import ENDINGS
 
 SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
+TABLES = {".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".xlsx"}
+NO_ROWS = {"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json", "package.json"}
+"""Files of a folder that describe it."""
 
 
 class Opened(NamedTuple):
     """A data set: local files that hold the rows, the rows, how many there are, the hub's commit (None: unknown).
 
-    `groups`: where the files are parquet, their groups of rows.
+    `groups`: where the files are parquet, their groups of rows. `names`: those of its classes, by column.
     """
 
     files: list[Path]
@@ -37,30 +43,88 @@ class Opened(NamedTuple):
     total: int | None
     commit: str | None = None
     groups: Sequence[Group] = ()
+    names: Names | None = None
 
 
-def open_rows(source: str, split: str | None, config: str | None = None, revision: str | None = None) -> Opened:
+class Asked(NamedTuple):
+    """What of a data set is asked for, and how it is read; `skip`: a file that is no part of it, our own output."""
+
+    split: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    reading: Reading = Reading()
+    skip: Path | None = None
+
+
+def open_rows(source: str, asked: Asked) -> Opened:
     """Return the data set that `source` names, its rows not read yet.
 
     Raises DataError for an unknown source or split, with the splits there are.
     """
-    path = Path(source)
+    path, split = Path(source), asked.split
     if path.is_dir() and (path / "dataset_dict.json").is_file():
         path = _saved_split(path, split)
         split = None
     files = _files(path)
     if files:
         chosen = files if path.is_file() else _of_split(path, files, split)
-        return _parquet(chosen) if chosen[0].suffix == ".parquet" else _arrow(chosen)
-    if path.is_dir():
-        return _streamed(source, _tables_below(path), split or "train", config, None)
+        return _parquet(chosen, asked) if chosen[0].suffix == ".parquet" else _arrow(chosen)
     if path.is_file():
-        raise DataError(
-            source, "not a parquet or arrow file; CSV, JSONL and Excel are read by: python -m data_prep table"
-        )
+        if path.suffix.lower() not in TABLES:
+            advice = f"data sets end in .parquet, .arrow, {', '.join(sorted(TABLES))}"
+            raise DataError(source, f"not a data set that is read; {advice}")
+        return _tables([path], asked)
+    if path.is_dir():
+        return _folder(source, path, split, asked)
     if path.suffix or source.startswith((".", "/")) or source.count("/") != 1:
         raise DataError(source, "no such file or folder (a data set of the hub is named OWNER/NAME)")
-    return _streamed(source, [], split or "train", config, _commit(source, revision))
+    return _streamed(source, [], split or "train", asked, _commit(source, asked.revision))
+
+
+def _folder(source: str, path: Path, split: str | None, asked: Asked) -> Opened:
+    """Return the data set of a folder without parquet: its tables, else pictures and archives as `datasets` reads."""
+    described = any((path / f"metadata.{ending}").is_file() for ending in ("csv", "jsonl"))
+    tables = [] if described else _tables_in(path, asked.skip)
+    if tables:
+        return _tables(_of_split(path, tables, split), asked)
+    if scripts := sorted(path.glob("*.py")):
+        advice = "give the data files themselves (.parquet, .json, .csv)"
+        raise DataError(source, f"a loading script ({scripts[0].name}), which is not run, and no data: {advice}")
+    if not described and any(text_beside(picture) for picture in _pictures_in(path)):
+        advice = f"python -m data_prep captions {source} --image-folder {source} --output records.json reads them"
+        raise DataError(source, f"pictures with a text beside each; {advice}")
+    return _streamed(source, _others_below(path), split or "train", asked, None)
+
+
+def _tables_in(folder: Path, skip: Path | None) -> list[Path]:
+    """Return the tables of a folder, else of the folders in it: what describes it and our own output left out."""
+    for found in (folder.glob("*"), folder.rglob("*")):
+        tables = [
+            path for path in found
+            if path.suffix.lower() in TABLES and path.name not in NO_ROWS and not path.name.endswith(".meta.json")
+            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+            and not (path.name.startswith("metadata.") and path.suffix != ".xlsx")
+            and not (skip and path.resolve() == skip.resolve())
+        ]  # fmt: skip
+        if tables:
+            return sorted(tables)
+    return []
+
+
+def _pictures_in(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+
+
+def _tables(files: list[Path], asked: Asked) -> Opened:
+    reading = asked.reading._replace(sheet=asked.reading.sheet or asked.split)
+    return Opened(files, _joined(_table_rows(file, reading) for file in files), None)
+
+
+def _table_rows(file: Path, reading: Reading) -> Iterator[Row]:
+    for place, row in read_rows(file, reading):
+        if not isinstance(row, dict):
+            raise DataError(file, f"{place}: expected an object {{...}}, found {row!r:.60}")
+        yield row
 
 
 def _saved_split(path: Path, split: str | None) -> Path:
@@ -97,17 +161,30 @@ def _split_in(name: str) -> str | None:
     return next((split for split in SPLITS if split in words), None)
 
 
-def _parquet(files: list[Path]) -> Opened:
+def _parquet(files: list[Path], asked: Asked) -> Opened:
     groups: list[Group] = []
     total = 0
     for file in files:
         groups += groups_of(file, total)
         total = groups[-1].first + groups[-1].num_rows if groups else 0
-    return Opened(files, _joined(rows_by_group(groups)), total, groups=groups)
+    rows = _joined(rows_by_group(groups, asked.reading.most_unpacked))
+    return Opened(files, rows, total, groups=groups, names=label_names(schema_of(groups)))
 
 
 def _arrow(files: list[Path]) -> Opened:
-    return Opened(files, _joined(map(_arrow_rows, files)), sum(map(_count, files)))
+    rows = _joined(map(_arrow_rows, files))
+    return Opened(files, rows, sum(map(_count, files)), names=label_names(_arrow_schema(files[0])))
+
+
+def _arrow_schema(file: Path) -> dict[bytes, bytes]:
+    import pyarrow
+
+    with readable(file), pyarrow.memory_map(str(file)) as stream:
+        try:
+            schema = pyarrow.ipc.open_stream(stream).schema
+        except pyarrow.ArrowInvalid:
+            schema = pyarrow.ipc.open_file(stream).schema
+        return dict(schema.metadata or {})
 
 
 def _joined(parts: Iterable[Iterator[Row]]) -> Generator[Row]:
@@ -142,7 +219,7 @@ def _count(file: Path) -> int:
             return sum(whole.get_batch(number).num_rows for number in range(whole.num_record_batches))
 
 
-def _tables_below(folder: Path) -> list[Path]:
+def _others_below(folder: Path) -> list[Path]:
     """Return the files of a folder that are no pictures: the metadata and archives that `datasets` reads."""
     below = (Path(place) / name for place, _, names in os.walk(folder) for name in names)
     return sorted(path for path in below if path.suffix.lower() not in ENDINGS)
@@ -156,22 +233,38 @@ def _commit(source: str, revision: str | None) -> str:
         return str(huggingface_hub.HfApi().dataset_info(source, revision=revision).sha)
 
 
-def _streamed(source: str, files: list[Path], split: str, config: str | None, commit: str | None) -> Opened:
+def _streamed(source: str, files: list[Path], split: str, asked: Asked, commit: str | None) -> Opened:
     import datasets
 
     with _told(source):
-        builder = datasets.load_dataset_builder(source, config, revision=commit)
-        rows = _parquet_rows(builder, split) or builder.as_streaming_dataset(split).decode(False)
+        builder = datasets.load_dataset_builder(source, asked.config, revision=commit)
+        rows = _parquet_rows(builder, split, asked.reading.most_unpacked)
+        if rows is None:
+            streamed = builder.as_streaming_dataset(split)
+            rows = streamed.decode(False) if streamed.features else streamed
+        features = builder.info.features or getattr(rows, "features", None)
+        names = names_in(features.to_dict()) if features else _names_of(builder, split)
     known = (builder.info.splits or {}).get(split)
-    return Opened(files, _read(source, rows), known.num_examples if known else None, commit)
+    return Opened(files, _read(source, rows), known.num_examples if known else None, commit, names=names)
 
 
-def _parquet_rows(builder: Any, split: str) -> Iterator[Row] | None:
-    """Return the rows of a data set whose files are all parquet; None for another, or where it has no such split."""
+def _names_of(builder: Any, split: str) -> Names:
+    """Return the names of the classes that the schema of the first parquet file tells, where the card tells none."""
+    files = _parquet_files(builder, split)
+    return label_names(schema_of(groups_of(files[0]))) if files else {}
+
+
+def _parquet_files(builder: Any, split: str) -> list[str]:
+    """Return the addresses of a data set whose files are all parquet; none for another, or without such a split."""
     from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
     files = (builder.config.data_files or {}).get(split)
-    return rows_at(files) if isinstance(builder.config, ParquetConfig) and files else None
+    return list(files or ()) if isinstance(builder.config, ParquetConfig) else []
+
+
+def _parquet_rows(builder: Any, split: str, most_unpacked: int) -> Iterator[Row] | None:
+    files = _parquet_files(builder, split)
+    return rows_at(files, most_unpacked) if files else None
 
 
 def _read(source: str, rows: Iterable[Row]) -> Generator[Row]:
@@ -193,6 +286,8 @@ def _told(source: str) -> Iterator[None]:
         raise DataError(source, f"{problem}; {advice}") from None
     except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
         raise DataError(source, f"{_first_line(error)}; see --split and --config") from None
+    except RuntimeError as error:  # a loading script: `datasets` runs none since its version 4
+        raise DataError(source, f"{_first_line(error)}; give data files (.parquet, .json, .csv)") from None
 
 
 def fetched(address: str) -> bytes:

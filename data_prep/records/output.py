@@ -22,7 +22,7 @@ from data_prep.files import hashing, sha256_of, write_json
 from data_prep.records.ids import unique_ids
 from data_prep.records.record import Record, write_records
 
-NUM_EXAMPLES = 5
+NUM_EXAMPLES = 100
 
 
 class Reason(Enum):
@@ -37,6 +37,8 @@ class Reason(Enum):
     NO_CAPTION = "colour and shape not both told"
     NO_ANNOTATION = "question without annotation"
     BAD_TURNS = "turns not mendable"
+    NOT_TEXT = "not a text"
+    NOT_SEEN = "video or sound"
     INVALID_ANSWER = "generated text not valid"
     NOT_ANSWERED = "no answer from the endpoint"
     SAME = "same as an earlier row"

@@ -1,0 +1,111 @@
+"""The pictures that a row of a table names: one, several in a cell, or a column for each.
+
+columns = image_columns(row, None, "pets.csv")      # ("image",), or ("image_1", "image_2")
+names_in(row, columns, Path("photos"))              # ["a.jpg", "b.jpg"] of "a.jpg; b.jpg"
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from data_prep.converters.options import picture_problem
+from data_prep.converters.rows import Row, cell_at, column
+from data_prep.converters.texts import NoText, listed, text_of
+from data_prep.errors import DataError
+
+IMAGE_NAMES = (
+    "image", "images", "image_path", "picture", "file", "file_name", "filename", "path", "photo", "img", "url",
+    "image_1", "image1", "page_1", "bild", "foto",
+)  # fmt: skip
+FIRST = re.compile(r"(.*?)([ _-]?)(0*)([01])")
+SEPARATORS = ("\n", ";", "|", ",", " ")
+EMBEDDED = re.compile(r"data:|[A-Za-z0-9+/\s]{200}")
+"""How a picture written into a cell as base64 begins."""
+
+
+def image_columns(row: Row, asked: str | None, source: object) -> tuple[str, ...]:
+    """Return the columns of pictures: the one asked for or usual, and with image_1 also image_2, image_3 ...
+
+    Raises DataError, as `column` does, when there is none.
+    """
+    first = column(row, asked, IMAGE_NAMES, "picture", source, "--image-column")
+    return (first, *numbered_after(row, first)) if asked is None else (first,)
+
+
+def numbered_after(row: Mapping[str, Any], first: str) -> list[str]:
+    """Return the columns that go on counting where `first` begins: image_2, image_3 ... after image_1."""
+    found = FIRST.fullmatch(first)
+    if not found:
+        return []
+    base, mark, zeros, digit = found.groups()
+    names: list[str] = []
+    while (name := f"{base}{mark}{str(int(digit) + len(names) + 1).zfill(len(zeros) + 1)}") in row:
+        names.append(name)
+    return names
+
+
+def names_in(row: Mapping[str, Any], columns: tuple[str, ...], folder: Path) -> list[str]:
+    """Return the names below `folder` of the pictures that a row names; none where its cells are empty.
+
+    Raises NoText for a cell that is no name.
+    """
+    return [name for place in columns for name in _names(cell_at(row, place), folder, place)]
+
+
+def _names(cell: Any, folder: Path, place: str) -> list[str]:
+    if isinstance(cell, Mapping):
+        cell = cell.get("path") or cell.get("file_name") or cell.get("url") or cell
+    if isinstance(cell, list | tuple):
+        return [name for one in cell for name in _names(one, folder, place)]
+    try:
+        text = text_of(cell).strip()
+    except NoText as error:
+        raise NoText(f'column "{place}": {error}; a picture is a name') from None
+    if not text:
+        return []
+    found = listed(text)
+    if isinstance(found, list):
+        return _names(found, folder, place)
+    name = local_name(text, folder)
+    return [name] if picture_problem(folder, name) is None else _several(text, folder) or [name]
+
+
+def _several(text: str, folder: Path) -> list[str]:
+    """Return the names that a cell lists, where one of them at least is there; none for a cell that lists nothing."""
+    for mark in SEPARATORS:
+        parts = [part.strip().strip("\"'") for part in text.split(mark)]
+        names = [local_name(part, folder) for part in parts if part]
+        if len(names) > 1 and any(picture_problem(folder, name) is None for name in names):
+            return names
+    return []
+
+
+def local_name(text: str, folder: Path) -> str:
+    """Return the name below `folder` that a cell means: a path as it is, an address as the file it was saved to.
+
+    `./a.jpg` is `a.jpg`; a path that begins with the folder itself loses it; for `https://host/x/a.jpg?w=1` the names
+    `host/x/a.jpg`, `x/a.jpg` and `a.jpg` are looked for.
+    """
+    if "://" in text:
+        parts = urlsplit(text)
+        steps = [step for step in unquote(parts.path).split("/") if step]
+        wanted = ["/".join([parts.netloc, *steps]), *("/".join(steps[place:]) for place in range(len(steps)))]
+        return next((name for name in wanted if picture_problem(folder, name) is None), wanted[-1])
+    path = PurePosixPath(text)
+    if path.is_absolute() and path.is_relative_to(str(folder.absolute())):
+        return str(path.relative_to(str(folder.absolute())))
+    return text.removeprefix("./")
+
+
+def refuse_embedded(row: Row, columns: tuple[str, ...], source: object, command: str) -> None:
+    """Raise DataError for pictures that are written into the cells: `command` writes them as files."""
+    for place in columns:
+        value = cell_at(row, place)
+        one = value[0] if isinstance(value, list) and value else value
+        inside = one.get("bytes") if isinstance(one, Mapping) else one
+        if isinstance(inside, bytes) or (isinstance(inside, str) and EMBEDDED.match(inside)):
+            raise DataError(source, f'column "{place}" holds pictures themselves; {command} writes them as files')

@@ -1,0 +1,55 @@
+"""COCO's files: pictures by id, and their annotations, checked.
+
+pictures, annotations = coco_of(read_json(path), path, ("caption",))
+{"images": [{"id": 7, "file_name": "7.jpg", "width": 640, "height": 480}],
+ "annotations": [{"image_id": 7, "caption": "a dog"}]}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import DataError
+from data_prep.records.json_text import kind_of
+
+Entries = list[Mapping[str, Any]]
+
+
+def coco_of(value: Any, path: Path, needed: tuple[str, ...]) -> tuple[Mapping[Any, Mapping[str, Any]], Entries]:
+    """Return (pictures by id, annotations) of a file's value.
+
+    Raises DataError naming the entry that lacks one of `needed`, its picture, or a name of a picture.
+    """
+    if not isinstance(value, dict):
+        raise DataError(path, f'expected COCO\'s object with "images" and "annotations", found {kind_of(value)}')
+    for key, keys in (("images", ("id", "file_name")), ("annotations", ("image_id", *needed))):
+        rows = value.get(key)
+        if not isinstance(rows, list):
+            raise DataError(path, f'no list "{key}" in it, only {", ".join(value)}; COCO\'s files have one')
+        for number, row in enumerate(rows, 1):
+            missing = next((name for name in keys if not isinstance(row, dict) or name not in row), None)
+            if missing:
+                raise DataError(path, f'{key}, entry {number}: no "{missing}" in {row!r:.80}')
+            if not isinstance(row[keys[0]], int | str):
+                problem = f'"{keys[0]}" is a number or a text, found {kind_of(row[keys[0]])}'
+                raise DataError(path, f"{key}, entry {number}: {problem}")
+    return {row["id"]: row for row in value["images"]}, value["annotations"]
+
+
+def picture_of(
+    path: Path, pictures: Mapping[Any, Mapping[str, Any]], row: Mapping[str, Any], number: int
+) -> Mapping[str, Any]:
+    """Return the picture of annotation `number`; raise DataError when it is not among them."""
+    if row["image_id"] not in pictures:
+        raise DataError(path, f'annotations, entry {number}: picture {row["image_id"]} is not under "images"')
+    return pictures[row["image_id"]]
+
+
+def caption_rows(value: Any, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (place, row) with `image` and `caption` for each caption; raise DataError as `coco_of` does."""
+    pictures, annotations = coco_of(value, path, ("caption",))
+    for number, row in enumerate(annotations, 1):
+        name = picture_of(path, pictures, row, number)["file_name"]
+        yield f"annotation {number}", {"image": name, "caption": row["caption"]}

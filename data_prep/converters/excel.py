@@ -1,0 +1,140 @@
+"""Excel sheets as rows: read to their last row whatever they say of their size, and never more than was allowed.
+
+for place, row in excel_rows(Path("pets.xlsx"), None, 256 << 20): ...      # ("row 2", {"image": "a.jpg", ...})
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_prep.converters.delimited import refuse_twice
+from data_prep.converters.texts import NoText, text_of
+from data_prep.errors import DataError
+
+MOST_ROWS = 1_048_576
+"""Of a sheet in Excel itself."""
+BEFORE_HEADER = 20
+"""Rows in which a title may stand before the names of the columns."""
+ZEROS = re.compile("0+")
+PERCENT = re.compile(r"0(?:\.(0+))?%")
+
+
+def excel_rows(path: Path, sheet: str | None, most_bytes: int) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield (place, row) of a sheet, cells as the texts that Excel shows; the first row of two cells names the columns.
+
+    Raises DataError for a file that is no .xlsx, one that unpacks to more than `most_bytes`, damaged sheets, an unknown
+    `sheet`, and a column named twice.
+    """
+    try:
+        import openpyxl
+    except ImportError:
+        raise DataError(path, "pip install openpyxl to read Excel, or save it as CSV UTF-8") from None
+    _refuse_bombs(path, most_bytes)
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    except Exception as error:  # openpyxl raises anything on damaged files
+        raise DataError(
+            path, f"not an Excel file ({_first_line(error)}); save it again as .xlsx or CSV UTF-8"
+        ) from None
+    try:
+        if sheet and sheet not in book.sheetnames:
+            raise DataError(path, f'no sheet "{sheet}"; there are {", ".join(book.sheetnames)}')
+        if not book.worksheets:
+            raise DataError(path, "no sheet of cells in it")
+        yield from _named(_cells(book[sheet] if sheet else book.worksheets[0], path), path)
+    finally:
+        book.close()
+
+
+def _refuse_bombs(path: Path, most_bytes: int) -> None:
+    """Raise DataError for a part that unpacks to too much, or that defines entities, which can grow without end."""
+    with path.open("rb") as stream:
+        if stream.read(4) == b"\xd0\xcf\x11\xe0":
+            raise DataError(path, "an old Excel file, or one with a password; save it as .xlsx without one")
+    try:
+        with zipfile.ZipFile(path) as packed:
+            for part in packed.infolist():
+                if part.file_size > most_bytes:
+                    size = f"{part.filename} unpacks to {part.file_size / 2**20:,.0f} MB"
+                    allowed = f"more than the {most_bytes / 2**20:,.0f} MB allowed"
+                    raise DataError(path, f"{size}, {allowed}; where it is meant, raise --max-unpacked")
+                if part.filename.endswith((".xml", ".rels")):
+                    with packed.open(part) as xml:
+                        if b"<!DOCTYPE" in xml.read(4096).replace(b"\0", b""):
+                            raise DataError(path, f"{part.filename} defines XML entities, which Excel never does")
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
+        raise DataError(
+            path, f"not an Excel file ({_first_line(error)}); save it again as .xlsx or CSV UTF-8"
+        ) from None
+
+
+def _cells(sheet: Any, path: Path) -> Iterator[tuple[int, Sequence[Any]]]:
+    """Yield number and cells of each row that has a cell."""
+    sheet.reset_dimensions()  # what it says of its size is often wrong: other programs write A1
+    number = 0
+    rows = sheet.iter_rows()
+    while True:
+        try:
+            cells = next(rows, None)
+        except Exception as error:  # openpyxl raises anything on damaged sheets
+            raise DataError(path, f"a damaged sheet after row {number} ({_first_line(error)}); save it again") from None
+        if cells is None:
+            return
+        number += 1
+        if number > MOST_ROWS:
+            raise DataError(path, f"row {number}: a sheet ends at row {MOST_ROWS:,}; save it again, or as CSV UTF-8")
+        if cells:
+            yield number, cells
+
+
+def _named(rows: Iterator[tuple[int, Sequence[Any]]], path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    names = _header(rows, path)
+    refuse_twice(names, path)
+    for number, cells in rows:
+        row = dict.fromkeys(filter(None, names), "")
+        row |= {name: shown(cell) for name, cell in zip(names, cells, strict=False) if name}
+        if any(row.values()):
+            yield f"row {number}", row
+
+
+def _header(rows: Iterator[tuple[int, Sequence[Any]]], path: Path) -> list[str]:
+    """Return the names of the columns: the first row with two cells or more; a title above it has one."""
+    titles: list[list[str]] = []
+    for number, cells in rows:
+        texts = [shown(cell).strip() for cell in cells]
+        filled = len(list(filter(None, texts)))
+        if filled > 1:
+            if titles:
+                print(f"{path}: the columns are named in row {number}")
+            return texts
+        titles += [texts] if filled else []
+        if number > BEFORE_HEADER:
+            break
+    if titles:
+        return titles[0]
+    raise DataError(path, "an empty sheet; the first row names the columns")
+
+
+def shown(cell: Any) -> str:
+    """Return a cell as Excel shows it: 0007 and 25 % as they are formatted; errors such as #N/A are empty."""
+    value = cell.value
+    if value is None or cell.data_type == "e":
+        return ""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        format_ = cell.number_format
+        if ZEROS.fullmatch(format_) and float(value).is_integer():
+            return str(int(value)).zfill(len(format_))
+        if found := PERCENT.fullmatch(format_):
+            return f"{value:.{len(found[1] or '')}%}"
+    try:
+        return text_of(value)
+    except NoText:
+        return str(value)  # a span of time
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:100]
