@@ -54,7 +54,8 @@ def text_of(value: Any) -> str:
 
 def _other(value: Any) -> str:
     if isinstance(value, Decimal):
-        return _number(float(value)) if value == int(value) or not value.is_finite() else format(value.normalize(), "f")
+        whole = not value.is_finite() or value == value.to_integral_value()
+        return _number(float(value)) if whole else format(value.normalize(), "f")
     if isinstance(value, datetime.datetime):
         return value.date().isoformat() if value.time() == datetime.time() else value.isoformat(sep=" ")
     if isinstance(value, datetime.date | datetime.time):

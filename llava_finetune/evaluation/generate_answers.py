@@ -41,8 +41,8 @@ class Question:
     @property
     def question_type(self) -> str | None:
         """The data's own name for the kind of question: one per record, or one per turn."""
-        per_turn = self.record.get("question_types")
-        return per_turn[self.turn] if per_turn else self.record.get("question_type")
+        named = metrics.kept_for(self.record, self.turn)["question_type"]
+        return None if named is None else str(named)
 
     @property
     def asked(self) -> str:
@@ -60,10 +60,8 @@ class Question:
             "question": self.text,
             "answer": answer,
             "reference": self.reference,
-            "answers": self.record.get("answers"),
             "type": metrics.question_type(self.reference),
-            "question_type": self.question_type,
-            "question_id": self.record.get("question_id"),
+            **metrics.kept_for(self.record, self.turn),
             "truncated": truncated,
             "num_tokens": num_tokens,
         }

@@ -25,6 +25,7 @@ Scores = dict[str, Any]
 
 TYPES = ("yes_no", "number", "open")
 NUMBER = re.compile(r"[-+]?(\d+|\d{1,3}(,\d{3})+)(\.\d+)?%?")
+NUMBER_AT_END = re.compile(r"\d{1,18}$")
 NUMBER_WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand"
@@ -77,6 +78,33 @@ def references_of(prediction: Prediction) -> list[str]:
             "such as the ten answers of a VQA question"
         )
     return list(answers)
+
+
+def kept_for(record: Mapping[str, Any], turn: int) -> dict[str, Any]:
+    """Return `answers`, `question_type` and `question_id` of one question of a record; turn counts from 0.
+
+    A record of several questions (`--merge-by-image`) keeps a list with an entry for each: `answers` as lists of texts,
+    `question_types`, `question_ids`. Raises UserError naming the record when such a list is too short.
+    """
+    answers = record.get("answers")
+    if isinstance(answers, list) and answers and all(isinstance(one, list) for one in answers):
+        answers = _entry(record, "answers", turn)
+    kept = {"answers": answers, "question_type": record.get("question_type"), "question_id": record.get("question_id")}
+    if record.get("question_types"):
+        kept["question_type"] = _entry(record, "question_types", turn)
+    if record.get("question_ids"):
+        name = _entry(record, "question_ids", turn)
+        number = NUMBER_AT_END.search(str(name))
+        kept["question_id"] = int(number.group()) if number else name
+    return kept
+
+
+def _entry(record: Mapping[str, Any], key: str, turn: int) -> Any:
+    values = record[key]
+    if not isinstance(values, list) or turn >= len(values):
+        found = f"{len(values)} entries" if isinstance(values, list) else type(values).__name__
+        raise UserError(f'record "{record.get("id")}": {key}: {found}, and no entry for question {turn + 1}')
+    return values[turn]
 
 
 def fault_of(question: Prediction) -> str | None:

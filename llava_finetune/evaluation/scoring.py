@@ -161,8 +161,7 @@ def _questions(records: Path) -> dict[tuple[str, int], dict[str, Any]]:
                 raise UserError(f"{records}: two records have the id {key[0]!r}; predictions are matched by id")
             questions[key] = {
                 "id": key[0], "turn": turn, "image": record.get("image"), "question": question, "reference": reference,
-                "answers": record.get("answers"), "type": metrics.question_type(reference),
-                "question_type": record.get("question_type"), "question_id": record.get("question_id"),
+                "type": metrics.question_type(reference), **metrics.kept_for(record, turn),
             }  # fmt: skip
     metrics.require_scorable(list(questions.values()), str(records))
     if not questions:

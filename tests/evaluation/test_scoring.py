@@ -92,7 +92,7 @@ def test_predictions_that_do_not_fit_are_refused_by_name(tmp_path, records, rows
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"answers": [["dog"]]}, 'record "a": answers holds a list; expected a list of texts'),
+        ({"answers": [["dog"], "dog"]}, 'record "a": answers holds a list; expected a list of texts'),
         ({"answers": "dog"}, 'record "a": answers holds a str; expected a list of texts'),
         ({}, 'record "a": turn 0 has an empty answer to compare with'),
     ],
@@ -140,3 +140,28 @@ def test_two_answers_to_one_question_id_are_refused():
     rows = [{"id": "a-1", "turn": 0, "answer": "a"}, {"id": "a-1", "turn": 1, "answer": "b"}]
     with pytest.raises(UserError, match="one answer per question_id, but 1 stands for a-1 turn 0 and a-1 turn 1"):
         upload_rows(rows)
+
+
+def test_a_record_of_several_questions_is_scored_question_by_question(tmp_path):
+    path = tmp_path / "merged.json"
+    merged = record(
+        "okvqa-COCO_1", ("<image>\nWhat?", "dog"), ("Which colour?", "red"),
+        answers=[["dog"] * 10, ["red"] * 6 + ["blue"] * 4], question_ids=["okvqa-11", "okvqa-12"],
+        question_types=["what", "which"], independent_turns=True,
+    )  # fmt: skip
+    path.write_text(json.dumps([merged]))
+    rows = [{"question_id": 11, "answer": "dog"}, {"question_id": 12, "answer": "blue"}]
+    predictions, scores = score_file(written(tmp_path / "p", rows), path)
+    assert [(one["question_id"], one["answers"][0], one["question_type"]) for one in predictions] == [
+        (11, "dog", "what"), (12, "red", "which"),
+    ]  # fmt: skip
+    assert scores["exact_match"] == 0.5
+    assert scores["vqa_accuracy"] == 1.0 and scores["vqa_accuracy_count"] == 2
+    assert upload_rows(predictions) == rows
+
+
+def test_a_list_of_answers_that_is_too_short_is_refused_by_record(tmp_path):
+    path = tmp_path / "merged.json"
+    path.write_text(json.dumps([record("m", ("<image>\nWhat?", "a"), ("Who?", "b"), answers=[["a"]])]))
+    with pytest.raises(UserError, match='record "m": answers: 1 entries, and no entry for question 2'):
+        score_file(written(tmp_path / "p", [{"id": "m", "turn": 0, "answer": "a"}]), path)
