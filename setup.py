@@ -31,6 +31,7 @@ RUNTIME = [
     "pillow-heif",
     "datasets",
     "xxhash",
+    "charset-normalizer",
     "gguf",
     "matplotlib",
     "openpyxl",
