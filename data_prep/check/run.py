@@ -25,6 +25,7 @@ from data_prep.check.scan import scan
 from data_prep.errors import DataError, PictureError, PictureFault
 from data_prep.files import sha256_of, write_json
 from data_prep.records.names import resolve_image
+from data_prep.records.picture import VERSION as PICTURE_VERSION
 from data_prep.records.pixels import pixel_limit
 from data_prep.records.record import Records, images_of, read_records
 
@@ -141,7 +142,15 @@ def _cache_file(
     records: Records, test: Records | None, folder: Name | None, test_folder: Name | None, depth: Depth, cache: Path
 ) -> Path:
     digest = hashlib.sha256()
-    parts: list[Any] = [VERSION, pixel_limit(), depth.decode, depth.max_length, depth.template, _model_key(depth.model)]
+    parts: list[Any] = [
+        VERSION,
+        PICTURE_VERSION,
+        pixel_limit(),
+        depth.decode,
+        depth.max_length,
+        depth.template,
+        _model_key(depth.model),
+    ]
     for some, where in ((records, folder), (test, test_folder or folder)):
         parts += [sha256_of(some.path) if some else None, os.path.realpath(where) if where is not None else None]
         if some is not None and where is not None:

@@ -39,6 +39,9 @@ __all__ = [
     "read_picture", "resolve_image", "rgb", "upright_rgb",
 ]  # fmt: skip
 
+VERSION = 2
+"""Part of the keys of caches: one more whenever a file comes out with other pixels than before."""
+
 BYTES_A_PIXEL = 16
 """Bytes of a file for each allowed pixel: four bands of floats. Larger files are not read."""
 

@@ -24,6 +24,8 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from data_prep.records.picture import VERSION as PICTURE_VERSION
+
 CONFIG = ("image_aspect_ratio", "image_grid_pinpoints", "mm_vision_select_layer", "mm_vision_select_feature")
 
 
@@ -103,6 +105,7 @@ def fingerprint(tower: Any, config: Any, precision: str) -> str:
         "attention": tower.config._attn_implementation,
         "dtype": str(tower.dtype),
         "device": tower.device.type,
+        "opened": PICTURE_VERSION,
         "libraries": [PIL.__version__, transformers.__version__, torch.__version__],
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())

@@ -203,6 +203,9 @@ def build_application(arguments: argparse.Namespace, server: Any, about: str, sc
     from llava_finetune.serve.page import mount
 
     examples = load_examples(Path(arguments.model), arguments.records, arguments.images, scratch / "examples")
+    if not examples and arguments.records is None:
+        known = f"{arguments.model} names no evaluation records"
+        print(f"no examples on the page: {known}; name some with --records and --images", flush=True)
     return mount(app, server, examples, about)
 
 

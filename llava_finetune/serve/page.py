@@ -23,7 +23,7 @@ import gradio as gr
 from llava_finetune.errors import UserError
 from llava_finetune.serve.api import Server
 from llava_finetune.serve.engine import Done, Event, Failed, Text, Ticket
-from llava_finetune.serve.pictures import KINDS, picture_from_bytes
+from llava_finetune.serve.pictures import KINDS, picture_from_bytes, shown_file
 from llava_finetune.serve.prompts import Message
 from llava_finetune.serve.sampling import Sampling
 
@@ -137,7 +137,7 @@ class Page:
             yield self._view(visitor)
             return
         talk.questions.append(message)
-        talk.files.append(paths)
+        talk.files.append([shown_file(*pair) for pair in zip(paths, message.pictures, strict=True)])
         yield from self._answer(visitor, talk, Sampling(int(length), float(temperature), float(top_p)), compare)
 
     def retry(

@@ -9,6 +9,7 @@ import base64
 import binascii
 import io
 import re
+from pathlib import Path
 from typing import Any
 
 from llava_finetune.errors import UserError
@@ -16,6 +17,9 @@ from llava_finetune.serve.limits import Limits
 from llava_finetune.serve.remote import fetch
 
 KINDS = {".jpg", ".png", ".webp", ".gif", ".bmp", ".avif", ".heic"}
+SHOWN_SIDE = 1600
+"""Pixels of the longer side of what is shown in place of a HEIC picture."""
+
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
 
 
@@ -33,6 +37,20 @@ def picture_from_bytes(data: bytes, limits: Limits, where: str = "the picture") 
         return decode(io.BytesIO(data), where, limits.pixels)
     except DataError as error:
         raise UserError(str(error)) from error
+
+
+def shown_file(path: str, picture: Any) -> str:
+    """The file that a browser can show of an uploaded picture: itself, and for HEIC a JPEG beside it."""
+    from data_prep.records.picture import extension_of
+
+    with Path(path).open("rb") as stream:
+        if extension_of(stream.read(16)) != ".heic":
+            return path
+    shown = picture.copy()
+    shown.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    shown.info.clear()
+    shown.save(f"{path}.jpg", quality=90)
+    return f"{path}.jpg"
 
 
 def picture_from_url(url: str, limits: Limits) -> Any:

@@ -440,6 +440,23 @@ def test_a_file_of_another_kind_is_refused_whatever_its_name(page_server: Any, t
     assert view[1][-1]["content"].startswith("**Error:** notes.png is not a picture of a known kind (avif, bmp, gif, ")
 
 
+def test_a_heic_picture_is_shown_as_a_browser_can(page_server: Any, tmp_path: Path, kit: SimpleNamespace) -> None:
+    from PIL import Image
+    from pillow_heif import register_heif_opener
+
+    from llava_finetune.serve.page import Page, Visitor
+
+    register_heif_opener()
+    kit.noise(60, 40, 3).save(tmp_path / "IMG_1.HEIC", format="HEIF")
+    kit.noise(60, 40, 3).save(tmp_path / "a.png")
+    sent = {"text": "What?", "files": [str(tmp_path / "IMG_1.HEIC"), str(tmp_path / "a.png")]}
+    *_, view = Page(page_server.server).ask(sent, Visitor(), 0.0, 1.0, 3, compare=False)
+    shown = [entry["content"]["path"] for entry in view[1] if isinstance(entry["content"], dict)]
+    assert shown == [f"{tmp_path}/IMG_1.HEIC.jpg", str(tmp_path / "a.png")]
+    with Image.open(shown[0]) as image:
+        assert (image.format, image.size) == ("JPEG", (60, 40))
+
+
 def gradio_config(url: str) -> dict[str, Any]:
     return httpx.get(f"{url}/config").json()
 
