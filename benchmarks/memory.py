@@ -40,7 +40,8 @@ class Job:
     mode: str
     batch: int
     checkpointing: bool
-    words: int = 200
+    text: int = 256
+    taught: int = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,30 +91,25 @@ def report(job: Job, name: str) -> bool:
 
 
 def make_model(folder: Path, model: str | None, config: str | None, tower: str | None) -> Path:
-    """A folder with these shapes, random bf16 weights, a tower and a tiny tokenizer."""
+    """A folder with these shapes, random bf16 weights, a tower and a tokenizer of bytes."""
     import llava.model  # noqa: F401  registers the config classes
     import torch
     import transformers
 
     from llava_finetune.model.modeling import model_class
-    from llava_finetune.planning.shapes import KNOWN_MODELS
-    from tests.tiny import make_tiny_language_model
+    from llava_finetune.planning.shapes import read_shape
+    from llava_finetune.pretended_gpu.model_folder import make_folder
 
-    known = json.loads(KNOWN_MODELS.read_text())
-    values = json.loads(Path(config).read_text()) if config else known["models"][model]
-    seen = json.loads(Path(tower).read_text()) if tower else known["towers"][values["mm_vision_tower"]]
-    make_tiny_language_model(folder)
-    transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**seen)).to(torch.bfloat16).save_pretrained(
-        folder / "clip"
-    )
-    size = seen["image_size"]
-    processor = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
-    (folder / "clip" / "preprocessor_config.json").write_text(
-        json.dumps({"image_processor_type": "CLIPImageProcessor", **processor})
-    )
-    values |= {"mm_vision_tower": str(folder / "clip"), "mm_hidden_size": seen["hidden_size"]}
-    values |= {"mm_vision_select_layer": -2, "max_position_embeddings": 4096}
-    built = transformers.AutoConfig.for_model(**values)
+    given = folder / "given"
+    for source, target in ((config, given / "config.json"), (tower, given / "tower" / "config.json")):
+        if source:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(Path(source).read_bytes())
+    shape = read_shape(str(given) if config else str(model), str(given / "tower") if tower else None)
+    make_folder(folder, shape)
+    clip = transformers.CLIPVisionConfig.from_pretrained(folder / "clip")
+    transformers.CLIPVisionModel(clip).to(torch.bfloat16).save_pretrained(folder / "clip")
+    built = transformers.AutoConfig.from_pretrained(folder)
     torch.set_default_dtype(torch.bfloat16)
     try:
         model_class(built.model_type)(built).save_pretrained(folder)
@@ -126,45 +122,37 @@ def measure(job: Job) -> dict[str, Any]:
     """Train two steps; peak bytes of tensors, and what the plan says for the same lengths."""
     import llava.model  # noqa: F401  registers the config classes
     import torch
-    from PIL import Image
 
     from benchmarks.allocations import Allocations
     from llava_finetune.config.arguments import parse as parse_training
     from llava_finetune.planning.memory import CONTEXT, Setting, estimate
     from llava_finetune.planning.shapes import read_shape
+    from llava_finetune.pretended_gpu.records import TEMPLATE, write_records
     from llava_finetune.training.train import train
 
     folder = Path(job.folder)
-    Image.new("RGB", (640, 480), "red").save(folder / "red.png")
-    turns = [{"from": "human", "value": "<image>\n" + "red " * job.words}, {"from": "gpt", "value": "it is red"}]
-    rows = [{"id": str(number), "image": "red.png", "conversations": turns} for number in range(4 * job.batch)]
-    (folder / "records.json").write_text(json.dumps(rows))
+    shape = read_shape(str(folder))
+    cuda = torch.cuda.is_available()
+    setting = Setting(
+        job.mode, batch=job.batch, checkpointing=job.checkpointing, stage=0, text_tokens=job.text,
+        supervised_tokens=job.taught, max_length=4096, mask_bytes=1 if cuda else 4,
+    )  # fmt: skip
+    write_records(folder, shape, setting, 4 * job.batch)
     lora = ["--lora_enable", "True", "--lora_r", "128"]
     mode = {"pretrain": ["--tune_mm_mlp_adapter", "True"], "lora": lora, "qlora": [*lora, "--bits", "4"], "full": []}
     argv = [
         "--model_name_or_path", folder, "--data_path", folder / "records.json", "--image_folder", folder,
-        "--output_dir", folder / "run", "--version", "v1", "--max_steps", 2, "--per_device_train_batch_size", job.batch,
+        "--output_dir", folder / "run", "--version", TEMPLATE, "--max_steps", 2,
+        "--per_device_train_batch_size", job.batch,
         "--gradient_checkpointing", job.checkpointing, "--precision", "bf16", "--attn_implementation", "sdpa",
         "--save_strategy", "no", "--check_data", "False", "--model_max_length", 4096, *mode[job.mode],
     ]  # fmt: skip
-    cuda = torch.cuda.is_available()
     seen = None if cuda else Allocations()
     with seen or contextlib.nullcontext():
-        trainer = train(parse_training([str(word) for word in argv]))
-    example = trainer.train_dataset[0]
-    setting = Setting(
-        job.mode,
-        batch=job.batch,
-        checkpointing=job.checkpointing,
-        stage=0,
-        text_tokens=len(example["input_ids"]) - 1,
-        supervised_tokens=int((example["labels"] != -100).sum()),
-        max_length=4096,
-        mask_bytes=1 if cuda else 4,
-    )
+        train(parse_training([str(word) for word in argv]))
     return {
         "measured": seen.peak if seen else torch.cuda.max_memory_allocated(),
-        "planned": estimate(read_shape(str(folder)), setting).total - CONTEXT,
+        "planned": estimate(shape, setting).total - CONTEXT,
         "device": torch.cuda.get_device_name() if cuda else "the CPU (tensors alive)",
     }
 

@@ -41,39 +41,78 @@ def masked(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     return x if mask is None else x.view(mask.dtype).bitwise_and(mask).view(x.dtype)
 
 
+def draws_in_a_kernel(x: torch.Tensor) -> bool:
+    """Whether one kernel draws, masks and scales: a GPU's reads and writes everything once, a CPU's is slow."""
+    return x.device.type == "cuda"
+
+
+def dropped(x: torch.Tensor, probability: float) -> tuple[torch.Tensor, torch.Tensor | None, float]:
+    """`x` under dropout, the mask for the backward pass, and the factor that the mean still needs.
+
+    The mask is of bytes where a kernel draws it, else of integers as wide as `x`'s elements.
+    """
+    if probability > 0 and draws_in_a_kernel(x):
+        kept, mask = torch.native_dropout(x, probability, True)
+        return kept, mask, 1.0
+    integers, factor = keep_mask(x, probability)
+    return masked(x, integers), integers, factor
+
+
+def dropped_again(x: torch.Tensor, mask: torch.Tensor | None, probability: float) -> torch.Tensor:
+    """What `dropped` did with its mask, done to another tensor."""
+    if mask is not None and mask.dtype == torch.bool:
+        return torch.ops.aten.native_dropout_backward(x, mask, 1 / (1 - probability))  # type: ignore[no-any-return]
+    return masked(x, mask)
+
+
 class _LoraLinear(torch.autograd.Function):
-    """y = x W' + b + s masked(x) A' B' with W and b frozen. x: N x in; W: out x in; A: r x in; B: out x r."""
+    """The gradient of y = x W' + b + s dropped(x) A' B' with W and b frozen, without y itself, which _Output computes.
+
+    x: N x in; W: out x in; A: r x in; B: out x r. Returns a stand-in for y that takes no memory, and s dropped(x) A'.
+    All that is saved is saved before y is: a checkpoint that runs again stops there, and spares the widest products.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Any, weight: Any, bias: Any, a: Any, b: Any, scaling: float, probability: float) -> Any:
-        mask, factor = keep_mask(x, probability)
+    def forward(ctx: Any, x: Any, weight: Any, a: Any, b: Any, scaling: float, probability: float) -> Any:
+        kept, mask, factor = dropped(x, probability)
         scale = scaling * factor
-        inner = masked(x, mask) @ a.T
+        inner = kept @ a.T
         if scale != 1:
             inner.mul_(scale)
-        out = functional.linear(x, weight, bias)
-        out.addmm_(inner, b.T)
         ctx.save_for_backward(x, weight, a, b, inner, mask)
-        ctx.scale = scale
-        return out
+        ctx.mark_non_differentiable(inner)
+        ctx.scale, ctx.probability = scale, probability
+        return x.new_empty(()).expand(len(x), len(weight)), inner
 
     @staticmethod
-    def backward(ctx: Any, grad: Any) -> Any:
+    def backward(ctx: Any, grad: Any, _: Any) -> Any:
         x, weight, a, b, inner, mask = ctx.saved_tensors
-        grad_b = grad.T @ inner if ctx.needs_input_grad[4] else None
+        grad_b = grad.T @ inner if ctx.needs_input_grad[3] else None
         grad_inner = grad @ b
         if ctx.scale != 1:
             grad_inner.mul_(ctx.scale)
         grad_a = grad_x = None
-        if ctx.needs_input_grad[3]:
-            grad_a = grad_inner.T @ masked(x, mask)
+        if ctx.needs_input_grad[2]:
+            grad_a = grad_inner.T @ dropped_again(x, mask, ctx.probability)
         if ctx.needs_input_grad[0]:
             grad_x = grad @ weight
             if mask is None:
                 grad_x.addmm_(grad_inner, a)
             else:
-                grad_x.add_(masked(grad_inner @ a, mask))
-        return grad_x, None, None, grad_a, grad_b, None, None
+                grad_x.add_(dropped_again(grad_inner @ a, mask, ctx.probability))
+        return grad_x, None, grad_a, grad_b, None, None
+
+
+class _Output(torch.autograd.Function):
+    """x W' + b + inner B'. Its gradient goes to `stand_in` as it is: _LoraLinear knows the rest."""
+
+    @staticmethod
+    def forward(ctx: Any, stand_in: Any, x: Any, weight: Any, bias: Any, inner: Any, b: Any) -> Any:
+        return functional.linear(x, weight, bias).addmm_(inner, b.T)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        return grad, None, None, None, None, None
 
 
 class FastLoraLinear(Linear):  # type: ignore[misc]
@@ -89,7 +128,9 @@ class FastLoraLinear(Linear):  # type: ignore[misc]
         # The casts are outside of the function, so that gradients reach fp32 adapters in fp32 as under autocast.
         flat = x.reshape(-1, x.shape[-1]).to(dtype)
         with torch.autocast(x.device.type, enabled=False):
-            out = _LoraLinear.apply(flat, base.weight.to(dtype), bias, a.to(dtype), b.to(dtype), scaling, probability)
+            weight, b = base.weight.to(dtype), b.to(dtype)
+            stand_in, inner = _LoraLinear.apply(flat, weight, a.to(dtype), b, scaling, probability)
+            out = _Output.apply(stand_in, flat.detach(), weight, bias, inner, b.detach())
         return out.view(*x.shape[:-1], out.shape[-1])  # type: ignore[no-any-return]
 
     def _plain(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.dtype, float, float] | None:

@@ -70,7 +70,7 @@ def _attention(name: str) -> Any:
         if _in_one_call(name, query, samples):
             return _varied(name, query, key, value, scale, samples), None
         each = _short if name == "eager" else _fused
-        pieces = zip(*(part[0].split(samples.lengths, dim=1) for part in (query, key, value)), strict=True)
+        pieces = zip(*(part.squeeze(0).split(samples.lengths, dim=1) for part in (query, key, value)), strict=True)
         masked = zip(pieces, samples.masks, strict=True)
         out = torch.cat([each(*piece, scale, seen).transpose(0, 1) for piece, seen in masked])
         return out[None], None
@@ -152,4 +152,4 @@ def _varied(
 
     grouped = key.shape[1] != query.shape[1]
     how = {"scale": scaling, "window_size": (-1, 0), "enable_gqa": grouped}  # nothing to the right: causal
-    return varlen_attn(*(part[0] for part in parts), bounds, bounds, longest, longest, **how)[None]  # type: ignore
+    return varlen_attn(*(part.squeeze(0) for part in parts), bounds, bounds, longest, longest, **how)[None]  # type: ignore

@@ -20,7 +20,7 @@ from llava_finetune.data.templates import check_fits
 from llava_finetune.errors import UserError
 from llava_finetune.kernels.eight_bit import forget_inputs
 from llava_finetune.model.modeling import model_class
-from llava_finetune.model.trained_parts import Building, settle_dtypes, train_tower
+from llava_finetune.model.trained_parts import Building, train_tower
 from llava_finetune.saved.folders import find_tower
 from llava_finetune.saved.manifest import read_manifest
 
@@ -211,9 +211,7 @@ def build_model(building: Building, config: Any, values: Vision, tokenizer: Any)
         forget_inputs()
     if building.gradient_checkpointing:
         model.enable_input_require_grads()
-    is_new = add_vision(model, building, values, tokenizer)
-    settle_dtypes(model, building)
-    return model, is_new
+    return model, add_vision(model, building, values, tokenizer)
 
 
 def add_vision(model: Any, building: Building, values: Vision, tokenizer: Any) -> bool:

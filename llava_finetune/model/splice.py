@@ -95,4 +95,4 @@ def run_layers(model: Any, embeddings: torch.Tensor, layout: Mapping[str, Any]) 
         use_cache=False,
         samples=Samples(layout["lengths"], layout["bounds"], layout["masks"]),
     )
-    return out.last_hidden_state[0]  # type: ignore[no-any-return]
+    return out.last_hidden_state.squeeze(0)  # type: ignore[no-any-return]

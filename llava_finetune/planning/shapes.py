@@ -75,6 +75,7 @@ class Vision:
     layers: int
     image_size: int
     patch_size: int
+    heads: int = 16
 
     @property
     def num_patches(self) -> int:
@@ -153,15 +154,20 @@ class Shape:
 
 def read_shape(model: str, vision_tower: str | None = None) -> Shape:
     """The shape of a hub id that is built in, or of a folder with config.json. UserError says what else is possible."""
+    config, where = read_config(model)
+    return replace(shape_of(config, where, vision_tower), name=str(model))
+
+
+def read_config(model: str) -> tuple[dict[str, Any], str]:
+    """The config of a hub id that is built in or of a folder, and where it is from: an adapter's is its base's."""
     folder = Path(model)
     if (folder / "config.json").is_file():
-        return shape_of(_load(folder / "config.json"), str(model), vision_tower)
+        return _load(folder / "config.json"), str(model)
     if (folder / "adapter_config.json").is_file():
-        base = _load(folder / "adapter_config.json").get("base_model_name_or_path") or ""
-        return replace(read_shape(base, vision_tower), name=str(model))
+        return read_config(_load(folder / "adapter_config.json").get("base_model_name_or_path") or "")
     known = json.loads(KNOWN_MODELS.read_text(encoding="utf-8"))["models"]
     if model in known:
-        return shape_of(known[model], model, vision_tower)
+        return dict(known[model]), model
     if folder.is_dir():
         raise UserError(f"{model}: no config.json in it; give a model folder")
     raise UserError(
@@ -230,7 +236,8 @@ def _tower(tower: str, model: str) -> Vision:
 
 def _vision(config: Mapping[str, Any]) -> Vision:
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "image_size", "patch_size")
-    return Vision(*(int(config[name]) for name in names))
+    heads = config.get("num_attention_heads") or int(config["hidden_size"]) // 64  # CLIP's heads are 64 wide
+    return Vision(*(int(config[name]) for name in names), heads=int(heads))
 
 
 def _pinpoints(config: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:

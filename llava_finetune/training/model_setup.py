@@ -19,7 +19,7 @@ from llava_finetune.model.building import build_model, load_config, load_tokeniz
 from llava_finetune.model.forward_parts import ForwardParts
 from llava_finetune.model.modeling import ForwardSettings
 from llava_finetune.model.saving import FolderWriter
-from llava_finetune.model.trained_parts import Building, restore_trainable, trainable_table
+from llava_finetune.model.trained_parts import Building, restore_trainable, settle_dtypes, trainable_table
 from llava_finetune.training.beginning import Run
 
 
@@ -70,6 +70,8 @@ def put_together(run: Run) -> tuple[Any, Any, FolderWriter]:
     if training.lora_enable:
         model = add_adapters(model, lora)
         restore_trainable(model, building, lora.targets)
+    else:  # adapters freeze what they are added to: before that no dtype is settled
+        settle_dtypes(model, building)
     run.say("trainable parameters:")
     for part, trained, total in trainable_table(model):
         run.say(f"  {part:<16}{trained:>14,} of {total:>14,}")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 from transformers import TrainerCallback
 
 from llava_finetune.saved.manifest import write_json
@@ -187,7 +188,7 @@ class StepProfile(TrainerCallback):
         if not is_main:
             return
         averages = self.profiler.key_averages()
-        kernels = sum(row.self_device_time_total for row in averages) / 1e6
+        kernels = kernel_seconds(averages)
         facts = {
             "steps": self.num_steps,
             "seconds_per_step": wall / self.num_steps,
@@ -202,11 +203,17 @@ class StepProfile(TrainerCallback):
         print(text, end="", flush=True)
 
 
+def kernel_seconds(averages: Any) -> float:
+    """Seconds in which a GPU computed. A kernel's time stands twice: in its own row, and in its operator's."""
+    rows = [row for row in averages if row.device_type != DeviceType.CPU and not row.is_user_annotation]
+    return sum(row.self_device_time_total for row in rows) / 1e6
+
+
 def _operators(averages: Any) -> list[dict[str, Any]]:
-    """The ten operators that took longest by themselves, in seconds."""
+    """The ten operators that took longest by themselves, in seconds: on a GPU those of the kernels that they start."""
     cuda = torch.cuda.is_available()
-    cost = [(row.self_device_time_total if cuda else row.self_cpu_time_total, row) for row in averages]
-    rows = [(microseconds, row) for microseconds, row in cost if row.key.startswith(("aten::", "_"))]
+    called = [row for row in averages if row.device_type == DeviceType.CPU and row.key.startswith(("aten::", "_"))]
+    rows = [(row.self_device_time_total if cuda else row.self_cpu_time_total, row) for row in called]
     rows.sort(key=lambda pair: -pair[0])
     return [{"name": row.key, "seconds": taken / 1e6, "calls": row.count} for taken, row in rows[:10]]
 

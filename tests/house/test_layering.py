@@ -34,6 +34,7 @@ ROOMS = {
         "evaluation",
         "report",
         "training",
+        "pretended_gpu",
         "upstream",
         "convert",
         "merge",

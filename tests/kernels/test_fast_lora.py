@@ -9,7 +9,10 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import Linear
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
+from llava_finetune.kernels import fast_lora
 from llava_finetune.kernels.fast_lora import FastLoraLinear, keep_mask, masked, speed_up
 
 
@@ -122,7 +125,39 @@ def test_dropout_keeps_the_asked_share_and_the_mean(dtype: torch.dtype, probabil
     assert abs(kept.double().mean(0) - (1 - probability)).max() < 0.06
 
 
-def test_gradients_follow_the_mask_of_their_forward() -> None:
+@pytest.fixture(params=["integers", "kernel"])
+def mask_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Masks as a CPU draws them, and as a GPU does, in one kernel that a CPU has too."""
+    monkeypatch.setattr(fast_lora, "draws_in_a_kernel", lambda x: request.param == "kernel")
+    return str(request.param)
+
+
+@pytest.mark.parametrize("probability", [0.05, 0.5])
+def test_a_gpus_dropout_keeps_share_and_mean_and_a_byte_an_element(
+    probability: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_lora, "draws_in_a_kernel", lambda x: True)
+    torch.manual_seed(0)
+    x = torch.randn(3001, 131) + 3
+    kept, mask, factor = fast_lora.dropped(x, probability)
+    assert mask is not None and mask.element_size() == 1 and factor == 1
+    assert abs(mask.double().mean().item() - (1 - probability)) < 0.003
+    assert abs(kept.double().mean().item() / x.double().mean().item() - 1) < 0.005
+    torch.testing.assert_close(fast_lora.dropped_again(x, mask, probability), kept)
+
+
+def test_a_checkpoint_computes_neither_wide_product_again() -> None:
+    """Run again, a layer whose result nobody keeps stops at its r-wide product."""
+    layer = adapted().base_model.model.first
+    layer.__class__ = FastLoraLinear
+    with FlopCounterMode(display=False) as without:
+        layer(torch.randn(6, 24, requires_grad=True)).sum().backward()
+    with FlopCounterMode(display=False) as checkpointed:
+        checkpoint(layer, torch.randn(6, 24, requires_grad=True), use_reentrant=False).sum().backward()
+    assert checkpointed.get_total_flops() - without.get_total_flops() == 2 * 6 * 24 * 8
+
+
+def test_gradients_follow_the_mask_of_their_forward(mask_kind: str) -> None:
     """With the dropped inputs fixed by the seed, the function is linear in B: its gradient must equal a difference."""
     model = adapted(lora_dropout=0.3).double()
     speed_up(model)

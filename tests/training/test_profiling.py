@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
+from torch.autograd import DeviceType
 
 from llava_finetune.training import heap_trim
-from llava_finetune.training.profiling import MEANING, Phases, summary
+from llava_finetune.training.profiling import MEANING, Phases, kernel_seconds, summary
 from tests.tiny import make_tiny_llava
 
 
@@ -54,6 +55,22 @@ def test_the_summary_names_the_longest_phase_first_with_its_share() -> None:
     assert lines[1].split() == ["language", "model", "0.750", "s", "75.0%", "decoder", "layers,", "forward"]
     assert "of all that, idle            0.125 s  12.5%" in text
     assert lines[-1].endswith("aten::mm 100%")
+
+
+def test_a_kernels_time_is_counted_once() -> None:
+    """torch lists it twice, as the kernel's own and as its operator's; an annotation spans kernels that are listed."""
+    gpu, cpu = DeviceType.CUDA, DeviceType.CPU
+    rows = [
+        SimpleNamespace(key=key, device_type=device, is_user_annotation=note, self_device_time_total=taken)
+        for key, device, note, taken in [
+            ("aten::mm", cpu, False, 3e6),
+            ("sm90_xmma_gemm_bf16", gpu, False, 3e6),
+            ("aten::add_", cpu, False, 1e6),
+            ("vectorized_elementwise_kernel", gpu, False, 1e6),
+            ("ProfilerStep", gpu, True, 4e6),
+        ]
+    ]
+    assert kernel_seconds(rows) == 4
 
 
 @pytest.fixture(scope="module")

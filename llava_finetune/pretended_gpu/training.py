@@ -1,0 +1,169 @@
+"""One training of the real driver on a pretended GPU, from the command line to its last step, and what was seen.
+
+Records are made up with the wanted lengths and real pictures; nothing of the driver is replaced but the weights, and
+it is left after its last step, before a result would be saved.
+
+    seen = run(Job("liuhaotian/llava-v1.5-7b", "lora", batch=4))
+    seen.peak   # bytes
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from llava_finetune.errors import UsageError
+from llava_finetune.planning.memory import Setting, sequence_length
+from llava_finetune.planning.shapes import read_shape
+from llava_finetune.pretended_gpu.device import CARDS, Card, pretend
+from llava_finetune.pretended_gpu.kernels import gpu_kernels
+from llava_finetune.pretended_gpu.ledger import Block
+from llava_finetune.pretended_gpu.model_folder import make_folder
+from llava_finetune.pretended_gpu.records import TEMPLATE, write_records
+from llava_finetune.pretended_gpu.trace import Trace, marks_recomputation
+from llava_finetune.pretended_gpu.weightless import from_config_alone
+
+STEPS = 2
+"""The optimizer's state is there from the second step on."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training: model, mode and lengths as in `Setting`; `layers` cuts the model short, `flags` are further ones.
+
+    With `record`, the operations of the last step are kept.
+    """
+
+    model: str
+    setting: Setting
+    card: Card = CARDS["H200"]
+    layers: int | None = None
+    accumulation: int = 1
+    steps: int = STEPS
+    flags: tuple[str, ...] = ()
+    record: bool = False
+
+
+def job_from(values: Mapping[str, Any]) -> Job:
+    """A job from plain values: those of Job, with a card by its name, and those of Setting beside them."""
+    own = {one.name for one in dataclasses.fields(Job)} - {"setting"}
+    known = own | {one.name for one in dataclasses.fields(Setting)}
+    if unknown := sorted(set(values) - known):
+        raise UsageError(f"a pretended training knows no {', '.join(unknown)}; it takes {', '.join(sorted(known))}")
+    kept: dict[str, Any] = {name: value for name, value in values.items() if name in own}
+    if "card" in kept:
+        kept["card"] = CARDS[kept["card"]]
+    if "flags" in kept:
+        kept["flags"] = tuple(kept["flags"])
+    setting = {name: value for name, value in values.items() if name not in own}
+    return Job(setting=Setting(**{"stage": 0, **setting}), **kept)
+
+
+@dataclass
+class Seen:
+    """What a run showed. `start` is the event at which the last step began; `named` are blocks with a known purpose."""
+
+    job: Job
+    trace: Trace
+    output: str
+    lengths: list[int]
+    start: int = 0
+    named: dict[str, set[int]] = field(default_factory=dict)
+    dtypes: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    @property
+    def peak(self) -> int:
+        """The most bytes that were held in the last step."""
+        return self.trace.ledger.peak_after(self.start)[0]
+
+    def held_at_peak(self) -> list[Block]:
+        """What those bytes were."""
+        return self.trace.ledger.peak_after(self.start)[1]
+
+
+def run(job: Job) -> Seen:
+    """Train `job.steps` steps on the pretended card. Whatever the driver raises is raised here."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from llava_finetune.pretended_gpu.steps import Ended
+    from llava_finetune.training.train import main
+
+    shape = read_shape(job.model)
+    seen = Seen(job, Trace(), "", [sequence_length(shape, job.setting)] * job.setting.batch)
+    seen.trace.lengths = seen.lengths
+    said = io.StringIO()
+    with tempfile.TemporaryDirectory() as work, contextlib.ExitStack() as stack:
+        folder = make_folder(Path(work), shape, job.layers)
+        write_records(folder, shape, job.setting, job.steps * job.accumulation * job.setting.batch)
+        stack.enter_context(contextlib.redirect_stdout(said))
+        stack.enter_context(pretend(job.card, seen.trace.observer))
+        stack.enter_context(gpu_kernels())
+        stack.enter_context(from_config_alone())
+        stack.enter_context(_watched(seen))
+        stack.enter_context(marks_recomputation(seen.trace))
+        stack.enter_context(_real_batches())
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        stack.enter_context(seen.trace)
+        with contextlib.suppress(Ended):
+            main(command(job, folder))
+    seen.output = said.getvalue()
+    return seen
+
+
+def command(job: Job, folder: Path) -> list[str]:
+    """The training command line of a job."""
+    setting = job.setting
+    lora = ["--lora_enable", "True", "--lora_r", setting.rank, "--lora_alpha", 2 * setting.rank]
+    lora += ["--lora_dropout", setting.dropout, "--lora_targets", setting.targets]
+    modes = {"pretrain": ["--tune_mm_mlp_adapter", "True"], "full": [], "lora": lora}
+    modes["qlora"] = [*lora, "--bits", setting.bits]
+    words = [
+        "--model_name_or_path", folder, "--data_path", folder / "records.json", "--image_folder", folder,
+        "--output_dir", folder / "run", "--version", TEMPLATE, "--max_steps", job.steps,
+        "--per_device_train_batch_size", setting.batch, "--gradient_accumulation_steps", job.accumulation,
+        "--gradient_checkpointing", setting.checkpointing, "--model_max_length", setting.max_length,
+        "--save_strategy", "no", "--check_data", "False", "--dataloader_num_workers", 0, *modes[setting.mode],
+    ]  # fmt: skip
+    return [*(str(word) for word in words), *job.flags]
+
+
+@contextlib.contextmanager
+def _watched(seen: Seen) -> Iterator[None]:
+    """Inside, the trainer tells `seen` of its steps and ends the run when its loop is through."""
+    from llava_finetune.pretended_gpu.steps import End, Steps
+    from llava_finetune.training.trainer import RunTrainer
+
+    real = RunTrainer.train
+
+    def train(trainer: Any, *arguments: Any, **keywords: Any) -> None:
+        trainer.callback_handler.callbacks.insert(0, End())
+        trainer.add_callback(Steps(trainer, seen))
+        real(trainer, *arguments, **keywords)
+
+    with mock.patch.object(RunTrainer, "train", train):
+        yield
+
+
+@contextlib.contextmanager
+def _real_batches() -> Iterator[None]:
+    """Inside, batches are made of real tensors, on the CPU, as a loading process makes them."""
+    from torch.utils._python_dispatch import _disable_current_modes
+    from torch.utils.data import dataloader
+
+    loader = dataloader._SingleProcessDataLoaderIter
+    real = loader._next_data
+
+    def next_data(iterator: Any) -> Any:
+        with _disable_current_modes():
+            return real(iterator)
+
+    with mock.patch.object(loader, "_next_data", next_data):
+        yield
