@@ -33,6 +33,7 @@ RUNTIME = [
     "xxhash",
     "charset-normalizer",
     "gguf",
+    "msgspec",
     "matplotlib",
     "openpyxl",
     "rouge-score",

@@ -6,6 +6,7 @@ python -m data_prep okvqa --help
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -64,12 +65,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped: nothing half-written was left", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        return _failed(error, 1, debug)
 
 
-def _failed(error: DataError, status: int, debug: bool) -> int:
+def _failed(error: Exception, status: int, debug: bool) -> int:
     if debug:
         raise error
-    print(f"error: {error}", file=sys.stderr)
+    from data_prep.last_resort import fault_of_ours, is_message
+
+    told = is_message(error)
+    print(f"error: {error}" if told else fault_of_ours(error, sys.argv, "python -m data_prep"), file=sys.stderr)
     return status
 
 

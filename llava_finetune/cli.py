@@ -3,7 +3,8 @@
     llava-finetune doctor --json
     llava-finetune plan --help
 
-Exit codes: 0 done, 1 found or failed, 2 wrong use. Errors are one message on stderr; `--debug` shows the traceback.
+Exit codes: 0 done, 1 found or failed, 2 wrong use. Errors are one message on stderr. What nobody foresaw is said to be
+a fault of ours, with a file that holds the details. `--debug` shows the traceback.
 """
 
 import gc
@@ -85,13 +86,12 @@ def run_command(module: str, argv: Sequence[str], *, debug: bool = False) -> int
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        traced = debug or not _is_message(error)
         code = int(getattr(error, "exit_code", 1))
         if "LOCAL_RANK" in os.environ:
-            _end_rank(error, code, traced=traced)
-        if traced:
+            _end_rank(error, code, [module, *argv], traced=debug)
+        if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(_told(error, [module, *argv]), file=sys.stderr)
         return code
 
 
@@ -136,19 +136,32 @@ def help_text() -> str:
     )
 
 
-def _end_rank(error: Exception, code: int, *, traced: bool) -> NoReturn:
+def _told(error: Exception, command: Sequence[str]) -> str:
+    """The line that tells of an error: its own words where they are for the user, else that it is a fault of ours."""
+    from data_prep.last_resort import fault_of_ours, is_message
+
+    if is_message(error):
+        return f"error: {error}"
+    from llava_finetune.flags import without_secrets
+
+    return fault_of_ours(error, without_secrets(command))
+
+
+def _end_rank(error: Exception, code: int, command: Sequence[str], *, traced: bool) -> NoReturn:
     """End this rank of several at once: the first to fail speaks, the others' errors are mostly its echo.
 
     Leaves through os._exit: an ordinary exit waits for collectives that the other ranks will never answer. An echo
     leaves a little later, so that a launcher first meets the process that was killed, and can tell by what.
     """
-    message = f"{type(error).__name__}: {error}" if traced else str(error)
+    from data_prep.last_resort import is_message
+
+    message = str(error) if is_message(error) else f"{type(error).__name__}: {error}"
     name = f"[rank {os.environ.get('RANK', os.environ['LOCAL_RANK'])}]"
     if is_echo(error):
         print(f"{name} ends too: another rank is gone ({message.splitlines()[0][:200]})", file=sys.stderr, flush=True)
         time.sleep(ECHO_SECONDS)
     elif record_failure(message, code):
-        text = "".join(traceback.format_exception(error)) if traced else f"error: {error}"
+        text = "".join(traceback.format_exception(error)) if traced else _told(error, command)
         print(f"{name} {text}", file=sys.stderr)
     else:
         print(f"{name} ends too: {message.splitlines()[0][:200] if message else type(error).__name__}", file=sys.stderr)
@@ -162,11 +175,3 @@ def _take_debug(arguments: list[str]) -> tuple[bool, list[str]]:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     head = [argument for argument in arguments[:end] if argument != "--debug"]
     return len(head) != end, head + arguments[end:]
-
-
-def _is_message(error: Exception) -> bool:
-    """Whether the error's text is meant for the user: ours, data_prep's DataError, or an OSError with a file name."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if names & {"UserError", "DataError", "StaleTree", "PatchError"}:
-        return True
-    return isinstance(error, OSError) and error.filename is not None

@@ -1,8 +1,10 @@
-"""Flags as words of a command line: of two equal ones the later wins."""
+"""Flags as words of a command line: of two equal ones the later wins, and secrets are not kept."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+SECRET_FLAGS = ("token", "key", "password", "secret")
 
 
 def flag(flags: Sequence[str], name: str) -> str | None:
@@ -14,3 +16,15 @@ def flag(flags: Sequence[str], name: str) -> str | None:
         elif word.startswith(f"{name}="):
             value = word.split("=", 1)[1]
     return value
+
+
+def without_secrets(command: Sequence[str]) -> list[str]:
+    """The words of a command, the values of flags such as --hub_token taken out."""
+    out: list[str] = []
+    hide = False
+    for word in command:
+        name, equals, _ = word.partition("=")
+        secret = name.startswith("--") and name.rsplit("_", 1)[-1].rsplit("-", 1)[-1] in SECRET_FLAGS
+        out.append("<hidden>" if hide else f"{name}=<hidden>" if secret and equals else word)
+        hide = secret and not equals
+    return out

@@ -15,6 +15,7 @@ from data_prep.check.kinds import KINDS
 from data_prep.check.report import report_text
 from data_prep.check.run import check_records
 from data_prep.errors import UsageError
+from data_prep.numbers import whole
 from data_prep.records.pixels import add_pixel_option, allow_pixels
 
 EPILOG = """examples:
@@ -46,11 +47,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--test", type=Path, help="a test file: finds pictures that are in both")
     parser.add_argument("--test-image-folder", type=Path, help="its image folder, when it is another one")
     parser.add_argument("--model", help="count tokens for this model (a folder or a hub name)")
-    parser.add_argument("--max-length", type=int, help="context length, in place of the model's own")
+    parser.add_argument("--max-length", type=whole(1), help="context length, in place of the model's own")
     parser.add_argument("--conversation", help="conversation template, in place of the model's own")
     parser.add_argument("--no-decode", action="store_true", help="only see that pictures are there")
     parser.add_argument("--cache-dir", type=Path, help="keep the report here and reuse it while nothing changes")
-    parser.add_argument("--workers", type=int, help="processes that decode (default: one a core)")
+    parser.add_argument("--workers", type=whole(1, 1024), help="processes that decode (default: one a core)")
     add_pixel_option(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--html", type=Path, help="write a page with the pictures of each finding")

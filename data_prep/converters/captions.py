@@ -33,6 +33,7 @@ from data_prep.converters.rows import Placed, cell_at, column, read_rows
 from data_prep.converters.table import add_reading_options, reading_of
 from data_prep.converters.texts import NoText, text_of, texts_of
 from data_prep.errors import DataError
+from data_prep.numbers import seed
 from data_prep.records.output import Converted, Drop, Origin, Reason
 from data_prep.records.record import IMAGE_TOKEN, Record, conversation
 
@@ -105,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--questions", type=Path, metavar="FILE", help="a list of phrasings, one a line, drawn per picture"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the drawing")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the drawing")
     parser.add_argument("--pretrain", action="store_true", help="no question: <image> and the caption, for stage 1")
     parser.add_argument("--image-column", help=f"default: the first of {', '.join(IMAGE_NAMES)}")
     parser.add_argument("--caption-column", help=f"default: the first of {', '.join(CAPTION_NAMES)}")

@@ -20,6 +20,7 @@ from data_prep.converters.rows import Reading, read_rows
 from data_prep.converters.texts import text_of
 from data_prep.errors import DataError, UsageError
 from data_prep.files import write_text
+from data_prep.numbers import real, seed
 
 EXAMPLES = "  python -m data_prep captions-template photos --train train.csv --test test.csv"
 HEADER = ("image", "caption")
@@ -56,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("image_folder", type=Path, help="the folder with the pictures")
     parser.add_argument("--train", type=Path, required=True, help="CSV to write")
     parser.add_argument("--test", type=Path, help="CSV to write for the test pictures")
-    parser.add_argument("--test-share", type=float, default=0.2, help="share of the pictures in --test; default 0.2")
-    parser.add_argument("--seed", type=int, default=0, help="another seed draws other test pictures")
+    parser.add_argument("--test-share", type=real(0, 1), default=0.2, help="share of pictures in --test; default 0.2")
+    parser.add_argument("--seed", type=seed, default=0, help="another seed draws other test pictures")
     parser.add_argument("--encoding", help="of captions filled in already, where they are not UTF-8")
     args = parser.parse_args(argv)
     if not 0 <= args.test_share < 1:

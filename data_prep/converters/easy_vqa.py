@@ -22,6 +22,7 @@ from data_prep.converters.drops import MEANT, add_drops_option, loss_status, say
 from data_prep.converters.finish import add_check_option, finish
 from data_prep.errors import DataError
 from data_prep.files import copy_file
+from data_prep.numbers import whole
 from data_prep.records.json_text import read_json
 from data_prep.records.output import Converted, Drop, Origin, Reason, write_output
 from data_prep.records.record import IMAGE_TOKEN, Record, conversation
@@ -158,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--source", type=Path, help="folder with train/ and test/ (default: the installed package)")
     parser.add_argument(
         "--dialogues",
-        type=int,
+        type=whole(0),
         default=0,
         metavar="N",
         help="make dialogues of the first N train pictures, open questions first (default 0: all turns independent)",

@@ -21,6 +21,7 @@ from data_prep.converters.folder import pictures_below
 from data_prep.converters.options import converter_parser
 from data_prep.errors import DataError, PictureError, PictureFault, printable
 from data_prep.files import atomic_file, write_json
+from data_prep.numbers import whole
 from data_prep.progress import Progress
 from data_prep.records.exif import ORIENTATION, orientation_of
 from data_prep.records.output import command_line
@@ -138,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output-dir", type=Path, required=True, help="folder for the JPEG files")
     parser.add_argument("--prefix", default="", help="put before each file's name")
     parser.add_argument("--keep-metadata", action="store_true", help="keep EXIF: place, time, camera")
-    parser.add_argument("--quality", type=int, default=QUALITY, help=f"of JPEG; default {QUALITY}")
+    parser.add_argument("--quality", type=whole(1, 100), default=QUALITY, help=f"of JPEG; default {QUALITY}")
     add_pixel_option(parser)
     args = parser.parse_args(argv)
     allow_pixels(args.max_pixels)

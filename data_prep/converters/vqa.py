@@ -31,6 +31,7 @@ from data_prep.converters.options import (
 from data_prep.converters.texts import NoText, text_of
 from data_prep.converters.vqa_answers import distinct_answers, most_common_answer
 from data_prep.errors import DataError, UsageError
+from data_prep.numbers import seed
 from data_prep.progress import Progress
 from data_prep.records.json_text import kind_of, read_json
 from data_prep.records.output import Converted, Drop, Origin, Reason
@@ -246,7 +247,7 @@ def build_parser(kind: str) -> argparse.ArgumentParser:
     add_output_options(parser)
     way = "which answer to teach: the most common, every distinct one (a record each), or one drawn with --seed"
     parser.add_argument("--answer", choices=("common", "all", "sampled"), default="common", help=way)
-    parser.add_argument("--seed", type=int, default=0, help="seed of --answer sampled")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of --answer sampled")
     parser.add_argument("--suffix", default=SHORT_ANSWER, help=f"added to each question; default: {SHORT_ANSWER!r}")
     parser.add_argument("--merge-by-image", action="store_true", help="all questions on a picture in one conversation")
     parser.add_argument("--image-name", help="picture names, when not COCO's: for example {:012d}.jpg or {}.png")

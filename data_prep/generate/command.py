@@ -29,6 +29,7 @@ from data_prep.generate.endpoint import Endpoint
 from data_prep.generate.journal import Journal, key_of
 from data_prep.generate.prompts import STYLES, Prompts, write_prompts
 from data_prep.generate.scenes import read_scenes
+from data_prep.numbers import real, seed, whole
 from data_prep.progress import Progress
 from data_prep.records.output import Converted, Drop, Origin, Reason
 from data_prep.records.pixels import add_pixel_option, allow_pixels
@@ -56,24 +57,24 @@ def build_parser() -> argparse.ArgumentParser:
     styles = "which kinds of data to ask for; default: all three"
     parser.add_argument("--styles", nargs="+", choices=STYLES, default=list(STYLES), help=styles)
     parser.add_argument("--prompts", type=Path, metavar="FOLDER", help="prompts of your own (see --write-prompts)")
-    parser.add_argument("--limit", type=int, help="take the first N pictures")
+    parser.add_argument("--limit", type=whole(1), help="take the first N pictures")
     add_pixel_option(parser)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the phrasings before descriptions")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the phrasings before descriptions")
     parser.add_argument("--endpoint", default=OPENAI, help=f"OpenAI-compatible address; default {OPENAI}")
     parser.add_argument("--model", help="the model's name there")
     key = "the environment variable with the key; default OPENAI_API_KEY"
     parser.add_argument("--key-variable", default="OPENAI_API_KEY", metavar="NAME", help=key)
-    parser.add_argument("--temperature", type=float, default=0.7, help="default 0.7")
-    parser.add_argument("--max-tokens", type=int, default=1024, help="of an answer; default 1024")
-    parser.add_argument("--concurrency", type=int, default=8, help="requests at one time; default 8")
-    parser.add_argument("--requests-per-minute", type=float, help="start no faster (default: no limit)")
-    parser.add_argument("--tokens-per-minute", type=float, help="start no faster (default: no limit)")
-    parser.add_argument("--retries", type=int, default=5, help="of a request that fails for now; default 5")
-    parser.add_argument("--attempts", type=int, default=2, help="for an answer that is valid; default 2")
-    parser.add_argument("--timeout", type=float, default=120, help="seconds; default 120")
-    parser.add_argument("--price-in", type=float, default=0.0, help="per million tokens, for estimate and budget")
-    parser.add_argument("--price-out", type=float, default=0.0, help="per million tokens of answers")
-    parser.add_argument("--budget", type=float, help="stop when this much is spent, at the prices given")
+    parser.add_argument("--temperature", type=real(0, 100), default=0.7, help="default 0.7")
+    parser.add_argument("--max-tokens", type=whole(1), default=1024, help="of an answer; default 1024")
+    parser.add_argument("--concurrency", type=whole(1, 10_000), default=8, help="requests at one time; default 8")
+    parser.add_argument("--requests-per-minute", type=real(0, above=True), help="start no faster (default: no limit)")
+    parser.add_argument("--tokens-per-minute", type=real(0, above=True), help="start no faster (default: no limit)")
+    parser.add_argument("--retries", type=whole(0), default=5, help="of a request that fails for now; default 5")
+    parser.add_argument("--attempts", type=whole(1), default=2, help="for an answer that is valid; default 2")
+    parser.add_argument("--timeout", type=real(0, 1e6, above=True), default=120, help="seconds; default 120")
+    parser.add_argument("--price-in", type=real(0), default=0.0, help="per million tokens, for estimate and budget")
+    parser.add_argument("--price-out", type=real(0), default=0.0, help="per million tokens of answers")
+    parser.add_argument("--budget", type=real(0), help="stop when this much is spent, at the prices given")
     parser.add_argument("--again", action="store_true", help="ask again for what had no valid answer in earlier runs")
     parser.add_argument("--yes", action="store_true", help="send the requests; without it only the estimate is printed")
     return parser

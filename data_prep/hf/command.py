@@ -31,6 +31,7 @@ from data_prep.hf.parts import Unseen
 from data_prep.hf.pictures import THREADS, PictureStore, names_a_file, own_folder, with_pictures
 from data_prep.hf.rows import Asked, Opened, open_rows
 from data_prep.hf.turns import Talk, talk_of
+from data_prep.numbers import seed
 from data_prep.progress import Progress
 from data_prep.records.output import Converted, Drop, Origin, Reason
 
@@ -133,7 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--revision", help="commit or tag of the hub, to get the same data again")
     parser.add_argument("--limit", type=count, help="take the first N rows")
     parser.add_argument("--sample", type=count, help="take N rows drawn with --seed")
-    parser.add_argument("--seed", type=int, default=0, help="seed of --sample")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of --sample")
     parser.add_argument("--image-column", help="the column with the picture or pictures")
     parser.add_argument("--messages-column", help="the column with the turns")
     parser.add_argument("--question-column", help="the column with the question")

@@ -58,7 +58,7 @@ class _Window:
         self._column = 1  # of the text's first character
         self._stream, self._file, self._ended = stream, file, False
         self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._json = json.JSONDecoder()
+        self._json = json.JSONDecoder(parse_int=str)  # only the end is asked for, and digits may be thousands
 
     def character(self) -> str:
         """Pass over white space; return the character after it, "" at the end of the file."""

@@ -25,7 +25,7 @@ from typing import Any, overload
 from data_prep.errors import DataError, PictureError, PictureFault
 from data_prep.files import atomic_file
 from data_prep.records.json_list import elements
-from data_prep.records.json_text import BOM, decode_utf8, kind_of
+from data_prep.records.json_text import BOM, kind_of, parse_json, require_regular
 from data_prep.records.picture import MAX_PIXELS, open_image, resolve_image
 
 __all__ = [
@@ -109,9 +109,7 @@ def read_records(path: str | os.PathLike[str]) -> Records:
     a missing file, for broken JSON in a list (line and column), for text that is not UTF-8, and for JSON that is not a
     list of records.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise DataError(file, "no such file" if not file.exists() else "is a folder; name the .json or .jsonl file")
+    file = require_regular(Path(path), ".json or .jsonl file")
     return _index_lines(file) if _holds_lines(file) else _index_list(file)
 
 
@@ -151,7 +149,7 @@ def _index_list(file: Path) -> Records:
 
 def _object_from(raw: bytes, file: Path, index: int, line: int) -> Record:
     try:
-        value = json.loads(decode_utf8(raw.rstrip(b"\r\n"), file, line))  # an error at the end stays on its line
+        value = parse_json(raw.rstrip(b"\r\n"), file, line)  # an error at the end stays on its line
     except json.JSONDecodeError as error:
         problem = f"line {line + error.lineno - 1}, column {error.colno}: record {index + 1}: broken JSON ({error.msg})"
         raise DataError(file, f"{problem}; mend that line or delete it") from None

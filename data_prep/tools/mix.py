@@ -17,6 +17,7 @@ from typing import NamedTuple
 from data_prep.converters.finish import add_check_option, finish
 from data_prep.converters.options import converter_parser
 from data_prep.errors import UsageError
+from data_prep.numbers import seed
 from data_prep.records.output import Converted, Origin, write_output
 from data_prep.records.record import Record, Records, images_of, read_records
 
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=Path,
         help="the folder that all names are relative to, for the check",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draw and the order")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the draw and the order")
     parser.add_argument("--no-shuffle", action="store_true", help="one file after the other")
     add_check_option(parser)
     args = parser.parse_args(argv)

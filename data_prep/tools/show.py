@@ -15,6 +15,7 @@ from typing import Any
 
 from data_prep.converters.options import converter_parser
 from data_prep.errors import DataError, UsageError
+from data_prep.numbers import seed, whole
 from data_prep.records.pixels import add_pixel_option, allow_pixels
 from data_prep.records.record import Record, Records, images_of, open_image, read_records, resolve_image
 from data_prep.view.model_view import ModelView, open_model
@@ -153,11 +154,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--model", required=True, help="the model that will be trained (a folder or a hub name)")
     parser.add_argument("--html", "--output", dest="html", type=Path, required=True, help="the page to write")
-    parser.add_argument("--count", type=int, default=8, help="how many records; default 8")
-    parser.add_argument("--seed", type=int, help="draw them with this seed (default: the first)")
+    parser.add_argument("--count", type=whole(1), default=8, help="how many records; default 8")
+    parser.add_argument("--seed", type=seed, help="draw them with this seed (default: the first)")
     parser.add_argument("--records", nargs="+", default=[], metavar="ID", help="show these, by id or number from 1")
     parser.add_argument("--conversation", help="conversation template, in place of the model's own (plain: stage 1)")
-    parser.add_argument("--max-length", type=int, help="context length, in place of the model's own")
+    parser.add_argument("--max-length", type=whole(1), help="context length, in place of the model's own")
     add_pixel_option(parser)
     args = parser.parse_args(argv)
     allow_pixels(args.max_pixels)

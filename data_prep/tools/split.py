@@ -17,6 +17,7 @@ from typing import Any
 from data_prep.check.run import names_of
 from data_prep.converters.options import converter_parser
 from data_prep.errors import UsageError
+from data_prep.numbers import seed
 from data_prep.records.names import same_name
 from data_prep.records.near_names import DRIVE, near_names
 from data_prep.records.output import Converted, Origin, write_output
@@ -161,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--stratify", metavar="KEY", help="keep the mixture of this key in every part; answer: of answers"
     )
-    parser.add_argument("--seed", type=int, default=0, help="another seed draws another split")
+    parser.add_argument("--seed", type=seed, default=0, help="another seed draws another split")
     args = parser.parse_args(argv)
     parts = parse_parts(args.parts)
     records = read_records(args.records)

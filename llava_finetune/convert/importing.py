@@ -95,10 +95,12 @@ def import_model(
     from llava_finetune.convert import configs
     from llava_finetune.saved import new_folder
     from llava_finetune.saved.manifest import read_json, read_manifest
+    from llava_finetune.saved.sound import require_sound
 
     start = time.monotonic()
     new_folder.check_free(output)
     source = new_folder.resolve_folder(model)
+    require_sound(source)
     config = dict(read_json(source / "config.json"))
     family = configs.llava_hf_family(config)
     manifest = read_manifest(source)

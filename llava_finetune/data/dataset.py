@@ -18,6 +18,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from data_prep.records.record import DataError, Records, images_of, open_image, resolve_image
+from data_prep.records.usable import taught
 from llava_finetune.data.feature_cache import FeatureCache
 from llava_finetune.data.length_cache import kept_lengths
 from llava_finetune.data.masking import IMAGE_TOKEN, Encoded, encode, encode_independent
@@ -152,7 +153,7 @@ class RecordDataset(Dataset[dict[str, Any]]):
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        record = self.records[index]
+        record = taught(self.records[index])
         try:
             pictures = self.encoder.pictures(record)
         except DataError as error:
@@ -179,14 +180,14 @@ class RecordDataset(Dataset[dict[str, Any]]):
         With `real_lengths` tokens, pictures counted: what a record costs. Tokenises every record once.
         """
         if self.real_lengths:
-            return [self._num_tokens(record) for record in self.records]
+            return [self._num_tokens(record) for record in map(taught, self.records)]
         if isinstance(self.records, Records):
             return kept_lengths(self.records.path, len(self.records), self._num_words)
         return self._num_words()
 
     def _num_words(self) -> list[int]:
         lengths = []
-        for record in self.records:
+        for record in map(taught, self.records):
             words = sum(len(turn["value"].split()) for turn in record["conversations"])
             lengths.append(words if "image" in record else -words)
         return lengths

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.numbers import whole
 from data_prep.records.pixels import add_pixel_option, allow_pixels
 from llava_finetune.errors import UsageError, UserError
 
@@ -37,16 +38,16 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--output", type=Path, help="folder for predictions and scores; default: the model's")
     out.add_argument("--name", default=None, help="final by default, blind or shuffled with --blind")
     out.add_argument("--blind", choices=("blank", "shuffled"), help="withhold the pictures, or give another's")
-    out.add_argument("--limit", type=int, default=0, help="questions at most")
-    out.add_argument("--sample", type=int, default=0, help="draw this many questions, always the same")
-    out.add_argument("--max_images", type=int, default=0, help="records at most")
-    out.add_argument("--batch_size", type=int, default=32)
-    out.add_argument("--max_new_tokens", type=int, default=64)
+    out.add_argument("--limit", type=whole(0), default=0, help="questions at most")
+    out.add_argument("--sample", type=whole(0), default=0, help="draw this many questions, always the same")
+    out.add_argument("--max_images", type=whole(0), default=0, help="records at most")
+    out.add_argument("--batch_size", type=whole(1), default=32)
+    out.add_argument("--max_new_tokens", type=whole(1), default=64)
     out.add_argument("--dtype", default="auto", help="auto, bf16, fp16 or fp32")
     out.add_argument("--bits", type=int, default=16, choices=(16, 8, 4))
     out.add_argument("--device", default="auto")
     out.add_argument("--losses", action="store_true", help="also each record's loss, by which a report finds the worst")
-    out.add_argument("--num_processes", type=int, default=1, help="answer with this many processes")
+    out.add_argument("--num_processes", type=whole(1, 1024), default=1, help="answer with this many processes")
     out.add_argument("--partial", action="store_true", help="with --predictions: some questions may be unanswered")
     out.add_argument("--upload", type=Path, help="also write the official VQA results file")
     out.add_argument("--json", action="store_true", help="print the scores as JSON")

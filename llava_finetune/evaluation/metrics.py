@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from data_prep.records.usable import usable
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation import text_overlap, vqa_scorer
 from llava_finetune.evaluation.intervals import bootstrap, wilson
@@ -35,6 +36,8 @@ MIN_REFERENCES_FOR_VQA = 4
 # BLEU counts runs of four words; on shorter references it is 0 whatever the model says.
 MIN_WORDS_FOR_OVERLAP = 4
 IMAGE_TOKEN = "<image>"
+LONGEST_TEXT = 100_000
+MOST_WORDS = 5_000
 
 
 def normalise(text: str) -> str:
@@ -112,9 +115,20 @@ def fault_of(question: Prediction) -> str | None:
     if not str(question["reference"]).strip():
         return f'record "{question.get("id")}": turn {question.get("turn") or 0} has an empty answer to compare with'
     try:
-        references_of(question)
+        references = [str(question["reference"]), *references_of(question)]
     except UserError as error:
         return str(error)
+    if found := next(filter(None, map(length_fault, references)), None):
+        return f'record "{question.get("id")}": turn {question.get("turn") or 0}: an answer of {found}'
+    return None
+
+
+def length_fault(text: str) -> str | None:
+    """Return why a text is too long to be scored, None where it is not: ROUGE-L compares each word with each."""
+    if len(text) > LONGEST_TEXT:
+        return f"{len(text):,} characters; at most {LONGEST_TEXT:,} can be scored"
+    if len(text) > MOST_WORDS and (count := len(text.split())) > MOST_WORDS:
+        return f"{count:,} words; at most {MOST_WORDS:,} can be scored"
     return None
 
 
@@ -166,7 +180,7 @@ def questions_of(record: Mapping[str, Any]) -> Iterator[tuple[int, str, str]]:
 
     The picture's placeholder is taken out of the question. Raises UserError naming the record when a turn is no text.
     """
-    turns = record.get("conversations") or []
+    turns = usable(record).get("conversations") or []
     pairs = [(a, b) for a, b in pairwise(turns) if a.get("from") == "human" and b.get("from") == "gpt"]
     for turn, (human, gpt) in enumerate(pairs):
         for side in (human, gpt):

@@ -16,13 +16,30 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
+
+from data_prep.errors import DataError
 from data_prep.files import write_text
+from data_prep.records.json_text import BOM, MAX_DIGITS, conform, parse_json, require_regular
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation import metrics
 
 NUMBER_AT_END = re.compile(r"(\d+)$")
+
+
+class PredictionRow(msgspec.Struct):
+    """One prediction of a file, in any of the three layouts; `answer` and `text` are told apart afterwards."""
+
+    turn: Annotated[int, msgspec.Meta(ge=0, le=2**31)] | None = None
+    question_id: int | str | None = None
+    question: str | None = None
+    image: str | list[str] | None = None
+    type: str | None = None
+    question_type: str | None = None
+    truncated: bool | None = None
+    num_tokens: Annotated[int, msgspec.Meta(ge=0, le=2**31)] | None = None
 
 
 def score_file(
@@ -86,24 +103,30 @@ def question_id(item: Mapping[str, Any]) -> Any:
     if item.get("question_id") is not None:
         return item["question_id"]
     found = NUMBER_AT_END.search(str(item.get("id", "")))
+    if found and len(found.group(1)) > MAX_DIGITS:
+        raise UserError(
+            f'record "{str(item["id"])[:40]}...": its id ends in a number of {len(found.group(1)):,} digits, which is '
+            "no question_id; give the record a question_id of its own"
+        )
     return int(found.group(1)) if found else item.get("id")
 
 
 def _rows(path: Path) -> list[Any]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        raw = require_regular(path, "predictions file").read_bytes().removeprefix(BOM)
+        if raw.lstrip().startswith(b"["):
+            return list(_parsed(raw, path, 1, "the list"))
+        lines = enumerate(raw.split(b"\n"), start=1)
+        return [_parsed(line, path, number, f"line {number}") for number, line in lines if line.strip()]
+    except DataError as error:
+        raise UserError(str(error)) from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a predictions file") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a UTF-8 text at byte {error.start}; give JSON lines or a JSON list") from error
-    if text.lstrip().startswith("["):
-        return list(_parsed(text, path, "the list"))
-    return [_parsed(line, path, f"line {n}") for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 
-def _parsed(text: str, path: Path, where: str) -> Any:
+def _parsed(raw: bytes, path: Path, line: int, where: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(raw, path, line)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: {where} is not JSON ({error}); the file may be cut off") from error
 
@@ -111,11 +134,17 @@ def _parsed(text: str, path: Path, where: str) -> Any:
 def _checked(row: Any, path: Path, number: int) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise UserError(f"{path}: prediction {number} is a {type(row).__name__}; expected an object with an answer")
+    try:
+        conform(row, PredictionRow, f"{path}: prediction {number}")
+    except DataError as error:
+        raise UserError(str(error)) from None
     answer = row.get("answer", row.get("text"))
     if not isinstance(answer, str):
         raise UserError(
             f"{path}: prediction {number} ({_name(row)}): answer is {json.dumps(answer)[:60]}; expected a text"
         )
+    if found := metrics.length_fault(answer):
+        raise UserError(f"{path}: prediction {number} ({_name(row)}): an answer of {found}")
     return {**row, "answer": answer}
 
 

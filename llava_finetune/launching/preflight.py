@@ -3,7 +3,6 @@
 >>> require_ready(mode="lora", model="m", data="d.json", images="img", processes=2, on_gpu=False, config=None)
 """
 
-import json
 import os
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ import psutil
 
 from llava_finetune.errors import UserError
 from llava_finetune.machine import available_ram, free_shm, readable
+from llava_finetune.saved.documents import DeepSpeedConfig, read_document
 
 MIN_SHM_PER_RANK = 64 * 2**20
 """NCCL and DataLoader workers share tensors through /dev/shm; a container's default of 64 MB ends in exit code -7."""
@@ -22,11 +22,10 @@ def zero_stage(config: Path | None) -> int:
     if config is None:
         return 0
     try:
-        values = json.loads(config.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        message = f"{config}: not JSON (line {error.lineno}: {error.msg}); compare deepspeed_configs/zero2.json"
-        raise UserError(message) from None
-    return int(values.get("zero_optimization", {}).get("stage", 0))
+        values = read_document(config, DeepSpeedConfig)
+    except UserError as error:
+        raise UserError(f"{error}; compare deepspeed_configs/zero2.json") from None
+    return int((values.get("zero_optimization") or {}).get("stage") or 0)
 
 
 def extensions_folder() -> Path:

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.numbers import whole
 from llava_finetune.errors import UserError
 
 EXAMPLES = """examples:
@@ -85,10 +86,10 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--device", default="auto", help="where to merge (default: auto)")
     out.add_argument("--records", type=Path, help="held-out records to verify on")
     out.add_argument("--images", type=Path, help="image folder of --records")
-    out.add_argument("--num-records", type=int, default=8, help="records whose logits are compared (default: 8)")
+    out.add_argument("--num-records", type=whole(1), default=8, help="records whose logits are compared (default: 8)")
     out.add_argument(
         "--answers",
-        type=int,
+        type=whole(0),
         help="questions whose greedy answers must be identical (default: 8 where records are at hand)",
     )
     out.add_argument(

@@ -6,7 +6,6 @@ model = add_adapters(model, Lora(r=128, alpha=256))
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,9 @@ import torch
 
 from llava_finetune.errors import UserError
 from llava_finetune.model.trained_parts import in_use
-from llava_finetune.saved.shards import load_pickle
+from llava_finetune.saved.documents import read_document
+from llava_finetune.saved.pickles import load_pickle
+from llava_finetune.saved.sound import require_sound
 
 PART_TARGETS = {
     "language": r"model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)",
@@ -90,7 +91,8 @@ def require_same_adapter(lora: Lora) -> None:
     file = Path(lora.init) / "adapter_config.json"
     if not file.is_file():
         raise UserError(f"--init_lora {lora.init}: no adapter_config.json in it; give a LoRA run's folder")
-    saved = json.loads(file.read_text(encoding="utf-8"))
+    require_sound(lora.init)
+    saved = read_document(file)
     for flag, key, given in (
         ("--lora_r", "r", lora.r),
         ("--lora_alpha", "lora_alpha", lora.alpha),

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 
 from llava_finetune.config.arguments import ModelArguments
 from llava_finetune.data.templates import check_fits
@@ -23,6 +22,9 @@ from llava_finetune.model.modeling import model_class
 from llava_finetune.model.trained_parts import Building, train_tower
 from llava_finetune.saved.folders import find_tower
 from llava_finetune.saved.manifest import read_manifest
+from llava_finetune.saved.pickles import load_pickle
+from llava_finetune.saved.promises import require_projector, require_select_layer
+from llava_finetune.saved.sound import blamed_on, require_sound
 
 # Upstream's defaults, for a base that is a plain language model and says nothing.
 UPSTREAM_DEFAULTS: dict[str, Any] = {
@@ -58,14 +60,13 @@ def load_config(path: str, cache_dir: str | None = None) -> Any:
     """The base's config. A llava-hf folder is recognised and its import command named."""
     from llava.model import LlavaConfig  # and registers upstream's config classes
 
-    try:
+    require_sound(path)
+    with blamed_on(path, "no usable config.json", "give a model folder or a hub id"):
         config = transformers.AutoConfig.from_pretrained(path, cache_dir=cache_dir)
         if config.model_type == "llava" and "LlavaLlamaForCausalLM" in (config.architectures or []):
             # Upstream's name until 2024; transformers has given it to a layout of its own since.
             config = LlavaConfig.from_pretrained(path, cache_dir=cache_dir)
             config.model_type = LlavaConfig.model_type
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: no usable config.json ({error}); give a model folder or a hub id") from None
     if any(name.endswith("ForConditionalGeneration") for name in config.architectures or []):
         raise UserError(
             f"{path}: a llava-hf checkpoint ({config.architectures[0]}), not upstream's layout; convert it with: "
@@ -113,6 +114,10 @@ def resolve(model: ModelArguments, image_aspect_ratio: str | None, config: Any) 
             f"{model.model_name_or_path} is a plain language model: name a vision tower with --vision_tower, "
             "e.g. openai/clip-vit-large-patch14-336"
         )
+    require_projector(values["mm_projector_type"], "--mm_projector_type")
+    require_sound(values["vision_tower"])
+    if projector:
+        load_pickle(Path(projector))
     return Vision(
         **values,
         mm_vision_tower=values["vision_tower"],
@@ -138,9 +143,11 @@ def template_of(version: str | None, base: str, config: Any, tokenizer: Any) -> 
 
 def load_tokenizer(path: str, cache_dir: str | None, max_length: int) -> Any:
     """The base's tokenizer with a pad token: its own, else unk, else the end token (labels are masked by length)."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
-        path, cache_dir=cache_dir, model_max_length=max_length, padding_side="right", use_fast=False
-    )
+    remedy = "copy tokenizer.model, tokenizer.json and tokenizer_config.json again from where the model came from"
+    with blamed_on(path, "its tokenizer cannot be read", remedy):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            path, cache_dir=cache_dir, model_max_length=max_length, padding_side="right", use_fast=False
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
@@ -187,7 +194,8 @@ def build_model(building: Building, config: Any, values: Vision, tokenizer: Any)
     if hasattr(config, "mm_vision_tower"):  # it knows where a tower that moved along with its folder is now
         keywords["config"] = config
     base = building.base
-    try:
+    remedy = "download the folder again, and see that every file that model.safetensors.index.json names is there"
+    with blamed_on(base, "the weights cannot be loaded", remedy):
         model = model_class(config.model_type).from_pretrained(
             base,
             cache_dir=building.cache_dir,
@@ -195,11 +203,6 @@ def build_model(building: Building, config: Any, values: Vision, tokenizer: Any)
             dtype=building.dtype,
             **keywords,
         )
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{base}: the weights cannot be loaded: {error}; download the folder again, and see that every file that "
-            "model.safetensors.index.json names is there"
-        ) from error
     model.config.use_cache = False
     if building.freeze_backbone:
         model.model.requires_grad_(False)
@@ -211,7 +214,8 @@ def build_model(building: Building, config: Any, values: Vision, tokenizer: Any)
         forget_inputs()
     if building.gradient_checkpointing:
         model.enable_input_require_grads()
-    return model, add_vision(model, building, values, tokenizer)
+    with blamed_on(values.vision_tower, "cannot be the vision tower", "give the tower that the base was trained with"):
+        return model, add_vision(model, building, values, tokenizer)
 
 
 def add_vision(model: Any, building: Building, values: Vision, tokenizer: Any) -> bool:
@@ -223,7 +227,9 @@ def add_vision(model: Any, building: Building, values: Vision, tokenizer: Any) -
     tuned_before = bool(getattr(config, "unfreeze_mm_vision_tower", False))
     made = getattr(model.get_model(), "mm_projector", None) is None
     model.get_model().initialize_vision_modules(model_args=values, fsdp=building.fsdp)
-    model.get_vision_tower().to(dtype=dtype, device=building.device)
+    tower = model.get_vision_tower()
+    require_select_layer(tower.select_layer, tower.config.num_hidden_layers, values.vision_tower)
+    tower.to(dtype=dtype, device=building.device)
     config.image_aspect_ratio = values.image_aspect_ratio
     config.tokenizer_padding_side = tokenizer.padding_side
     config.tokenizer_model_max_length = tokenizer.model_max_length

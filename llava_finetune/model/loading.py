@@ -12,11 +12,9 @@ import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from llava_finetune.config.precision import choose_precision
 from llava_finetune.errors import UserError
@@ -26,7 +24,9 @@ from llava_finetune.model.modeling import model_class
 from llava_finetune.saved.checkpoints import require_whole
 from llava_finetune.saved.folders import find_tower
 from llava_finetune.saved.manifest import NAME, read_manifest, weights_sha256
-from llava_finetune.saved.shards import load_pickle, weight_files
+from llava_finetune.saved.pickles import load_pickle
+from llava_finetune.saved.shards import weight_files
+from llava_finetune.saved.sound import blamed_on, require_sound
 from llava_finetune.saved.tensor_names import is_buffer
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -93,6 +93,18 @@ def choose_dtype(asked: str, manifest: dict[str, Any], config: Any, device: str)
     return wanted if wanted in (native, torch.float32) or device == "cuda" else native
 
 
+def choose_device(asked: str) -> torch.device:
+    """auto: the GPU where there is one. Raises UserError for a device that this machine has not."""
+    if asked == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"--device {asked}: {str(error).splitlines()[0]}; give auto, cpu, cuda or cuda:N") from None
+    return device
+
+
 def load(
     model_path: str | Path,
     base: str | None = None,
@@ -112,15 +124,21 @@ def load(
     path = str(model_path)
     require_whole(Path(path))
     manifest = read_manifest(path)
+    require_sound(path)
     kind = kind_of(path)
     source = base_of(path, base, manifest) if kind != "model" else path
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    place = choose_device(device)
+    require_sound(source)
     config = _config(path, source, vision_tower, bits)
+    require_sound(config.mm_vision_tower)
     chosen = choose_dtype(dtype, manifest, config, place.type)
     model, missing = _weights(source, config, chosen, place, bits)
     tower = model.get_vision_tower()
     if not tower.is_loaded:
-        tower.load_model()
+        with blamed_on(
+            config.mm_vision_tower, "cannot be this model's vision tower", "name another with --vision-tower"
+        ):
+            tower.load_model()
     tower.to(device=place, dtype=chosen)
     missing -= _load_beside(model, Path(path), kind, chosen)
     if kind == "adapter":
@@ -168,8 +186,11 @@ def _weights(source: str, config: Any, dtype: torch.dtype, device: torch.device,
             output_loading_info=True,
         )
         return model, {name for name in info["missing_keys"] if not is_buffer(name)}
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{source}: the weights cannot be loaded: {_cut_shard(Path(source)) or error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # each library that has a part in it raises its own
+        said = _cut_shard(Path(source)) or f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}"
+        raise UserError(f"{source}: the weights cannot be loaded: {said}; download the folder again") from error
     finally:
         logger.setLevel(level)
 
@@ -214,7 +235,7 @@ def _load_adapter(model: Any, folder: Path, merge: bool) -> Any:
 
     try:
         model = PeftModel.from_pretrained(model, str(folder))
-    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
+    except Exception as error:  # peft's, safetensors', torch's
         raise UserError(f"{folder}: the adapter cannot be loaded, it may be cut off: {error}") from error
     return model.merge_and_unload() if merge else model
 

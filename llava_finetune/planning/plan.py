@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from data_prep.numbers import whole
 from llava_finetune.machine import GB, available_ram, readable
 from llava_finetune.planning.memory import Setting, estimate, host_ram, sequence_length, trainable_parameters
 from llava_finetune.planning.proposals import (
@@ -225,13 +226,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", help="records file: its real lengths and pictures are counted")
     parser.add_argument(
         "--global-batch",
-        type=int,
+        type=whole(1),
         help="records per optimizer step (default 128, pretrain 256; with --data fewer where there are few records)",
     )
     parser.add_argument("--bits", type=int, choices=(4, 8), default=4, help="bits of the base for qlora (default 4)")
-    parser.add_argument("--lora_r", "--lora-r", type=int, default=128, help="LoRA rank (default 128)")
+    parser.add_argument("--lora_r", "--lora-r", type=whole(1, 65_536), default=128, help="LoRA rank (default 128)")
     parser.add_argument("--lora_targets", "--lora-targets", default="language", help="as in train (default language)")
-    parser.add_argument("--model_max_length", "--model-max-length", type=int, help="default 2048, for 1.6 4096")
+    parser.add_argument("--model_max_length", "--model-max-length", type=whole(1), help="default 2048, for 1.6 4096")
     parser.add_argument("--vision_tower", "--vision-tower", help="CLIP folder or hub id, for a plain language model")
     parser.add_argument("--json", action="store_true", help="print the plan for a program")
     return parser

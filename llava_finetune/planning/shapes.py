@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from llava_finetune.errors import UserError
+from llava_finetune.saved.documents import read_document
+from llava_finetune.saved.promises import require_projector
 
 KNOWN_MODELS = Path(__file__).with_name("known_models.json")
 DEFAULT_TOWER = "openai/clip-vit-large-patch14-336"
@@ -184,11 +186,13 @@ def shape_of(config: Mapping[str, Any], name: str, vision_tower: str | None = No
     if family not in FAMILIES:
         raise UserError(f"{name}: model family {family!r} is not supported; known: {', '.join(FAMILIES)}")
     tower = vision_tower or config.get("mm_vision_tower") or DEFAULT_TOWER
+    projector = config.get("mm_projector_type") or ("linear" if "mm_vision_tower" in config else "mlp2x_gelu")
+    require_projector(projector, name)
     return Shape(
         name=name,
         language=_language(config, family),
         vision=_tower(str(tower), name),
-        projector=config.get("mm_projector_type") or ("linear" if "mm_vision_tower" in config else "mlp2x_gelu"),
+        projector=projector,
         anyres=config.get("image_aspect_ratio") == "anyres",
         pinpoints=_pinpoints(config),
         select_layer=int(config.get("mm_vision_select_layer") or -2),
@@ -236,6 +240,8 @@ def _tower(tower: str, model: str) -> Vision:
 
 def _vision(config: Mapping[str, Any]) -> Vision:
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "image_size", "patch_size")
+    if lacking := [name for name in names if not config.get(name)]:
+        raise UserError(f"the vision tower's config.json lacks {', '.join(lacking)}; give a CLIP folder")
     heads = config.get("num_attention_heads") or int(config["hidden_size"]) // 64  # CLIP's heads are 64 wide
     return Vision(*(int(config[name]) for name in names), heads=int(heads))
 
@@ -246,9 +252,4 @@ def _pinpoints(config: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        message = f"{path}: not JSON (line {error.lineno}: {error.msg}); download it again"
-        raise UserError(message) from None
-    return dict(values)
+    return dict(read_document(path))

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.numbers import seed, whole
 from llava_finetune.errors import UserError
 from llava_finetune.saved.manifest import file_sha256
 
@@ -39,9 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     tower.add_argument("--captions", type=Path, required=True, help="records with one picture and one caption each")
     tower.add_argument("--image_folder", type=Path, required=True)
     tower.add_argument("--output", type=Path, required=True)
-    tower.add_argument("--epochs", type=int, default=32)
-    tower.add_argument("--processes", type=int, default=1, help="processes that share every batch, on a CPU")
-    tower.add_argument("--seed", type=int, default=0)
+    tower.add_argument("--epochs", type=whole(1), default=32)
+    tower.add_argument("--processes", type=whole(1, 1024), default=1, help="processes that share every batch, on a CPU")
+    tower.add_argument("--seed", type=seed, default=0)
     arguments = parser.parse_args(argv)
     if arguments.kind == "language-model":
         build_language_model(arguments.output, arguments.wheel)

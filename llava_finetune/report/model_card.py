@@ -19,6 +19,7 @@ from data_prep.files import write_text
 from llava_finetune.evaluation.metrics import TYPES
 from llava_finetune.report.numbers import bare_percent, interval
 from llava_finetune.report.run_folder import Evaluation, Run, is_number, read_run
+from llava_finetune.saved.documents import read_document
 
 MARK = "<!-- written by llava-finetune; replaced when the model is saved again -->"
 # peft leaves a template of its own beside adapters.
@@ -204,5 +205,5 @@ def _is_ours(text: str) -> bool:
 def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    value = json.loads(path.read_text(encoding="utf-8"))
+    value = read_document(path)
     return value if isinstance(value, dict) else {}

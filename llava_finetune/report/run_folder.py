@@ -8,7 +8,6 @@ is optional, a line that is just being written is left for the next time, and `p
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -16,7 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from data_prep.errors import DataError
+from data_prep.records.json_text import parse_json
+from llava_finetune.errors import UserError
 from llava_finetune.evaluation import metrics
+from llava_finetune.saved.documents import read_document
 
 CONTROLS = ("text_prior", "blind", "shuffled")
 LABELS = {
@@ -192,8 +195,8 @@ def _object(path: Path, problems: list[str]) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        value = read_document(path)
+    except (OSError, UserError) as error:
         problems.append(f"{path.name} cannot be read: {error}")
         return {}
     if not isinstance(value, dict):
@@ -213,8 +216,8 @@ def _lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     rows, num_broken = [], 0
     for number, line in enumerate(lines, start=1):
         try:
-            value = json.loads(line) if line.strip() else None
-        except ValueError:
+            value = parse_json(line.encode(), path, number) if line.strip() else None
+        except (ValueError, DataError):
             # The last line has no end yet while the trainer writes it.
             num_broken += number < len(lines)
             continue

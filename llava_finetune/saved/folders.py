@@ -8,13 +8,14 @@ class. Behind the seam in upstream's `load_pretrained_model`, which asked whethe
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llava_finetune.errors import UserError
+from llava_finetune.saved.documents import read_document
+from llava_finetune.saved.sound import require_sound
 
 ADAPTER, PROJECTOR, MODEL = "adapter", "projector", "model"
 WEIGHTS = (
@@ -87,6 +88,7 @@ def find_tower(name: str, holders: Sequence[str | None]) -> str:
 
 def describe(model_path: str, model_base: str | None = None, vision_tower: str | None = None) -> ModelFolder:
     """What is at `model_path` (a folder or a hub id). Raises UserError when it cannot be loaded, saying what to do."""
+    require_sound(model_path)
     manifest = read_json(model_path, MANIFEST) or {}
     adapter = read_json(model_path, "adapter_config.json")
     if adapter is not None:
@@ -102,6 +104,8 @@ def describe(model_path: str, model_base: str | None = None, vision_tower: str |
             )
     if kind != MODEL and not base:
         raise UserError(f"{model_path}: holds a {kind} only and does not name its base; give it with --model-base")
+    if base:
+        require_sound(base)
     config = read_json(model_path, "config.json") or (read_json(base, "config.json") if base else None)
     if config is None:
         raise UserError(f"{model_path}: no config.json there; give a model, adapter or projector folder, or a hub id")
@@ -174,8 +178,4 @@ def read_json(model_path: str, name: str) -> dict[str, Any] | None:
     path = find_file(model_path, name)
     if path is None:
         return None
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); copy the file again") from None
-    return content if isinstance(content, dict) else None
+    return dict(read_document(Path(path)))

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -20,11 +19,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.files import atomic_file
 from llava_finetune.errors import UserError
+from llava_finetune.flags import without_secrets
+from llava_finetune.saved.documents import read_document
 
 NAME = "llava_finetune.json"
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "deepspeed", "bitsandbytes", "safetensors")
-SECRET_FLAGS = ("token", "key", "password", "secret")
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "mm_projector.bin")
 """A model's weights, the first kind that a folder has: what a loader reads of it. A clone of a hub's repository holds
 other kinds beside it, a hub's cache does not."""
@@ -32,19 +33,14 @@ other kinds beside it, a hub's cache does not."""
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+    with atomic_file(path) as stream:
+        stream.write(text.encode(errors="backslashreplace"))
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; a missing or broken file is a UserError that names it and the place."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not JSON ({error}); it may be cut off: write it again") from None
+    """Read a JSON file of the kind that its name says; what is wrong is a UserError that names file and place."""
+    return read_document(path)
 
 
 def file_sha256(path: Path) -> str:
@@ -133,18 +129,6 @@ def _git_commit() -> str | None:
         return None
     done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return done.stdout.strip() or None
-
-
-def without_secrets(command: Sequence[str]) -> list[str]:
-    """The words of a command, the values of flags such as --hub_token taken out."""
-    out: list[str] = []
-    hide = False
-    for word in command:
-        name, equals, _ = word.partition("=")
-        secret = name.startswith("--") and name.rsplit("_", 1)[-1].rsplit("-", 1)[-1] in SECRET_FLAGS
-        out.append("<hidden>" if hide else f"{name}=<hidden>" if secret and equals else word)
-        hide = secret and not equals
-    return out
 
 
 def run_manifest(command: Sequence[str], arguments: Mapping[str, Any], **more: Any) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import struct
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -22,6 +21,8 @@ import torch
 
 from llava_finetune.errors import UserError
 from llava_finetune.saved.manifest import read_json, write_json
+from llava_finetune.saved.pickles import load_pickle, require_file
+from llava_finetune.saved.sound import require_inside
 
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -60,6 +61,7 @@ def weight_files(folder: Path) -> list[Path]:
     for name in INDEX_FILES:
         if (folder / name).is_file():
             mapping = read_json(folder / name)["weight_map"]
+            require_inside(folder / name, mapping)
             files = [folder / shard for shard in dict.fromkeys(mapping.values())]
             break
     else:
@@ -75,6 +77,8 @@ def weight_files(folder: Path) -> list[Path]:
 def _check_whole(path: Path) -> None:
     """Raise UserError when a weight file is missing or shorter than its own header says."""
     if not path.is_file():
+        if path.exists():
+            require_file(path)
         raise UserError(f"{path}: the index names this shard and it is not there; download or copy it again")
     if path.suffix != ".safetensors":
         return
@@ -90,7 +94,7 @@ def _check_whole(path: Path) -> None:
             + length
             + max((value["data_offsets"][1] for key, value in header.items() if key != "__metadata__"), default=0)
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         expected = -1
     if size != expected:
         found = f"{size:,} bytes, its header promises {expected:,}" if expected >= 0 else f"{size:,} bytes, no header"
@@ -132,19 +136,6 @@ class _OpenShard(AbstractContextManager[list[StoredTensor]]):
         state = load_pickle(self.path)
         self.stack.callback(state.clear)
         return [StoredTensor(name, tuple(t.shape), t.dtype, lambda t=t: t) for name, t in state.items()]
-
-
-def load_pickle(path: Path) -> dict[str, torch.Tensor]:
-    """A `.bin` state dict on the CPU, mapped from disk, read with `weights_only` so that no code in it can run."""
-    try:
-        # Files from before PyTorch 1.6 are no zip archives and cannot be mapped.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:
-        raise UserError(
-            f"{path}: refused: it is not a plain and whole file of tensors ({str(error).splitlines()[0]}); "
-            "a pickle can run code, so only weights are read from .bin files"
-        ) from error
-    return dict(state)
 
 
 def write_safetensors(path: Path, tensors: Sequence[StoredTensor]) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from data_prep.numbers import real, seed, whole
 from data_prep.records.pixels import add_pixel_option, allow_pixels
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.model.costs import loaded_line, rate_text
@@ -28,6 +29,9 @@ HELP = """/image PATH ...  attach pictures to the next message
 /save FILE       write the conversation as a record (.json or .jsonl; see docs/data.md)
 /help            this list
 /quit            leave (also Ctrl-D); Ctrl-C stops an answer"""
+
+COLDEST = 0.001
+"""Below it the likeliest token is certain, and dividing by it leaves the range of a float."""
 
 EXAMPLES = """examples:
   llava-finetune chat runs/mine
@@ -55,10 +59,10 @@ def parser() -> argparse.ArgumentParser:
         "--once", metavar="QUESTION", help="answer one question on stdout and leave; - reads it from stdin"
     )
     out.add_argument("--system", help="system text instead of the training's own")
-    out.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: 0)")
-    out.add_argument("--top-p", type=float, default=1.0)
-    out.add_argument("--max-new-tokens", type=int, default=512)
-    out.add_argument("--seed", type=int)
+    out.add_argument("--temperature", type=real(0, 100), default=0.0, help="0 is greedy (default: 0)")
+    out.add_argument("--top-p", type=real(0, 1, above=True), default=1.0)
+    out.add_argument("--max-new-tokens", type=whole(1), default=512)
+    out.add_argument("--seed", type=seed)
     add_pixel_option(out)
     return out
 
@@ -66,8 +70,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Chat until the end of input, or answer once. 0 done, 1 failed, 2 wrong use."""
     arguments = parser().parse_args(argv)
-    if arguments.temperature < 0 or not 0 < arguments.top_p <= 1 or arguments.max_new_tokens < 1:
-        raise UsageError("--temperature is 0 or more, --top-p above 0 and at most 1, --max-new-tokens 1 or more")
+    if 0 < arguments.temperature < COLDEST:
+        raise UsageError(f"--temperature {arguments.temperature}: expected 0 (greedy) or {COLDEST} to 100")
     choice = choice_of(arguments)
     allow_pixels(arguments.max_pixels)
     pictures = [_picture(path) for path in arguments.image]

@@ -40,13 +40,13 @@ def check_data(files: Sequence[Checked], output: Path, say: Callable[[str], None
             test_path=against and against.path,
             test_image_folder=against and against.folder,
         )
-        if flag == "--data_path":
-            write_json(output / "check.json", report.as_json())
         if not report.ok:
             raise UserError(
                 f"{report_text(report)}\n{flag} {path} would fail or teach wrong things; mend it (python -m data_prep "
                 "check --help), or train all the same with --check_data False"
             )
+        if flag == "--data_path":
+            write_json(output / "check.json", report.as_json())
         origin = "checked before" if report.from_cache else f"{report.seconds:.1f} s"
         say(f"check {path}: {report.num_records} records, {report.num_pictures} pictures ok ({origin})")
         warnings = [found for found in report.findings if found.kind.severity.value == "warning"]

@@ -157,4 +157,6 @@ def test_an_unfit_resume_and_an_unread_config_are_told(
     base: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (base / "config.json").write_text("{")
-    assert refused(capsys, base, data, tmp_path / "run", *LORA).startswith(f"{base}: no usable config.json")
+    assert refused(capsys, base, data, tmp_path / "run", *LORA).startswith(
+        f"{base}/config.json: line 1, column 2: broken JSON"
+    )

@@ -93,9 +93,22 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert result.stderr.startswith("Traceback") and result.returncode == 1
 
 
-def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
-    result = run_python("-c", START.format(debug=False), **make_command(tmp_path, "return 1 / 0"))
-    assert "ZeroDivisionError" in result.stderr and "Traceback" in result.stderr
+def test_a_bug_is_one_line_that_names_a_file_with_its_traceback(tmp_path: Path) -> None:
+    environment = make_command(tmp_path, "return 1 / 0")
+    result = run_python("-c", START.format(debug=False), **environment, TMPDIR=str(tmp_path))
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: a fault of llava-finetune's own (ZeroDivisionError: division by zero)")
+    assert result.stderr.count("\n") == 1 and "SECURITY.md" in result.stderr
+    (details,) = tmp_path.glob("llava-finetune-fault-*.txt")
+    assert str(details) in result.stderr
+    assert "Traceback" in details.read_text() and "command: failing" in details.read_text()
+    assert details.stat().st_mode & 0o077 == 0
+
+
+def test_memory_that_ran_out_is_not_called_a_fault_of_ours(tmp_path: Path) -> None:
+    result = run_python("-c", START.format(debug=False), **make_command(tmp_path, "raise MemoryError"))
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr.startswith("error: memory ran out (MemoryError)")
 
 
 def test_debug_is_taken_from_anywhere_before_a_double_dash() -> None:

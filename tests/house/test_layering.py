@@ -43,7 +43,20 @@ ROOMS = {
         "doctor",
         "quickstart",
     ],
-    "data_prep": ["errors", "files", "progress", "records", "view", "check", "converters", "hf", "generate", "tools"],
+    "data_prep": [
+        "errors",
+        "numbers",
+        "last_resort",
+        "files",
+        "progress",
+        "records",
+        "view",
+        "check",
+        "converters",
+        "hf",
+        "generate",
+        "tools",
+    ],
 }
 """A room imports only rooms before it."""
 

@@ -179,7 +179,7 @@ def test_a_model_that_is_not_at_hand_is_not_guessed(root: Path) -> None:
 def test_a_broken_deepspeed_config_is_named(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text('{"zero_optimization": {"stage": 3,}}')
-    with pytest.raises(UserError, match=r"mine.json: not JSON \(line 1: .*compare deepspeed_configs/zero2.json"):
+    with pytest.raises(UserError, match=r"mine.json: line 1, column .*compare deepspeed_configs/zero2.json"):
         preflight.zero_stage(path)
 
 

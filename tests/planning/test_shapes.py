@@ -99,7 +99,7 @@ def test_an_unknown_family_is_named() -> None:
 
 def test_a_broken_config_names_file_and_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"hidden_size": }')
-    with pytest.raises(UserError, match=r"config.json: not JSON \(line 1"):
+    with pytest.raises(UserError, match=r"config.json: line 1, column 17: broken JSON"):
         read_shape(str(tmp_path))
 
 

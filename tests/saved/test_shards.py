@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from llava_finetune.convert.weights import resize_rows
 from llava_finetune.errors import UserError
+from llava_finetune.saved.pickles import load_pickle
 from llava_finetune.saved.shards import (
     ShardWriter,
     StoredTensor,
-    load_pickle,
     open_shard,
     weight_files,
     write_safetensors,

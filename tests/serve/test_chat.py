@@ -203,5 +203,7 @@ def test_a_missing_picture_ends_with_a_message_before_the_model_is_loaded(
 
 
 def test_wrong_numbers_are_wrong_use(adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli(["chat", str(adapter), "--temperature", "-1", "--once", "x"]) == 2
-    assert "--temperature is 0 or more" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        cli(["chat", str(adapter), "--temperature", "-1", "--once", "x"])
+    assert ended.value.code == 2
+    assert "--temperature: expected a number from 0 to 100" in capsys.readouterr().err

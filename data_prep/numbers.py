@@ -1,0 +1,59 @@
+"""Numbers in flags, with their ranges: what is outside is refused by the parser, with exit code 2 and the range.
+
+parser.add_argument("--limit", type=whole(0), default=0)
+parser.add_argument("--share", type=real(0, 1))
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+
+MOST = 2**31 - 1
+"""The largest whole number that a flag takes where nothing smaller is said: what every library below can hold."""
+
+
+def whole(low: int, high: int = MOST) -> Callable[[str], int]:
+    """Return a type for argparse: a whole number from `low` to `high`."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected a whole number, found {text[:40]!r}") from None
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected a whole number {in_words(low, high)}, found {text[:40]}")
+        return value
+
+    return number
+
+
+def real(low: float, high: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
+    """Return a type for argparse: a finite number from `low` to `high`; with `above`, `low` itself is refused."""
+
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected a number, found {text[:40]!r}") from None
+        if not math.isfinite(value) or not low <= value <= high or (above and value == low):
+            raise argparse.ArgumentTypeError(f"expected a number {in_words(low, high, above)}, found {text[:40]}")
+        return value
+
+    return number
+
+
+def in_words(low: float, high: float, above: bool = False) -> str:
+    """Return a range in words: `from 1 to 8`, `of 1 or more`, `above 0`.
+
+    >>> in_words(0, math.inf, above=True)
+    'above 0'
+    """
+    if high in (MOST, math.inf):
+        return f"above {low:g}" if above else f"of {low:g} or more"
+    return f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
+
+
+seed = whole(0, 2**32 - 1)
+"""The type of every --seed: what random, NumPy and torch all take."""

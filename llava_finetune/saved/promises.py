@@ -1,0 +1,116 @@
+"""What a config promises, against what the weights' headers hold: looked at before a tensor is made.
+
+A config.json that promises a billion layers, or a vocabulary of 10^12 rows, would be built first and compared later.
+The headers of the weight files say in a few kilobytes what there is, and a shard is as long as its header says.
+
+    require_kept(Path("runs/base"), read_document(Path("runs/base/config.json")))
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llava_finetune.errors import UserError
+
+PROJECTOR = re.compile(r"linear|identity|mlp([1-9]\d{0,1})x_gelu")
+MAX_PROJECTOR_DEPTH = 16
+LAYER = re.compile(r"(?:^|\.)(?:encoder\.)?layers\.(\d+)\.")
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def require_projector(name: str, where: object) -> None:
+    """Raise UserError for a projector's type that upstream does not build, or not in a size that anyone trains."""
+    found = PROJECTOR.fullmatch(name)
+    if found is None or int(found[1] or 1) > MAX_PROJECTOR_DEPTH:
+        raise UserError(
+            f"{where}: mm_projector_type: expected linear, identity, or mlpNx_gelu with N from 1 to "
+            f"{MAX_PROJECTOR_DEPTH}, found {name[:60]!r}"
+        )
+
+
+def require_kept(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> None:
+    """Raise UserError where `config` promises more than the tensors of `shapes` (name to shape) hold, or others.
+
+    Quantised weights have shapes of their own and are left out.
+    """
+    if config.get("mm_projector_type"):
+        require_projector(config["mm_projector_type"], folder / "config.json")
+    if config.get("image_aspect_ratio") == "anyres" and not config.get("image_grid_pinpoints"):
+        raise UserError(
+            f"{folder / 'config.json'}: image_aspect_ratio is anyres, and there are no image_grid_pinpoints; write "
+            "pad, or download config.json again from where the weights came from"
+        )
+    if config.get("quantization_config") or not shapes:
+        return
+    text = config.get("text_config") or config
+    vision = config.get("vision_config") or (config if "patch_size" in config else {})
+    _require_tokens(folder, text)
+    language = {
+        name: shape for name, shape in shapes.items() if "vision_tower" not in name and "vision_model" not in name
+    }
+    tower = {name: shape for name, shape in shapes.items() if name not in language}
+    if "patch_size" not in config:
+        _compare(folder, text, language, _language_sizes(text))
+    _compare(folder, vision, tower, _tower_sizes(vision))
+
+
+def require_select_layer(layer: int, num_layers: int, where: object) -> None:
+    """Raise UserError where the features of a layer are asked for that the tower has not."""
+    if not -num_layers - 1 <= layer <= num_layers:
+        raise UserError(
+            f"{where}: mm_vision_select_layer: expected {-num_layers - 1} to {num_layers} for a tower of {num_layers} "
+            f"layers, found {layer}"
+        )
+
+
+def _require_tokens(folder: Path, config: Mapping[str, Any]) -> None:
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        ids = config.get(key)
+        largest = max((one for one in (ids if isinstance(ids, list) else [ids]) if one is not None), default=-1)
+        if config.get("vocab_size") and largest >= config["vocab_size"]:
+            raise UserError(
+                f"{folder / 'config.json'}: {key}: expected an id below vocab_size {config['vocab_size']:,}, found "
+                f"{largest:,}; download config.json again from where the weights came from"
+            )
+
+
+def _compare(folder: Path, config: Mapping[str, Any], shapes: Shapes, sizes: Mapping[str, dict[int, Any]]) -> None:
+    numbers = {int(found[1]) for found in map(LAYER.search, shapes) if found}
+    promised = config.get("num_hidden_layers")
+    if numbers and promised and promised > len(numbers):
+        raise UserError(
+            f"{folder / 'config.json'}: num_hidden_layers: {promised:,} are promised, the weights hold "
+            f"{len(numbers):,}; download config.json again from where the weights came from"
+        )
+    for ending, axes in sizes.items():
+        found = next(((name, shape) for name, shape in shapes.items() if name.endswith(ending)), None)
+        for axis, (key, value) in axes.items():
+            if found and value and axis < len(found[1]) and found[1][axis] != value:
+                raise UserError(
+                    f"{folder / 'config.json'}: {key}: {value:,} is promised, the weights hold {found[1][axis]:,} "
+                    f"({found[0]}); download config.json again from where the weights came from"
+                )
+
+
+def _language_sizes(config: Mapping[str, Any]) -> dict[str, dict[int, Any]]:
+    """Endings of tensor names, with the config's field for each axis."""
+    get = config.get
+    return {
+        "embed_tokens.weight": {0: ("vocab_size", get("vocab_size")), 1: ("hidden_size", get("hidden_size"))},
+        "lm_head.weight": {0: ("vocab_size", get("vocab_size")), 1: ("hidden_size", get("hidden_size"))},
+        "mlp.up_proj.weight": {0: ("intermediate_size", get("intermediate_size"))},
+    }
+
+
+def _tower_sizes(config: Mapping[str, Any]) -> dict[str, dict[int, Any]]:
+    get = config.get
+    return {
+        "embeddings.patch_embedding.weight": {
+            0: ("hidden_size", get("hidden_size")),
+            2: ("patch_size", get("patch_size")),
+        },
+        "mlp.fc1.weight": {0: ("intermediate_size", get("intermediate_size"))},
+    }

@@ -1,0 +1,141 @@
+"""A model folder looked at before anything of it is made: the one border that every command loads models through.
+
+What a stranger's folder may hold instead of a model: JSON of other types, a FIFO in a file's place, a pickle that runs
+code, an index that names files elsewhere, a config that promises more than the weights hold.
+
+    require_sound("runs/mine")
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import struct
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from data_prep.errors import DataError
+from llava_finetune.errors import UserError
+from llava_finetune.saved.documents import KINDS, read_document
+from llava_finetune.saved.pickles import load_pickle, require_file
+from llava_finetune.saved.promises import require_kept
+
+READ = (".json", ".safetensors", ".bin", ".model", ".jinja", ".pt", ".pth")
+"""Endings of what is read of a model folder."""
+MAX_HEADER = 100_000_000
+"""Bytes of a safetensors header, as the format itself allows."""
+
+
+def require_sound(folder: str | Path) -> None:
+    """Raise UserError for the first thing in a model folder that cannot be what it is called.
+
+    A hub id, and a folder that is not there, are left to what asks for them. A folder is looked at once in a process
+    for as long as its files stay.
+    """
+    path = Path(folder)
+    if path.is_dir():
+        _look(path, tuple(sorted((file.name, *_state(file)) for file in path.iterdir() if file.suffix in READ)))
+
+
+@contextmanager
+def blamed_on(folder: str | Path, what: str, remedy: str) -> Iterator[None]:
+    """Tell an error that a library raised over a folder's files as the folder's, in one line that names the folder.
+
+    What is in its files was looked at before; what only the library can know (a name that it has not, sizes that do
+    not fit one another) it says in errors of any kind.
+    """
+    try:
+        yield
+    except (UserError, DataError, MemoryError, torch_memory_error()):
+        raise
+    except Exception as error:
+        said = [line for line in str(error).strip().splitlines() if line.strip()]
+        detail = f"{type(error).__name__}: {said[0].strip()[:300]}" if said else type(error).__name__
+        raise UserError(f"{folder}: {what}: {detail}; {remedy}") from error
+
+
+def torch_memory_error() -> type[Exception]:
+    """torch's own error for a GPU that is full, where torch is loaded: nobody's file is to blame for that."""
+    found: type[Exception] = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
+    return found
+
+
+def _state(file: Path) -> tuple[int, int]:
+    try:
+        state = file.stat()
+    except OSError:
+        return (0, 0)
+    return state.st_size, state.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=64)
+def _look(folder: Path, files: tuple[tuple[str, int, int], ...]) -> None:
+    documents: dict[str, Any] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, _, _ in files:
+        file = folder / name
+        if not file.is_symlink() or file.exists():  # a link to what is gone: whoever needs it says so
+            require_file(file)
+        if file.suffix == ".model" and file.stat().st_size == 0:
+            raise UserError(f"{file}: is empty; copy it again from where the model came from")
+        if name in KINDS and file.is_file():
+            documents[name] = read_document(file)
+            if name.endswith(".index.json"):
+                require_inside(file, documents[name]["weight_map"])
+        elif file.suffix == ".safetensors":
+            shapes |= header_shapes(file)
+        elif file.suffix == ".bin" and name.startswith("pytorch_model") and zipfile.is_zipfile(file):
+            shapes |= _pickled_shapes(file)
+    _require_picture_size(folder, documents)
+    if "config.json" in documents:
+        is_adapter = "adapter_config.json" in documents
+        require_kept(folder, documents["config.json"], {} if is_adapter else shapes)
+
+
+def require_inside(index: Path, shards: dict[str, str]) -> None:
+    """Raise UserError where an index names a shard outside of its folder."""
+    for shard in set(shards.values()):
+        parts = PurePosixPath(shard.replace("\\", "/")).parts
+        if not parts or parts[0] == "/" or ".." in parts or ":" in parts[0] or "\0" in shard:
+            raise UserError(
+                f"{index}: weight_map names {shard[:80]!r}, which is not inside of the folder; download the index again"
+            )
+
+
+def header_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a safetensors file's tensors, from its header alone; empty where that cannot be read.
+
+    What is not a whole file is told, with what to do, by those that open it.
+    """
+    with file.open("rb") as stream:
+        head = stream.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+        text = stream.read(length) if 0 < length <= min(MAX_HEADER, file.stat().st_size) else b""
+    try:
+        header = json.loads(text)
+        return {name: tuple(map(int, row["shape"])) for name, row in header.items() if name != "__metadata__"}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _pickled_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in load_pickle(file).items()}
+
+
+def _require_picture_size(folder: Path, documents: dict[str, Any]) -> None:
+    """A tower sees pictures of one size: what cuts them must say the same."""
+    config = documents.get("config.json") or {}
+    config = config.get("vision_config") or config
+    crop = (documents.get("preprocessor_config.json") or {}).get("crop_size")
+    sides = crop.values() if isinstance(crop, dict) else crop if isinstance(crop, list) else [crop]
+    size = config.get("image_size")
+    wrong = next((side for side in sides if side and size and side != size), None)
+    if wrong and "patch_size" in config:
+        raise UserError(
+            f"{folder / 'preprocessor_config.json'}: crop_size: expected the tower's image_size {size}, found {wrong}; "
+            "download both files again from where the tower came from"
+        )
