@@ -27,6 +27,7 @@ KINDS = {
     "mix": ("data_prep.tools.mix", "mix several records files with weights"),
     "check": ("data_prep.check.command", "find everything that would make training fail or go wrong"),
     "show": ("data_prep.tools.show", "a page of records as the model will see them"),
+    "push": ("data_prep.tools.push", "records and their pictures to a data set of the hub"),
 }
 
 

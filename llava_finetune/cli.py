@@ -43,6 +43,7 @@ COMMANDS: dict[str, Command] = {
     "chat": Command("llava_finetune.serve.chat", "talk to a model in the terminal"),
     "serve": Command("llava_finetune.serve", "a web page and an OpenAI-compatible API for a model"),
     "report": Command("llava_finetune.report", "one self-contained page of a run, or of several side by side"),
+    "push": Command("llava_finetune.publish.push", "publish a model on the hub: private, with its card"),
     "plan": Command(
         "llava_finetune.planning.plan", "memory per GPU from the config alone, and the launcher line that fits"
     ),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
+import json
 import random
 import sys
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -38,6 +39,7 @@ from data_prep.records.output import Converted, Drop, Origin, Reason
 MANY_ROWS = 2000
 """From here on other processes are worth their start."""
 QUESTION = "What is in this picture?"
+TURNS_AND_PICTURES = ("id", "image", "conversations")
 ID_COLUMNS = ("id", "question_id", "uid", "__key__")
 EXAMPLES = """  python -m data_prep hf HuggingFaceH4/llava-instruct-mix-vsft --limit 10000 --output train.json
   python -m data_prep hf pieces.parquet --question "Which chess piece is this?" --output r.json
@@ -84,7 +86,20 @@ def _record(row: Row, layout: Layout, names: list[str], talk: Talk, name: str) -
     record["conversations"] = [{"from": role, "value": text} for role, text in talk.turns]
     if layout.kind == "question" and not talk.apart:
         record["answers"] = talk.answers
+    if layout.kind == "conversations":
+        record |= _kept(row)
     return record | ({"independent_turns": True} if talk.apart else {})
+
+
+def _kept(row: Row) -> dict[str, Any]:
+    """What `push` keeps of a record beside its turns and pictures: its reference answers, and its other keys."""
+    answers, more = row.get("answers"), row.get("more")
+    kept: dict[str, Any] = {"answers": answers} if answers and isinstance(answers, list) else {}
+    try:
+        told = json.loads(more) if isinstance(more, str) else None
+    except ValueError:
+        return kept  # a column of that name in a data set that push did not write
+    return kept | ({key: told[key] for key in told if key not in TURNS_AND_PICTURES} if isinstance(told, dict) else {})
 
 
 def wanted_rows(total: int | None, args: argparse.Namespace) -> Container[int]:

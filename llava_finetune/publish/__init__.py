@@ -1,0 +1,1 @@
+"""Models sent to a hub, with their card and certificate."""

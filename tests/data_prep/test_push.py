@@ -1,0 +1,149 @@
+"""Records and models published on a hub: private, only what is named, read back the same, going on after a break."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data_prep.errors import DataError, UsageError
+from data_prep.tools.push import main as push
+from tests.data_prep.hub import Hub
+from tests.data_prep.upload_hub import UploadHub
+
+PUSH = [sys.executable, "-m", "data_prep", "push"]
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    """Twelve records: one picture, two, none; several turns, answers, a key of one's own. A picture nobody names."""
+    pictures = tmp_path / "pictures"
+    (pictures / "sub").mkdir(parents=True)
+    for number in range(4):
+        Image.new("RGB", (20 + number, 10), (number * 60, 5, 9)).save(pictures / f"{number}.png")
+    Image.new("RGB", (9, 9)).save(pictures / "sub" / "a b.jpg")
+    Image.new("RGB", (8, 8)).save(pictures / "secret.png")
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "röd 画"}]
+    made: list[dict[str, object]] = [
+        {"id": f"r{number}", "image": f"{number % 4}.png", "conversations": turns} for number in range(8)
+    ]
+    made[0] |= {"answers": ["röd", "red"], "source": {"page": 3}}
+    made.append({"id": "two", "image": ["1.png", "sub/a b.jpg"], "conversations": [
+        {"from": "human", "value": "<image>\n<image>\nSame?"}, {"from": "gpt", "value": "no"},
+        {"from": "human", "value": "Sure?"}, {"from": "gpt", "value": "yes"}]})  # fmt: skip
+    made.append({"id": "text", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]})
+    path = tmp_path / "records.json"
+    path.write_text(json.dumps(made))
+    return path
+
+
+def test_a_data_set_is_published_private_and_read_back_with_the_same_texts_and_pictures(
+    records: Path, tmp_path: Path
+) -> None:
+    with UploadHub(tmp_path / "hub") as hub:
+        done = hub.run(
+            [*PUSH, f"train={records}", f"test={records}", "owner/name", "--images", str(tmp_path / "pictures")]
+        )
+        assert done.returncode == 0, done.stderr
+        assert "owner/name: private" in done.stdout
+        assert [(one["visibility"], one["type"]) for one in hub.created] == [("private", "dataset")]
+        files = hub.files("datasets/owner/name")
+        assert files == ["README.md", "data/test-00000.parquet", "data/train-00000.parquet"]
+    folder = tmp_path / "hub" / "datasets" / "owner" / "name"
+    assert b"secret" not in (folder / "data/train-00000.parquet").read_bytes()
+    with Hub(folder, tmp_path / "cache") as hub:
+        hub.run(
+            "hf",
+            "owner/name",
+            "--split",
+            "test",
+            "--output",
+            str(tmp_path / "back.json"),
+            "--image-folder",
+            str(tmp_path / "got"),
+        )
+    before, after = json.loads(records.read_text()), json.loads((tmp_path / "back.json").read_text())
+    assert [{**one, "image": None} for one in after] == [{**one, "image": None} for one in before]
+    for one, other in zip(before, after, strict=True):
+        names = [
+            [each["image"]] if isinstance(each.get("image"), str) else each.get("image", []) for each in (one, other)
+        ]
+        assert [(tmp_path / "pictures" / name).read_bytes() for name in names[0]] == [
+            (tmp_path / "got" / name).read_bytes() for name in names[1]
+        ]
+
+
+def test_datasets_reads_what_was_packed(records: Path, tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    assert (
+        push([str(records), "owner/name", "--images", str(tmp_path / "pictures"), "--dry-run", str(tmp_path / "out")])
+        == 0
+    )
+    rows = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert rows[1]["images"][0].size == (21, 10)
+    assert rows[0]["conversations"][1]["value"] == "röd 画"
+    assert rows[0]["answers"] == ["röd", "red"]
+
+
+def test_an_upload_that_broke_goes_on_and_sends_nothing_twice(records: Path, tmp_path: Path) -> None:
+    command = [*PUSH, str(records), "owner/name", "--images", str(tmp_path / "pictures"), "--public"]
+    with UploadHub(tmp_path / "hub", failures=50) as hub:
+        done = hub.run(command)
+        assert done.returncode == 1
+        assert "the same command goes on from here" in done.stderr
+        assert "Traceback" not in done.stderr
+        hub.failures = 0
+        assert hub.run(command).returncode == 0
+        assert hub.run(command).returncode == 0
+        assert len(hub.sent) == 1
+        assert hub.created[0]["visibility"] == "public"
+
+
+def test_a_missing_login_and_a_wrong_one_are_one_line(records: Path, tmp_path: Path) -> None:
+    command = [*PUSH, str(records), "owner/name", "--images", str(tmp_path / "pictures")]
+    with UploadHub(tmp_path / "hub") as hub:
+        done = hub.run(command, token=None)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "nobody is logged in to the hub: run `hf auth login`, or set HF_TOKEN" in done.stderr
+        done = hub.run(command, token="of-somebody-else")
+        assert done.returncode == 1
+        assert "401" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["name", "a/b/c", "own er/name", "owner/-name", "../etc"])
+def test_what_is_no_name_of_the_hub_is_refused_before_anything_is_packed(records: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=name.split()[0]):
+        push([str(records), name])
+
+
+def test_a_picture_that_is_not_there_is_named_and_nothing_is_sent(records: Path, tmp_path: Path) -> None:
+    (tmp_path / "pictures" / "2.png").unlink()
+    with pytest.raises(DataError, match=r"2\.png"):
+        push([str(records), "owner/name", "--images", str(tmp_path / "pictures"), "--dry-run", str(tmp_path / "out")])
+
+
+def test_a_model_is_published_without_checkpoints_logs_and_pictures(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for name in ("adapter_model.safetensors", "adapter_config.json", "README.md", "non_lora_trainables.bin",
+                 "certificate.json", "log.jsonl", "report.html", "predictions-eval-3.jsonl", "run.json",
+                 "tower/config.json", "tower/model.safetensors", "checkpoint-3/config.json",
+                 "checkpoint-3/optimizer.pt", "checkpoint-3/model.safetensors"):  # fmt: skip
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("{}" if name != "README.md" else "---\ntags:\n- llava\n---\n# run\n")
+    command = [sys.executable, "-m", "llava_finetune", "push", str(run), "owner/name"]
+    with UploadHub(tmp_path / "hub") as hub:
+        done = hub.run(command)
+        assert done.returncode == 0, done.stderr
+        assert hub.files("models/owner/name") == [
+            "README.md", "adapter_config.json", "adapter_model.safetensors", "certificate.json",
+            "non_lora_trainables.bin", "tower/config.json", "tower/model.safetensors",
+        ]  # fmt: skip
+        assert [one["visibility"] for one in hub.created] == ["private"]
+        assert "nobody is logged in" in hub.run(command, token=None).stderr
+    (run / "adapter_model.safetensors").unlink()
+    done = hub.run([*command[:-2], str(tmp_path), "owner/name"])
+    assert (done.returncode, done.stderr.startswith(f"error: {tmp_path}: no weights in it")) == (1, True)
