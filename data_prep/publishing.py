@@ -7,7 +7,6 @@ huggingface_hub does the work: a file that the hub has already is not sent again
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +16,7 @@ from data_prep.errors import DataError, UsageError
 def require_name(repository: str) -> None:
     """Raise UsageError for what is no OWNER/NAME."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(repository)
@@ -43,7 +42,7 @@ def publish(
     kind: Literal["dataset", "model"],
     *,
     public: bool,
-    files: Sequence[str] | None = None,
+    files: list[str] | None = None,
 ) -> str:
     """Make the repository where it is not there yet, send `folder` (or these `files` of it), return its address.
 
