@@ -16,6 +16,7 @@ from data_prep.converters.options import picture_problem
 from data_prep.converters.rows import Row, cell_at, column
 from data_prep.converters.texts import NoText, listed, text_of
 from data_prep.errors import DataError
+from data_prep.records.near_names import near_name
 
 IMAGE_NAMES = (
     "image", "images", "image_path", "picture", "file", "file_name", "filename", "path", "photo", "img", "url",
@@ -88,7 +89,8 @@ def local_name(text: str, folder: Path) -> str:
     """Return the name below `folder` that a cell means: a path as it is, an address as the file it was saved to.
 
     `./a.jpg` is `a.jpg`; a path that begins with the folder itself loses it; for `https://host/x/a.jpg?w=1` the names
-    `host/x/a.jpg`, `x/a.jpg` and `a.jpg` are looked for.
+    `host/x/a.jpg`, `x/a.jpg` and `a.jpg` are looked for. A name that no file has is that of the file it means: with
+    backslashes, in another case or Unicode form (see `near_names`).
     """
     if "://" in text:
         parts = urlsplit(text)
@@ -98,7 +100,8 @@ def local_name(text: str, folder: Path) -> str:
     path = PurePosixPath(text)
     if path.is_absolute() and path.is_relative_to(str(folder.absolute())):
         return str(path.relative_to(str(folder.absolute())))
-    return text.removeprefix("./")
+    name = text.removeprefix("./")
+    return name if picture_problem(folder, name) is None else near_name(folder, name) or name
 
 
 def refuse_embedded(row: Row, columns: tuple[str, ...], source: object, command: str) -> None:

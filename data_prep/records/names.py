@@ -52,7 +52,8 @@ def _require_possible(name: str) -> None:
         raise PictureError(shortened(name), PictureFault.MISSING, problem) from None
     if name.startswith("data:"):
         what = f"a picture itself (a data URL of {size:,} bytes), not the name of one"
-        problem = f"{what}; write it to a file and name that"
+        advice = "python -m data_prep hf RECORDS --output NEW.json --image-folder FOLDER writes it to a file"
+        problem = f"{what}; {advice}"
         raise PictureError(shortened(name), PictureFault.MISSING, problem)
     if "\0" in name:
         problem = "no file can have this name: it holds a NUL character; write the name again"

@@ -57,6 +57,21 @@ def near_names(folder: str | os.PathLike[str], missing: Iterable[str]) -> dict[s
     return {name: meant.file for name, meant in found.items() if _are_one(asked[meant.file])}
 
 
+def near_name(folder: str | os.PathLike[str], name: str) -> str | None:
+    """Return the file that one missing `name` means, for converters, which see one row and no other: never by guess."""
+    root = os.fspath(folder)
+    if not (0 < len(name) <= LONGEST and os.path.isdir(root)):  # noqa: PTH112
+        return None
+    meant = _meant(root, name, _listed(root, os.stat(root).st_mtime_ns), from_elsewhere=False)  # noqa: PTH116
+    return meant.file if meant and _opens(root, meant.file) else None
+
+
+@lru_cache(maxsize=4)
+def _listed(folder: str, state: int) -> Files:
+    """Return the files below a folder, kept for as long as its `state`, the time of its last change, is the same."""
+    return _files_below(folder)
+
+
 def _are_one(paths: set[str]) -> bool:
     """Say whether paths can be the same one, written from different folders: each ends the longest."""
     longest = max(paths, key=len)
@@ -87,10 +102,13 @@ def _files_below(folder: str, deep: bool = True) -> Files:
     return files
 
 
-def _meant(folder: str, name: str, files: Files) -> _Meant | None:
-    """Return the one file that `name` means: the longest end of its path that one file has."""
+def _meant(folder: str, name: str, files: Files, from_elsewhere: bool = True) -> _Meant | None:
+    """Return the one file that `name` means: the longest end of its path that one file has.
+
+    `from_elsewhere`: a path of another machine may lose any of its folders, else those down to the image folder's name.
+    """
     own = _key(os.path.basename(os.path.abspath(folder)))  # noqa: PTH100, PTH119
-    has_place = bool(DRIVE.match(name) or SCHEME.match(name)) or name.startswith(("/", "\\", "~")) or ".." in name
+    has_place = from_elsewhere and _has_place(name)
     for spelled in dict.fromkeys(_spellings(_bare(name))):
         parts = [part for part in same_name(spelled).split("/") if part not in ("", ".", "..")]
         for start in range(len(parts)):
@@ -101,6 +119,10 @@ def _meant(folder: str, name: str, files: Files) -> _Meant | None:
                 path = os.path.splitext(_key("/".join(parts)))[0]  # noqa: PTH122
                 return _Meant(fitting[0], path) if len(fitting) == 1 else None
     return None
+
+
+def _has_place(name: str) -> bool:
+    return bool(DRIVE.match(name) or SCHEME.match(name)) or name.startswith(("/", "\\", "~")) or ".." in name
 
 
 def _fitting(key: str, files: Files) -> list[str]:

@@ -1,5 +1,6 @@
 """Names that are not their files', marks and keys of other tools: found, mended where it can be; nothing crashes."""
 
+import base64
 import json
 import shutil
 import unicodedata
@@ -17,7 +18,7 @@ from data_prep.check.mend import mend
 from data_prep.check.texts import faults
 from data_prep.errors import PictureError, PictureFault
 from data_prep.records.names import resolve_image, same_name
-from data_prep.records.near_names import near_file, near_names
+from data_prep.records.near_names import near_file, near_name, near_names
 from data_prep.records.record import images_of, read_records, write_records
 from tests.data_prep.conftest import draw, record
 
@@ -133,6 +134,33 @@ def test_fix_writes_the_names_that_are_meant(pics: Path, tmp_path: Path, capsys:
         "sub/e.jpg", "a.jpg", ["d.png", "b.jpg"], "c.jpg", FILES[5],
     ]  # fmt: skip
     assert main(["check", str(tmp_path / "m.json"), "--image-folder", str(pics)]) == 0
+
+
+@pytest.mark.parametrize("name", ["sub\\e.jpg", "D.PNG", "C:\\x\\pics\\c.jpg", unicodedata.normalize("NFD", FILES[5])])
+def test_a_table_takes_the_names_of_the_files_that_are_meant(pics: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "t.csv").write_text(f"image,question,answer\n{name},What?,a dog\n", encoding="utf-8")
+    words = ["table", str(tmp_path / "t.csv"), "--image-folder", str(pics), "--output", str(tmp_path / "r.json")]
+    assert main(words) == 0
+    assert (pics / read_records(tmp_path / "r.json")[0]["image"]).is_file()
+
+
+def test_a_table_guesses_at_no_path_of_another_machine(pics: Path, tmp_path: Path) -> None:
+    assert near_name(pics, "/elsewhere/a.jpg") is None
+    assert near_name(tmp_path / "nowhere", "a.jpg") is None
+
+
+def test_a_picture_in_the_record_is_written_out_by_the_command_that_the_check_names(
+    pics: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(pics, tmp_path / "pics"))
+    raw = base64.b64encode((folder / "a.jpg").read_bytes()).decode()
+    write_records(tmp_path / "r.json", [record("a", f"data:image/jpeg;base64,{raw}"), record("b", "b.jpg", answer="b")])
+    assert main(["check", str(tmp_path / "r.json"), "--image-folder", str(folder)]) == 1
+    out = capsys.readouterr().out
+    assert "python -m data_prep hf RECORDS --output NEW.json --image-folder FOLDER writes it to a file" in out
+    words = ["hf", str(tmp_path / "r.json"), "--output", str(tmp_path / "new.json"), "--image-folder", str(folder)]
+    assert main(words) == 0, capsys.readouterr()
+    assert main(["check", str(tmp_path / "new.json"), "--image-folder", str(folder)]) == 0
 
 
 def test_links_of_a_hubs_cache_are_followed_and_others_refused_with_a_remedy(pics: Path, tmp_path: Path) -> None:
