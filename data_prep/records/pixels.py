@@ -20,6 +20,9 @@ MAX_PIXELS = 89_478_485
 PIXELS_VARIABLE = "LLAVA_FINETUNE_MAX_PIXELS"
 """The environment variable that holds another limit: worker processes and ranks inherit it."""
 
+ALLOWABLE = 1_000_000_000
+"""Pixels up to which raising the limit is advised: three gigabytes as RGB."""
+
 SHORTEST_EDGE = 336
 """Pixels that processors scale a picture's shorter side to, before they cut the middle out of the longer one."""
 
@@ -70,5 +73,7 @@ def too_large(size: tuple[int, int] | None, limit: int) -> str:
         times = max(size) // max(min(size), 1)
         becomes = largest_form(*size)
         found += f": one side {times:,} times the other; a model's processor makes {becomes:,} pixels of it"
-        advice = f"cut it into pieces, or allow more with --max-pixels {becomes}"
+        advice = "cut it into pieces"
+        if becomes <= ALLOWABLE:
+            advice += f", or allow more with --max-pixels {becomes}"
     return f"{found}, more than the {limit:,} allowed; {advice}"
