@@ -90,10 +90,17 @@ def _nearest(word: str) -> str:
     return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(KINDS)}"
 
 
+def _on_a_clean_screen() -> int:
+    from llava_finetune.screen import routed
+
+    with routed("data_prep", "--debug" in sys.argv):
+        return main()
+
+
 def _stop(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _stop)
-    sys.exit(main())
+    sys.exit(_on_a_clean_screen())

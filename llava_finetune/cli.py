@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from llava_finetune import __version__
 from llava_finetune.errors import is_echo, record_failure
+from llava_finetune.screen import routed
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"llava-finetune: no command {name!r}; commands: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    return run_command(COMMANDS[name].module, rest, debug=debug)
+    with routed(name, debug):
+        return run_command(COMMANDS[name].module, rest, debug=debug)
 
 
 def run_command(module: str, argv: Sequence[str], *, debug: bool = False) -> int:

@@ -68,6 +68,7 @@ class Settings:
     hosts: tuple[tuple[str, int], ...] = ()
     dry_run: bool = False
     auto: bool = False
+    debug: bool = False
     notes: tuple[str, ...] = ()
 
     def get(self, name: str, default: str = "") -> str:
@@ -165,6 +166,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         hosts=hosts,
         dry_run="--dry-run" in arguments,
         auto="--auto" in arguments,
+        debug="--debug" in arguments,
     )
 
 
@@ -211,6 +213,7 @@ def build(settings: Settings) -> Launch:
         *batch.flags,
         *_worker_flags(settings),
         *settings.flags,
+        *(["--debug"] if settings.debug else []),
     ]
     starter, variables = _starter(settings, config)
     if settings.over_ssh:

@@ -28,6 +28,8 @@ from typing import IO, Any
 import psutil
 
 from llava_finetune.errors import FAILURE_VARIABLE, UserError
+from llava_finetune.flags import flag
+from llava_finetune.launching.launcher_lines import LauncherLines
 from llava_finetune.launching.ssh_environment import forwarded
 from llava_finetune.machine import available_ram, free_shm, readable
 
@@ -40,7 +42,7 @@ SIGNALS = {
     "doctor`, and rebuild DeepSpeed's operators: remove the folder that TORCH_EXTENSIONS_DIR names",
     11: "segmentation fault (SIGSEGV), nearly always two libraries that do not fit. Run `llava-finetune doctor`; then "
     "remove the folder that TORCH_EXTENSIONS_DIR names, so that DeepSpeed's operators are built again",
-    6: "aborted (SIGABRT): a library stopped the process; its own message stands above",
+    6: "aborted (SIGABRT): a library stopped the process; its own message stands above, or in debug.log of OUTPUT",
     4: "illegal instruction (SIGILL): a library was built for a newer CPU. Remove the folder that TORCH_EXTENSIONS_DIR "
     "names, so that DeepSpeed's operators are built for this one",
     15: "ended by another process (SIGTERM): a queue's time limit, or a rank that failed before (its message is above)",
@@ -62,19 +64,21 @@ def run(command: Sequence[str], environment: Mapping[str, str], failure: Path | 
     """
     with tempfile.TemporaryDirectory(prefix="llava-finetune-") as folder:
         failure = failure or Path(folder) / "failure.json"
-        # torchrun alone hides a rank's signal behind exit code 1 and tells it on stderr.
-        stderr = subprocess.PIPE if command[0] == "torchrun" else None
+        # Launchers speak about themselves; torchrun hides a rank's signal behind exit code 1 and tells it on stderr.
+        piped = subprocess.PIPE if command[0] in ("torchrun", "deepspeed") else None
+        output = flag(command, "--output_dir")
+        log = Path(output) / "debug.log" if output and "--debug" not in command else None
         try:
             with _environment(command, {**environment, FAILURE_VARIABLE: str(failure)}) as variables:
-                process = subprocess.Popen(command, env=variables, stderr=stderr)
-                code, tail = _wait(process, failure)
+                process = subprocess.Popen(command, env=variables, stdout=piped, stderr=piped)
+                code, tail, is_stopped = _wait(process, failure, log)
         except FileNotFoundError:
             print(f"error: no {command[0]} on PATH; run: bash scripts/setup.sh", file=sys.stderr)
             return 1
         first = _first_failure(failure) if code else {}
         number = signal_number(code, tail)
         if first or code not in (0, 130):
-            print(_last_words(first, code, number), file=sys.stderr)
+            print(_last_words(first, code, number, is_stopped), file=sys.stderr)
     if first.get("code", 1) != 1:  # 1 says less than what the launcher saw
         return int(first["code"])
     return 128 + number if number else code
@@ -120,28 +124,34 @@ def _first_failure(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
-def _last_words(first: Mapping[str, Any], code: int, number: int | None) -> str:
+def _last_words(first: Mapping[str, Any], code: int, number: int | None, is_stopped: bool = False) -> str:
     if first:
         line, _, more = str(first["message"]).partition("\n")
+        if is_stopped and line.startswith(("SIGINT", "SIGTERM")):
+            return f"stopped by you {line.partition(' ')[2]}"
         return f"rank {first['rank']} ended the run: {line}{' ... (the rest stands above)' if more else ''}"
     if number is not None:
         return f"a process ended with exit code -{number}: {explain(number)}"
     return f"training ended with exit code {code}; its message stands above"
 
 
-def _wait(process: "subprocess.Popen[bytes]", failure: Path) -> tuple[int, str]:
-    """Wait for the launcher and its ranks while a piped stderr is passed on. Returns its code and stderr's tail.
+def _wait(process: "subprocess.Popen[bytes]", failure: Path, log: Path | None = None) -> tuple[int, str, bool]:
+    """Wait for the launcher and its ranks while piped output is passed on, the launcher's own lines to `log`.
+
+    Returns its exit code, stderr's tail, and whether Ctrl-C stopped it.
 
     SIGTERM goes to the ranks and not to the launcher, which would end at once and leave them, or kill them after 30 s.
     Ranks that outlive their launcher are waited for, then killed.
     """
     tail = bytearray()
-    reader = None
-    if process.stderr is not None:
-        reader = threading.Thread(target=_pass_on, args=(process.stderr, tail), daemon=True)
-        reader.start()
+    passed, readers = [], []
+    for source, screen, kept in ((process.stdout, sys.stdout, None), (process.stderr, sys.stderr, tail)):
+        if source is not None:
+            passed.append(LauncherLines(log, screen.buffer))
+            readers.append(threading.Thread(target=_pass_on, args=(source, passed[-1], kept), daemon=True))
+            readers[-1].start()
 
-    told = False
+    told = is_stopped = False
 
     def forward(number: int, _frame: FrameType | None) -> None:
         nonlocal told
@@ -158,7 +168,9 @@ def _wait(process: "subprocess.Popen[bytes]", failure: Path) -> tuple[int, str]:
                 break
             except KeyboardInterrupt:
                 # The terminal has sent Ctrl-C to the ranks as well; they save and end by themselves.
-                told = True
+                told = is_stopped = True
+                for lines in passed:
+                    lines.is_stopping = True
         if code:
             _, left = psutil.wait_procs(_ranks(failure), timeout=TIME_TO_SAVE if told else TIME_TO_FAIL)
             for one in left:
@@ -166,9 +178,9 @@ def _wait(process: "subprocess.Popen[bytes]", failure: Path) -> tuple[int, str]:
                     one.kill()
     finally:
         signal.signal(signal.SIGTERM, old)
-    if reader is not None:
+    for reader in readers:
         reader.join(timeout=5)
-    return code, tail.decode("utf-8", "replace")
+    return code, tail.decode("utf-8", "replace"), is_stopped
 
 
 def _ranks(failure: Path) -> list[psutil.Process]:
@@ -191,12 +203,12 @@ def _ranks(failure: Path) -> list[psutil.Process]:
     return ranks
 
 
-def _pass_on(source: IO[bytes], tail: bytearray, keep: int = 65536) -> None:
-    while chunk := os.read(source.fileno(), 65536):
-        sys.stderr.buffer.write(chunk)
-        sys.stderr.buffer.flush()
-        tail += chunk
-        del tail[:-keep]
+def _pass_on(source: IO[bytes], lines: LauncherLines, tail: bytearray | None, keep: int = 65536) -> None:
+    for line in iter(source.readline, b""):
+        lines.feed(line)
+        if tail is not None:
+            tail += line
+            del tail[:-keep]
 
 
 if os.name == "nt":  # Windows has no SIGKILL and its exit codes mean other things

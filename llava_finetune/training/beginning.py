@@ -20,6 +20,8 @@ from llava_finetune.data.replay import split_spec
 from llava_finetune.errors import UserError
 from llava_finetune.launching import preflight
 from llava_finetune.saved.checkpoints import read_seal, step_of, sweep
+from llava_finetune.screen import NAME as DEBUG_LOG
+from llava_finetune.screen import debug_to
 from llava_finetune.training.data_check import Checked, check_data
 from llava_finetune.training.finishing import finish_from, has_ended, show_again, was_finished
 from llava_finetune.training.resume import differences, find, refuse_differences, rewind, settings_of
@@ -55,6 +57,7 @@ def prepare(arguments: Arguments) -> Run:
     output, is_main = Path(training.output_dir), training.process_index == 0
     say = functools.partial(print, flush=True) if is_main else (lambda *_: None)
     _prepare_output(output, training.resume, is_main)
+    debug_to(output / DEBUG_LOG, native=True)
     if training.deepspeed:
         import deepspeed
 
@@ -126,7 +129,9 @@ def drop_stale_locks(say: Callable[[str], None]) -> None:
 
 
 def _prepare_output(output: Path, resume: str, is_main: bool) -> None:
-    left = [entry.name for entry in output.iterdir() if entry.name[0] != "."] if output.is_dir() else []
+    entries = [entry.name for entry in output.iterdir()] if output.is_dir() else []
+    # A run that was refused before its first step leaves these alone: better flags may use the folder.
+    left = [name for name in entries if name[0] != "." and name not in (DEBUG_LOG, "check.json")]
     if resume == "none" and left:
         raise UserError(
             f"{output} already holds something ({', '.join(sorted(left)[:4])}); continue it with --resume auto, "

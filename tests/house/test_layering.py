@@ -23,6 +23,7 @@ ROOMS = {
         "errors",
         "machine",
         "flags",
+        "screen",
         "cli",
         "kernels",
         "saved",

@@ -1,0 +1,54 @@
+"""What DeepSpeed's and torch's launchers say about themselves: it goes to the run's debug log, the ranks' lines go on.
+
+lines = LauncherLines(Path("runs/a/debug.log"), sys.stderr.buffer)
+lines.feed(b"[2026-11-30 05:30:16,755] [INFO] [launch.py:152:main] WORLD INFO DICT: ...\\n")     # to the log
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import BinaryIO
+
+OWN = re.compile(
+    rb"\[\d{4}-\d\d-\d\d [\d:,]+\] \[(INFO|WARNING|ERROR)\] "  # DeepSpeed's logger, in its launcher and in the ranks
+    rb"|[WIE]\d{4} [\d:.]+ +\d+ "  # torchrun's
+    rb"|\*{20,}\s*$|Setting OMP_NUM_THREADS environment variable for each process"
+    rb"|\[Gloo\] Rank |\[W\d{4} |\[rank\d+\]:\[W\d{4} "
+)
+
+
+class LauncherLines:
+    """Sorts a launcher's output by line. `is_stopping`: a Ctrl-C has been sent, so its tracebacks are an echo of it."""
+
+    def __init__(self, log: Path | None, screen: BinaryIO) -> None:
+        self.log, self.screen = log, screen
+        self.is_stopping = False
+        self.in_traceback = False
+
+    def feed(self, line: bytes) -> None:
+        """Pass one line on, to the log where it is the launcher's own."""
+        if self.log is not None and self._is_own(line) and self._keep(line):
+            return
+        self.screen.write(line)
+        self.screen.flush()
+
+    def _is_own(self, line: bytes) -> bool:
+        if self.in_traceback:
+            self.in_traceback = line[:1] in b" \t\n"
+            return True
+        if self.is_stopping and line.startswith(b"Traceback (most recent call last)"):
+            self.in_traceback = True
+            return True
+        return bool(OWN.match(line))
+
+    def _keep(self, line: bytes) -> bool:
+        assert self.log is not None
+        if not self.log.parent.is_dir():  # a run that was refused leaves no folder behind
+            return True
+        try:
+            with self.log.open("ab") as file:
+                file.write(line)
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,165 @@
+"""What a user reads is what we print; what other libraries say goes to a debug log, and with --debug to the screen too.
+
+Told apart by the module whose code writes: warnings, loggers and progress bars of other libraries write through their
+own frames. In a training also what native code writes past Python is caught, by the file descriptors.
+
+    with routed("evaluate", debug=False):
+        ...
+        debug_to(output / "debug.log")        # where it is kept; else in the cache folder, as evaluate.log
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from llava_finetune.machine import cache_folder
+
+OURS = frozenset({"llava_finetune", "data_prep", "patches", "scripts", "tests", "__main__"})
+"""Top packages whose output is the user's."""
+SPEAKERS = frozenset({"argparse", "threading"})
+"""Modules that speak for us: usage errors, and the traceback of a thread."""
+THROUGH = frozenset({"json", "traceback", "pprint", "textwrap", "csv", "shutil", "runpy", "contextlib", "codecs"})
+"""Modules that write what their caller gives them."""
+NAME = "debug.log"
+_log: DebugLog | None = None
+
+
+class DebugLog:
+    """The file that other libraries' output goes to; kept in memory until its place is known."""
+
+    def __init__(self) -> None:
+        self.kept: list[str] = []
+        self.file: TextIO | None = None
+        self.descriptors: dict[int, int] = {}
+
+    def write(self, text: str) -> None:
+        """Keep a piece of output. A disk that is full costs the log, never the run."""
+        if self.file is None:
+            self.kept.append(text)
+            return
+        with contextlib.suppress(OSError, ValueError):
+            self.file.write(text)
+            self.file.flush()
+
+    def open(self, path: Path) -> None:
+        """Go on in this file, with what was kept so far."""
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = path.open("a", encoding="utf-8", errors="replace")
+            kept, self.kept = self.kept, []
+            self.write("".join(kept))
+
+    def take(self, number: int) -> TextIO:
+        """Turn a descriptor to the log; what it was, as a stream."""
+        assert self.file is not None
+        self.descriptors[number] = os.dup(number)
+        os.dup2(self.file.fileno(), number)
+        return os.fdopen(os.dup(self.descriptors[number]), "w", buffering=1, encoding="utf-8", errors="replace")
+
+    def give_back(self) -> None:
+        """Turn the descriptors back."""
+        for number, kept in self.descriptors.items():
+            os.dup2(kept, number)
+            os.close(kept)
+        self.descriptors.clear()
+
+
+class Routed:
+    """A text stream in the place of sys.stdout or sys.stderr."""
+
+    def __init__(self, screen: TextIO, log: DebugLog, debug: bool) -> None:
+        self.screen, self.log, self.debug = screen, log, debug
+
+    def write(self, text: str) -> int:
+        """Write to the screen what is ours, and the rest to the log."""
+        if is_ours():
+            return self.screen.write(text)
+        self.log.write(text)
+        if self.debug:
+            self.screen.write(text)
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        """As a file's."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """As a file's."""
+        self.screen.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.screen, name)
+
+
+def is_ours() -> bool:
+    """Whether the code that is just writing is ours; the interpreter's own last words are shown too."""
+    frame: Any = sys._getframe(2)
+    while frame is not None:
+        top = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if top == "tqdm":
+            return sys.__stderr__ is not None and sys.__stderr__.isatty() and _downloads(frame)
+        if top not in THROUGH:
+            return top in OURS or top in SPEAKERS
+        frame = frame.f_back
+    return True
+
+
+def _downloads(frame: Any) -> bool:
+    """Whether a progress bar is that of a download, which takes minutes that nothing else explains."""
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).startswith("huggingface_hub"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+@contextlib.contextmanager
+def routed(command: str, debug: bool = False) -> Iterator[None]:
+    """Route the output of a command. What was kept and has no place of its own goes to the cache folder at the end."""
+    global _log
+    if _log is not None:  # a command within a command
+        yield
+        return
+    log, before = DebugLog(), (sys.stdout, sys.stderr)
+    _log = log
+    sys.stdout, sys.stderr = (Routed(stream, log, debug) for stream in before)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        _log = None
+        log.give_back()
+        for stream in before:
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        if isinstance(sys.stdout, Routed) and sys.stdout.log is log:
+            sys.stdout, sys.stderr = before
+        if log.kept:
+            path = cache_folder("debug") / f"{command}.log"
+            path.unlink(missing_ok=True)
+            log.open(path)
+
+
+def debug_to(path: Path, native: bool = False) -> None:
+    """Keep the log in this file from now on. `native`: also what C code writes to the descriptors 1 and 2."""
+    if _log is None:
+        return
+    _log.open(path)
+    if not native or _log.file is None:
+        return
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        if isinstance(stream, Routed) and not stream.debug and _descriptor(stream.screen) == number:
+            stream.screen.flush()
+            stream.screen = _log.take(number)
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except (OSError, ValueError):
+        return None
