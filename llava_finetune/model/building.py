@@ -20,11 +20,12 @@ from llava_finetune.errors import UserError
 from llava_finetune.kernels.eight_bit import forget_inputs
 from llava_finetune.model.modeling import model_class
 from llava_finetune.model.trained_parts import Building, train_tower
-from llava_finetune.saved.folders import find_tower
+from llava_finetune.saved.folders import find_tower, read_json
 from llava_finetune.saved.manifest import read_manifest
 from llava_finetune.saved.pickles import load_pickle
 from llava_finetune.saved.promises import require_projector, require_select_layer
 from llava_finetune.saved.sound import blamed_on, require_sound
+from llava_finetune.saved.supported import require_language, require_tokenizer, require_tower
 
 # Upstream's defaults, for a base that is a plain language model and says nothing.
 UPSTREAM_DEFAULTS: dict[str, Any] = {
@@ -61,17 +62,14 @@ def load_config(path: str, cache_dir: str | None = None) -> Any:
     from llava.model import LlavaConfig  # and registers upstream's config classes
 
     require_sound(path)
+    if (raw := read_json(path, "config.json")) is not None:
+        require_language(path, raw)
     with blamed_on(path, "no usable config.json", "give a model folder or a hub id"):
         config = transformers.AutoConfig.from_pretrained(path, cache_dir=cache_dir)
         if config.model_type == "llava" and "LlavaLlamaForCausalLM" in (config.architectures or []):
             # Upstream's name until 2024; transformers has given it to a layout of its own since.
             config = LlavaConfig.from_pretrained(path, cache_dir=cache_dir)
             config.model_type = LlavaConfig.model_type
-    if any(name.endswith("ForConditionalGeneration") for name in config.architectures or []):
-        raise UserError(
-            f"{path}: a llava-hf checkpoint ({config.architectures[0]}), not upstream's layout; convert it with: "
-            f"llava-finetune import {path} OUTPUT"
-        )
     if getattr(config, "mm_vision_tower", None):
         config.mm_vision_tower = find_tower(config.mm_vision_tower, (path,))
     return config
@@ -116,6 +114,9 @@ def resolve(model: ModelArguments, image_aspect_ratio: str | None, config: Any) 
         )
     require_projector(values["mm_projector_type"], "--mm_projector_type")
     require_sound(values["vision_tower"])
+    require_tower(values["vision_tower"])
+    if Path(values["vision_tower"]).is_dir():  # so that the result works from any folder
+        values["vision_tower"] = str(Path(values["vision_tower"]).resolve())
     if projector:
         load_pickle(Path(projector))
     return Vision(
@@ -135,7 +136,7 @@ def template_of(version: str | None, base: str, config: Any, tokenizer: Any) -> 
         name = (
             "chatml_direct"
             if len(ids) == 1
-            else next(template for family, template in GUESSED_TEMPLATES if family in config.model_type)
+            else next((name for family, name in GUESSED_TEMPLATES if family in config.model_type), "vicuna_v1")
         )
     check_fits(name, tokenizer)
     return str(name)
@@ -143,6 +144,7 @@ def template_of(version: str | None, base: str, config: Any, tokenizer: Any) -> 
 
 def load_tokenizer(path: str, cache_dir: str | None, max_length: int) -> Any:
     """The base's tokenizer with a pad token: its own, else unk, else the end token (labels are masked by length)."""
+    require_tokenizer(path)
     remedy = "copy tokenizer.model, tokenizer.json and tokenizer_config.json again from where the model came from"
     with blamed_on(path, "its tokenizer cannot be read", remedy):
         tokenizer = transformers.AutoTokenizer.from_pretrained(

@@ -158,6 +158,8 @@ def find_file(model_path: str, name: str) -> str | None:
     folder = Path(model_path)
     if folder.is_dir() or folder.is_absolute():
         return str(folder / name) if (folder / name).is_file() else None
+    if model_path.count("/") > 1 or model_path.startswith("."):  # no hub id
+        raise UserError(f"{model_path}: no such folder below {Path.cwd()}; give its path from here, or the whole path")
     from transformers.utils import cached_file
 
     try:

@@ -18,6 +18,7 @@ from llava_finetune.config.arguments import Arguments
 from llava_finetune.errors import UserError
 from llava_finetune.saved.checkpoints import checkpoints, fault_of, read_seal, step_of
 from llava_finetune.saved.manifest import file_sha256, weights_sha256
+from llava_finetune.training.other_ranks import refuse_other_ranks
 
 # What decides a run's numbers; everything else (logging, saving, evaluation, workers) may change between parts of it.
 MODEL = (
@@ -98,7 +99,9 @@ def refuse_differences(
     checkpoint: Path, settings: Mapping[str, Any], allowed: bool, say: Callable[[str], None]
 ) -> None:
     """Raise UserError listing every setting that differs from the checkpoint's; with `allowed` only say them."""
-    found = differences(read_seal(checkpoint).get("settings", {}), settings)
+    before = read_seal(checkpoint).get("settings", {})
+    refuse_other_ranks(checkpoint, before, settings)
+    found = differences(before, settings)
     if not found:
         return
     text = f"{checkpoint} was trained with other settings:\n  " + "\n  ".join(found)

@@ -1,0 +1,63 @@
+"""Which bases can be trained and loaded: one message for all others, which says what is supported and what to do.
+
+require_language("google/gemma-2-2b", {"model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"]})   # raises
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llava_finetune.errors import UserError
+from llava_finetune.saved.folders import find_file, read_json
+
+LANGUAGES = ("llama", "mistral", "llava", "llava_llama", "llava_mistral")
+"""`model_type` of the language models that upstream has classes for, alone and inside a LLaVA."""
+TOWERS = ("clip", "clip_vision_model")
+"""`model_type` of the vision towers that upstream has a class for, whole CLIPs included."""
+OF_TRANSFORMERS = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")
+"""llava-hf's classes, whose checkpoints `llava-finetune import` converts."""
+TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "vocab.json")
+SUPPORTED = (
+    "Supported are LLaVA-1.5 and 1.6 on Llama, Vicuna, Yi or Mistral (liuhaotian/llava-v1.5-7b, "
+    "liuhaotian/llava-v1.6-mistral-7b), and for stage 1 their language models (lmsys/vicuna-7b-v1.5)"
+)
+
+
+def require_language(path: str, config: Mapping[str, Any]) -> None:
+    """Raise UserError for a config.json of a model that upstream has no class for, a llava-hf one with its command."""
+    architectures = [str(name) for name in config.get("architectures") or []]
+    kind = str(config.get("model_type", ""))
+    if set(architectures) & set(OF_TRANSFORMERS):
+        raise UserError(
+            f"{path}: a llava-hf checkpoint ({architectures[0]}), not upstream's layout; convert it with: "
+            f"llava-finetune import {path} OUTPUT"
+        )
+    if kind in ("llava_mpt", "mpt"):
+        raise UserError(f"{path}: an MPT model, which upstream's own class no longer runs. {SUPPORTED}")
+    if kind in LANGUAGES and not any(name.endswith("ForConditionalGeneration") for name in architectures):
+        return
+    if kind in TOWERS or kind.startswith("siglip"):
+        raise UserError(f"{path}: a vision tower ({kind}), not a language model; name it with --vision_tower")
+    named = f"model_type {kind or 'not said'}" + (f", {architectures[0]}" if architectures else "")
+    raise UserError(f"{path}: a model of another family ({named}). {SUPPORTED}; give one of them as MODEL")
+
+
+def require_tower(tower: str) -> None:
+    """Raise UserError for a vision tower that is no CLIP; one whose config is not at hand is left to its loader."""
+    config = read_json(tower, "config.json")
+    kind = str((config or {}).get("model_type", ""))
+    if config is not None and kind not in TOWERS:
+        raise UserError(
+            f"--vision_tower {tower}: not a CLIP (model_type {kind or 'not said'}). Supported are CLIP vision towers, "
+            "as openai/clip-vit-large-patch14-336; a SigLIP or another tower needs a class that upstream does not have"
+        )
+
+
+def require_tokenizer(path: str) -> None:
+    """Raise UserError for a model folder without a tokenizer's vocabulary."""
+    if not any(find_file(path, name) for name in TOKENIZER_FILES):
+        raise UserError(
+            f"{path}: no tokenizer there (none of {', '.join(TOKENIZER_FILES)}). Copy tokenizer.model and "
+            "tokenizer_config.json from the model that it was made from"
+        )
