@@ -30,6 +30,8 @@ KINDS = {
     "push": ("data_prep.tools.push", "records and their pictures to a data set of the hub"),
 }
 
+ACTIVATE = "this is not the project's Python; run: source .venv/bin/activate (scripts/setup.sh makes it)"
+
 
 def usage() -> str:
     """Return the overview that --help prints."""
@@ -63,6 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(error, 2, debug)
     except DataError as error:
         return _failed(error, 1, debug)
+    except ModuleNotFoundError as error:
+        if debug or (error.name or "").partition(".")[0] in {"data_prep", "llava_finetune"}:
+            raise
+        print(f"error: no module {error.name}: {ACTIVATE}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nstopped: nothing half-written was left", file=sys.stderr)
         return 130
@@ -91,8 +98,11 @@ def _nearest(word: str) -> str:
 
 
 def _on_a_clean_screen() -> int:
-    from llava_finetune.screen import routed
-
+    try:
+        from llava_finetune.screen import routed
+    except ModuleNotFoundError as error:
+        print(f"error: no module {error.name}: {ACTIVATE}", file=sys.stderr)
+        return 1
     with routed("data_prep", "--debug" in sys.argv):
         return main()
 

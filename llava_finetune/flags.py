@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 SECRET_FLAGS = ("token", "key", "password", "secret")
+IMAGE_FLAGS = ("--images", "--image-folder", "--image_folder")
+"""The picture folder's spellings, each taken by every command."""
 
 
 def flag(flags: Sequence[str], name: str) -> str | None:

@@ -169,7 +169,17 @@ setup_link_llava() {
   printf '%s\n' "$SETUP_ROOT/build/patched" >"$site/llava_finetune_patched.pth"
 }
 
+# An extra that setup.py does not have would be left out by pip with a warning among hundreds of lines.
+setup_check_extras() {
+  local extra known
+  known="$(sed -n 's/^    "\([a-z]*\)": \[.*/\1/p' "$SETUP_ROOT/setup.py" | tr '\n' ' ')"
+  for extra in ${SETUP_EXTRAS:-}; do
+    [[ " $known" == *" $extra "* ]] || setup_fail "no extra $extra; there are: ${known% }" || return 1
+  done
+}
+
 setup_main() {
+  setup_check_extras || return 1
   mkdir -p "$SETUP_ROOT/build" || return 1
   (
     # Two set-ups at once would write one .venv; the second waits.
@@ -179,7 +189,7 @@ setup_main() {
     "$SETUP_VENV/bin/python" -m patches fetch && "$SETUP_VENV/bin/python" -m patches apply || exit 1
     setup_compile llava_finetune data_prep patches build/patched
   ) 9>"$SETUP_ROOT/build/setup.lock" || return 1
-  setup_say "ready"
+  setup_say "ready; in this shell: source ${SETUP_VENV#"$PWD"/}/bin/activate"
   export VIRTUAL_ENV="$SETUP_VENV" TORCH_EXTENSIONS_DIR="${TORCH_EXTENSIONS_DIR:-$SETUP_VENV/torch_extensions}"
   [[ ":$PATH:" == *":$SETUP_VENV/bin:"* ]] || export PATH="$SETUP_VENV/bin:$PATH"
 }

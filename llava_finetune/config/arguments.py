@@ -9,6 +9,7 @@ leaves unsaid is taken from the base checkpoint, never from a default that would
 from __future__ import annotations
 
 import copy
+import difflib
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -202,7 +203,11 @@ class Arguments:
         return self.metric is not None and self.training.result != "last"
 
 
-RENAMED = {"--evaluation_strategy": "--eval_strategy", "--per_gpu_train_batch_size": "--per_device_train_batch_size"}
+RENAMED = {
+    "--images": "--image_folder",
+    "--evaluation_strategy": "--eval_strategy",
+    "--per_gpu_train_batch_size": "--per_device_train_batch_size",
+}
 FALSE = ("false", "0", "no")
 
 
@@ -275,7 +280,7 @@ def _precision(argv: Sequence[str], cuda: bool) -> Precision:
 
 def parse(argv: Sequence[str]) -> Arguments:
     """Parse and check a training command line. Contradictions are UsageErrors that name both values."""
-    translated, precision, notices = translate(argv)
+    translated, precision, notices = translate(["--help" if word == "--help-all" else word for word in argv])
     parser = transformers.HfArgumentParser(
         (ModelArguments, DataArguments, TrainingArguments),  # type: ignore[arg-type]
         prog="llava-finetune train",
@@ -350,7 +355,10 @@ def _parse(parser: transformers.HfArgumentParser, argv: list[str]) -> tuple[Any,
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     model, data, training, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     if rest:
-        raise UsageError(f"unknown flag {rest[0]}; see llava-finetune train --help")
+        near = difflib.get_close_matches(rest[0].partition("=")[0], list(parser._option_string_actions), 1)
+        raise UsageError(
+            f"unknown flag {rest[0]}; {f'did you mean {near[0]}? ' if near else ''}see llava-finetune train --help-all"
+        )
     return model, data, training
 
 

@@ -10,6 +10,7 @@ Writes predictions-NAME.jsonl and scores-NAME.json. `--train_data` adds the text
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import subprocess
@@ -22,6 +23,7 @@ from typing import Any
 from data_prep.numbers import whole
 from data_prep.records.pixels import add_pixel_option, allow_pixels
 from llava_finetune.errors import UsageError, UserError
+from llava_finetune.flags import IMAGE_FLAGS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--base", help="base of an adapter; default: what its manifest names")
     out.add_argument("--predictions", type=Path, help="score this file instead of a model")
     out.add_argument("--data", type=Path, help="records with the questions and references")
-    out.add_argument("--image_folder", type=Path, help="folder the records' pictures are named in")
+    out.add_argument(*IMAGE_FLAGS, dest="image_folder", type=Path, help="folder the records' pictures are named in")
     out.add_argument("--train_data", type=Path, help="training records: adds the text-only prior")
     out.add_argument("--output", type=Path, help="folder for predictions and scores; default: the model's")
     out.add_argument("--name", default=None, help="final by default, blind or shuffled with --blind")
@@ -70,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.data:
         raise UsageError("--model needs the questions: give them with --data RECORDS")
     if arguments.output is None and not Path(arguments.model).is_dir():
+        require_run(arguments.model)
         # A folder of a hub id's name would from then on be taken for the model.
         raise UsageError(f"--model {arguments.model} is no folder here: say with --output where the results go")
     if arguments.shard:
@@ -79,6 +82,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = arguments.name or {"blank": "blind", "shuffled": "shuffled", None: "final"}[arguments.blind]
     _finish(arguments, predictions, name, time.monotonic() - start)
     return 0
+
+
+def require_run(model: str) -> None:
+    """Raise UserError for a run that is not there: its parent is a folder, so it is no hub id; near names are told."""
+    folder = Path(model)
+    if not folder.parent.is_dir() or str(folder.parent) == "." or folder.exists():
+        return
+    there = [entry.name for entry in folder.parent.iterdir() if entry.is_dir()]
+    near = difflib.get_close_matches(folder.name, there, 1, 0.5)
+    known = (
+        f"did you mean {folder.parent / near[0]}?" if near else f"there are {', '.join(sorted(there)[:8]) or 'none'}"
+    )
+    raise UserError(f"--model {model}: no such run in {folder.parent}; {known}")
 
 
 def _score_file(arguments: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ from llava_finetune.errors import WITHOUT_DEEPSPEED, UsageError
 from llava_finetune.flags import flag
 from llava_finetune.launching import batches, preflight
 from llava_finetune.launching.launch_command import handed_on
+from llava_finetune.launching.near_misses import near_misses
 from llava_finetune.launching.processes import free_port
 from llava_finetune.launching.relaunch import run_until_it_fits
 from llava_finetune.launching.ssh_environment import shell_word
@@ -47,6 +48,7 @@ Environment:
 
   --dry-run   print the full command and change nothing
   --auto      take batch, accumulation, ZeRO stage and checkpointing from `llava-finetune plan` for these GPUs
+  --debug     show what other libraries say too; else it goes to OUTPUT/debug.log
   others      go to `llava-finetune train`; of two equal flags the later wins (llava-finetune train --help)
 
 examples:
@@ -121,6 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if settings.auto:
         settings = apply_plan(settings)
     launch = build(settings)
+    for miss in near_misses(settings.environment):
+        print(f"WARNING: {miss}", file=sys.stderr)
     for note in launch.notes:
         print(f"# {note}")
     print(launch.text(), flush=True)
@@ -130,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         mode=settings.mode,
         model=_wanted(settings, "--model_name_or_path", "MODEL"),
         data=_data(settings),
-        images=flag(settings.flags, "--image_folder") or settings.get("IMAGES"),
+        images=flag(settings.flags, "--image_folder") or flag(settings.flags, "--images") or settings.get("IMAGES"),
         processes=settings.processes,
         on_gpu=settings.on_gpu,
         config=deepspeed_config(settings),
@@ -260,7 +264,8 @@ def _data(settings: Settings) -> str:
 def _wanted(settings: Settings, name: str, variable: str) -> str:
     value = flag(settings.flags, name) or settings.get(variable)
     if not value:
-        raise UsageError(f"{variable} is not set; {variable}=... bash scripts/... (--help lists the variables)")
+        misses = "".join(f"; {miss}" for miss in near_misses(settings.environment) if miss.endswith(f" {variable} is"))
+        raise UsageError(f"{variable} is not set; {variable}=... bash scripts/... (--help lists the variables){misses}")
     return value
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_finetune.errors import UsageError, UserError
+from llava_finetune.flags import IMAGE_FLAGS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,7 +26,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     out.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder: runs/NAME")
-    out.add_argument("--image_folder", type=Path, help="pictures of the questions; default: what the run names")
+    out.add_argument(
+        *IMAGE_FLAGS, dest="image_folder", type=Path, help="pictures of the questions; default: what the run names"
+    )
     out.add_argument("--output", type=Path, help="folder of a comparison; default: comparison beside the first run")
     out.add_argument("--json", action="store_true", help="print the report as JSON")
     return out

@@ -24,6 +24,7 @@ from typing import Any
 
 from data_prep.records.pixels import add_pixel_option, allow_pixels
 from llava_finetune.errors import UsageError, UserError
+from llava_finetune.flags import IMAGE_FLAGS
 from llava_finetune.model.costs import loaded_line, rate_text
 from llava_finetune.serve.models import ModelChoice, add_model_flags, base_model_of, choice_of, load_model
 
@@ -71,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--records", type=Path, help="records for the page's examples (default: the run's evaluation file)"
     )
-    out.add_argument("--images", type=Path, help="image folder of --records")
+    out.add_argument(*IMAGE_FLAGS, dest="images", type=Path, help="image folder of --records")
     return out
 
 

@@ -14,6 +14,7 @@ from llava_finetune.errors import UserError
 from llava_finetune.report.model_card import write_model_card
 from llava_finetune.saved.checkpoints import STAGING, copy_result, publish_result, read_seal, step_of, sweep
 from llava_finetune.saved.manifest import read_json, write_json
+from llava_finetune.training.closing_words import closing_words
 from llava_finetune.training.evaluation_schedule import refresh_report
 from llava_finetune.training.resume import differences
 
@@ -47,6 +48,17 @@ def finish(
         tracker.finish()
     where = f" of step {best}, best by {metric}" if best is not None else ""
     say(f"saved {trainer.plan.writer.kind}{where} in {output}")
+    data = trainer.plan.writer.arguments.data
+    words = closing_words(
+        output,
+        kind=trainer.plan.writer.kind,
+        eval_data=data.eval_data_path,
+        images=data.eval_image_folder or data.image_folder,
+        kept_best=best is not None,
+        last=step,
+    )
+    for line in words:
+        say(line)
 
 
 def prepare_result(output: Path) -> Path:

@@ -79,6 +79,8 @@ def find(output: Path, resume: str, say: Callable[[str], None] = print) -> Path 
         if step_of(path) >= 0 and (fault := fault_of(path)):
             say(f"passed over {path.name}: {fault}")
     whole = checkpoints(output)
+    if not whole and (output / "run.json").is_file():
+        say(f"{output} has no whole checkpoint: the run starts from the beginning")
     return whole[-1] if whole else None
 
 

@@ -17,6 +17,7 @@ from transformers import set_seed
 
 from data_prep.records.record import DataError
 from llava_finetune.config.arguments import Arguments, parse
+from llava_finetune.config.short_help import show_short_help
 from llava_finetune.errors import UserError
 from llava_finetune.training.beginning import check, find_start, prepare
 from llava_finetune.training.data_setup import load_data
@@ -29,6 +30,8 @@ from llava_finetune.training.watch import StopSignal
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and train. Exit codes: 0 done, 1 failed, 2 wrong use."""
+    if show_short_help(sys.argv[1:] if argv is None else argv):
+        return 0
     arguments = parse(list(sys.argv[1:] if argv is None else argv))
     try:
         train(arguments)

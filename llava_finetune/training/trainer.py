@@ -322,5 +322,6 @@ def _not_saved(output: Path, name: str, error: Exception) -> str:
     last = f"{whole[-1].name} is whole" if whole else "no earlier checkpoint is there"
     return (
         f"{output}/{name} could not be saved: {type(error).__name__}: {str(error).splitlines()[0][:300]}. Nothing half "
-        f"written is left; {last}; {free:.1f} GB are free. Make room, then go on with --resume auto"
+        f"written is left; {last}; {free:.1f} GB are free (a quota of yours "
+        "may be full before the disk is). Make room, then go on with --resume auto"
     )
