@@ -132,7 +132,7 @@ def with_turns(row: Row, layout: Layout) -> Row:
 def picture_cells(row: Row, layout: Layout) -> Sequence[Any]:
     """Return the cells of a row's pictures: those of its columns, else those that its messages hold themselves."""
     found: list[Any] = []
-    for name in layout.images:
+    for name in layout.images or _image_columns(row, None, ""):  # of JSON rows the first may have no picture
         value = cell_at(row, name)
         if isinstance(value, str) and value[:1] == "[" and value.rstrip()[-1:] == "]":
             value = parsed_list(value.strip()) or value

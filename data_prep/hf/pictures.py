@@ -125,9 +125,11 @@ class PictureStore:
     def _from_address(self, address: str) -> Picture:
         """Fetch hf://datasets/OWNER/NAME... or zip://a.jpg::archive; a row must not name what is not its data set's."""
         if not self._is_own(address):
-            saved = local_name(address, self.folder)
-            there = picture_problem(self.folder, saved) is None
-            return Picture(saved) if there else Picture(address, Reason.IMAGE_OUTSIDE)
+            if address.startswith(("http://", "https://")) and "::" not in address:
+                saved = local_name(address, self.folder)
+                if picture_problem(self.folder, saved) is None:
+                    return Picture(saved)
+            return Picture(address, Reason.IMAGE_OUTSIDE)
         try:
             return self._save(fetched(address), address)
         except FileNotFoundError:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
+from tests.data_prep.others import write_others
+
 
 def draw(path: Path, seed: int, size: tuple[int, int] = (80, 60)) -> Path:
     """A picture that differs from every other seed's, in the format of its ending."""
@@ -66,6 +68,7 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "phrasings.txt").write_text("What is this?\nWhich piece do you see?\n")
     _write_parquet(tmp_path)
     _write_coco(tmp_path)
+    write_others(tmp_path)
     return tmp_path
 
 
