@@ -44,9 +44,12 @@ def json_rows(
 
 
 def _records(path: Path) -> Iterator[Placed]:
-    records = read_records(path)
-    for index in range(len(records)):
-        yield f"line {records.line(index)}", records[index]
+    try:
+        records = read_records(path)
+        for index in range(len(records)):
+            yield f"line {records.line(index)}", records[index]
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists within lists
+        raise DataError(path, f"JSON that cannot be read ({str(error)[:60]}); mend it") from None
 
 
 def _is_object(path: Path) -> bool:
@@ -71,10 +74,10 @@ def _whole(path: Path, text: str, part: str | None) -> Iterable[Any]:
             value = json.loads(text)
             return value if isinstance(value, list) else [row for _, row in rows_of_object(value, path, part)]
         return [json.loads(line) for line in text.split("\n") if line.strip()]
-    except RecursionError:
-        raise DataError(path, "nested too deeply") from None
     except json.JSONDecodeError as error:
         raise DataError(path, broken_json(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(path, f"JSON that cannot be read ({str(error)[:60]}); mend it") from None
 
 
 def _numbered(rows: Iterable[Any]) -> Iterator[Placed]:

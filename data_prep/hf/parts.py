@@ -105,7 +105,7 @@ def pictures_in(turns: Any) -> list[Any]:
 
 
 def calls_text(calls: Any) -> str:
-    """Return the calls of tools that a message makes, as Hermes and Qwen write them: JSON between marks."""
+    """Return the calls of tools that a message makes, a line of JSON each, as ShareGPT writes them."""
     texts = []
     for call in calls if isinstance(calls, list) else [calls]:
         function = call.get("function") if isinstance(call, Mapping) else None
@@ -115,5 +115,5 @@ def calls_text(calls: Any) -> str:
             with suppress(ValueError):
                 arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
             inner = json.dumps({"name": inner.get("name"), "arguments": arguments}, ensure_ascii=False)
-        texts.append(f"<tool_call>\n{text_of(inner)}\n</tool_call>")
+        texts.append(text_of(inner))
     return "\n".join(texts)

@@ -80,7 +80,7 @@ def _messages(turns: Any) -> Iterator[Turn]:
         text = content_text(turn.get("content"))
         if calls := turn.get("tool_calls"):
             text = "\n".join(part for part in (text, calls_text(calls)) if part)
-        yield role, f"<tool_response>\n{text}\n</tool_response>" if role == "tool" else text
+        yield role, text
 
 
 def _conversations(turns: Any) -> Iterator[Turn]:

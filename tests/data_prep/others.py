@@ -1,4 +1,4 @@
-"""Files as other tools write them, each with a picture of photos/, "What is it?" and "a box": docs/data.md converts all.
+"""Files as other tools write them: a picture of photos/, "What is it?" and "a box"; docs/data.md converts each.
 
 write_others(Path("work"))      # work/photos/0.jpg is there; writes factory.json, sharegpt.json, openai.jsonl ...
 """

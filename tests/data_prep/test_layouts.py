@@ -29,14 +29,13 @@ def said(record: dict[str, Any]) -> list[str]:
 
 
 ASKED = ["<image>\nWhat is it?", "a box"]
-CALLED = f"<tool_call>\n{CALL}\n</tool_call>"
 LAYOUTS = {
     "factory.json": ["<image>What is it?", "a box"],
     "alpaca.json": ["<image>\nWhat is it?\nBe brief.", "a box"],
     "swift.jsonl": ["<image>What is it?", "a box"],
     "sharegpt.json": ['Be brief.\n[{"name": "measure"}]\n\n<image>What is it?', CALL, "9 cm", "a box"],
     "openai.jsonl": ["Be brief.\n\nWhat is it?\n<image>", "a box"],
-    "tools.jsonl": [ASKED[0], CALLED, "<tool_response>\n9 cm\n</tool_response>", "a box"],
+    "tools.jsonl": [ASKED[0], CALL, "9 cm", "a box"],
     "qwen.json": ASKED,
     "claude.jsonl": ASKED,
     "minicpm.json": ASKED,
