@@ -41,8 +41,6 @@ def read_json(path: Path) -> Any:
         return parse_json(raw, path)
     except json.JSONDecodeError as error:
         raise DataError(path, broken_json(error)) from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists within lists
-        raise DataError(path, f"JSON that cannot be read ({str(error)[:60]}); mend it") from None
 
 
 def require_regular(path: Path, kind: str = "file") -> Path:
