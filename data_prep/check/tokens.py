@@ -6,6 +6,7 @@ token_findings(report, records, {"a.jpg": (640, 480)}, "liuhaotian/llava-v1.5-7b
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from data_prep.check.report import Example, Report
@@ -73,11 +74,7 @@ def _examine(
 ) -> Lengths | None:
     name = str(record.get("id", f"number {index + 1}"))
     names = images_of(record)
-    for image in names:
-        share = view.cut_share(sizes.get(image, UNKNOWN_SIZE))
-        if share > LARGE_CUT:
-            detail = f"{shortened(printable(image))}: {share:.0%} of the picture"
-            report.add("edges cut off", Example(line, index, name, detail, image))
+    tell_what_is_cut(report, Example(line, index, name, ""), names, view, sizes)
     try:
         encoded = view.encode(record)
         lengths = measure(encoded, [view.image_tokens(sizes.get(image, UNKNOWN_SIZE)) for image in names])
@@ -93,6 +90,17 @@ def _examine(
             "answer cut off", Example(line, index, name, f"{lengths.total} tokens, the model takes {view.context}")
         )
     return lengths
+
+
+def tell_what_is_cut(
+    report: Report, place: Example, names: list[str], view: ModelView, sizes: Mapping[str, tuple[int, int]]
+) -> None:
+    """Add the pictures of a record of which the model sees the middle only."""
+    for image in names:
+        share = view.cut_share(sizes.get(image, UNKNOWN_SIZE))
+        if share > LARGE_CUT:
+            detail = f"{shortened(printable(image))}: {share:.0%} of the picture"
+            report.add("edges cut off", replace(place, detail=detail, image=image))
 
 
 def measure(encoded: Any, image_tokens: list[int]) -> Lengths:

@@ -1,11 +1,16 @@
 """The page of records as the model sees them, from training's own masker and picture processing."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from data_prep.__main__ import main
+from data_prep.check.page import _number
+from data_prep.check.report import Example, Report
+from data_prep.check.tokens import tell_what_is_cut
 from data_prep.records.record import write_records
+from data_prep.view.model_view import ModelView
 from tests.data_prep.conftest import draw, record
 
 
@@ -35,3 +40,20 @@ def test_show_marks_the_answer_and_collapses_the_picture(tmp_path: Path, family:
     assert "http" not in text
     assert " taught, 1 answer</p>" in text
     assert "<wbr>" in text and "white-space: pre;" in text, "a token stays on one line"
+
+
+@pytest.mark.parametrize(("aspect", "share"), [("pad", 0.0), ("anyres", 0.0), ("square", 0.25), (None, 0.25)])
+def test_what_is_cut_off_is_told_where_nothing_is_padded(aspect: str | None, share: float) -> None:
+    view = ModelView("x", None, "v1", SimpleNamespace(image_aspect_ratio=aspect), None, None, 2048)
+    assert view.cut_share((640, 480)) == share
+    report = Report("r.json", "images")
+    sizes = {"wide.jpg": (640, 480), "square.jpg": (300, 310)}
+    for name in sizes:
+        tell_what_is_cut(report, Example(1, 0, "a", ""), [name], view, sizes)
+    found = [example.detail for finding in report.findings for example in finding.examples]
+    assert found == ([f"wide.jpg: {share:.0%} of the picture"] if share else [])
+
+
+def test_shares_are_shown_in_percent_on_the_page_of_a_check() -> None:
+    shown = [_number(value, "taught_share") for value in (0.0712, 0.004, 0.0)]
+    assert [*shown, _number(1234.5, "mean")] == ["7%", "0.4%", "0%", "1,234"]
