@@ -57,7 +57,9 @@ def publish(
     api = HfApi()
     try:
         url = api.create_repo(repository, repo_type=kind, private=not public, exist_ok=True)
-        api.upload_folder(repo_id=repository, repo_type=kind, folder_path=folder, allow_patterns=files)
+        api.upload_folder(
+            repo_id=repository, repo_type=kind, folder_path=folder, allow_patterns=list(files) if files else None
+        )
     except (HfHubHTTPError, HTTPError, OSError, RuntimeError) as error:  # the last: a file that could not be sent
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise DataError(repository, f"not sent whole ({lines[0][:300]}); the same command goes on from here") from None

@@ -128,7 +128,7 @@ def routed(command: str, debug: bool = False) -> Iterator[None]:
         return
     log, before = DebugLog(), (sys.stdout, sys.stderr)
     _log = log
-    sys.stdout, sys.stderr = (Routed(stream, log, debug) for stream in before)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = (Routed(stream, log, debug) for stream in before)
     try:
         yield
     finally:

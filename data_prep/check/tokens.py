@@ -13,11 +13,10 @@ from data_prep.check.report import Example, Report
 from data_prep.check.texts import faults
 from data_prep.errors import DataError, printable, shortened
 from data_prep.progress import Progress
+from data_prep.records.marks import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from data_prep.records.record import Record, Records, images_of
 from data_prep.view.model_view import ModelView, open_model
 
-IMAGE_TOKEN_INDEX = -200
-IGNORE_INDEX = -100
 UNKNOWN_SIZE = (336, 336)
 LARGE_CUT = 0.1
 """Share of a picture beyond which it is said that it is cut off."""

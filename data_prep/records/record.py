@@ -26,6 +26,7 @@ from data_prep.errors import DataError, PictureError, PictureFault
 from data_prep.files import atomic_file
 from data_prep.records.json_list import elements
 from data_prep.records.json_text import BOM, kind_of, parse_json, require_regular
+from data_prep.records.marks import IMAGE_TOKEN
 from data_prep.records.picture import MAX_PIXELS, open_image, resolve_image
 
 __all__ = [
@@ -44,7 +45,6 @@ __all__ = [
     "write_records",
 ]
 
-IMAGE_TOKEN = "<image>"
 Record = dict[str, Any]
 
 

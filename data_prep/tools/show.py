@@ -16,13 +16,12 @@ from typing import Any
 from data_prep.converters.options import converter_parser
 from data_prep.errors import DataError, UsageError
 from data_prep.numbers import seed, whole
+from data_prep.records.marks import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from data_prep.records.pixels import add_pixel_option, allow_pixels
 from data_prep.records.record import Record, Records, images_of, open_image, read_records, resolve_image
 from data_prep.view.model_view import ModelView, open_model
 from data_prep.view.page import escape, picture_tag, write_page
 
-IMAGE_TOKEN_INDEX = -200
-IGNORE_INDEX = -100
 EXAMPLES = """  python -m data_prep show records.json --image-folder images --model MODEL --html show.html
   python -m data_prep show records.json --image-folder images --model MODEL --records okvqa-516065 --html show.html"""
 STYLE = """

@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 
+from data_prep.records.marks import IMAGE_TOKEN_INDEX
 from llava_finetune.convert.probes import Probe, probes
 from llava_finetune.convert.styles import choose_style, difference_of_ids, render_template
-from llava_finetune.data.masking import IMAGE_TOKEN_INDEX, encode, prompt_ids
+from llava_finetune.data.masking import encode, prompt_ids
 from llava_finetune.errors import UserError
 
 PIXEL_TOLERANCE = 1e-5

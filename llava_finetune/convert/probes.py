@@ -13,6 +13,8 @@ from typing import Any
 import numpy
 from PIL import Image
 
+from data_prep.records.marks import IMAGE_TOKEN
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -27,7 +29,7 @@ class Probe:
         """Upstream's layout: pictures first in the first human turn."""
         out: list[dict[str, Any]] = []
         for number, (question, answer) in enumerate(self.exchanges):
-            marks = "<image>\n" * len(self.pictures) if number == 0 else ""
+            marks = f"{IMAGE_TOKEN}\n" * len(self.pictures) if number == 0 else ""
             out += [{"from": "human", "value": marks + question}, {"from": "gpt", "value": answer}]
         return out if self.exchanges[-1][1] is not None else out[:-1]
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data_prep.records.marks import IMAGE_TOKEN
 from llava_finetune.convert.configs import Family
 from llava_finetune.errors import UserError
 from llava_finetune.saved.manifest import read_json, write_json
@@ -48,7 +49,7 @@ def write_processor(out: Path, image_processor: Mapping[str, Any], config: Mappi
         out / "processor_config.json",
         {
             "processor_class": family.processor_class,
-            "image_token": "<image>",
+            "image_token": IMAGE_TOKEN,
             "num_additional_image_tokens": 1,
             "patch_size": config["vision_config"]["patch_size"],
             "vision_feature_select_strategy": config["vision_feature_select_strategy"],

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from data_prep.records.marks import IMAGE_TOKEN_INDEX
 from llava_finetune.convert.probes import Probe
 from llava_finetune.convert.template import STYLES, Style, chat_template
-from llava_finetune.data.masking import IMAGE_TOKEN_INDEX, adds_bos
+from llava_finetune.data.masking import adds_bos
 from llava_finetune.data.templates import conversation
 from llava_finetune.errors import UserError
 

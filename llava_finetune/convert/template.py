@@ -16,6 +16,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from data_prep.records.marks import IMAGE_TOKEN
+
 
 @dataclass(frozen=True)
 class Style:
@@ -87,7 +89,7 @@ def chat_template(conversation: Any, style: Style, bos_token: str | None, conten
     kind = conversation.sep_style.name
     pieces = _PIECES[kind](conversation)
     bos = (bos_token + style.bos_gap) if bos_token else ""
-    content = content.replace("@picture@", _quote("<image>" + style.gap + style.newline))
+    content = content.replace("@picture@", _quote(IMAGE_TOKEN + style.gap + style.newline))
     content = content.replace("@after@", _quote(style.gap + style.newline))
     values = {
         "system": _quote(conversation.system),
@@ -96,7 +98,7 @@ def chat_template(conversation: Any, style: Style, bos_token: str | None, conten
         "user": pieces.user,
         "assistant": pieces.assistant,
         "open": _quote(pieces.open),
-        "image": _quote("<image>" + style.gap),
+        "image": _quote(IMAGE_TOKEN + style.gap),
     }
     text = (_SYSTEM + pieces.prefix + _LOOP).replace("@content@", content)
     for key, value in values.items():

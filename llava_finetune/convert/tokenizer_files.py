@@ -12,10 +12,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from data_prep.records.marks import IMAGE_TOKEN
 from llava_finetune.errors import UserError
 from llava_finetune.saved.manifest import read_json, write_json
 
-IMAGE_TOKEN = "<image>"
 FILES = (
     "tokenizer.json",
     "tokenizer.model",

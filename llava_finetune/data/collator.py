@@ -5,30 +5,16 @@ batch = Collator(pad_token_id=0)([dataset[0], dataset[1]])
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from data_prep.records.marks import IGNORE_INDEX
+from llava_finetune.data.example import Example
 from llava_finetune.data.layout import lay_out, unique_pictures
-from llava_finetune.data.masking import IGNORE_INDEX
 from llava_finetune.errors import UserError
-
-
-def split_branches(example: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """An example of independent questions as one example for each: what they share, then the question's own part."""
-    if not example["branches"]:
-        return [example]
-    ends = [*example["branches"][1:], len(example["input_ids"])]
-    out = []
-    for start, end in zip(example["branches"], ends, strict=True):
-        kept = torch.cat([torch.arange(example["branches"][0]), torch.arange(start, end)])
-        length = example["length"] - len(example["input_ids"]) + len(kept)
-        ids, labels = example["input_ids"][kept], example["labels"][kept]
-        out.append({**example, "input_ids": ids, "labels": labels, "length": length, "branches": ()})
-    return out
 
 
 @dataclass(frozen=True)
@@ -46,15 +32,15 @@ class Collator:
     max_length: int | None = None
     unpadded: bool = False
 
-    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        record_ids = [example["id"] for example in examples]
-        record_indices = [example.get("index", -1) for example in examples]
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        record_ids = [example.id for example in examples]
+        record_indices = [example.index for example in examples]
         if not self.unpadded:
-            examples = [path for example in examples for path in split_branches(example)]
+            examples = [path for example in examples for path in example.paths()]
         pad = torch.nn.utils.rnn.pad_sequence
-        ids = pad([example["input_ids"] for example in examples], True, self.pad_token_id)[:, : self.max_length]
-        labels = pad([example["labels"] for example in examples], True, IGNORE_INDEX)[:, : self.max_length]
-        lengths = torch.tensor([len(example["input_ids"]) for example in examples])
+        ids = pad([example.input_ids for example in examples], True, self.pad_token_id)[:, : self.max_length]
+        labels = pad([example.labels for example in examples], True, IGNORE_INDEX)[:, : self.max_length]
+        lengths = torch.tensor([len(example.input_ids) for example in examples])
         batch: dict[str, Any] = {
             "input_ids": ids,
             "labels": labels,
@@ -62,7 +48,7 @@ class Collator:
             "attention_mask": torch.arange(ids.shape[1])[None, :] < lengths[:, None],
             "record_ids": record_ids,
             "record_indices": record_indices,
-            "num_tokens": sum(example["length"] for example in examples),
+            "num_tokens": sum(example.length for example in examples),
         }
         if self.blank is None:
             return batch
@@ -82,47 +68,31 @@ class Collator:
     def _blank_size(self) -> tuple[int, int]:
         return (self.blank.shape[-1], self.blank.shape[-2])  # type: ignore[union-attr]
 
-    def _in_order(self, examples: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[tuple[int, int]]]:
+    def _in_order(self, examples: Sequence[Example]) -> tuple[list[Any], list[tuple[int, int]]]:
         """Pixels and sizes as often as they are named; for a record of text alone a blank, which adds no token."""
         images: list[Any] = []
         sizes: list[tuple[int, int]] = []
         for example in examples:
-            images += [picture.pixels for picture in example["pictures"]] or [self.blank]
-            sizes += [picture.size for picture in example["pictures"]] or [self._blank_size]
+            images += [picture.pixels for picture in example.pictures] or [self.blank]
+            sizes += [picture.size for picture in example.pictures] or [self._blank_size]
         return images, sizes
 
 
 class TeachingCollator:
     """A collator that refuses a batch in which a record teaches nothing within the model's length, by its id."""
 
-    def __init__(self, collator: Any, max_length: int | None) -> None:
+    def __init__(self, collator: Callable[[Sequence[Example]], dict[str, Any]], max_length: int | None) -> None:
         self.collator = collator
         self.max_length = max_length
 
-    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        mute = [example["id"] for example in examples if not taught(example, self.max_length)]
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        mute = [example.id for example in examples if not example.num_taught(self.max_length)]
         if mute:
             raise UserError(
                 f"records without a supervised token within --model_max_length {self.max_length} (pictures count): "
                 f"{', '.join(mute)}. Shorten them or raise --model_max_length; python -m data_prep show prints them"
             )
         batch: dict[str, Any] = self.collator(examples)
-        batch["num_pictures"] = sum(len(example.get("pictures", ())) for example in examples)
-        batch["num_cut"] = sum(is_cut(example, self.max_length) for example in examples)
+        batch["num_pictures"] = sum(len(example.pictures) for example in examples)
+        batch["num_cut"] = sum(example.is_cut(self.max_length) for example in examples)
         return batch
-
-
-def is_cut(example: Mapping[str, Any], max_length: int | None) -> bool:
-    """Whether an example lost its end: its text was cut when it was encoded, or its pictures push it out."""
-    limit = max_length or math.inf
-    return bool(example.get("is_cut")) or any(path["length"] > limit for path in split_branches(example))
-
-
-def taught(example: Mapping[str, Any], max_length: int | None) -> int:
-    """Supervised tokens of an example that survive the cut at `max_length` positions, pictures counted."""
-    total = 0
-    for path in split_branches(example):
-        cut = max(0, path["length"] - max_length) if max_length else 0
-        labels = path["labels"]
-        total += int((labels[: max(0, len(labels) - cut)] != IGNORE_INDEX).sum())
-    return total

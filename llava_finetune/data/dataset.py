@@ -17,11 +17,13 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from data_prep.records.marks import IMAGE_TOKEN
 from data_prep.records.record import DataError, Records, images_of, open_image, resolve_image
 from data_prep.records.usable import taught
+from llava_finetune.data.example import Example, Picture
 from llava_finetune.data.feature_cache import FeatureCache
 from llava_finetune.data.length_cache import kept_lengths
-from llava_finetune.data.masking import IMAGE_TOKEN, Encoded, encode, encode_independent
+from llava_finetune.data.masking import Encoded, encode, encode_independent
 from llava_finetune.data.padding import require_small_square, resized_square
 from llava_finetune.data.unreadable_pictures import PictureLost
 from llava_finetune.errors import UserError
@@ -41,7 +43,7 @@ def process_image(image: Image.Image, processor: Any, config: Any) -> torch.Tens
             image = resized_square(image, background, processor.size["shortest_edge"], processor.resample)
         else:
             require_small_square(image)
-    return process_images([image], processor, config)[0]  # type: ignore[no-any-return]
+    return process_images([image], processor, config)[0]
 
 
 def _resizes_by_pillow(processor: Any) -> bool:
@@ -74,20 +76,6 @@ def num_image_tokens(config: Any, tower: Any, size: tuple[int, int]) -> int:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture of a record: its pixels (float32), or in their place the features that the cache knows.
-
-    `key` names it in the cache; None where there is no cache.
-    """
-
-    path: str
-    size: tuple[int, int]
-    pixels: torch.Tensor | None = None
-    features: torch.Tensor | None = None
-    key: str | None = None
-
-
-@dataclass(frozen=True)
 class Encoder:
     """What turns a record into tensors: the model's tokenizer, template, image processor and config.
 
@@ -106,10 +94,12 @@ class Encoder:
 
     def pictures(self, record: Mapping[str, Any]) -> list[Picture]:
         """Every picture of a record, prepared for the tower or with its features from the cache."""
-        names = images_of(record)
-        if names and self.image_folder is None:
+        names, folder = images_of(record), self.image_folder
+        if not names:
+            return []
+        if folder is None:
             raise UserError(f"record {record.get('id')!r} has a picture, and no --image_folder is given")
-        return [self._picture(resolve_image(self.image_folder, name)) for name in names]
+        return [self._picture(resolve_image(folder, name)) for name in names]
 
     def _picture(self, path: Path) -> Picture:
         key = self.cache.key(path) if self.cache else None
@@ -141,8 +131,8 @@ class Encoder:
         return bool(said) and len(record["conversations"]) > 3
 
 
-class RecordDataset(Dataset[dict[str, Any]]):
-    """Records as examples: input_ids and labels (int64, 1-d), pictures (list of Picture), image_tokens, length, id."""
+class RecordDataset(Dataset[Example]):  # type: ignore[misc]  # torch is not followed
+    """Records as examples, each made when it is asked for."""
 
     def __init__(self, records: Sequence[Mapping[str, Any]], encoder: Encoder, real_lengths: bool = False) -> None:
         self.records = records
@@ -152,7 +142,7 @@ class RecordDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Example:
         record = taught(self.records[index])
         try:
             pictures = self.encoder.pictures(record)
@@ -161,17 +151,17 @@ class RecordDataset(Dataset[dict[str, Any]]):
         encoded = self.encoder.encode(record)
         config, tower = self.encoder.config, self.encoder.tower
         image_tokens = [num_image_tokens(config, tower, one.size) if tower is not None else 1 for one in pictures]
-        return {
-            "input_ids": torch.tensor(encoded.input_ids),
-            "labels": torch.tensor(encoded.labels),
-            "branches": encoded.branches,
-            "is_cut": encoded.is_cut,
-            "pictures": pictures,
-            "image_tokens": image_tokens,
-            "length": len(encoded.input_ids) + sum(image_tokens) - len(image_tokens),
-            "id": str(record.get("id", index)),
-            "index": index,
-        }
+        return Example(
+            id=str(record.get("id", index)),
+            input_ids=torch.tensor(encoded.input_ids),
+            labels=torch.tensor(encoded.labels),
+            length=len(encoded.input_ids) + sum(image_tokens) - len(image_tokens),
+            branches=encoded.branches,
+            text_is_cut=encoded.is_cut,
+            pictures=pictures,
+            image_tokens=image_tokens,
+            index=index,
+        )
 
     @property
     def modality_lengths(self) -> list[int]:

@@ -15,11 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data_prep.records.marks import IGNORE_INDEX, IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava_finetune.errors import UserError
-
-IMAGE_TOKEN = "<image>"
-IMAGE_TOKEN_INDEX = -200
-IGNORE_INDEX = -100
 
 Turn = Mapping[str, Any]
 

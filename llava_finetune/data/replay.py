@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch.utils.data import Dataset
 
 from data_prep.records.record import read_records
 from llava_finetune.data.dataset import Encoder, RecordDataset
+from llava_finetune.data.example import Example
 from llava_finetune.errors import UserError
 
 
-class Mixed(Dataset[dict[str, Any]]):
+class Mixed(Dataset[Example]):  # type: ignore[misc]  # torch is not followed
     """Two data sets as one: all of the first, then the drawn records of the second."""
 
     def __init__(self, main: RecordDataset, general: RecordDataset, drawn: Sequence[int]) -> None:
@@ -26,10 +27,10 @@ class Mixed(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.main) + len(self.drawn)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Example:
         if index < len(self.main):
             return self.main[index]
-        return {**self.general[self.drawn[index - len(self.main)]], "index": index}
+        return replace(self.general[self.drawn[index - len(self.main)]], index=index)
 
     @property
     def modality_lengths(self) -> list[int]:

@@ -46,7 +46,7 @@ class Losses:
         )
 
 
-class WithSubstitutes(Dataset[Any]):
+class WithSubstitutes(Dataset[Any]):  # type: ignore[misc]  # torch is not followed
     """`dataset`, in which the next record stands for one whose picture is lost; PictureLost when none is left."""
 
     def __init__(self, dataset: Any) -> None:

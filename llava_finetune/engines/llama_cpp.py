@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_finetune.data.masking import IMAGE_TOKEN_INDEX
+from data_prep.records.marks import IMAGE_TOKEN_INDEX
 from llava_finetune.engines.answers import Answer, Question
 from llava_finetune.engines.environments import engine_python
 from llava_finetune.engines.http import post, started

@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 
+from data_prep.records.marks import IMAGE_TOKEN
 from data_prep.records.record import images_of, open_image, read_records, resolve_image
 from llava_finetune.data.dataset import process_image
-from llava_finetune.data.masking import IMAGE_TOKEN, asked_alone, prompt_ids
+from llava_finetune.data.masking import asked_alone, prompt_ids
 from llava_finetune.data.templates import end_text
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation import metrics

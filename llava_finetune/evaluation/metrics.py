@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from data_prep.records.marks import IMAGE_TOKEN
 from data_prep.records.usable import usable
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation import text_overlap, vqa_scorer
@@ -35,7 +36,6 @@ NUMBER_WORDS = (
 MIN_REFERENCES_FOR_VQA = 4
 # BLEU counts runs of four words; on shorter references it is 0 whatever the model says.
 MIN_WORDS_FOR_OVERLAP = 4
-IMAGE_TOKEN = "<image>"
 LONGEST_TEXT = 100_000
 MOST_WORDS = 5_000
 

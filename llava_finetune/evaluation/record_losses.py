@@ -1,4 +1,4 @@
-"""Loss of each record of a set, in batches: what an evaluation's loss is the mean of, and what the hardest are told by.
+"""Loss of each record of a set, in batches. An evaluation's loss is their mean; the hardest records have the highest.
 
 found = record_losses(lambda batch: model(**batch), dataset, range(len(dataset)), collator, batch_size=32)
 found[3].mean                                     # mean loss per supervised token of the fourth record
@@ -10,10 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from llava_finetune.data.collator import is_cut
-from llava_finetune.data.masking import IGNORE_INDEX
+from llava_finetune.data.example import Example
 
 FOR_THE_TRAINER = ("record_ids", "record_indices", "num_tokens", "num_cut")
 
@@ -51,14 +48,13 @@ def record_losses(
         chosen = indices[first : first + batch_size]
         examples = [dataset[index] for index in chosen]
         num_own = max(0, num_counted - first)
-        for example in examples[num_own:]:
-            example["labels"] = torch.full_like(example["labels"], IGNORE_INDEX)
+        examples[num_own:] = [example.untaught() for example in examples[num_own:]]
         batch = {key: value for key, value in collator(examples).items() if key not in FOR_THE_TRAINER}
         rows = forward(batch)["row_losses"].tolist()
         parts = [[row] for row in rows] if collator.unpadded else _parts(examples, rows)
         for example, index, part in list(zip(examples, chosen, parts, strict=True))[:num_own]:
             total, count = (sum(values) for values in zip(*part, strict=True))
-            found[index] = RecordLoss(total, int(count), is_cut(example, collator.max_length))
+            found[index] = RecordLoss(total, int(count), example.is_cut(collator.max_length))
     return found
 
 
@@ -68,11 +64,11 @@ def mean_loss(found: Iterable[RecordLoss]) -> float:
     return sum(one.total for one in every) / max(1, sum(one.num_tokens for one in every))
 
 
-def _parts(examples: Sequence[Any], rows: Sequence[Any]) -> list[Sequence[Any]]:
+def _parts(examples: Sequence[Example], rows: Sequence[Any]) -> list[Sequence[Any]]:
     """The padded rows of each example: one, or one for each of its independent questions."""
     parts, start = [], 0
     for example in examples:
-        end = start + max(1, len(example.get("branches") or ()))
+        end = start + max(1, len(example.branches))
         parts.append(rows[start:end])
         start = end
     return parts

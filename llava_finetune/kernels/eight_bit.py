@@ -15,7 +15,7 @@ def forget_inputs() -> None:
     """From here on an 8-bit product whose weight takes no gradient keeps no input. Calling it again changes nothing."""
     from bitsandbytes.autograd import _functions
 
-    places = ((_functions.MatMul8bitLt, "tensors", (None, None, None)), (_functions.MatMul8bitFp, "A", None))
+    places: Any = ((_functions.MatMul8bitLt, "tensors", (None, None, None)), (_functions.MatMul8bitFp, "A", None))
     for function, kept, empty in places:
         if not hasattr(function.forward, "__wrapped__"):
             function.forward = staticmethod(_forgetting(function.forward, kept, empty))

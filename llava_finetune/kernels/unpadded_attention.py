@@ -69,8 +69,8 @@ def _attention(name: str) -> Any:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         if _in_one_call(name, query, samples):
             return _varied(name, query, key, value, scale, samples), None
-        each = _short if name == "eager" else _fused
-        pieces = zip(*(part.squeeze(0).split(samples.lengths, dim=1) for part in (query, key, value)), strict=True)
+        each: Any = _short if name == "eager" else _fused
+        pieces: Any = zip(*(part.squeeze(0).split(samples.lengths, dim=1) for part in (query, key, value)), strict=True)
         masked = zip(pieces, samples.masks, strict=True)
         out = torch.cat([each(*piece, scale, seen).transpose(0, 1) for piece, seen in masked])
         return out[None], None
@@ -109,7 +109,7 @@ def _fused(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, seen: torch.Tensor | None
 ) -> torch.Tensor:
     attend = functional.scaled_dot_product_attention
-    how = {"attn_mask": seen, "is_causal": seen is None, "scale": scaling, "enable_gqa": True}
+    how: dict[str, Any] = {"attn_mask": seen, "is_causal": seen is None, "scale": scaling, "enable_gqa": True}
     return attend(query[None], key[None], value[None], **how)[0]  # type: ignore[no-any-return]
 
 

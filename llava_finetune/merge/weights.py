@@ -5,6 +5,7 @@ cases, source = load_cases(adapter, loaded, records=None, images=None, count=8)
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -206,7 +207,9 @@ def save(folder: Path, tensors: dict[str, torch.Tensor], config: Any, generation
     """Write weights (shards of 5 GB), configs, and the tokenizer and picture files found first in `beside`."""
     writer = ShardWriter(folder)
     for shard in _shards(tensors):
-        writer.add_shard([StoredTensor(name, tuple(t.shape), t.dtype, lambda t=t: t.cpu()) for name, t in shard])
+        writer.add_shard(
+            [StoredTensor(name, tuple(t.shape), t.dtype, functools.partial(torch.Tensor.cpu, t)) for name, t in shard]
+        )
     writer.finish()
     config.save_pretrained(folder)
     generation.save_pretrained(folder)

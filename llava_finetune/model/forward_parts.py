@@ -10,15 +10,15 @@ one part are held at a time. There is one backward pass, with the same loss and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from llava_finetune.data.layout import Layout
 from llava_finetune.model.allocation import free_memory, halves, is_out_of_memory
 
-Layers = Callable[[torch.Tensor, Mapping[str, Any]], torch.Tensor]
+Layers = Callable[[torch.Tensor, Layout], torch.Tensor]
 
 
 class ForwardParts:
@@ -28,9 +28,9 @@ class ForwardParts:
         self.rank = rank
         self.num_parts = 1
 
-    def run(self, layers: Layers, embeddings: torch.Tensor, layout: Mapping[str, Any]) -> torch.Tensor:
+    def run(self, layers: Layers, embeddings: torch.Tensor, layout: Layout) -> torch.Tensor:
         """Hidden states, N x H, of embeddings, 1 x N x H. Raises the allocator's error if one example does not fit."""
-        num_examples = len(layout["lengths"])
+        num_examples = len(layout.lengths)
         while True:
             try:
                 if self.num_parts == 1:
@@ -52,16 +52,8 @@ class ForwardParts:
             )
 
 
-def _run_again_in_backward(
-    layers: Layers, embeddings: torch.Tensor, layout: Mapping[str, Any], part: list[int]
-) -> torch.Tensor:
+def _run_again_in_backward(layers: Layers, embeddings: torch.Tensor, layout: Layout, part: list[int]) -> torch.Tensor:
     first, last = part[0], part[-1] + 1
-    start, end = sum(layout["lengths"][:first]), sum(layout["lengths"][:last])
-    mine = {
-        "positions": layout["positions"][:, start:end],
-        "lengths": layout["lengths"][first:last],
-        "bounds": layout["bounds"][first : last + 1] - start,
-        "masks": layout["masks"][first:last],
-    }
-    hidden: torch.Tensor = checkpoint(layers, embeddings[:, start:end], mine, use_reentrant=False)
+    start, end = sum(layout.lengths[:first]), sum(layout.lengths[:last])
+    hidden: torch.Tensor = checkpoint(layers, embeddings[:, start:end], layout.part(first, last), use_reentrant=False)
     return hidden

@@ -70,7 +70,7 @@ def base_of(folder: str | Path, base: str | None, manifest: dict[str, Any]) -> s
         raise UserError(f"{folder}: no {NAME} names its base; give the base with --base")
     expected = manifest.get("base_sha256")
     found = weights_sha256(named) if expected else None
-    if found and found != expected:
+    if found and expected and found != expected:
         raise UserError(
             f"{folder} was trained on {manifest.get('base')} (weights {expected[:12]}), but {named} holds other "
             f"weights ({found[:12]}); give the base it was trained on with --base"

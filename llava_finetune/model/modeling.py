@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from data_prep.records.marks import IGNORE_INDEX
 from llava_finetune.data.feature_cache import FeatureCache
-from llava_finetune.data.masking import IGNORE_INDEX
+from llava_finetune.data.layout import Layout
 from llava_finetune.errors import UserError
 from llava_finetune.kernels.head_loss import token_losses
 from llava_finetune.model.forward_parts import ForwardParts
@@ -85,7 +86,7 @@ class SupervisedHead:
         inputs_embeds: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         past_key_values: Any = None,
-        layout: Any = None,
+        layout: Layout | None = None,
         **kwargs: Any,
     ) -> Any:
         """As upstream's forward; with `labels` (int64, B x T) or a `layout` the result holds the loss and no logits.
@@ -98,12 +99,12 @@ class SupervisedHead:
             embeddings = embed(self, layout, images, image_sizes, self.forward_settings.cache)
             parts = self.forward_settings.parts
             hidden = parts.run(layers, embeddings, layout) if parts else layers(embeddings, layout)
-            hidden = hidden.index_select(0, layout["taught"])
-            losses = token_losses(hidden, layout["targets"], self.lm_head, self.forward_settings.loss_chunk)
+            hidden = hidden.index_select(0, layout.taught)
+            losses = token_losses(hidden, layout.targets, self.lm_head, self.forward_settings.loss_chunk)
             output = CausalLMOutputWithPast(loss=losses.mean() + anchor)
             if not self.training:
-                owner = torch.bucketize(layout["taught"], layout["bounds"][1:].long(), right=True)
-                output["row_losses"] = row_losses(losses, owner, len(layout["lengths"]))
+                owner = torch.bucketize(layout.taught, layout.bounds[1:].long(), right=True)
+                output["row_losses"] = row_losses(losses, owner, len(layout.lengths))
             return output
         if labels is None:
             return super().forward(  # type: ignore[misc]

@@ -7,18 +7,19 @@ Where everything goes is worked out before the step (llava_finetune/data/layout.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from llava_finetune.data.feature_cache import FeatureCache
+from llava_finetune.data.layout import Layout
 from llava_finetune.errors import UserError
 from llava_finetune.kernels.unpadded_attention import Samples
 
 
 def tower_features(
-    model: Any, layout: Mapping[str, Any], images: Any, sizes: Sequence[Any], cache: FeatureCache | None
+    model: Any, layout: Layout, images: Any, sizes: Sequence[Any], cache: FeatureCache | None
 ) -> list[torch.Tensor]:
     """What the vision tower says of each picture (views x patches x channels): encoded now, then what was known."""
     views = [image[None] if image.ndim == 3 else image for image in images]
@@ -28,12 +29,12 @@ def tower_features(
         features = tower(torch.cat(views))
         encoded = list(features.split([len(view) for view in views]))
         if cache is not None:
-            cache.keep(layout["keys"], [one.to(tower.dtype) for one in encoded], sizes[: len(layout["keys"])])
-    return [*encoded, *layout["features"]]
+            cache.keep(layout.keys, [one.to(tower.dtype) for one in encoded], sizes[: len(layout.keys)])
+    return [*encoded, *layout.features]
 
 
 def picture_features(
-    model: Any, layout: Mapping[str, Any], images: Any, sizes: Sequence[Any], cache: FeatureCache | None = None
+    model: Any, layout: Layout, images: Any, sizes: Sequence[Any], cache: FeatureCache | None = None
 ) -> torch.Tensor:
     """Features of all pictures one after another, F x H, merged as upstream merges views."""
     parts = tower_features(model, layout, images, sizes, cache)
@@ -67,32 +68,32 @@ def merge_views(views: torch.Tensor, size: tuple[int, int], model: Any) -> torch
 
 def embed(
     model: Any,
-    layout: Mapping[str, Any],
+    layout: Layout,
     images: Any,
     sizes: Sequence[tuple[int, int]],
     cache: FeatureCache | None = None,
 ) -> torch.Tensor:
     """Input embeddings of a laid-out batch, 1 x N x H. No value is read back from the device."""
-    text = model.get_model().embed_tokens(layout["ids"])
+    text = model.get_model().embed_tokens(layout.ids)
     features = picture_features(model, layout, images, sizes, cache)
     # A batch of text alone carries one blank picture, so that every rank runs the same modules.
-    if layout["num_features"] not in (0, features.shape[0]):
+    if layout.num_features not in (0, features.shape[0]):
         raise UserError(
-            f"the pictures of a batch gave {features.shape[0]} features where {layout['num_features']} were laid out; "
+            f"the pictures of a batch gave {features.shape[0]} features where {layout.num_features} were laid out; "
             "the model's config and its vision tower disagree (run llava-finetune doctor), or pass --unpadded False"
         )
-    return torch.cat([text, features]).index_select(0, layout["rows"])[None]
+    return torch.cat([text, features]).index_select(0, layout.rows)[None]
 
 
-def run_layers(model: Any, embeddings: torch.Tensor, layout: Mapping[str, Any]) -> torch.Tensor:
+def run_layers(model: Any, embeddings: torch.Tensor, layout: Layout) -> torch.Tensor:
     """Hidden states, N x H, of the language model without its head."""
     # A mask of four dimensions is passed through as it is; laid-out attention needs none.
     unused = torch.empty(1, 1, 1, 1, device=embeddings.device, dtype=embeddings.dtype)
     out = model.get_model()(
         inputs_embeds=embeddings,
         attention_mask=unused,
-        position_ids=layout["positions"],
+        position_ids=layout.positions,
         use_cache=False,
-        samples=Samples(layout["lengths"], layout["bounds"], layout["masks"]),
+        samples=Samples(layout.lengths, layout.bounds, layout.masks),
     )
     return out.last_hidden_state.squeeze(0)  # type: ignore[no-any-return]

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.flags import flag
@@ -185,7 +186,7 @@ def max_length(shape: Shape) -> int:
     return 4096 if shape.anyres else 2048
 
 
-def lengths(path: str) -> dict[str, int]:
+def lengths(path: str) -> dict[str, Any]:
     """Setting fields of a records file: longest text in tokens (estimated), most taught text, most pictures."""
     from data_prep.records.record import images_of, read_records
 

@@ -243,7 +243,14 @@ def _vision(config: Mapping[str, Any]) -> Vision:
     if lacking := [name for name in names if not config.get(name)]:
         raise UserError(f"the vision tower's config.json lacks {', '.join(lacking)}; give a CLIP folder")
     heads = config.get("num_attention_heads") or int(config["hidden_size"]) // 64  # CLIP's heads are 64 wide
-    return Vision(*(int(config[name]) for name in names), heads=int(heads))
+    return Vision(
+        int(config["hidden_size"]),
+        int(config["intermediate_size"]),
+        int(config["num_hidden_layers"]),
+        int(config["image_size"]),
+        int(config["patch_size"]),
+        heads=int(heads),
+    )
 
 
 def _pinpoints(config: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:

@@ -64,7 +64,7 @@ def batch_for(records: int, epochs: float, mode: str) -> int:
     most = records * min(epochs, SMALL_EPOCHS) / MIN_STEPS
     if records >= MIN_STEPS * usual_batch(mode):
         return usual_batch(mode)
-    return min(usual_batch(mode), 2 ** max(0, int(math.log2(max(1.0, most)))))
+    return min(usual_batch(mode), 1 << max(0, int(math.log2(max(1.0, most)))))
 
 
 def count_steps(

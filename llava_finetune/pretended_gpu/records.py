@@ -9,7 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from llava_finetune.data.masking import IGNORE_INDEX, encode
+from data_prep.records.marks import IGNORE_INDEX
+from llava_finetune.data.masking import encode
 from llava_finetune.errors import UserError
 from llava_finetune.planning.memory import Setting
 from llava_finetune.planning.shapes import Shape

@@ -123,7 +123,7 @@ def command(job: Job, folder: Path) -> list[str]:
     setting = job.setting
     lora = ["--lora_enable", "True", "--lora_r", setting.rank, "--lora_alpha", 2 * setting.rank]
     lora += ["--lora_dropout", setting.dropout, "--lora_targets", setting.targets]
-    modes = {"pretrain": ["--tune_mm_mlp_adapter", "True"], "full": [], "lora": lora}
+    modes: dict[str, list[Any]] = {"pretrain": ["--tune_mm_mlp_adapter", "True"], "full": [], "lora": lora}
     modes["qlora"] = [*lora, "--bits", setting.bits]
     words = [
         "--model_name_or_path", folder, "--data_path", folder / "records.json", "--image_folder", folder,

@@ -29,7 +29,7 @@ def from_config_alone() -> Iterator[None]:
         yield
 
 
-def _make(cls: Any, path: Any = None, *_: Any, config: Any = None, dtype: Any = None, **keywords: Any) -> Any:
+def _make(cls: Any, /, path: Any = None, *_: Any, config: Any = None, dtype: Any = None, **keywords: Any) -> Any:
     from transformers import initialization
 
     config = config or cls.config_class.from_pretrained(path)
@@ -70,7 +70,7 @@ def _four_bit(module: torch.nn.Linear, how: Any) -> Any:
     size, number = (module.in_features, module.out_features), module.weight.numel()
     kept = {"compress_statistics": how.bnb_4bit_use_double_quant, "quant_type": how.bnb_4bit_quant_type}
     with _disable_current_modes(), torch.device("meta"):
-        layer = bitsandbytes.nn.Linear4bit(
+        layer = bitsandbytes.nn.Linear4bit(  # type: ignore[attr-defined]
             *size, module.bias is not None, compute_dtype=how.bnb_4bit_compute_dtype, **kept
         )
     scales = -(-number // BLOCK)

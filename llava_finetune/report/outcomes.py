@@ -107,7 +107,7 @@ def worst_records(
 
 def loss_of(predictions: Sequence[Mapping[str, Any]]) -> float | None:
     """Return a record's mean loss per answer token, None where its evaluation did not keep it."""
-    loss = predictions[0].get("loss")
+    loss: Any = predictions[0].get("loss")
     return float(loss) if is_number(loss) else None
 
 

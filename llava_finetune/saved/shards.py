@@ -9,6 +9,7 @@ writer holds a whole shard.
 
 from __future__ import annotations
 
+import functools
 import json
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -128,14 +129,16 @@ class _OpenShard(AbstractContextManager[list[StoredTensor]]):
         for name in file.keys():  # noqa: SIM118 (not a dict)
             part = file.get_slice(name)
             out.append(
-                StoredTensor(name, tuple(part.get_shape()), names[part.get_dtype()], lambda n=name: file.get_tensor(n))
+                StoredTensor(
+                    name, tuple(part.get_shape()), names[part.get_dtype()], functools.partial(file.get_tensor, name)
+                )
             )
         return out
 
     def _pickle(self) -> list[StoredTensor]:
         state = load_pickle(self.path)
         self.stack.callback(state.clear)
-        return [StoredTensor(name, tuple(t.shape), t.dtype, lambda t=t: t) for name, t in state.items()]
+        return [StoredTensor(name, tuple(t.shape), t.dtype, functools.partial(_itself, t)) for name, t in state.items()]
 
 
 def write_safetensors(path: Path, tensors: Sequence[StoredTensor]) -> None:
@@ -218,3 +221,7 @@ def tensor_inventory(folder: Path) -> Iterator[tuple[str, tuple[int, ...], torch
         with open_shard(path) as tensors:
             for tensor in tensors:
                 yield tensor.name, tensor.shape, tensor.dtype
+
+
+def _itself(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from data_prep.numbers import real, seed, whole
+from data_prep.records.marks import IMAGE_TOKEN
 from data_prep.records.pixels import add_pixel_option, allow_pixels
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.model.costs import loaded_line, rate_text
@@ -180,7 +181,7 @@ class Chat:
         """The conversation as a record that training reads."""
         turns = []
         for message in self.messages:
-            marks = "<image>\n" * len(message.pictures)
+            marks = f"{IMAGE_TOKEN}\n" * len(message.pictures)
             turns.append({"from": "human" if message.role == "user" else "gpt", "value": marks + message.text})
         out: dict[str, Any] = {"id": name, "conversations": turns}
         if self.names:

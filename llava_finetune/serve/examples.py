@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from data_prep.records.marks import IMAGE_TOKEN
 from llava_finetune.errors import UserError
 
 
@@ -31,12 +32,12 @@ def load_examples(
             if not names or names[0] in seen or found[1] is None:
                 continue
             seen.add(names[0])
-            files = []
+            files: list[str] = []
             for name in names:
                 file = scratch / f"{len(out)}-{len(files)}.png"
                 open_image(resolve_image(found[1], name)).save(file)
                 files.append(str(file))
-            question = record["conversations"][0]["value"].replace("<image>", "").strip()
+            question = record["conversations"][0]["value"].replace(IMAGE_TOKEN, "").strip()
             out.append((question, files))
             if len(out) == count:
                 break

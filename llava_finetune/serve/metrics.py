@@ -6,6 +6,7 @@ metrics = Metrics({"mine": engine}); metrics.render()
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -39,10 +40,10 @@ class Metrics:
         largest = Gauge("llava_largest_batch", "Largest batch so far", ["model"], registry=self.registry)
         rate = Gauge("llava_tokens_per_second", "Tokens a second while at work", ["model"], registry=self.registry)
         for name, engine in engines.items():
-            rate.labels(name).set_function(lambda e=engine: e.tokens / max(e.seconds, 1e-9))
-            waiting.labels(name).set_function(lambda e=engine: len(e.waiting))
-            running.labels(name).set_function(lambda e=engine: len(e.rows))
-            largest.labels(name).set_function(lambda e=engine: e.largest_batch)
+            rate.labels(name).set_function(partial(_rate, engine))
+            waiting.labels(name).set_function(partial(_length, engine, "waiting"))
+            running.labels(name).set_function(partial(_length, engine, "rows"))
+            largest.labels(name).set_function(partial(getattr, engine, "largest_batch"))
 
     def refused(self, model: str, status: int) -> None:
         """Count a request that got no answer."""
@@ -59,3 +60,11 @@ class Metrics:
     def render(self) -> bytes:
         """The text that Prometheus reads."""
         return bytes(generate_latest(self.registry))
+
+
+def _rate(engine: Any) -> float:
+    return float(engine.tokens / max(engine.seconds, 1e-9))
+
+
+def _length(engine: Any, name: str) -> int:
+    return len(getattr(engine, name))

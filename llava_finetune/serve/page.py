@@ -13,6 +13,7 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,7 @@ class Page:
             try:
                 engine = self.server.engines[model]
                 prompt = engine.prompt(talk.messages(model))
-                ticket = engine.submit(prompt, sampling, lambda event, name=model: self._heard(events, name, event))
+                ticket = engine.submit(prompt, sampling, partial(self._heard, events, model))
                 talk.tickets.append(ticket)
                 waiting.add(model)
             except UserError as error:

@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 
+from data_prep.records.marks import IMAGE_TOKEN
 from llava_finetune.errors import UserError
-
-IMAGE_TOKEN = "<image>"
 
 
 @dataclass(frozen=True)

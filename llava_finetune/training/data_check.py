@@ -37,8 +37,8 @@ def check_data(files: Sequence[Checked], output: Path, say: Callable[[str], None
             path,
             one.folder,
             cache_dir=cache_folder("check"),
-            test_path=against and against.path,
-            test_image_folder=against and against.folder,
+            test_path=against.path if against else None,
+            test_image_folder=against.folder if against else None,
         )
         if not report.ok:
             raise UserError(

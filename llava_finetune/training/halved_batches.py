@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from llava_finetune.data.masking import IGNORE_INDEX
+from data_prep.records.marks import IGNORE_INDEX
 from llava_finetune.errors import OutOfMemoryError, UserError
 from llava_finetune.launching.relaunch import halved
 from llava_finetune.model.allocation import free_memory, halves, is_out_of_memory
@@ -34,7 +34,7 @@ class HalvedBatches:
 
     def get_batch_samples(self: Any, *arguments: Any, **keywords: Any) -> Any:
         """The micro-batches of one step; a step that runs out of memory starts again at the first of them."""
-        self.step_indices = []
+        self.step_indices: list[Any] = []
         self.loss_before = self._tr_loss.detach().clone()
         return super().get_batch_samples(*arguments, **keywords)  # type: ignore[misc]
 

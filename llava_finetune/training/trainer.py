@@ -21,6 +21,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer_callback import ExportableState
 
+from llava_finetune.data.layout import Layout
 from llava_finetune.errors import UserError
 from llava_finetune.model.saving import FolderWriter, load_trained
 from llava_finetune.saved import checkpoints
@@ -135,6 +136,10 @@ class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignor
         if getattr(self.loader, "_iterator", None) is not None:
             torch.empty((), dtype=torch.int64).random_()
 
+    def _prepare_input(self, data: Any) -> Any:
+        """As transformers', which knows no layout."""
+        return data.to(self.args.device) if isinstance(data, Layout) else super()._prepare_input(data)
+
     # ---- numbers ----
 
     def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -160,7 +165,7 @@ class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignor
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
         self.watch.look()
         numbers: dict[str, float] = self.examiner.examine(self.state)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, numbers)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, numbers)
         return numbers
 
     def _determine_best_metric(self, metrics: Any, trial: Any) -> bool:
@@ -219,14 +224,14 @@ class RunTrainer(HalvedBatches, PartLearningRates, LLaVATrainer):  # type: ignor
 
         Under ZeRO-3 it can be gone on from and not be used by itself, for no rank holds the weights whole.
         """
-        is_cut = self.plan.zero_stage == 3
-        if not is_cut:
+        is_partitioned = self.plan.zero_stage == 3
+        if not is_partitioned:
             self.save_weights(folder)
         if self.is_deepspeed_enabled:
             engine = self.model_wrapped
             tag = f"global_step{engine.global_steps}"
             (folder / tag).mkdir(exist_ok=True)
-            if is_cut:  # some weights may just be gathered; the optimizer's fp32 parts are what is loaded
+            if is_partitioned:  # some weights may just be gathered; the optimizer's fp32 parts are what is loaded
                 engine.module_state_dict = lambda **_: {}
             engine._save_checkpoint(str(folder), tag, exclude_frozen_parameters=self._has_frozen())
             if engine.save_zero_checkpoint:

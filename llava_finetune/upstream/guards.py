@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from llava_finetune.data.masking import IGNORE_INDEX
+from data_prep.records.marks import IGNORE_INDEX
 from llava_finetune.errors import UserError
 
 #: config.json's value, the flag that forgets it, and the flag's default in upstream's dataclasses.

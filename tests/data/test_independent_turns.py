@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from data_prep.records.marks import IGNORE_INDEX
 from data_prep.records.record import conversation
 from llava_finetune.config.arguments import parse
-from llava_finetune.data.masking import IGNORE_INDEX, encode, encode_independent, prompt_ids
+from llava_finetune.data.masking import encode, encode_independent, prompt_ids
 from llava_finetune.data.templates import template_names
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.model.building import load_tokenizer

@@ -87,7 +87,7 @@ def test_a_records_length_is_the_models(family: str, data: Path) -> None:
                 batch["input_ids"], None, batch["attention_mask"], None, batch["labels"], batch["images"],
                 batch["image_sizes"],
             )  # fmt: skip
-        assert out[4].shape[1] == example["length"], example["id"]
+        assert out[4].shape[1] == example.length, example.id
 
 
 def test_anyres_without_pinpoints_is_refused(models: dict[str, Path]) -> None:

@@ -62,7 +62,7 @@ def test_torchs_kernel_takes_all_samples_in_one_call(
     unpad_attention(made.model.config)
     batch = made.batch(records, unpadded=True)
     require_equal(loss_and_gradients(made.model, batch), wanted)
-    lengths = batch["layout"]["lengths"]
+    lengths = batch["layout"].lengths
     assert len(calls) == made.model.config.num_hidden_layers
     assert calls[0]["cu_seq_q"].dtype == torch.int32 and calls[0]["cu_seq_q"].diff().tolist() == lengths
     assert calls[0]["max_q"] == calls[0]["max_k"] == max(lengths)
@@ -118,7 +118,7 @@ def test_flash_attention_takes_batches_with_padding_and_without(
     require_equal(loss_and_gradients(made.model, batch), wanted)
     assert len(flash) == config.num_hidden_layers
     if unpadded:
-        assert flash[0] == (batch["layout"]["bounds"].tolist(), max(batch["layout"]["lengths"]))
+        assert flash[0] == (batch["layout"].bounds.tolist(), max(batch["layout"].lengths))
 
 
 def test_samples_with_masks_of_their_own_take_turns(make_model: Made, records: Records, flash: list[Any]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from llava_finetune.data.masking import IGNORE_INDEX
+from data_prep.records.marks import IGNORE_INDEX
 from llava_finetune.errors import UserError
 from llava_finetune.kernels.unpadded_attention import can_unpad, unpad_attention
 from tests.tiny import FAMILIES
@@ -69,7 +70,7 @@ def test_independent_turns_teach_what_their_questions_teach_in_records_of_their_
         unpad_attention(made.model.config)
     batch = made.batch(merged, unpadded=unpadded)
     if unpadded:
-        assert sum(batch["layout"]["lengths"]) < made.batch(separate, unpadded=True)["layout"]["rows"].numel()
+        assert sum(batch["layout"].lengths) < made.batch(separate, unpadded=True)["layout"].rows.numel()
     branched_loss, branched_grads = loss_and_gradients(made.model, batch)
     torch.testing.assert_close(branched_loss, loss, rtol=1e-5, atol=0)
     assert branched_grads.keys() == grads.keys()
@@ -85,8 +86,8 @@ def test_each_path_of_independent_turns_is_cut_where_its_own_record_would_be(
     counts = set()
     for max_length in (60, 70, 80, None):
         layouts = [made.batch(items, True, max_length)["layout"] for items in (merged, asked_alone(records))]
-        assert layouts[0]["targets"].tolist() == layouts[1]["targets"].tolist()
-        counts.add(len(layouts[0]["targets"]))
+        assert layouts[0].targets.tolist() == layouts[1].targets.tolist()
+        counts.add(len(layouts[0].targets))
     assert len(counts) > 2, "the lengths cut nothing; this test shows nothing"
 
 
@@ -101,8 +102,8 @@ def test_long_records_are_cut_where_upstream_cuts_them(make_model: Made, records
         plain["input_ids"], None, plain["attention_mask"], None, plain["labels"], plain["images"], plain["image_sizes"]
     )
     labels = out[5]
-    assert taught["lengths"] == out[2].sum(1).tolist()
-    assert taught["targets"].tolist() == labels[:, 1:][labels[:, 1:] != IGNORE_INDEX].tolist()
+    assert taught.lengths == out[2].sum(1).tolist()
+    assert taught.targets.tolist() == labels[:, 1:][labels[:, 1:] != IGNORE_INDEX].tolist()
 
 
 def test_a_batch_of_text_alone_still_runs_the_tower_and_the_projector(make_model: Made, records: Records) -> None:
@@ -152,7 +153,7 @@ def test_padded_batches_and_generation_go_on_as_before(make_model: Made, records
 def test_features_that_do_not_match_the_layout_are_refused(make_model: Made, records: Records) -> None:
     made = make_model()
     batch = made.batch(records[:2], unpadded=True)
-    batch["layout"]["num_features"] += 1
+    batch["layout"] = replace(batch["layout"], num_features=batch["layout"].num_features + 1)
     with pytest.raises(UserError, match=r"gave 32 features where 33 were laid out.*--unpadded False"):
         made.model(**batch)
 

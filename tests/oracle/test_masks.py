@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llava_finetune.data.masking import IGNORE_INDEX, IMAGE_TOKEN_INDEX, encode, prompt_ids, segments
+from data_prep.records.marks import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from llava_finetune.data.masking import encode, prompt_ids, segments
 from llava_finetune.data.templates import conversation, end_text, template_names
 from llava_finetune.errors import UserError
 from llava_finetune.model.building import load_tokenizer

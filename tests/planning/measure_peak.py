@@ -19,8 +19,8 @@ def _measured(arguments: Any) -> Any:
     examples = [trainer.train_dataset[index] for index in range(len(trainer.train_dataset))]
     facts = {
         "peak": seen.peak,
-        "text": max(len(example["input_ids"]) - len(example["pictures"]) for example in examples),
-        "taught": max(int((example["labels"] != -100).sum()) for example in examples),
+        "text": max(len(example.input_ids) - len(example.pictures) for example in examples),
+        "taught": max(int((example.labels != -100).sum()) for example in examples),
     }
     Path(f"{arguments.training.output_dir}.peak.{os.environ.get('RANK', '0')}").write_text(json.dumps(facts))
     return trainer

@@ -12,6 +12,7 @@ import torch
 
 from llava_finetune.config.arguments import parse
 from llava_finetune.data.collator import TeachingCollator
+from llava_finetune.data.example import Example
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.training.run_log import RunLog
 from llava_finetune.training.watch import FiniteWatch, StopSignal
@@ -110,9 +111,9 @@ def test_records_that_lose_their_end_are_counted_text_alone_too(flags: Flags, da
 
 
 def test_a_batch_names_its_records_that_pictures_leave_no_room_to_answer() -> None:
-    def example(name: str, picture: int) -> dict[str, Any]:
+    def example(name: str, picture: int) -> Example:
         labels = torch.tensor([-100] * 8 + [5, 6])
-        return {"id": name, "input_ids": labels, "labels": labels, "length": 10 + picture, "branches": ()}
+        return Example(name, labels, labels, length=10 + picture)
 
     collate = TeachingCollator(lambda examples: {"num": len(examples)}, 16)
     assert collate([example("a", 0), example("b", 7)]) == {"num": 2, "num_pictures": 0, "num_cut": 1}

@@ -14,12 +14,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from data_prep.records.marks import IMAGE_TOKEN_INDEX
 from llava_finetune.convert.gguf.engine_tokens import EngineTokens
 from llava_finetune.convert.gguf.vocabulary import SENTENCEPIECE, Vocabulary
 from llava_finetune.convert.probes import Probe
 from llava_finetune.convert.styles import difference_of_ids
 from llava_finetune.convert.template import STYLES, chat_template
-from llava_finetune.data.masking import IMAGE_TOKEN_INDEX, adds_bos
+from llava_finetune.data.masking import adds_bos
 from llava_finetune.data.templates import conversation
 from llava_finetune.errors import UserError
 

@@ -83,7 +83,7 @@ def export_gguf(
         (partial / "Modelfile").write_text(text, encoding="utf-8")
         _write_manifest(partial, source, template, file_type, names, checked)
     seconds = time.monotonic() - start
-    return Written(str(output), *names, file_type, size, template, checked, notes, serve, seconds)
+    return Written(str(output), names[0], names[1], file_type, size, template, checked, notes, serve, seconds)
 
 
 def _tokenizer_and_template(source: Source, conversation: str | None) -> tuple[Any, str]:

@@ -74,7 +74,7 @@ def read_vocabulary(tokenizer: Any, rows: int, end: int | None = None) -> Vocabu
     tokens, types = _tokens(tokenizer, backend, rows)
     special = _special(tokenizer, rows, end)
     if model.get("byte_fallback"):
-        scores = _scores(tokens, [tuple(_pair(merge)) for merge in model["merges"]], name)
+        scores = _scores(tokens, [_pair(merge) for merge in model["merges"]], name)
         types = [_sentencepiece_type(text, kind) for text, kind in zip(tokens, types, strict=True)]
         if "unk" in special:
             types[special["unk"]] = TokenType.UNKNOWN

@@ -1,0 +1,7 @@
+"""How a picture stands in a text, and what stands for it and for an untaught token among token ids."""
+
+IMAGE_TOKEN = "<image>"
+IMAGE_TOKEN_INDEX = -200
+"""In a prompt's ids, one for each picture; no vocabulary has it."""
+IGNORE_INDEX = -100
+"""In labels, where nothing is taught: what torch's cross entropy passes over."""
