@@ -101,7 +101,12 @@ async def bad_client(
 
 async def soak(options: argparse.Namespace) -> int:
     """Run the clients and tell what came."""
-    async with httpx.AsyncClient(timeout=300, limits=httpx.Limits(max_connections=None)) as session:
+    # Apart, and given up before the server does: a connection that it has closed would be taken for a failed request.
+    connections = httpx.Limits(max_connections=None, keepalive_expiry=2)
+    async with (
+        httpx.AsyncClient(timeout=300, limits=connections) as session,
+        httpx.AsyncClient(timeout=300, limits=connections) as hostile,
+    ):
         model = (await session.get(f"{options.url}/v1/models")).json()["data"][0]["id"]
         good: Counter[str] = Counter()
         bad: Counter[str] = Counter()
@@ -109,7 +114,7 @@ async def soak(options: argparse.Namespace) -> int:
         seconds = options.minutes * 60
         end = time.monotonic() + seconds
         tasks = [good_client(session, options.url, model, end, good) for _ in range(options.clients)]
-        tasks.append(bad_client(session, options.url, model, options.bad, seconds / max(1, options.bad) / 2, bad))
+        tasks.append(bad_client(hostile, options.url, model, options.bad, seconds / max(1, options.bad) / 2, bad))
         running = [asyncio.create_task(task) for task in tasks]
         memory = []
         while not all(task.done() for task in running):
