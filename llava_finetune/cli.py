@@ -39,7 +39,11 @@ COMMANDS: dict[str, Command] = {
     "merge": Command("llava_finetune.merge.command", "merge an adapter and projector into its base, and verify it"),
     "import": Command("llava_finetune.convert.importing", "llava-hf layout to upstream's layout"),
     "export": Command(
-        "llava_finetune.convert.export", "upstream's layout to llava-hf, for transformers, vLLM and SGLang"
+        "llava_finetune.convert.export",
+        "upstream's layout to llava-hf (transformers, vLLM, SGLang) or GGUF (llama.cpp)",
+    ),
+    "certify": Command(
+        "llava_finetune.engines.command", "ask every engine the same questions: who answers as the model does"
     ),
     "chat": Command("llava_finetune.serve.chat", "talk to a model in the terminal"),
     "serve": Command("llava_finetune.serve", "a web page and an OpenAI-compatible API for a model"),

@@ -49,13 +49,15 @@ class Answer:
     """What an engine answered.
 
     `first`: log-probability of the likeliest first tokens by id, empty where an engine does not tell; `prompt_ids`: the
-    prompt's ids, -200 for a picture, None where it does not tell; `num_prompt`: positions of the prompt, pictures too.
+    prompt's ids, -200 for a picture, None where it does not tell; `num_prompt`: positions of the prompt, pictures too;
+    `ids`: the answer's own ids, end token too, empty where it does not tell.
     """
 
     text: str
     num_prompt: int | None = None
     first: Mapping[int, float] = field(default_factory=dict)
     prompt_ids: list[int] | None = None
+    ids: tuple[int, ...] = ()
 
 
 def data_url(picture: Any) -> str:

@@ -1,11 +1,12 @@
 """An engine that speaks OpenAI's chat protocol: started as a process, asked over HTTP on this machine, ended.
 
-with started([python, runner, job], "llama.cpp", log) as address: chat(address["url"], {...})
+with started([python, runner, job], "llama.cpp", log) as address: ...
 """
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import threading
 import urllib.error
@@ -19,13 +20,14 @@ from llava_finetune.errors import UserError
 
 LOAD_SECONDS = 1800.0
 ANSWER_SECONDS = 600.0
+ADDRESS = re.compile(rb"on (http://[\w.:]+)")
 
 
 @contextmanager
 def started(
     command: Sequence[str], engine: str, log: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Run a program that prints one JSON line when it is ready; it ends with the block, when its input ends.
+    """Run a program that prints one JSON line, or its address, when it is ready; it ends with the block.
 
     Its other output goes to `log`, whose last line is in the UserError when it does not come up.
     """
@@ -50,6 +52,8 @@ def _ready(process: subprocess.Popen[bytes], engine: str, log: Path) -> dict[str
         if line.startswith(b"{"):
             found: dict[str, Any] = json.loads(line)
             return found
+        if address := ADDRESS.search(line):
+            return {"url": address[1].decode()}
     said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     raise UserError(f"{engine}: it did not start: {said[-1][:300] if said else 'it said nothing'} (all of it: {log})")
 
@@ -57,10 +61,12 @@ def _ready(process: subprocess.Popen[bytes], engine: str, log: Path) -> dict[str
 def _end(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None
     process.stdin.close()
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        process.kill()
+    for stop in (process.terminate, process.kill):
+        try:
+            process.wait(10)
+            return
+        except subprocess.TimeoutExpired:
+            stop()
 
 
 def post(url: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from typing import Any
 
 from data_prep.files import write_text
 from llava_finetune.evaluation.metrics import TYPES
+from llava_finetune.report.engines import engines_markdown
 from llava_finetune.report.numbers import bare_percent, interval
-from llava_finetune.report.run_folder import Evaluation, Run, is_number, read_run
+from llava_finetune.report.run_folder import CERTIFICATE, Evaluation, Run, is_number, read_run
 from llava_finetune.saved.documents import read_document
 
 MARK = "<!-- written by llava-finetune; replaced when the model is saved again -->"
@@ -52,6 +53,7 @@ def model_card(model: Path, run: Run) -> str:
         f"\n# {name}\n",
         _what(saved, run),
         _scores(run),
+        engines_markdown(run.certificate or _json(model / CERTIFICATE)),
         _data(run),
         _loading(model, saved),
         _training(run, saved),

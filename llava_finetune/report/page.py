@@ -12,6 +12,7 @@ from pathlib import Path
 
 from llava_finetune.report import sections as parts
 from llava_finetune.report.data_summary import data_section
+from llava_finetune.report.engines import engines_section
 from llava_finetune.report.gallery import Pictures, gallery
 from llava_finetune.report.numbers import duration
 from llava_finetune.report.outcomes import outcomes
@@ -37,6 +38,7 @@ def run_page(run: Run, image_folder: Path | None = None) -> str:
         ("confusions", "Confusions", parts.confusions_section(run)),
         ("worst", "Hardest records", parts.worst_section(run, pictures)),
         ("probe", "Forgetting", parts.probe_section(run)),
+        ("engines", "In other engines", engines_section(run)),
         ("data", "Data", data_section(run.check)),
         ("manifest", "How to repeat it", parts.manifest_section(run)),
         ("missing", "Not in this report", parts.missing_section(run, pictures)),

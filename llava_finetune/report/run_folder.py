@@ -32,6 +32,7 @@ LABELS = {
 PROBE = "probe"
 # What training with --eval_data_path calls the evaluation before its first step.
 FIRST = "eval-0"
+CERTIFICATE = "certificate.json"
 NUMBER_IN_NAME = re.compile(r"(\d+)$")
 IMAGE_FOLDER_KEYS = ("eval_image_folder", "image_folder", "images")
 
@@ -75,6 +76,7 @@ class Run:
     # Stages that came before this one in the same run: projector pretraining before fine-tuning.
     earlier: list[Run] = field(default_factory=list)
     stage: str = ""
+    certificate: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -141,7 +143,15 @@ def read_run(folder: Path) -> Run:
         found["baseline"] = replace(found.pop(FIRST), name="baseline")
     probes = sorted((e for name, e in found.items() if name.startswith(PROBE)), key=_order)
     main = sorted((e for name, e in found.items() if not name.startswith(PROBE)), key=_order)
-    return Run(folder, manifest, rows, {e.name: e for e in main}, probes, check, problems, earlier, stage)
+    certificate = _object(_certificate(folder), problems)
+    return Run(folder, manifest, rows, {e.name: e for e in main}, probes, check, problems, earlier, stage, certificate)
+
+
+def _certificate(folder: Path) -> Path:
+    """Where `certify` wrote: into the run, or into the folder below it that holds the model."""
+    below = sorted(folder.glob(f"*/{CERTIFICATE}"), key=lambda path: path.stat().st_mtime)
+    own = folder / CERTIFICATE
+    return own if own.exists() or not below else below[-1]
 
 
 def _stages(folder: Path) -> list[Run]:

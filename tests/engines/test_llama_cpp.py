@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 
+from llava_finetune.convert.gguf import pre_tokenizers
 from llava_finetune.convert.gguf.export import export_gguf
 from llava_finetune.convert.parity import forward
 from llava_finetune.convert.probes import noise
+from llava_finetune.convert.tokenizer_files import load_tokenizer
 from llava_finetune.engines.answers import Answer, Question, Turn
 from llava_finetune.engines.class_token import class_token_last
 from llava_finetune.engines.llama_cpp import LlamaCpp, llama_cpp
 from llava_finetune.model.loading import load
 from llava_finetune.serve.prompts import Message, Prompt, build_prompt
-from tests.tiny import IMAGE_SIZE, make_tiny_llava
+from tests.engines.models import MODELS, make_model
+from tests.tiny import IMAGE_SIZE
 
 SQUARE = noise(IMAGE_SIZE, IMAGE_SIZE, 3)
 OTHER = noise(IMAGE_SIZE, IMAGE_SIZE, 4)
-MODELS: Mapping[str, Mapping[str, Any]] = {
-    "sentencepiece": {},
-    # As SmolLM2: byte-level BPE without BOS, grouped heads, tied head, rows beyond the tokens, trained ChatML.
-    "bpe": {"tokenizer": "bytes", "num_key_value_heads": 2, "tie_word_embeddings": True, "vocab_size": 448},
-    "legacy": {},
-}
 
 
 @dataclass(frozen=True)
@@ -51,23 +50,6 @@ def away(answer: Answer, expected: torch.Tensor) -> float:
     """The largest difference over the tokens that the engine names."""
     assert len(answer.first) == 20
     return max(abs(value - expected[token].item()) for token, value in answer.first.items())
-
-
-def make_model(folder: Path, name: str) -> Path:
-    """A tiny model whose picture matters to its answers, yet not so much that llama.cpp's table of GELU shows."""
-    from safetensors.torch import load_file, save_file
-
-    make_tiny_llava(folder, "llava-1.5", **MODELS[name])
-    path = folder / "model.safetensors"
-    state = load_file(path)
-    for key, value in state.items():
-        if value.ndim == 2 and "vision_tower" not in key:
-            state[key] = value * (8 if "mm_projector" in key else 2)
-    save_file(state, path, metadata={"format": "pt"})
-    if name == "legacy":
-        settings = folder / "tokenizer_config.json"
-        settings.write_text(settings.read_text().replace('"legacy": false', '"legacy": true'))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +121,33 @@ def test_an_answer_about_square_pictures_is_as_likely_as_in_torch(
     note(f"{name}, {kind}: llama.cpp is {first:.1e} away with the class token first, {last:.1e} with it last")
     assert near < 5e-3, f"class token first: {first}, last: {last}"
     assert far > 4 * near, f"class token first: {first}, last: {last}: the picture hardly matters"
+
+
+HARD = "I'll pay $1,234.50 in 2024;\n\n  it's  HTMLParser's\tturn: Größe, 東京 и ещё... {x:07}\r\n--> don't!"
+LLAMA_3 = [{"type": "Split", "pattern": {"Regex": pre_tokenizers.LLAMA_3}, "behavior": "Isolated", "invert": False}]
+TEKKEN = [{"type": "Split", "pattern": {"Regex": pre_tokenizers.TEKKEN}, "behavior": "Isolated", "invert": False}]
+DIGITS = [{"type": "Digits", "individual_digits": True}]
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "ignores_merges"),
+    [("smollm", DIGITS, False), ("llama-bpe", LLAMA_3, True), ("tekken", TEKKEN, True)],
+)
+def test_each_known_way_of_cutting_text_gives_the_engine_our_ids(
+    name: str, first: list[dict[str, Any]], ignores_merges: bool, tmp_path: Path
+) -> None:
+    source = make_model(tmp_path / "source", "bpe")
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": first is DIGITS}
+    backend = json.loads((source / "tokenizer.json").read_text())
+    backend["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [*first, level]}
+    backend["model"]["ignore_merges"] = ignores_merges
+    (source / "tokenizer.json").write_text(json.dumps(backend))
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    export_gguf(str(source), tmp_path / "gguf", file_type="f32")
+    tokenizer = load_tokenizer(source)
+    with llama_cpp(tmp_path / "gguf", tmp_path / "log", context=512) as engine:
+        assert engine.ids(HARD) == tokenizer(HARD, add_special_tokens=False).input_ids
+    fields = gguf.GGUFReader(tmp_path / "gguf" / "model-f32.gguf").fields
+    assert fields["tokenizer.ggml.pre"].contents() == name

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from llava_finetune.convert import configs, processor_files
 from llava_finetune.errors import UserError
@@ -86,6 +87,9 @@ def _reader(path: Path, name: str) -> Callable[[], torch.Tensor]:
     """Open the file again for one tensor: a file that stays open keeps all that was read of it in memory."""
 
     def load() -> torch.Tensor:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                return file.get_tensor(name)  # type: ignore[no-any-return]
         with open_shard(path) as tensors:
             return next(each for each in tensors if each.name == name).load()
 

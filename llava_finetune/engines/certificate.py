@@ -1,0 +1,146 @@
+"""The certificate: every engine's verdict on the same questions, as a table, as certificate.json, in words.
+
+certificate = certify(Setting(...), ["merged", "llama.cpp"], judge)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from llava_finetune.engines.adapters import ASK, Setting
+from llava_finetune.engines.class_token import class_token_last
+from llava_finetune.engines.judging import (
+    ALLOWED,
+    HEADER,
+    KNOWN_FAULT,
+    NOT_RUN,
+    Asked,
+    Reference,
+    Result,
+    as_json,
+    first_token_difference,
+    judge,
+)
+from llava_finetune.engines.reference import TorchModel
+
+NAME = "certificate.json"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """All verdicts; `model` as it was named, `records` the file, `reference` what judged."""
+
+    model: str
+    records: str
+    reference: str
+    results: list[Result]
+    made: str
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether no engine differs beyond rounding."""
+        return all(result.is_fine for result in self.results)
+
+    def as_json(self) -> dict[str, Any]:
+        """What certificate.json holds."""
+        return {
+            "model": self.model,
+            "records": self.records,
+            "reference": self.reference,
+            "made": self.made,
+            "fine": self.is_fine,
+            "engines": as_json(self.results),
+        }
+
+    def lines(self) -> list[str]:
+        """The table, then the first difference of each engine and what is to be said of it."""
+        out = [HEADER, *(result.line() for result in self.results)]
+        for result in self.results:
+            out += [f"{result.engine}: {note}" for note in result.notes]
+            if result.differences:
+                out.append(f"{result.engine}: {_first_difference(result)}")
+        all_of = "every" if self.is_fine else "not every"
+        return [*out, f"{all_of} engine that was asked answers as the model does"]
+
+
+def _first_difference(result: Result) -> str:
+    first = result.differences[0]
+    ties = sum(each.is_tie for each in result.differences)
+    near = f"fp32 prefers its own by {first.gap:.2g}" + (", which rounding alone may flip" if first.is_tie else "")
+    return (
+        f"first of {len(result.differences)} differences ({ties} within rounding): question {first.question}: "
+        f"{first.expected!r} became {first.answer!r}; {near}"
+    )
+
+
+def certify(
+    setting: Setting,
+    engines: Sequence[str],
+    judge_model: TorchModel,
+    named: str,
+    records: str,
+    say: Callable[[str], None],
+) -> Certificate:
+    """Ask the judge (fp32) first, then each engine. Raises UserError when one cannot be started or asked."""
+    say(f"asking the model itself in fp32, {len(setting.questions)} questions")
+    answers = [judge_model.answer(question, setting.max_new_tokens) for question in setting.questions]
+    reference = Reference(setting.questions, answers, judge_model.gap)
+    results = []
+    for engine in engines:
+        say(f"asking {engine}")
+        start = time.monotonic()
+        asked = ASK[engine](setting)
+        if engine == "llama.cpp":
+            result = _judge_llama_cpp(asked, reference, judge_model, setting.max_new_tokens)
+        else:
+            result = judge(asked, reference)
+        results.append(result)
+        say(f"{engine}: {result.identical} of {result.count} identical, {time.monotonic() - start:.0f} s")
+    made = time.strftime("%Y-%m-%d %H:%M:%S%z")
+    return Certificate(named, records, f"torch {torch.__version__}, float32, one question at a time", results, made)
+
+
+def not_run(engine: str, why: str) -> Result:
+    """The row of an engine that is not at hand."""
+    return Result(engine, "", "", NOT_RUN, notes=[f"not run: {why}"])
+
+
+def _judge_llama_cpp(asked: Asked, reference: Reference, model: TorchModel, max_new_tokens: int) -> Result:
+    """Find out where the engine puts CLIP's class token, and whether that explains what it answers otherwise."""
+    with class_token_last(model.loaded.model):
+        last = [model.answer(question, 1) for question in reference.questions]
+    right = first_token_difference(reference.answers, asked.answers)
+    fault = first_token_difference(last, asked.answers)
+    if right is None or fault is None or right <= fault:
+        return judge(
+            _noted(asked, [f"class token first, as CLIP has it (first tokens at most {right or 0:.1g} away)"]),
+            reference,
+        )
+
+    def explains(index: int, answer: str) -> bool:
+        question = reference.questions[index]
+        with class_token_last(model.loaded.model):
+            own = model.answer(question, max_new_tokens)
+            return own.text == answer or abs(model.gap(question, own, answer)) < ALLOWED.get(asked.dtype, 0.5)
+
+    notes = [
+        f"this engine ({asked.version}) puts CLIP's class token last (llama.cpp's issue 25814): first tokens are at "
+        f"most {fault:.1g} from a model with that fault, {right:.1g} from this one",
+    ]
+    result = judge(_noted(asked, notes), reference, explains)
+    if result.verdict == KNOWN_FAULT:
+        result.notes.append(
+            "all that differs is explained by it. No file can mend it: use another engine, or wait for a mended "
+            "llama.cpp and certify again; on your own questions it changed "
+            f"{len(result.differences)} of {result.count} answers"
+        )
+    return result
+
+
+def _noted(asked: Asked, notes: Sequence[str]) -> Asked:
+    return Asked(asked.engine, asked.version, asked.dtype, asked.answers, asked.pixels, (*asked.notes, *notes))

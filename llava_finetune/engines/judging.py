@@ -1,0 +1,173 @@
+"""One engine's answers held against the model's own in fp32: the same, within rounding, or different, and by how much.
+
+result = judge(Asked("llama.cpp", "xllamacpp 2026.10", "f16", answers), reference)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from llava_finetune.data.masking import IMAGE_TOKEN_INDEX
+from llava_finetune.engines.answers import Answer, Question
+
+SAME, TIES, KNOWN_FAULT, DIFFERENT, NOT_RUN = "same", "same but for ties", "known fault", "different", "not run"
+
+#: Between how likely tokens a choice may flip by rounding alone (difference of log-probabilities), by weights' type:
+#: 16-bit logits of 16 to 32 lie 1/8 (bf16) and 1/64 (f16) apart, and several roundings come together.
+ALLOWED: Mapping[str, float] = MappingProxyType(
+    {
+        "float32": 0.01, "f32": 0.01, "float16": 0.1, "f16": 0.1, "bfloat16": 0.5, "bf16": 0.5,
+        "q8_0": 0.3, "q6_k": 0.5, "q5_k_m": 0.8, "q4_k_m": 1.0,
+    }
+)  # fmt: skip
+
+
+NUM_COMPARED = 3
+"""How many of our likeliest first tokens are compared: less likely ones differ by more and decide nothing."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one engine was and what it answered; `pixels`: the largest difference of pixel values, None if not told."""
+
+    engine: str
+    version: str
+    dtype: str
+    answers: Sequence[Answer]
+    pixels: float | None = None
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A question answered otherwise: both answers, and by how much fp32 prefers its own where they part."""
+
+    question: str
+    expected: str
+    answer: str
+    gap: float
+    is_tie: bool
+    explained: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """The verdict on one engine."""
+
+    engine: str
+    version: str
+    dtype: str
+    verdict: str
+    count: int = 0
+    identical: int = 0
+    prompt_ids: str = "not told"
+    pixels: float | None = None
+    first_token: float | None = None
+    differences: list[Difference] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether nothing beyond rounding was found."""
+        return self.verdict in (SAME, TIES, NOT_RUN)
+
+    def line(self) -> str:
+        """One row of the table in the terminal."""
+        told = "" if self.first_token is None else f"{self.first_token:.1e}"
+        count = f"{self.identical} of {self.count}" if self.count else ""
+        return f"{self.engine:<22} {count:<11} {self.prompt_ids:<9} {told:<9} {self.verdict:<18} {self.version}"
+
+
+HEADER = f"{'engine':<22} {'identical':<11} {'ids':<9} {'1st token':<9} {'verdict':<18} version"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The questions, the model's own answers in fp32, and what it says about two answers that differ."""
+
+    questions: Sequence[Question]
+    answers: Sequence[Answer]
+    gap: Callable[[Question, Answer, str], float]
+
+
+def judge(asked: Asked, reference: Reference, explain: Callable[[int, str], bool] | None = None) -> Result:
+    """Compare all answers; `explain(index, answer)` says whether a known fault of the engine gives that answer."""
+    allowed = ALLOWED.get(asked.dtype, 0.5)
+    differences = []
+    for index, (own, theirs) in enumerate(zip(reference.answers, asked.answers, strict=True)):
+        if own.text != theirs.text:
+            question = reference.questions[index]
+            gap = reference.gap(question, own, theirs.text)
+            is_tie = abs(gap) <= allowed
+            explained = bool(explain and not is_tie and explain(index, theirs.text))
+            differences.append(Difference(question.name, own.text, theirs.text, gap, is_tie, explained))
+    ids = _compare_ids(reference.answers, asked.answers)
+    return Result(
+        asked.engine,
+        asked.version,
+        asked.dtype,
+        _verdict(differences, ids),
+        len(asked.answers),
+        len(asked.answers) - len(differences),
+        ids,
+        asked.pixels,
+        first_token_difference(reference.answers, asked.answers),
+        differences,
+        list(asked.notes),
+    )
+
+
+def _verdict(differences: Sequence[Difference], ids: str) -> str:
+    if ids not in ("equal", "not told"):
+        return DIFFERENT
+    if not differences:
+        return SAME
+    if all(each.is_tie for each in differences):
+        return TIES
+    return KNOWN_FAULT if all(each.is_tie or each.explained for each in differences) else DIFFERENT
+
+
+def _compare_ids(ours: Sequence[Answer], theirs: Sequence[Answer]) -> str:
+    """equal, not told, or in how many questions the prompt's ids differ; a run of picture tokens is one picture."""
+    told = [(one, two) for one, two in zip(ours, theirs, strict=True) if two.prompt_ids is not None]
+    if not told:
+        return "not told"
+    wrong = sum(one.prompt_ids != two.prompt_ids for one, two in told)
+    return f"{wrong} differ" if wrong else "equal"
+
+
+def collapsed(ids: Sequence[int], picture: int) -> list[int]:
+    """Ids in which each run of an engine's picture tokens is one -200."""
+    out: list[int] = []
+    for before, token in zip([None, *ids], ids, strict=False):
+        if token != picture:
+            out.append(token)
+        elif before != picture:
+            out.append(IMAGE_TOKEN_INDEX)
+    return out
+
+
+def first_token_difference(ours: Sequence[Answer], theirs: Sequence[Answer]) -> float | None:
+    """How far engines are apart in how much less likely the second and third first tokens are than the first.
+
+    The largest difference of log-probabilities over all questions, None where an engine does not tell. Relative to the
+    likeliest token, because rows that an export adds to the vocabulary take a little from all.
+    """
+    gaps = []
+    for one, two in zip(ours, theirs, strict=True):
+        top, *others = sorted(one.first, key=lambda token: -one.first[token])[:NUM_COMPARED] or [None]
+        if top in two.first:
+            gaps += [
+                abs((one.first[token] - one.first[top]) - (two.first[token] - two.first[top]))
+                for token in others
+                if token in two.first
+            ]
+    return max(gaps) if gaps else None
+
+
+def as_json(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Results as certificate.json holds them."""
+    return [asdict(result) for result in results]

@@ -1,0 +1,33 @@
+"""Tiny models whose picture matters to their answers, in torch and as GGUF files in llama.cpp's own engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.tiny import make_tiny_llava
+
+MODELS: Mapping[str, Mapping[str, Any]] = {
+    "sentencepiece": {},
+    # As SmolLM2: byte-level BPE without BOS, grouped heads, tied head, rows beyond the tokens, ChatML.
+    "bpe": {"tokenizer": "bytes", "num_key_value_heads": 2, "tie_word_embeddings": True, "vocab_size": 448},
+    "legacy": {},
+}
+
+
+def make_model(folder: Path, name: str) -> Path:
+    """A tiny model whose picture matters to its answers, yet not so much that llama.cpp's table of GELU shows."""
+    from safetensors.torch import load_file, save_file
+
+    make_tiny_llava(folder, "llava-1.5", **MODELS[name])
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    for key, value in state.items():
+        if value.ndim == 2 and "vision_tower" not in key:
+            state[key] = value * (8 if "mm_projector" in key else 2)
+    save_file(state, path, metadata={"format": "pt"})
+    if name == "legacy":
+        settings = folder / "tokenizer_config.json"
+        settings.write_text(settings.read_text().replace('"legacy": false', '"legacy": true'))
+    return folder

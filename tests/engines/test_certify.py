@@ -1,0 +1,129 @@
+"""`certify` on tiny models: the certificate, the page, the card, exit codes, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from llava_finetune.convert.probes import noise
+from llava_finetune.engines import environments
+from llava_finetune.engines.class_token import class_token_last
+from llava_finetune.engines.command import main
+from llava_finetune.engines.reference import TorchModel
+from llava_finetune.errors import UsageError, UserError
+from llava_finetune.model.loading import load
+from tests.engines.models import make_model
+from tests.tiny import IMAGE_SIZE
+
+NUM_QUESTIONS = 5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """model/, records.json and pictures/, and a page and card that wait for a certificate."""
+    root = tmp_path_factory.mktemp("certify")
+    model = make_model(root / "model", "sentencepiece")
+    state = load_file(model / "model.safetensors")
+    state["lm_head.weight"] *= 8  # as sure of its answers as a trained model is
+    save_file(state, model / "model.safetensors", metadata={"format": "pt"})
+    (root / "pictures").mkdir()
+    records = []
+    for number in range(NUM_QUESTIONS):
+        noise(IMAGE_SIZE, IMAGE_SIZE, number).save(root / "pictures" / f"{number}.png")
+        turns = [{"from": "human", "value": f"<image>\nIs {number} red?"}, {"from": "gpt", "value": "no"}]
+        records.append({"id": f"r{number}", "image": f"{number}.png", "conversations": turns})
+    (root / "records.json").write_text(json.dumps(records))
+    (root / "model" / "report.html").write_text("")
+    (root / "model" / "README.md").write_text("")
+    return root
+
+
+def certify(folder: Path, *more: str) -> int:
+    given = [str(folder / "model"), "--records", str(folder / "records.json"), "--images", str(folder / "pictures")]
+    return main([*given, "--max-new-tokens", "6", *more])
+
+
+def test_engines_are_asked_judged_and_shown(
+    folder: Path, capsys: pytest.CaptureFixture[str], note: Callable[[str], None]
+) -> None:
+    code = certify(folder, "--engines", "adapter", "transformers", "llama.cpp", "--gguf-type", "f32")
+    said = capsys.readouterr().out
+    found = json.loads((folder / "model" / "certificate.json").read_text())
+    note("\n".join(line for line in said.splitlines() if " of " in line))
+    assert code == (0 if found["fine"] else 1)
+    adapter, own, engine = found["engines"]
+    for result in (adapter, own):
+        assert (result["verdict"], result["identical"], result["count"]) == ("same", NUM_QUESTIONS, NUM_QUESTIONS)
+        assert (result["prompt_ids"], result["first_token"] < 1e-3) == ("equal", True)
+    assert own["version"].startswith("transformers ")
+    assert own["pixels"] < 1e-5
+    assert engine["version"].startswith("xllamacpp ")
+    assert engine["prompt_ids"] == "equal"
+    assert engine["verdict"] != "different", said
+    assert any("class token" in text for text in engine["notes"])
+    page, card = (folder / "model" / "report.html").read_text(), (folder / "model" / "README.md").read_text()
+    assert "In other engines" in page
+    assert "xllamacpp" in page
+    assert "| llama.cpp | xllamacpp" in card
+
+
+def test_an_engine_that_answers_otherwise_ends_with_1(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llava_finetune.engines import adapters
+    from llava_finetune.engines.answers import Answer
+    from llava_finetune.engines.judging import Asked
+
+    def asked(setting: adapters.Setting) -> Asked:
+        return Asked("other", "0.1", "float32", [Answer("something else") for _ in setting.questions])
+
+    monkeypatch.setattr(adapters, "ASK", {"merged": asked})
+    monkeypatch.setattr("llava_finetune.engines.certificate.ASK", {"merged": asked})
+    out = tmp_path / "certificate.json"
+    assert certify(folder, "--engines", "merged", "--answers", "2", "--out", str(out)) == 1
+    said = capsys.readouterr().out
+    assert "first of 2 differences (0 within rounding): question r0/0: " in said
+    assert json.loads(out.read_text())["engines"][0]["verdict"] == "different"
+
+
+def test_the_class_token_last_is_another_model_and_only_inside_the_block(folder: Path) -> None:
+    from llava_finetune.engines.questions import read_questions
+
+    model = TorchModel(load(str(folder / "model"), dtype="fp32"))
+    (question,) = read_questions(folder / "records.json", folder / "pictures", 1)
+    before = model.first(question)
+    with class_token_last(model.loaded.model):
+        assert (model.first(question) - before).abs().max() > 1e-3
+    assert torch.equal(model.first(question), before)
+
+
+def test_an_engine_that_is_named_and_not_installed_is_told_with_the_command(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAVA_ENGINES", str(tmp_path))
+    with pytest.raises(UserError, match=r"vllm: not installed \(no .*\); install it with: bash scripts/engines"):
+        certify(folder, "--engines", "vllm")
+
+
+def test_an_environment_of_its_own_comes_before_what_is_installed_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAVA_ENGINES", str(tmp_path))
+    python = tmp_path / "llama.cpp" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    assert environments.engine_python("llama.cpp") == str(python)
+
+
+def test_wrong_use_is_told(folder: Path) -> None:
+    with pytest.raises(UsageError, match="--answers 0: at least one question is needed"):
+        certify(folder, "--answers", "0")
+    with pytest.raises(UserError, match="nowhere: no such folder; give what training or merge wrote"):
+        main(["nowhere"])
+    with pytest.raises(UsageError, match="names no test file that is still there; give one with --records"):
+        main([str(folder / "model")])
