@@ -11,6 +11,7 @@ is not.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -87,7 +88,7 @@ def run(a: argparse.Namespace) -> Any:
     setting = Setting(
         Conversions(str(folder), work, a.gguf_type), questions, a.max_new_tokens, pixels, judge.loaded.context_length
     )
-    say = print if not a.json else (lambda line: print(line, file=sys.stderr))
+    say = functools.partial(print, flush=True, file=sys.stderr if a.json else sys.stdout)
     found = certify(setting, chosen, judge, a.model, str(records), say)
     found.results.extend(not_run(engine, why) for engine, why in absent.items())
     write_json(a.out or folder / NAME, found.as_json())
