@@ -214,7 +214,7 @@ class Manifest(Struct):
     merged_from: Text = None
     imported_from: Text = None
     upstream_vocab_size: Rows | None = None
-    verified: dict[str, Any] | None = None
+    verified: dict[str, Any] | str | None = None
 
 
 class Sealed(Struct):

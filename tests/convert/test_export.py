@@ -16,6 +16,7 @@ import torch
 from llava_finetune.convert.export import export, main
 from llava_finetune.convert.importing import import_model
 from llava_finetune.errors import UsageError, UserError
+from llava_finetune.saved.manifest import read_manifest
 
 FAMILIES = ("llava-1.5", "1.6-vicuna", "1.6-mistral", "1.6-yi")
 Make = Callable[[str], Path]
@@ -306,6 +307,7 @@ def test_the_command_prints_what_it_verified(family: Make, tmp_path: Path, capsy
     assert result["family"] == "LlavaNextForConditionalGeneration"
     assert result["conversation"] == "mistral_instruct"
     assert "token ids equal" in result["verified"]
+    assert read_manifest(tmp_path / "out")["verified"] == result["verified"]
 
 
 def test_tied_embeddings_stay_tied(family: Make, kit: SimpleNamespace, tmp_path: Path) -> None:
