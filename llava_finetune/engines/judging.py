@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from llava_finetune.data.masking import IMAGE_TOKEN_INDEX
+from data_prep.records.marks import IMAGE_TOKEN_INDEX
 from llava_finetune.engines.answers import Answer, Question
 
 SAME, TIES, KNOWN_FAULT, DIFFERENT, NOT_RUN = "same", "same but for ties", "known fault", "different", "not run"
@@ -158,11 +158,12 @@ def first_token_difference(ours: Sequence[Answer], theirs: Sequence[Answer]) -> 
     """
     gaps = []
     for one, two in zip(ours, theirs, strict=True):
-        top, *others = sorted(one.first, key=lambda token: -one.first[token])[:NUM_COMPARED] or [None]
-        if top in two.first:
+        likely = sorted(one.first, key=one.first.__getitem__, reverse=True)[:NUM_COMPARED]
+        if likely and likely[0] in two.first:
+            behind, theirs_behind = one.first[likely[0]], two.first[likely[0]]
             gaps += [
-                abs((one.first[token] - one.first[top]) - (two.first[token] - two.first[top]))
-                for token in others
+                abs((one.first[token] - behind) - (two.first[token] - theirs_behind))
+                for token in likely[1:]
                 if token in two.first
             ]
     return max(gaps) if gaps else None

@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
+from data_prep.records.marks import IMAGE_TOKEN
 from llava_finetune.convert.parity import forward
 from llava_finetune.data.dataset import process_image
-from llava_finetune.data.masking import IMAGE_TOKEN, prompt_ids
+from llava_finetune.data.masking import prompt_ids
 from llava_finetune.engines.answers import Answer, Question
 from llava_finetune.evaluation.generate_answers import stop_ids
 
