@@ -212,13 +212,15 @@ FALSE = ("false", "0", "no")
 
 
 def _value(argv: Sequence[str], flag: str) -> str | None:
+    """What the last of several equal flags says; True for a flag without a value."""
+    value = None
     for index, item in enumerate(argv):
         if item == flag:
             following = argv[index + 1] if index + 1 < len(argv) else "True"
-            return "True" if following.startswith("--") else following
-        if item.startswith(flag + "="):
-            return item.split("=", 1)[1]
-    return None
+            value = "True" if following.startswith("--") else following
+        elif item.startswith(flag + "="):
+            value = item.split("=", 1)[1]
+    return value
 
 
 def _without(argv: Sequence[str], flag: str) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llava_finetune.cli import run_command
-from llava_finetune.config.arguments import parse
+from llava_finetune.config.arguments import parse, translate
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.machine import GB
 from llava_finetune.planning.memory import Setting
@@ -160,3 +160,18 @@ def test_an_unfit_resume_and_an_unread_config_are_told(
     assert refused(capsys, base, data, tmp_path / "run", *LORA).startswith(
         f"{base}/config.json: line 1, column 2: broken JSON"
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("--bf16", "True", "--bf16", "False", "--precision", "fp32"), "fp32"),
+        (("--precision", "bf16", "--precision=fp32"), "fp32"),
+        (("--fp16", "False", "--fp16", "True"), "fp16"),
+    ],
+)
+def test_of_two_equal_flags_the_later_wins(words: tuple[str, ...], name: str) -> None:
+    _, precision, _ = translate([*words, "--warmup_ratio", "0.1", "--warmup_ratio", "0.2"])
+    assert precision.name == name
+    flags, _, _ = translate(["--warmup_ratio", "0.1", "--warmup_ratio", "0.2", "--precision", "fp32"])
+    assert flags[flags.index("--warmup_steps") + 1] == "0.2"
