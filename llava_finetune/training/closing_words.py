@@ -9,11 +9,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from llava_finetune.saved.manifest import read_json
 
-def closing_words(
-    output: Path, *, kind: str, eval_data: str | None, images: str | None, kept_best: bool, last: int
-) -> Iterator[str]:
+
+def closing_words(output: Path, kind: str, *, kept_best: bool, last: int) -> Iterator[str]:
     """Lines for the user. `kind`: adapter, model or projector; `last`: the last step; `kept_best`: it is the result."""
+    given = read_json(output / "run.json").get("arguments", {}) if (output / "run.json").is_file() else {}
     if not kept_best and (better := better_step(output, last)):
         yield better
     if (output / "report.html").is_file():
@@ -21,8 +22,9 @@ def closing_words(
     if kind == "projector":
         yield f"next: bash scripts/finetune_lora.sh with --pretrain_mm_mlp_adapter {output / 'mm_projector.bin'}"
         return
+    images = given.get("eval_image_folder") or given.get("image_folder")
     folder = f" --image_folder {images}" if images else ""
-    yield f"next: llava-finetune evaluate --model {output} --data {eval_data or 'test.json'}{folder}"
+    yield f"next: llava-finetune evaluate --model {output} --data {given.get('eval_data_path') or 'test.json'}{folder}"
 
 
 def better_step(output: Path, last: int) -> str | None:

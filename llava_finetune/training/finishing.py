@@ -48,17 +48,9 @@ def finish(
         tracker.finish()
     where = f" of step {best}, best by {metric}" if best is not None else ""
     say(f"saved {trainer.plan.writer.kind}{where} in {output}")
-    data = trainer.plan.writer.arguments.data
-    words = closing_words(
-        output,
-        kind=trainer.plan.writer.kind,
-        eval_data=data.eval_data_path,
-        images=data.eval_image_folder or data.image_folder,
-        kept_best=best is not None,
-        last=step,
-    )
-    for line in words:
-        say(line)
+    if is_main:
+        for line in closing_words(output, trainer.plan.writer.kind, kept_best=best is not None, last=step):
+            say(line)
 
 
 def prepare_result(output: Path) -> Path:

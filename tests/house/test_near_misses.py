@@ -76,7 +76,9 @@ def test_a_runs_last_lines_name_the_better_step_the_report_and_what_to_type(tmp_
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "report.html").write_text("")
     (tmp_path / "checkpoint-7").mkdir()
-    words = list(closing_words(tmp_path, kind="adapter", eval_data="v.json", images="p", kept_best=False, last=14))
+    given = {"eval_data_path": "v.json", "image_folder": "p"}
+    (tmp_path / "run.json").write_text(json.dumps({"arguments": given}))
+    words = list(closing_words(tmp_path, "adapter", kept_best=False, last=14))
     assert words[0].startswith("step 7 was better: exact match 83.0%, 72.0% at the last step, which is the result; ")
     assert words[1:] == [
         f"report: {tmp_path / 'report.html'}",
