@@ -18,6 +18,8 @@ TYPE_NAMES = {"yes_no": "Yes/no", "number": "Number", "open": "Open"}
 HELD_OUT = "held\u2011out picture"
 # Eval loss above its minimum by more than this, with the training loss still falling, is called overfitting.
 OVERFIT_RISE = 0.02
+# Below this many questions an interval is so wide that the words say so.
+FEW_QUESTIONS = 50
 
 
 def headline(run: Run) -> str:
@@ -140,14 +142,21 @@ def _doubt(run: Run) -> str:
     close = [
         one.label.lower()
         for one in _controls(run)
-        if _bounds(one.scores) and now.scores["interval"][0] <= one.scores["interval"][1]
+        if _bounds(one.scores) and now.scores["interval"][0] <= one.scores["interval"][1] and not _beats(now, one)
     ]
     if not close:
         return ""
-    return (
-        f"The score cannot be told apart from: {', '.join(close)}. On these questions nothing shows that the model "
-        "uses the picture."
-    )
+    text = f"The score cannot be told apart from: {', '.join(close)}."
+    number = int(now.scores.get("count", 0))
+    if number < FEW_QUESTIONS:
+        return f"{text} {plural(number, 'question')} are too few to be sure; take more held-out pictures."
+    return f"{text} On these questions nothing shows that the model uses the picture."
+
+
+def _beats(now: Evaluation, control: Evaluation) -> bool:
+    """Whether the paired test over the same questions tells them apart, which overlapping intervals may hide."""
+    test = paired(control, now)
+    return test is not None and test.p_value < 0.05 and now.scores["exact_match"] > control.scores["exact_match"]
 
 
 def _by_type(run: Run) -> list[str]:

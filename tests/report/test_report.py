@@ -245,13 +245,32 @@ def test_overfitting_is_said_in_words(make_run):
     )
 
 
-def test_a_score_within_the_prior_is_called_so(make_run):
-    folder = make_run(num_images=4)
+@pytest.mark.parametrize(
+    ("images", "end"),
+    [(4, "are too few to be sure; take more held-out pictures"), (40, "nothing shows that the model uses the picture")],
+)
+def test_a_score_within_the_prior_is_called_so(make_run, images, end):
+    folder = make_run(num_images=images)
     shutil.copy(folder / "predictions-blind.jsonl", folder / "predictions-final.jsonl")
     shutil.copy(folder / "scores-blind.json", folder / "scores-final.json")
     page, _ = report_of(folder)
     assert "The score cannot be told apart from: text-only prior, blind" in page.text.replace("  ", " ")
-    assert "nothing shows that the model uses the picture" in page.text
+    assert end in page.text
+
+
+def test_a_paired_test_that_tells_them_apart_is_no_doubt(make_run, monkeypatch):
+    """Intervals may overlap where the same questions, one by one, leave no doubt."""
+    from llava_finetune.report import words
+
+    folder = make_run(num_images=8, skill=0.75)
+    overlapping = {"exact_match": 0.7, "interval": [0.1, 0.9]}
+    run = read_run(folder)
+    now = words.current(run)
+    control = run.evaluations["blind"]
+    monkeypatch.setitem(control.scores, "interval", overlapping["interval"])
+    assert now.scores["exact_match"] > control.scores["exact_match"]
+    assert words._beats(now, control)
+    assert "blind" not in words._doubt(run)
 
 
 def test_scores_are_computed_where_only_predictions_are_there(make_run):
