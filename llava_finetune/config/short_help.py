@@ -24,6 +24,7 @@ how good
   --eval_data_path val.json --eval_strategy epoch      questions that are not trained on, asked while training
   --metric_for_best_model eval_exact_match             the result is the best checkpoint, not the last
   --early_stopping_patience 2                          stop when it no longer gets better
+  --profile 5                                          say where the time of five steps goes
 going on
   --resume auto                go on after a stop; --init_lora RUN starts a new run from an adapter
 
