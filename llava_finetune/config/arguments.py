@@ -14,6 +14,7 @@ import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,10 +22,12 @@ import transformers
 
 from data_prep.records.pixels import allow_pixels
 from llava_finetune.config.precision import Precision, choose_precision
+from llava_finetune.config.ranges import require_ranges
 from llava_finetune.errors import WITHOUT_DEEPSPEED, UsageError
 from llava_finetune.kernels.layer_kernels import LayerKernels, asked_for
 from llava_finetune.planning.memory import LOSS_CHUNK
 from llava_finetune.planning.steps import warmup_of
+from llava_finetune.saved.documents import DeepSpeedConfig, read_document
 
 TURNS = {"auto": None, "true": True, "false": False}
 
@@ -290,6 +293,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     )
     model, data, training = _parse(parser, translated)
     allow_pixels(data.max_pixels)
+    require_ranges(data, training)
     _refuse_contradictions(model, training)
     _refuse_idle(data, training)
     arguments = Arguments(model, data, training, precision, tuple(argv), tuple(notices))
@@ -355,7 +359,12 @@ def _parse(parser: transformers.HfArgumentParser, argv: list[str]) -> tuple[Any,
         raise UsageError(f"--deepspeed {config}: {WITHOUT_DEEPSPEED}")
     # The Trainer warns about bf16 on CPU unless told; ranks and devices come from the launcher's environment.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    model, data, training, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    if config and Path(config).exists():
+        read_document(Path(config), DeepSpeedConfig)
+    try:
+        model, data, training, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    except (ArithmeticError, TypeError, ValueError) as error:  # transformers' own contradictions and ranges
+        raise UsageError(str(error).strip().splitlines()[0]) from error
     if rest:
         near = difflib.get_close_matches(rest[0].partition("=")[0], list(parser._option_string_actions), 1)
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Checkpoint folders that are whole or not there: written aside, sealed with their files' sizes, renamed when complete.
+"""Checkpoint folders that are whole or not there: written aside, sealed with hashes of their files, then renamed.
 
 with staged(output, "checkpoint-20") as folder:      # output/.saving/checkpoint-20
     ...                                              # every file of the checkpoint
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_finetune.errors import UserError
+from llava_finetune.saved.digests import digests, settled, sync
 from llava_finetune.saved.manifest import read_json, write_json
 
 SEAL = "checkpoint.json"
@@ -38,26 +39,62 @@ def step_of(folder: Path) -> int:
 
 
 def seal(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write `checkpoint.json`, last of all files: `facts` and every other file's size in bytes."""
-    files = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
-    write_json(folder / SEAL, {**facts, "files": files})
+    """Write `checkpoint.json`, last of all files: `facts`, and of every other file its size and hash.
+
+    All of it is on the disk (fsync) when this returns, so that a rename after it never shows a folder of empty files.
+    """
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    names = [file.relative_to(folder).as_posix() for file in files]
+    write_json(folder / SEAL, {**facts, "files": dict(zip(names, settled(files), strict=True))})
+    for path in (folder / SEAL, *(inner for inner in folder.rglob("*") if inner.is_dir()), folder):
+        sync(path)
 
 
 def read_seal(folder: Path) -> dict[str, Any]:
     """What `seal` wrote; empty for a folder that was never sealed."""
-    return dict(read_json(folder / SEAL)) if (folder / SEAL).is_file() else {}
+    return dict(read_json(folder / SEAL)) if (folder / SEAL).exists() else {}
 
 
-def fault_of(folder: Path) -> str | None:
-    """Why a checkpoint is not whole, None when it is. Unsealed folders (upstream's) count as not whole."""
-    if not (folder / SEAL).is_file():
+def fault_of(folder: Path, *, contents: bool = False) -> str | None:
+    """Why a checkpoint is not whole, None when it is. Unsealed folders (upstream's) count as not whole.
+
+    With `contents` every file is read and compared with its hash; seals of older runs hold sizes alone.
+    """
+    if not (folder / SEAL).exists():
         return f"no {SEAL}; it was not finished, or not written by llava-finetune"
-    for name, size in read_seal(folder)["files"].items():
-        file = folder / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size:,} bytes instead of {size:,}; it was cut off or changed"
+    try:
+        files = read_seal(folder)["files"]
+    except UserError as error:
+        return f"its seal is damaged: {error}"
+    hashes: dict[str, str] = {}
+    for name, kept in files.items():
+        size = kept["bytes"] if isinstance(kept, dict) else kept
+        if fault := _size_fault(folder, name, size):
+            return fault
+        if isinstance(kept, dict):
+            hashes[name] = kept["xxh3_128"]
+    return _content_fault(folder, hashes) if contents else None
+
+
+def _size_fault(folder: Path, name: str, size: int) -> str | None:
+    if ".." in Path(name).parts or Path(name).is_absolute() or "\0" in name:
+        return f"its seal names {name[:80]!r}, which is not inside of it"
+    file = folder / name
+    if not file.is_file():
+        return f"{name} is missing"
+    if file.stat().st_size != size:
+        return f"{name} has {file.stat().st_size:,} bytes instead of {size:,}; it was cut off or changed"
+    return None
+
+
+def _content_fault(folder: Path, hashes: Mapping[str, str]) -> str | None:
+    try:
+        found = digests([folder / name for name in hashes])
+    except OSError as error:
+        return f"a file of it cannot be read ({error.strerror}: {error.filename})"
+    for (name, kept), now in zip(hashes.items(), found, strict=True):
+        if now != kept:
+            return f"{name} is damaged: it holds other bytes than were written (XXH3-128 {now[:12]}, not {kept[:12]})"
     return None
 
 
@@ -80,6 +117,7 @@ def publish(folder: Path, output: Path) -> Path:
     if final.exists():
         remove(final)
     folder.rename(final)
+    sync(output)
     return final
 
 

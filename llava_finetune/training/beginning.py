@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,17 @@ from llava_finetune.data.replay import split_spec
 from llava_finetune.errors import UserError
 from llava_finetune.launching import preflight
 from llava_finetune.saved.checkpoints import read_seal, step_of, sweep
+from llava_finetune.saved.run_lock import run_lock
 from llava_finetune.screen import NAME as DEBUG_LOG
 from llava_finetune.screen import debug_to
 from llava_finetune.training.data_check import Checked, check_data
 from llava_finetune.training.finishing import finish_from, has_ended, show_again, was_finished
+from llava_finetune.training.ranks import Group
 from llava_finetune.training.resume import differences, find, refuse_differences, rewind, settings_of
 from llava_finetune.training.schedule import announce
+
+BEFORE_A_STEP = ("run.json", "check.json")
+"""What a run writes before its first step."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class Run:
     output: Path
     settings: Mapping[str, Any]
     is_main: bool
+    group: Group = field(default_factory=Group)
 
     def say(self, text: str) -> None:
         """Print on the first rank."""
@@ -51,13 +58,14 @@ class Start:
     is_finished: bool = False
 
 
-def prepare(arguments: Arguments) -> Run:
-    """The run's folder and process group; says what was understood. Raises UserError for a folder in use."""
+def prepare(arguments: Arguments, locks: ExitStack) -> Run:
+    """The run's process group and folder, held by `locks`; says what was understood.
+
+    Raises UserError for a folder in use. One rank looks and takes it, and the others wait for what it says.
+    """
     training = arguments.training
     output, is_main = Path(training.output_dir), training.process_index == 0
     say = functools.partial(print, flush=True) if is_main else (lambda *_: None)
-    _prepare_output(output, training.resume, is_main)
-    debug_to(output / DEBUG_LOG, native=True)
     if training.deepspeed:
         import deepspeed
 
@@ -65,16 +73,19 @@ def prepare(arguments: Arguments) -> Run:
             drop_stale_locks(say)
         # Without it ZeRO-3's parameter partitioning sees a world of one on CPU.
         deepspeed.init_distributed()
+    group = Group()
+    group.from_first(lambda: _prepare_output(output, training.resume, locks, say))
+    debug_to(output / DEBUG_LOG, native=True)
     for notice in arguments.notices:
         say(notice)
     say(f"precision {arguments.precision.name}: {arguments.precision.reason}")
-    return Run(arguments, output, settings_of(arguments), is_main)
+    return Run(arguments, output, settings_of(arguments), is_main, group)
 
 
 def find_start(run: Run) -> Start:
     """The checkpoint to go on from; what a killed run still owes is written when no step is left to train."""
     training, output = run.arguments.training, run.output
-    checkpoint = find(output, training.resume, run.say)
+    checkpoint = run.group.from_first(lambda: find(output, training.resume, run.say))
     if checkpoint:
         refuse_differences(checkpoint, run.settings, training.resume_changed, run.say)
     if training.resume != "none" and _is_finished(run, checkpoint):
@@ -128,17 +139,31 @@ def drop_stale_locks(say: Callable[[str], None]) -> None:
         say(f"removed a lock that a killed build left: {lock}")
 
 
-def _prepare_output(output: Path, resume: str, is_main: bool) -> None:
-    entries = [entry.name for entry in output.iterdir()] if output.is_dir() else []
+def _prepare_output(output: Path, resume: str, locks: ExitStack, say: Callable[[str], None]) -> None:
+    """Take the folder, which must be empty for a new run; what a run makes before its first step is taken back."""
+    locks.enter_context(run_lock(output, say))
     # A run that was refused before its first step leaves these alone: better flags may use the folder.
+    entries = [entry.name for entry in output.iterdir()]
     left = [name for name in entries if name[0] != "." and name not in (DEBUG_LOG, "check.json")]
     if resume == "none" and left:
         raise UserError(
             f"{output} already holds something ({', '.join(sorted(left)[:4])}); continue it with --resume auto, "
             "or choose another --output_dir"
         )
-    if is_main:
-        output.mkdir(parents=True, exist_ok=True)
+    if resume == "none":
+        locks.enter_context(taken_back(output))
+
+
+@contextmanager
+def taken_back(output: Path) -> Iterator[None]:
+    """Where a new run fails before its first step, remove what it wrote, so that the corrected command can begin."""
+    try:
+        yield
+    except UserError:
+        if not (output / "log.jsonl").is_file() and not any(output.glob("checkpoint-*")):
+            for name in BEFORE_A_STEP:
+                (output / name).unlink(missing_ok=True)
+        raise
 
 
 def _is_finished(run: Run, checkpoint: Path | None) -> bool:

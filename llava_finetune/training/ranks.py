@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from llava_finetune.errors import UserError
 
 
 class Group:
@@ -32,6 +35,26 @@ class Group:
         out: list[Any] = [None] * self.size
         torch.distributed.all_gather_object(out, value, group=self.handle)
         return out
+
+    def from_first(self, act: Callable[[], Any]) -> Any:
+        """What `act` returns on rank 0, on every rank; what it raises there is raised on all of them.
+
+        For what only one may look at and change: the others wait, and do not look at it half changed.
+        """
+        if not self.active:
+            return act()
+        told: tuple[Any, str | None] = (None, None)
+        try:
+            if self.rank == 0:
+                told = (act(), None)
+        except Exception as error:
+            told = (None, str(error) or type(error).__name__)
+            raise
+        finally:
+            value, failed = self.gather(told)[0]
+        if failed is not None:
+            raise UserError(failed)
+        return value
 
     def wait(self) -> None:
         """Wait until every rank is here."""

@@ -16,8 +16,9 @@ from typing import Any
 
 from llava_finetune.config.arguments import Arguments
 from llava_finetune.errors import UserError
-from llava_finetune.saved.checkpoints import checkpoints, fault_of, read_seal, step_of
-from llava_finetune.saved.manifest import file_sha256, weights_sha256
+from llava_finetune.saved.checkpoints import SEAL, fault_of, read_seal, step_of
+from llava_finetune.saved.manifest import file_sha256, read_json, weights_sha256
+from llava_finetune.saved.pickles import refuse_code
 from llava_finetune.training.other_ranks import refuse_other_ranks
 
 # What decides a run's numbers; everything else (logging, saving, evaluation, workers) may change between parts of it.
@@ -65,23 +66,44 @@ def _plain(value: Any) -> Any:
 def find(output: Path, resume: str, say: Callable[[str], None] = print) -> Path | None:
     """The checkpoint to go on from: the newest whole one for `auto` (None without one), the one named, or None.
 
-    Raises UserError for a named folder that is not whole. A damaged folder is passed over with a notice by `auto`.
+    Every file is compared with its hash. Raises UserError for a named folder that is not whole, for a file that would
+    run code, and where `auto` finds finished checkpoints and none of them whole; else it passes damaged ones over with
+    a warning, and goes on from the newest whole one before them.
     """
     if resume == "none":
         return None
     if resume != "auto":
         folder = Path(resume)
-        fault = fault_of(folder) if folder.is_dir() else "no such folder"
+        fault = _fault_of(folder) if folder.is_dir() else "no such folder"
         if fault:
             raise UserError(f"--resume {resume}: {fault}; give a whole checkpoint-N folder, or --resume auto")
         return folder
-    for path in sorted(output.glob("checkpoint-*")):
-        if step_of(path) >= 0 and (fault := fault_of(path)):
-            say(f"passed over {path.name}: {fault}")
-    whole = checkpoints(output)
-    if not whole and (output / "run.json").is_file():
+    damaged = []
+    for path in sorted((path for path in output.glob("checkpoint-*") if step_of(path) >= 0), key=step_of, reverse=True):
+        fault = _fault_of(path)
+        if fault is None:
+            return path
+        say(f"WARNING: passed over {path.name}: {fault}")
+        damaged += [path] if (path / SEAL).exists() else []
+    if damaged:
+        raise UserError(
+            f"{output}: no whole checkpoint is left to go on from: {damaged[0].name}: {_fault_of(damaged[0])}; copy it "
+            "here again from a backup, or start anew in another --output_dir"
+        )
+    if (output / "run.json").is_file():
         say(f"{output} has no whole checkpoint: the run starts from the beginning")
-    return whole[-1] if whole else None
+    return None
+
+
+def _fault_of(folder: Path) -> str | None:
+    refuse_code(folder)
+    if fault := fault_of(folder, contents=True):
+        return fault
+    try:
+        read_json(folder / "trainer_state.json")
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import torch
 from transformers import set_seed
@@ -44,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(arguments: Arguments) -> RunTrainer | None:
     """Run one training and save its result in `output_dir`. Returns the trainer (None: finished before), for tests."""
-    with StopSignal() as signals:
-        run = prepare(arguments)
+    with StopSignal() as signals, ExitStack() as locks:
+        run = prepare(arguments, locks)
         start = find_start(run)
         if start.is_finished:
             return None

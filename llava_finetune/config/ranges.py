@@ -1,0 +1,78 @@
+"""Numbers of the training command line, with their ranges: what is outside is wrong use, before anything is loaded.
+
+require_ranges(training)      # UsageError: --lora_dropout 2: expected a number from 0 to 1
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from data_prep.numbers import MOST, in_words
+from llava_finetune.errors import UsageError
+
+
+class Range(NamedTuple):
+    """From `low` (or `above` it) to `high`; a number that is no number or infinite is in no range."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether the value is in the range."""
+        return math.isfinite(value) and self.low <= value <= self.high and not (self.above and value == self.low)
+
+
+POSITIVE = Range(0, above=True)
+FROM_ONE = Range(1, MOST)
+FROM_ZERO = Range(0, MOST)
+SHARE = Range(0, 1)
+BELOW_ONE = Range(0, 1 - 2**-53)
+
+RANGES = {
+    "per_device_train_batch_size": FROM_ONE,
+    "per_device_eval_batch_size": FROM_ONE,
+    "gradient_accumulation_steps": FROM_ONE,
+    "eval_accumulation_steps": FROM_ONE,
+    "num_train_epochs": Range(0, 1e6, above=True),
+    "max_steps": Range(-1, MOST),
+    "learning_rate": Range(0, 1e3, above=True),
+    "mm_projector_lr": Range(0, 1e3),
+    "vision_tower_lr": Range(0, 1e3),
+    "weight_decay": Range(0, 1e3),
+    "max_grad_norm": Range(0, 1e30),
+    "adam_beta1": BELOW_ONE,
+    "adam_beta2": BELOW_ONE,
+    "adam_epsilon": Range(0, 1, above=True),
+    "warmup_steps": FROM_ZERO,
+    "label_smoothing_factor": BELOW_ONE,
+    "lora_r": Range(1, 2**16),
+    "lora_alpha": Range(1, 2**31),
+    "lora_dropout": BELOW_ONE,
+    "model_max_length": Range(1, 2**25),
+    "loss_chunk": FROM_ZERO,
+    "cache_gb": Range(0, 1e9),
+    "profile": FROM_ZERO,
+    "early_stopping_patience": FROM_ZERO,
+    "logging_steps": Range(0, MOST, above=True),
+    "save_steps": Range(0, MOST, above=True),
+    "eval_steps": Range(0, MOST, above=True),
+    "save_total_limit": FROM_ZERO,
+    "dataloader_num_workers": Range(0, 1024),
+    "dataloader_prefetch_factor": Range(1, 1e6),
+    "seed": Range(0, 2**32 - 1),
+    "data_seed": Range(0, 2**32 - 1),
+    "eval_limit": FROM_ZERO,
+    "eval_max_new_tokens": FROM_ONE,
+}
+"""By the flag's name; a flag that is not given and has no default (None) is left out."""
+
+
+def require_ranges(*arguments: Any) -> None:
+    """Raise UsageError for the first number that is outside of its range, with flag, range and what was given."""
+    for given in arguments:
+        for name, allowed in RANGES.items():
+            value = getattr(given, name, None)
+            if isinstance(value, int | float) and not allowed.holds(value):
+                raise UsageError(f"--{name} {value}: expected a number {in_words(*allowed)}")

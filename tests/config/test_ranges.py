@@ -1,0 +1,49 @@
+"""Numbers in flags: what is outside of a range is wrong use, on every command line."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from data_prep.numbers import real, seed, whole
+from llava_finetune.config.arguments import parse
+from llava_finetune.errors import UsageError
+
+NEEDED = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", "o", "--report_to", "none"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--learning_rate", "nan"), ("--learning_rate", "inf"), ("--learning_rate", "-1"),
+        ("--lora_r", "0"), ("--lora_r", "-4"), ("--lora_r", "99999999"), ("--lora_dropout", "2"),
+        ("--lora_dropout", "nan"), ("--per_device_train_batch_size", "0"), ("--per_device_train_batch_size", "-3"),
+        ("--gradient_accumulation_steps", "0"), ("--max_grad_norm", "nan"), ("--weight_decay", "-1"),
+        ("--num_train_epochs", "nan"), ("--num_train_epochs", "-2"), ("--adam_beta1", "1"), ("--seed", "-1"),
+        ("--model_max_length", "-5"), ("--model_max_length", "0"), ("--dataloader_num_workers", "-1"),
+        ("--logging_steps", "nan"), ("--max_steps", "-7"),
+    ],
+)  # fmt: skip
+def test_a_number_outside_of_its_range_names_flag_and_range(flag: str, value: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse([*NEEDED, flag, value])
+    assert flag in str(refused.value)
+
+
+def test_usual_numbers_are_taken() -> None:
+    training = parse([*NEEDED, "--lora_r", "128", "--lora_dropout", "0", "--warmup_steps", "0.03"]).training
+    assert (training.lora_r, training.lora_dropout) == (128, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (whole(0), "-1"), (whole(1), "0"), (whole(1), "x"), (whole(1), "1.5"), (whole(1), "9" * 5000),
+        (whole(1, 8), "9"), (real(0), "nan"), (real(0), "inf"), (real(0, 1, above=True), "0"), (real(0, 1), "2"),
+        (seed, "-1"), (seed, str(2**32)),
+    ],
+)  # fmt: skip
+def test_a_flags_type_refuses_what_is_outside(kind: object, text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="expected a"):
+        kind(text)  # type: ignore[operator]
