@@ -127,7 +127,7 @@ def _owner_of(lock: Path) -> Owner | None:
 
 def _is_alive(owner: Owner) -> bool:
     try:
-        return abs(psutil.Process(owner.process).create_time() - owner.started) < 2
+        return bool(abs(psutil.Process(owner.process).create_time() - owner.started) < 2)
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:
