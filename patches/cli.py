@@ -1,4 +1,4 @@
-"""The command line: python -m patches fetch | list | check | apply | diff | revert.
+"""The command line: python -m patches fetch | list | check | survey | prove | apply | diff | revert.
 
 Exit code 0: done. 1: something was found or failed. 2: wrong use.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,9 +17,11 @@ from pathlib import Path
 from patches import UPSTREAM_COMMIT, UPSTREAM_VERSION
 from patches.engine import Report, Status, run
 from patches.fetch import FetchError, fetch
+from patches.history import SurveyError
 from patches.series import Kind, Patch, SeriesError, load_series, series_hash
 from patches.source import ROOT, SourceError, find_source, read_any, read_pristine
 from patches.stamp import OUTPUT, STAMP, make_stamp
+from patches.survey import add_survey, survey_command
 from patches.table import markdown_table, text_table
 from patches.tree import TreeError, locked, read_tree, remove_tree, write_tree
 
@@ -27,6 +30,9 @@ EXAMPLES = """examples:
   python -m patches apply                       write build/patched/llava
   python -m patches check                       a dry run of apply
   python -m patches check --source DIR --any-version     rehearse the series on another upstream
+  python -m patches survey REPO                 rehearse it on every commit of a git directory
+  python -m patches apply --without serve_errors         all patches but one
+  python -m patches prove serve_errors          show that a test fails without the patch (no name: every patch)
   python -m patches diff builder.py             what the series does to one file
   python -m patches list --markdown             the table of patches/README.md
 """
@@ -59,12 +65,29 @@ def parser() -> argparse.ArgumentParser:
     diff = add("diff", "print the patched tree against pristine")
     diff.add_argument("files", nargs="*", help="only files whose path ends so")
     back = add("revert", "remove the patched tree")
+    add_survey(add("survey", "judge the series on many commits of a git directory"))
+    proof = add("prove", "run each patch's named test without the patch: it must fail, and pass with it")
+    proof.add_argument("names", nargs="*", metavar="NAME", help="only these patches")
+    proof.add_argument("--jobs", type=int, default=2, help="tests at once (default 2)")
     for command in (table, check, write, diff):
         command.add_argument(
             "--source", type=Path, help="a LLaVA checkout or unpacked sdist (default: see patches/source.py)"
         )
     for command in (check, write, diff):
-        command.add_argument("--only", choices=[kind.value for kind in Kind], help="only patches of this kind")
+        command.add_argument(
+            "--only",
+            action="append",
+            default=[],
+            choices=[kind.value for kind in Kind],
+            help="only patches of this kind; may be repeated",
+        )
+        command.add_argument(
+            "--without",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="leave this patch out; may be repeated; refused while another patch needs it",
+        )
     for command in (write, back):
         command.add_argument(
             "--output", type=Path, default=ROOT / OUTPUT, help="the folder that gets llava/ (default build/patched)"
@@ -82,10 +105,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "apply": _apply,
         "diff": _diff,
         "revert": _revert,
+        "survey": survey_command,
+        "prove": _prove,
     }
     try:
         return commands[arguments.command](arguments)
-    except (SourceError, SeriesError, FetchError, TreeError, Refused) as error:
+    except (SourceError, SeriesError, FetchError, TreeError, SurveyError, Refused) as error:
         print(f"python -m patches {arguments.command}: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
@@ -93,7 +118,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _series(arguments: argparse.Namespace) -> list[Patch]:
-    return load_series(Kind(arguments.only) if getattr(arguments, "only", None) else None)
+    return load_series([Kind(name) for name in arguments.only], arguments.without)
+
+
+def _chosen(arguments: argparse.Namespace) -> str:
+    """What the stamp says of the choice: `all`, `stack`, `all without serve_errors`."""
+    kinds = ", ".join(arguments.only) or "all"
+    return kinds + (f" without {', '.join(arguments.without)}" if arguments.without else "")
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
@@ -162,7 +193,7 @@ def _apply(arguments: argparse.Namespace) -> int:
     start = time.monotonic()
     _, report = _report(arguments)
     files = dict(report.files)
-    files[STAMP] = make_stamp(report.files, series_hash(), arguments.only or "all")
+    files[STAMP] = make_stamp(report.files, series_hash(), _chosen(arguments))
     with locked(arguments.output):
         written = write_tree(arguments.output, files)
     print(
@@ -172,6 +203,12 @@ def _apply(arguments: argparse.Namespace) -> int:
         f"series {series_hash()[:12]}; {time.monotonic() - start:.1f} s"
     )
     return 0
+
+
+def _prove(arguments: argparse.Namespace) -> int:
+    """The proofs run in a process of their own: they import the whole stack, which this package never does."""
+    command = [sys.executable, "-m", "tests.patches.prove", *arguments.names, "--jobs", str(arguments.jobs)]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
 def _diff(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ its own message. `within` is a dotted path of classes and functions; "" is the m
 from __future__ import annotations
 
 import difflib
-import re
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import libcst as cst
 
 from patches import pattern
+from patches.nearest import Text, shorten
 from patches.pattern import Match, Path
 
 
@@ -48,7 +49,7 @@ class Unchanged(Failure):
 
 
 class AlreadyThere(Failure):
-    """Upstream has the result already."""
+    """The result is there as often as the edit would make it. Whether the patch can go is the engine's to say."""
 
 
 class Gone(Failure):
@@ -72,8 +73,8 @@ class Edit:
         """The nodes that take the found ones' place."""
         return pattern.fill(template, match.holes)
 
-    def apply(self, module: cst.Module) -> Result:
-        """The edit on one parsed file."""
+    def apply(self, module: cst.Module, original: str | None = None) -> Result:
+        """The edit on one parsed file. `original`: its text before any patch, whose line numbers a refusal tells."""
         scope = find_scope(module, self.within)
         if isinstance(scope, Failure):
             return scope
@@ -81,34 +82,39 @@ class Edit:
         node = pattern.node_at(module, scope)
         into = bool(self.within)
         matches = pattern.find(shape, node, into)
-        if self._is_done(shape, template, matches, node, into):
-            return AlreadyThere(f"upstream already has `{first_line(self.put)}`: delete this patch")
-        if not matches:
-            return Missing(
-                f"expected {places(self.count)} like `{first_line(self.find)}`, found none{nearest(self.find, node)}"
-            )
-        if len(matches) != self.count:
-            lines = "; ".join(f"`{first_line(_code(node, match))}`" for match in matches[:4])
+        done = self._done(shape, template, matches, node, into)
+        text = Text(code_of(module), original or code_of(module)) if done or len(matches) != self.count else None
+        if done and text:
+            where = text.place(_code(node, done[0]), self.within)
+            return AlreadyThere(f"this edit is there already: `{first_line(self.put)}`{where and f' ({where})'}")
+        if not matches and text:
+            near = text.nearest(self.find, self.within)
+            return Missing(f"expected {places(self.count)} like `{first_line(self.find)}`, found none{near}")
+        if len(matches) != self.count and text:
+            met = [_code(node, match) for match in matches[:4]]
+            lines = [text.place(code, self.within, met[:index].count(code)) for index, code in enumerate(met)]
+            shown = "; ".join(f"`{first_line(shorten(code))}` ({line})" for code, line in zip(met, lines, strict=True))
             return Ambiguous(
-                f"expected {places(self.count)} like `{first_line(self.find)}`, found {len(matches)}: {lines}"
+                f"expected {places(self.count)} like `{first_line(self.find)}`, found {len(matches)}: {shown}"
             )
         return self._rewrite(module, scope, matches, template)
 
     def _parse(self) -> tuple[Any, list[Any]]:
-        expression, replacement = pattern.parse_expression(self.find), pattern.parse_expression(self.put)
-        if expression is not None and replacement is not None:
-            return expression, [replacement]
-        return pattern.parse_statements(self.find), pattern.parse_statements(self.put)
+        return _expressions(self.find, self.put) or _statements(self.find, self.put)
 
-    def _is_done(self, shape: Any, template: list[Any], matches: list[Match], node: cst.CSTNode, into: bool) -> bool:
-        """True when the result is there and nothing outside of it has the shape."""
+    def _done(
+        self, shape: Any, template: list[Any], matches: list[Match], node: cst.CSTNode, into: bool
+    ) -> list[Match]:
+        """Where the result is, if it is there as often as the edit makes it and nothing outside of it has the shape."""
         if not template or isinstance(template[0], (cst.Name, cst.Attribute, cst.SimpleString, cst.Integer)):
-            return False
+            return []
         is_expression = isinstance(template[0], cst.BaseExpression)
         if matches and not pattern.find(shape, template[0] if is_expression else cst.Module(body=template)):
-            return False  # a result that does not hold the shape cannot be around a match
+            return []  # a result that does not hold the shape cannot be around a match
         done = pattern.find(template[0] if is_expression else template, node, into)
-        return bool(done) and all(any(_inside(match, other) for other in done) for match in matches)
+        if len(done) < self.count or not all(any(_inside(match, other) for other in done) for match in matches):
+            return []
+        return done
 
     def _rewrite(self, module: cst.Module, scope: Path, matches: list[Match], template: list[Any]) -> Result:
         changed = False
@@ -131,10 +137,13 @@ class Replace(Edit):
 
 class _Statements(Edit):
     def _parse(self) -> tuple[Any, list[Any]]:
-        return pattern.parse_statements(self.find), pattern.parse_statements(self.put)
+        return _statements(self.find, self.put)
 
-    def _is_done(self, shape: Any, template: list[Any], matches: list[Match], node: cst.CSTNode, into: bool) -> bool:
-        return bool(pattern.find(template, node, into))
+    def _done(
+        self, shape: Any, template: list[Any], matches: list[Match], node: cst.CSTNode, into: bool
+    ) -> list[Match]:
+        done = pattern.find(template, node, into)
+        return done if len(done) >= self.count else []
 
 
 class Before(_Statements):
@@ -155,7 +164,7 @@ class After(_Statements):
 class AddParameter(Edit):
     """`put` (one parameter with its default) is added to the function `within`, after the parameter named `find`."""
 
-    def apply(self, module: cst.Module) -> Result:
+    def apply(self, module: cst.Module, original: str | None = None) -> Result:
         scope = find_scope(module, self.within)
         if isinstance(scope, Failure):
             return scope
@@ -164,7 +173,10 @@ class AddParameter(Edit):
         names = [parameter.name.value for parameter in parameters]
         new = cst.parse_statement(f"def f({self.put}): ...").params.params[0]  # type: ignore[union-attr]
         if new.name.value in names:
-            return AlreadyThere(f"upstream's {self.within} already takes `{new.name.value}`: delete this patch")
+            taken = parameters[names.index(new.name.value)]
+            if taken.default is not None and new.default is not None and pattern.same(taken.default, new.default):
+                return AlreadyThere(f"this edit is there already: {self.within} takes `{self.put}`")
+            return Missing(f"expected no parameter like `{self.put}`, found `{shorten(source_of(taken)).rstrip(' ,')}`")
         if self.find not in names:
             return Missing(f"expected a parameter `{self.find}`, found ({', '.join(names)})")
         at = names.index(self.find) + 1
@@ -268,22 +280,22 @@ def source_of(node: cst.CSTNode) -> str:
     return node.code.strip() if isinstance(node, cst.Module) else cst.Module(body=[]).code_for_node(node).strip()
 
 
+@functools.lru_cache(maxsize=32)
+def code_of(module: cst.Module) -> str:
+    """The text of a tree, which is slow to write."""
+    return module.code
+
+
 def _code(scope: cst.CSTNode, match: Match) -> str:
     return source_of(pattern.node_at(scope, match.path))
 
 
-def nearest(wanted: str, scope: cst.CSTNode) -> str:
-    """The line of `scope` that looks most like the first wanted one that it lacks, ready to append to a message."""
-    there = {line for line in code_lines(source_of(scope)) if line}
-    lines = code_lines(wanted)
-    plain = {line.replace('"', "'") for line in there}
-    lacking = [line for line in lines if not _is_open(line) and line.replace('"', "'") not in plain]
-    lost = (lacking or lines)[0]
-    best = difflib.get_close_matches(lost, sorted(there), n=1, cutoff=0.0)
-    named = "" if lost == lines[0] else f"not there word for word: `{lost}`; "
-    return f"; {named}nearest: `{best[0]}`" if best else ""
+@functools.lru_cache(maxsize=1024)
+def _expressions(find: str, put: str) -> tuple[Any, list[Any]] | None:
+    expression, replacement = pattern.parse_expression(find), pattern.parse_expression(put)
+    return None if expression is None or replacement is None else (expression, [replacement])
 
 
-def _is_open(line: str) -> bool:
-    """True for a pattern's line with a hole in it, which no line of code equals."""
-    return "..." in line or any(map(pattern.is_hole, re.findall(r"\b__\w+", line)))
+@functools.lru_cache(maxsize=1024)
+def _statements(find: str, put: str) -> tuple[Any, list[Any]]:
+    return pattern.parse_statements(find), pattern.parse_statements(put)

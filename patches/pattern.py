@@ -233,12 +233,39 @@ def find(
         for path, block in blocks(scope, (), into):
             matches += _find_runs(list(pattern), block, path)
         return matches
-    any_kind = _expression_hole(pattern) is not None
-    for path, node in walk(scope, (), into):
+    kind = None if _expression_hole(pattern) else type(pattern)
+    for path, node in _of_kind(scope, kind, into):
         holes: Holes = {}
-        if (any_kind or type(node) is type(pattern)) and _match(pattern, node, holes):
+        if _match(pattern, node, holes):
             matches.append(Match(path, 1, holes))
     return matches
+
+
+def _of_kind(scope: cst.CSTNode, kind: type[cst.CSTNode] | None, into: bool) -> Iterator[tuple[Path, cst.CSTNode]]:
+    """What walk() yields, of one type only: what is in a line is looked up, as most lines stay the same for long."""
+    waiting: list[tuple[Path, cst.CSTNode]] = [((), scope)]
+    while waiting:
+        path, node = waiting.pop()
+        if isinstance(node, cst.SimpleStatementLine):
+            yield from (((*path, *below), found) for below, found in _in_line(node).get(kind, ()))
+            continue
+        if kind is None or type(node) is kind:
+            yield path, node
+        below = [
+            ((*path, step), child)
+            for step, child in children(node)
+            if into or not isinstance(child, (cst.FunctionDef, cst.ClassDef))
+        ]
+        waiting += reversed(below)
+
+
+@functools.lru_cache(maxsize=16_384)
+def _in_line(line: cst.SimpleStatementLine) -> dict[type[cst.CSTNode] | None, list[tuple[Path, cst.CSTNode]]]:
+    """The nodes in and below one line by type, and all of them under None."""
+    found: dict[type[cst.CSTNode] | None, list[tuple[Path, cst.CSTNode]]] = {None: list(walk(line))}
+    for path, node in found[None]:
+        found.setdefault(type(node), []).append((path, node))
+    return found
 
 
 def _find_runs(pattern: list[Any], block: cst.IndentedBlock | cst.Module, path: Path) -> Iterator[Match]:

@@ -14,19 +14,23 @@ END = "<!-- end -->"
 
 
 def text_table(report: Report) -> str:
-    """Name, kind, edits, changed lines and files, and the sums."""
-    rows = [["patch", "kind", "edits", "lines", "files"]]
+    """Per patch its kind, edits, changed lines, needs, files and the test that fails without it; and the sums."""
+    rows = [["patch", "kind", "edits", "lines", "needs", "files", "proven by (tests/patches/)"]]
     for result in report.results:
         patch = result.patch
         files = ", ".join(name.removeprefix("llava/") for name in patch.files)
-        rows.append([patch.name, patch.kind.value, str(len(patch.edits)), str(result.lines), files])
+        needs = ", ".join(patch.needs)
+        numbers = [str(len(patch.edits)), str(result.lines)]
+        rows.append([patch.name, patch.kind.value, *numbers, needs, files, patch.proven_by])
     rows.append(
         [
             f"{len(report.results)} patches",
             "",
             str(_num_edits(report)),
             str(_num_lines(report)),
+            "",
             f"{len(report.changed_by)} files",
+            "",
         ]
     )
     return "\n".join(_aligned(rows))
@@ -34,11 +38,19 @@ def text_table(report: Report) -> str:
 
 def markdown_table(report: Report) -> str:
     """The generated part of patches/README.md."""
-    lines = [BEGIN, "", "| Patch | Kind | Files | Why | Answers | Drop when |", "|---|---|---|---|---|---|"]
+    lines = [
+        BEGIN,
+        "",
+        "| Patch | Kind | Files | Why | Answers | Needs | Drop when | Proven by |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for result in report.results:
         patch = result.patch
         files = "<br>".join(name.removeprefix("llava/") for name in patch.files)
-        cells = [f"`{patch.name}`", patch.kind.value, files, patch.why, patch.origin, patch.drop_when]
+        needs = "<br>".join(f"`{name}`" for name in patch.needs)
+        drop = f"{patch.drop_when} (checked)" if patch.drop_if else patch.drop_when
+        proof = patch.proven_by.replace("::", "<br>")
+        cells = [f"`{patch.name}`", patch.kind.value, files, patch.why, patch.origin, needs, drop, proof]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     total = f"{len(report.results)} patches, {_num_edits(report)} edits, {_num_lines(report)} lines added or removed"
     return "\n".join([*lines, "", f"{total} in {len(report.changed_by)} files.", "", END])

@@ -3,6 +3,6 @@
 describe("runs/prompt-tuned", None).kind  ->  "model"
 """
 
-from llava_finetune.saved.folders import describe, refuse_mpt
+from llava_finetune.saved.folders import ADAPTER, describe, refuse_mpt
 
-__all__ = ["describe", "refuse_mpt"]
+__all__ = ["ADAPTER", "describe", "refuse_mpt"]

@@ -1,7 +1,7 @@
 """Any CLIP model is a vision tower, whatever its folder is called."""
 
 from patches.edits import Replace
-from patches.series import Kind, Patch
+from patches.series import Absent, Import, Kind, Patch
 
 PATCH = Patch(
     kind=Kind.MEND,
@@ -16,10 +16,12 @@ PATCH = Patch(
             "build_vision_tower",
             find="is_absolute_path_exists = os.path.exists(vision_tower)\nif __known:\n    __made",
             put="""
-                from llava_finetune.upstream import guards
                 if guards.is_clip(vision_tower):
                     __made
             """,
         ),
     ),
+    proven_by="test_alive_models.py::test_a_clip_tower_of_any_name_is_built",
+    imports=(Import("llava/model/multimodal_encoder/builder.py", "build_vision_tower", ("guards",)),),
+    drop_if=(Absent("llava/model/multimodal_encoder/builder.py", "build_vision_tower", "__x.startswith(*__any)"),),
 )

@@ -1,7 +1,7 @@
 """SDPA by default; flash attention when asked for and possible."""
 
 from patches.edits import Replace
-from patches.series import Kind, Patch
+from patches.series import Import, Kind, Patch
 
 PATCH = Patch(
     kind=Kind.MEND,
@@ -17,4 +17,6 @@ PATCH = Patch(
             put="kwargs.setdefault('attn_implementation', placement.choose_attention(use_flash_attn, device))",
         ),
     ),
+    proven_by="test_alive_models.py::test_flash_attention_that_cannot_run_falls_back",
+    imports=(Import("llava/model/builder.py", "load_pretrained_model", ("placement",)),),
 )

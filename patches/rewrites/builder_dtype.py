@@ -1,7 +1,7 @@
 """The builder loads in the asked dtype: auto is what the model was trained in, else what the hardware is good at."""
 
-from patches.edits import AddParameter, Replace
-from patches.series import Absent, Kind, Patch
+from patches.edits import AddParameter, Before, Replace
+from patches.series import Absent, Import, Kind, Patch
 
 FILE = "llava/model/builder.py"
 FUNCTION = "load_pretrained_model"
@@ -14,9 +14,22 @@ PATCH = Patch(
     drop_when="upstream's builder takes a dtype",
     edits=(
         AddParameter(FILE, FUNCTION, find="use_flash_attn", put="dtype='auto'"),
+        Before(
+            FILE,
+            FUNCTION,
+            find='kwargs = {"device_map": device_map, **kwargs}',
+            put="dtype = placement.choose_dtype(dtype, device, folder.dtype)",
+        ),
         Replace(FILE, FUNCTION, find="torch.float16", put="dtype", count=5),
         Replace(FILE, FUNCTION, find="kwargs['torch_dtype'] = __dtype", put="kwargs['dtype'] = __dtype"),
         Replace(FILE, FUNCTION, find="print('Convert to FP16...')", put=""),
     ),
     proofs=(Absent(FILE, "", "torch.float16"), Absent(FILE, FUNCTION, "torch.float16")),
+    proven_by="test_upstream_loads.py::test_every_float_has_the_asked_dtype_and_the_model_answers[llava-1.5-bfloat16]",
+    needs=(
+        "builder_folder",
+        "builder_device",
+    ),
+    imports=(Import(FILE, "load_pretrained_model", ("placement",)),),
+    drop_if=(*Absent.half_precision(FILE, FUNCTION),),
 )

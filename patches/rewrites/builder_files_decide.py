@@ -33,7 +33,7 @@ PATCH = Patch(
         Replace(
             FILE,
             FUNCTION,
-            find="lora_cfg_pretrained = LlavaConfig.from_pretrained(model_path)",
+            find="lora_cfg_pretrained = __class.from_pretrained(model_path)",
             put="lora_cfg_pretrained = folder.load_config()",
         ),
         Replace(
@@ -44,4 +44,10 @@ PATCH = Patch(
         ),
     ),
     proofs=(Absent(FILE, FUNCTION, "model_name.lower()"),),
+    proven_by="test_upstream_loads.py::test_a_folders_name_decides_nothing[plain]",
+    needs=("builder_folder",),
+    drop_if=(
+        Absent("llava/model/builder.py", "load_pretrained_model", "__x.lower()"),
+        Absent("llava/model/builder.py", "load_pretrained_model", "__a in __b"),
+    ),
 )

@@ -1,7 +1,7 @@
 """A loaded model's generation config can be saved."""
 
 from patches.edits import Before
-from patches.series import Kind, Patch
+from patches.series import Import, Kind, Patch
 
 PATCH = Patch(
     kind=Kind.MEND,
@@ -14,10 +14,9 @@ PATCH = Patch(
             "llava/model/builder.py",
             "load_pretrained_model",
             find="image_processor = None",
-            put="""
-                from llava_finetune.upstream import guards
-                guards.mend_generation_config(model)
-            """,
+            put="guards.mend_generation_config(model)",
         ),
     ),
+    proven_by="test_upstream_loads.py::test_a_generation_config_that_cannot_be_saved_is_mended",
+    imports=(Import("llava/model/builder.py", "load_pretrained_model", ("guards",)),),
 )

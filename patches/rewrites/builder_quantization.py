@@ -1,7 +1,7 @@
 """4- and 8-bit loading keeps projector, tower and head in 16 bit."""
 
 from patches.edits import Replace
-from patches.series import Kind, Patch
+from patches.series import Import, Kind, Patch
 
 PATCH = Patch(
     kind=Kind.MEND,
@@ -18,4 +18,7 @@ PATCH = Patch(
             put="__sixteen\nkwargs.update(weights.quantization(load_8bit, load_4bit, dtype))",
         ),
     ),
+    proven_by="test_upstream_loads.py::test_quantised_models_keep_projector_tower_and_head_in_16_bit[load_4bit-llava-1.5]",
+    needs=("builder_dtype",),
+    imports=(Import("llava/model/builder.py", "load_pretrained_model", ("weights",)),),
 )

@@ -1,7 +1,7 @@
 """The vision tower is always on the projector's device and in the model's dtype."""
 
 from patches.edits import Replace
-from patches.series import Kind, Patch
+from patches.series import Import, Kind, Patch
 
 PATCH = Patch(
     kind=Kind.MEND,
@@ -19,4 +19,7 @@ PATCH = Patch(
             put="vision_tower = placement.place_vision_tower(model, dtype)",
         ),
     ),
+    proven_by="test_upstream_loads.py::test_every_float_has_the_asked_dtype_and_the_model_answers[llava-1.5-float32]",
+    needs=("builder_dtype",),
+    imports=(Import("llava/model/builder.py", "load_pretrained_model", ("placement",)),),
 )

@@ -28,4 +28,10 @@ PATCH = Patch(
             count=2,
         ),
     ),
+    proven_by="test_upstream_loads.py::test_a_tower_can_be_named_at_load_time_and_is_found_after_a_move",
+    needs=(
+        "builder_folder",
+        "builder_dtype",
+        "builder_weights",
+    ),
 )

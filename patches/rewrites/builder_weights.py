@@ -1,7 +1,7 @@
 """Weights that have no place are an error, not a random projector."""
 
 from patches.edits import Before, Replace
-from patches.series import Kind, Patch
+from patches.series import Import, Kind, Patch
 
 FILE = "llava/model/builder.py"
 FUNCTION = "load_pretrained_model"
@@ -45,4 +45,7 @@ PATCH = Patch(
             put="folder.require('non_lora_trainables.bin')",
         ),
     ),
+    proven_by="test_upstream_loads.py::test_wrong_bases_and_missing_parts_say_what_to_do",
+    needs=("builder_folder",),
+    imports=(Import(FILE, "load_pretrained_model", ("weights",)),),
 )

@@ -17,4 +17,5 @@ PATCH = Patch(
             put="super(LLaVATrainer, self)._save_checkpoint(model, trial)",
         ),
     ),
+    proven_by="test_alive_training.py::test_a_checkpoint_is_saved_with_two_arguments",
 )

@@ -1,7 +1,7 @@
 """Saving under DeepSpeed waits for CUDA only where there is CUDA."""
 
 from patches.edits import Replace
-from patches.series import Kind, Patch
+from patches.series import Kind, Patch, Present
 
 PATCH = Patch(
     kind=Kind.STACK,
@@ -15,6 +15,14 @@ PATCH = Patch(
             "safe_save_model_for_hf_trainer",
             find="torch.cuda.synchronize()",
             put="if torch.cuda.is_available():\n    torch.cuda.synchronize()",
+        ),
+    ),
+    proven_by="test_alive_training.py::test_a_save_under_deepspeed_needs_no_cuda",
+    drop_if=(
+        Present(
+            "llava/train/train.py",
+            "safe_save_model_for_hf_trainer",
+            "if torch.cuda.is_available():\n    torch.cuda.synchronize()",
         ),
     ),
 )

@@ -1,7 +1,7 @@
 """DeepSpeed's process group exists before the model is built, on CPU too."""
 
 from patches.edits import After
-from patches.series import Kind, Patch
+from patches.series import Import, Kind, Patch
 
 PATCH = Patch(
     kind=Kind.STACK,
@@ -14,11 +14,9 @@ PATCH = Patch(
             "llava/train/train.py",
             "train",
             find="model_args, data_args, training_args = parser.parse_args_into_dataclasses(*__args)",
-            put="""
-                if training_args.deepspeed and training_args.use_cpu and "RANK" in os.environ:
-                    import deepspeed
-                    deepspeed.init_distributed()
-            """,
+            put="ranks.start_deepspeed_on_cpu(training_args)",
         ),
     ),
+    proven_by="test_alive_training.py::test_deepspeeds_group_is_there_before_the_model",
+    imports=(Import("llava/train/train.py", "train", ("ranks",)),),
 )

@@ -38,4 +38,12 @@ PATCH = Patch(
     drop_when="upstream takes a dtype",
     edits=tuple(edit for tool in TOOLS for edit in edits_for(*tool)),
     proofs=tuple(Absent(f"llava/model/{name}.py", function, "torch.float16") for name, function, _, _ in TOOLS),
+    proven_by="test_upstream_tools.py::test_a_delta_of_a_bf16_model_stays_bf16_and_gives_the_model_back",
+    drop_if=(
+        *(
+            proof
+            for name, function, _, _ in TOOLS
+            for proof in Absent.half_precision(f"llava/model/{name}.py", function)
+        ),
+    ),
 )

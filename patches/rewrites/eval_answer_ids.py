@@ -1,7 +1,7 @@
 """Answer ids come from the standard library."""
 
 from patches.edits import Replace
-from patches.series import Kind, Patch
+from patches.series import Absent, Kind, Patch
 
 FILES = ("model_vqa", "model_vqa_loader", "model_vqa_mmbench", "model_vqa_science", "model_qa")
 
@@ -19,4 +19,6 @@ PATCH = Patch(
             Replace(f"llava/eval/{file}.py", "eval_model", find="shortuuid.uuid()", put="uuid.uuid4().hex"),
         )
     ),
+    proven_by="test_alive_tools.py::test_the_evaluation_scripts_import_without_shortuuid",
+    drop_if=(*(Absent(f"llava/eval/{file}.py", "", "shortuuid") for file in FILES),),
 )

@@ -9,7 +9,7 @@ PATCH = Patch(
     kind=Kind.MEND,
     origin="measured: `FileNotFoundError: [Errno 2] No such file or directory: ''`",
     why="`--answers-file answers.jsonl` made a folder without a name, after the model was loaded.",
-    not_outside="Each is one function that does all.",
+    not_outside="The folder is made inside the function that also loads and asks.",
     drop_when="upstream takes a bare file name",
     edits=tuple(
         Replace(
@@ -20,4 +20,5 @@ PATCH = Patch(
         )
         for name in SCRIPTS
     ),
+    proven_by="test_alive_tools.py::test_an_answers_file_needs_no_folder",
 )

@@ -10,7 +10,7 @@ PATCH = Patch(
     origin="measured: `unsupported operand type(s) for |: 'Tensor' and 'NoneType'`, then empty answers",
     why="Its stopping rule first answers None; with the v1 template, the default now, the prompt was left without the "
     "answer's role, and the first space ended an answer.",
-    not_outside="It is one function that does all.",
+    not_outside="Prompt, stopping rule and the cut of the answer are one loop; each is wrong without the others.",
     drop_when="upstream writes answers that are not empty",
     edits=(
         Replace(
@@ -38,4 +38,5 @@ PATCH = Patch(
             """,
         ),
     ),
+    proven_by="test_upstream_tools.py::test_the_text_only_evaluation_answers_with_a_language_model",
 )

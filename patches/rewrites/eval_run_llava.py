@@ -1,17 +1,17 @@
-"""run_llava runs on any device, in any dtype, with the model's own template."""
+"""run_llava runs on any device, in any dtype."""
 
 from patches.edits import After, Replace
-from patches.series import Absent, Kind, Patch
+from patches.series import Absent, Import, Kind, Patch
 
 FILE = "llava/eval/run_llava.py"
 FUNCTION = "eval_model"
 
 PATCH = Patch(
     kind=Kind.MEND,
-    origin="haotian-liu/LLaVA#664, #1363; llava-rlhf/LLaVA-RLHF#12 (problems 10, 22)",
-    why="`.cuda()` and fp16 are hard-coded, the conversation is guessed from the folder's name.",
-    not_outside="It is one function that does all.",
-    drop_when="upstream takes device and dtype, and reads the template from files",
+    origin="llava-rlhf/LLaVA-RLHF#12 (problem 22)",
+    why="fp16 and CUDA are hard-coded, in the load and for the pictures.",
+    not_outside="Load, pictures and ids are placed inside the one function that also asks.",
+    drop_when="upstream takes device and dtype",
     edits=(
         Replace(
             FILE,
@@ -19,15 +19,6 @@ PATCH = Patch(
             find="load_pretrained_model(args.model_path, args.model_base, model_name)",
             put="load_pretrained_model(args.model_path, args.model_base, model_name, "
             "device=getattr(args, 'device', 'auto'), dtype=getattr(args, 'dtype', 'auto'))",
-        ),
-        Replace(
-            FILE,
-            FUNCTION,
-            find='if "llama-2" in __name: ...\nif args.conv_mode is not None and __differs: ...',
-            put="""
-                from llava_finetune.upstream import placement, templates
-                args.conv_mode = templates.choose_template(args.conv_mode, args.model_path, model, tokenizer)
-            """,
         ),
         Replace(
             FILE,
@@ -47,4 +38,11 @@ PATCH = Patch(
         ),
     ),
     proofs=(Absent(FILE, FUNCTION, "torch.float16"), Absent(FILE, FUNCTION, "__x.cuda()")),
+    proven_by="test_upstream_tools.py::test_run_llava_answers_about_one_and_two_pictures",
+    needs=(
+        "builder_device",
+        "builder_dtype",
+    ),
+    imports=(Import(FILE, FUNCTION, ("placement",)),),
+    drop_if=(*Absent.hard_coded(FILE, FUNCTION),),
 )

@@ -1,7 +1,7 @@
 """Pictures and <image> tokens are counted before features are spliced in."""
 
 from patches.edits import Before
-from patches.series import Kind, Patch
+from patches.series import Import, Kind, Patch
 
 PATCH = Patch(
     kind=Kind.MEND,
@@ -16,9 +16,12 @@ PATCH = Patch(
             "LlavaMetaForCausalLM.prepare_inputs_labels_for_multimodal",
             find="new_input_embeds = []\nnew_labels = []\ncur_image_idx = 0",
             put="""
-                from llava_finetune.upstream import guards
                 guards.check_image_counts(input_ids, image_features, IMAGE_TOKEN_INDEX)
             """,
         ),
+    ),
+    proven_by="test_guards.py::test_the_splice_itself_refuses_a_batch_that_would_shift",
+    imports=(
+        Import("llava/model/llava_arch.py", "LlavaMetaForCausalLM.prepare_inputs_labels_for_multimodal", ("guards",)),
     ),
 )

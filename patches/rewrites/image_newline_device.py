@@ -17,4 +17,5 @@ PATCH = Patch(
             put="self.model.image_newline[None].to(image_feature.device)",
         ),
     ),
+    proven_by="test_alive_models.py::test_the_newline_joins_features_on_their_device",
 )

@@ -1,7 +1,7 @@
 """A failing import of the model classes shows its own error."""
 
 from patches.edits import Replace
-from patches.series import Kind, Patch
+from patches.series import Absent, Kind, Patch
 
 PATCH = Patch(
     kind=Kind.MEND,
@@ -30,4 +30,6 @@ PATCH = Patch(
             """,
         ),
     ),
+    proven_by="test_upstream_tools.py::test_a_failing_import_of_a_model_class_shows_its_own_error",
+    drop_if=(Absent("llava/model/__init__.py", "", "try: ...\nexcept: ..."),),
 )

@@ -27,4 +27,5 @@ PATCH = Patch(
     not_outside="transformers looks at the class's own signature.",
     drop_when="upstream's forward takes it",
     edits=(*edits_for("llama", "return_dict"), *edits_for("mistral", "return_dict")),
+    proven_by="test_alive_models.py::test_the_last_logits_alone_can_be_had",
 )

@@ -1,9 +1,13 @@
 """ALL_LAYERNORM_LAYERS lives in transformers.pytorch_utils today."""
 
 from patches.edits import After, Replace
-from patches.series import Kind, Patch
+from patches.series import Kind, Patch, Present
 
 FILE = "llava/train/llava_trainer.py"
+OLD = (
+    "from transformers.trainer import is_sagemaker_mp_enabled, get_parameter_names, has_length, "
+    "ALL_LAYERNORM_LAYERS, logger"
+)
 
 PATCH = Patch(
     kind=Kind.STACK,
@@ -15,8 +19,7 @@ PATCH = Patch(
         Replace(
             FILE,
             "",
-            find="from transformers.trainer import is_sagemaker_mp_enabled, get_parameter_names, has_length, "
-            "ALL_LAYERNORM_LAYERS, logger",
+            find=OLD,
             put="from transformers.trainer import is_sagemaker_mp_enabled, get_parameter_names, has_length, logger",
         ),
         After(
@@ -26,4 +29,6 @@ PATCH = Patch(
             put="from transformers.pytorch_utils import ALL_LAYERNORM_LAYERS",
         ),
     ),
+    proven_by="test_alive_training.py::test_the_module_of_the_trainer_imports",
+    drop_if=(Present(FILE, "", "from transformers.pytorch_utils import ALL_LAYERNORM_LAYERS"),),
 )

@@ -1,7 +1,7 @@
 """`train()` ends the process group it used."""
 
 from patches.edits import After
-from patches.series import Kind, Patch
+from patches.series import Import, Kind, Patch
 
 PATCH = Patch(
     kind=Kind.STACK,
@@ -15,11 +15,9 @@ PATCH = Patch(
             "train",
             find="if training_args.lora_enable:\n    state_dict = get_peft_state_maybe_zero_3(*__args)\n    __more\n"
             "else:\n    __full",
-            put="""
-                if torch.distributed.is_initialized():
-                    torch.distributed.barrier()
-                    torch.distributed.destroy_process_group()
-            """,
+            put="ranks.leave_group()",
         ),
     ),
+    proven_by="test_alive_training.py::test_the_process_group_is_left_at_the_end",
+    imports=(Import("llava/train/train.py", "train", ("ranks",)),),
 )

@@ -3,6 +3,9 @@
 from patches.edits import Replace
 from patches.series import Kind, Patch
 
+#: The whole call: `train` holds the same choice for its compute dtype.
+LOAD = "__class.from_pretrained(*__args, torch_dtype=(torch.bfloat16 if training_args.bf16 else {}), *__more)"
+
 PATCH = Patch(
     kind=Kind.STACK,
     origin="measured: read in transformers 5, `from_pretrained`",
@@ -14,9 +17,10 @@ PATCH = Patch(
         Replace(
             "llava/train/train.py",
             "train",
-            find="torch.bfloat16 if training_args.bf16 else None",
-            put="torch.bfloat16 if training_args.bf16 else torch.float32",
+            find=LOAD.format("None"),
+            put=LOAD.format("torch.float32"),
             count=2,
         ),
     ),
+    proven_by="test_alive_training.py::test_without_bf16_a_bf16_base_trains_in_fp32",
 )

@@ -1,7 +1,7 @@
 """A picture that cannot be read costs its record, not the run."""
 
 from patches.edits import Replace
-from patches.series import Kind, Patch
+from patches.series import Import, Kind, Patch
 
 PATCH = Patch(
     kind=Kind.MEND,
@@ -15,11 +15,12 @@ PATCH = Patch(
             "LazySupervisedDataset.__getitem__",
             find="image = Image.open(os.path.join(image_folder, image_file)).convert('RGB')",
             put="""
-                from llava_finetune.upstream import pictures
                 image = pictures.open_or_note(os.path.join(image_folder, image_file))
                 if image is None:
                     return self[(i + 1) % len(self)]
             """,
         ),
     ),
+    proven_by="test_alive_training.py::test_a_lost_picture_gives_way_to_the_next_record",
+    imports=(Import("llava/train/train.py", "LazySupervisedDataset.__getitem__", ("pictures",)),),
 )

@@ -1,7 +1,7 @@
 """MPT models are refused with the replacement's name."""
 
 from patches.edits import Before, Replace
-from patches.series import Kind, Patch
+from patches.series import Import, Kind, Patch
 
 MESSAGE = (
     "MPT models are not supported: upstream's own class no longer runs; "
@@ -29,11 +29,7 @@ PATCH = Patch(
             put="folders.refuse_mpt(model_args.model_name_or_path)",
             count=2,
         ),
-        Before(
-            "llava/train/train.py",
-            "train",
-            find="bnb_model_from_pretrained_args = {}",
-            put="from llava_finetune.upstream import folders, guards",
-        ),
     ),
+    proven_by="test_alive_models.py::test_the_mpt_class_names_what_replaces_it",
+    imports=(Import("llava/train/train.py", "train", ("folders",)),),
 )

@@ -1,7 +1,7 @@
 """The rank comes from the process group, not from a launcher's flag."""
 
 from patches.edits import Replace
-from patches.series import Kind, Patch
+from patches.series import Absent, Kind, Patch
 
 PATCH = Patch(
     kind=Kind.STACK,
@@ -25,5 +25,14 @@ PATCH = Patch(
             "self.args.local_process_index",
             2,
         ),
+    ),
+    proven_by="test_alive_training.py::test_only_the_first_process_writes",
+    drop_if=(
+        Absent("llava/train/train.py", "train", "__x.local_rank"),
+        Absent("llava/train/train.py", "train", '"local_rank"'),
+        Absent("llava/train/train.py", "safe_save_model_for_hf_trainer", "__x.local_rank"),
+        Absent("llava/train/train.py", "safe_save_model_for_hf_trainer", '"local_rank"'),
+        Absent("llava/train/llava_trainer.py", "LLaVATrainer._save_checkpoint", "__x.local_rank"),
+        Absent("llava/train/llava_trainer.py", "LLaVATrainer._save_checkpoint", '"local_rank"'),
     ),
 )

@@ -1,7 +1,7 @@
 """The Trainer takes `processing_class` where it took `tokenizer`."""
 
 from patches.edits import Replace
-from patches.series import Kind, Patch
+from patches.series import Kind, Patch, Present
 
 PATCH = Patch(
     kind=Kind.STACK,
@@ -17,4 +17,6 @@ PATCH = Patch(
             put="LLaVATrainer(model=model, processing_class=tokenizer, *__rest)",
         ),
     ),
+    proven_by="test_alive_training.py::test_the_trainer_gets_arguments_that_it_takes",
+    drop_if=(Present("llava/train/train.py", "train", "LLaVATrainer(*__before, processing_class=tokenizer, *__rest)"),),
 )

@@ -1,7 +1,7 @@
 """A pretrained projector loads into parameters that ZeRO-3 has split."""
 
 from patches.edits import Replace
-from patches.series import Kind, Patch
+from patches.series import Import, Kind, Patch
 
 PATCH = Patch(
     kind=Kind.MEND,
@@ -15,9 +15,10 @@ PATCH = Patch(
             "LlavaMetaModel.initialize_vision_modules",
             find="self.mm_projector.load_state_dict(__weights)",
             put="""
-                from llava_finetune.upstream import guards
                 guards.load_projector(self.mm_projector, __weights, pretrain_mm_mlp_adapter)
             """,
         ),
     ),
+    proven_by="test_alive_models.py::test_a_pretrained_projector_is_loaded_by_the_loader_that_knows_zero3",
+    imports=(Import("llava/model/llava_arch.py", "LlavaMetaModel.initialize_vision_modules", ("guards",)),),
 )

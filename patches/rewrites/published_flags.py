@@ -1,7 +1,7 @@
 """Flags of upstream's published launch scripts keep their names."""
 
-from patches.edits import Before, Replace
-from patches.series import Kind, Patch
+from patches.edits import Replace
+from patches.series import Import, Kind, Patch
 
 PATCH = Patch(
     kind=Kind.STACK,
@@ -16,11 +16,7 @@ PATCH = Patch(
             find="parser.parse_args_into_dataclasses()",
             put="parser.parse_args_into_dataclasses(args=flags.translate_flags())",
         ),
-        Before(
-            "llava/train/train.py",
-            "train",
-            find="parser = transformers.HfArgumentParser(__types)",
-            put="from llava_finetune.upstream import flags",
-        ),
     ),
+    proven_by="test_alive_training.py::test_the_flags_of_published_scripts_are_understood",
+    imports=(Import("llava/train/train.py", "train", ("flags",)),),
 )

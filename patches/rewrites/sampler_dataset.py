@@ -20,4 +20,5 @@ PATCH = Patch(
             put="super()._get_train_sampler(train_dataset)",
         ),
     ),
+    proven_by="test_alive_training.py::test_the_sampler_takes_the_data_set",
 )

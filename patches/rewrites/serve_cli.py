@@ -1,16 +1,16 @@
-"""The terminal chat runs on any device, in any dtype, with the model's own template."""
+"""The terminal chat runs on any device, in any dtype."""
 
 from patches.edits import Replace
-from patches.series import Absent, Kind, Patch
+from patches.series import Absent, Import, Kind, Patch
 
 FILE = "llava/serve/cli.py"
 
 PATCH = Patch(
     kind=Kind.MEND,
-    origin="haotian-liu/LLaVA#664, #361 (problems 10, 22)",
-    why="fp16 and CUDA are hard-coded, the conversation is guessed from the folder's name.",
-    not_outside="It is one function that does all.",
-    drop_when="upstream takes a dtype and reads the template from files",
+    origin="haotian-liu/LLaVA#361 (problem 22)",
+    why="fp16 and CUDA are hard-coded, in the load and for the pictures.",
+    not_outside="Load, pictures and ids are placed inside the one function that also asks.",
+    drop_when="upstream takes a dtype",
     edits=(
         Replace(
             FILE,
@@ -18,16 +18,6 @@ PATCH = Patch(
             find="load_pretrained_model(*__args, device=args.device)",
             put="load_pretrained_model(*__args, device=args.device, dtype=args.dtype)",
         ),
-        Replace(
-            FILE,
-            "main",
-            find='if "llama-2" in __name: ...\nif args.conv_mode is not None and __differs: ...',
-            put="""
-                from llava_finetune.upstream import placement, templates
-                args.conv_mode = templates.choose_template(args.conv_mode, args.model_path, model, tokenizer)
-            """,
-        ),
-        Replace(FILE, "main", find='"mpt" in model_name.lower()', put='conv.version == "mpt"'),
         Replace(
             FILE,
             "main",
@@ -45,4 +35,11 @@ PATCH = Patch(
         ),
     ),
     proofs=(Absent(FILE, "main", "torch.float16"),),
+    proven_by="test_upstream_tools.py::test_the_terminal_chat_takes_a_second_question[16]",
+    needs=(
+        "builder_device",
+        "builder_dtype",
+    ),
+    imports=(Import(FILE, "main", ("placement",)),),
+    drop_if=(*Absent.hard_coded(FILE, ""),),
 )

@@ -8,7 +8,7 @@ PATCH = Patch(
     origin="measured; later versions of upstream decode the whole output too",
     why="`generate` returns new tokens only; cutting the prompt's length off them left an empty answer in the history, "
     "and the second question was asked of a model that had said nothing.",
-    not_outside="It is one function that does all.",
+    not_outside="The answer goes into the history inside the loop that asks.",
     drop_when="upstream decodes the whole output",
     edits=(
         Replace(
@@ -18,4 +18,5 @@ PATCH = Patch(
             put="tokenizer.decode(output_ids[0], skip_special_tokens=True)",
         ),
     ),
+    proven_by="test_alive_tools.py::test_the_chat_remembers_its_own_answer",
 )

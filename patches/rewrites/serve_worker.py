@@ -1,17 +1,17 @@
-"""The model worker runs on any device, in any dtype, and knows by its files that a model sees."""
+"""The model worker runs on any device, in any dtype."""
 
-from patches.edits import AddParameter, After, Replace
-from patches.series import Absent, Kind, Patch
+from patches.edits import AddParameter, Before, Replace
+from patches.series import Absent, Import, Kind, Patch
 
 FILE = "llava/serve/model_worker.py"
 STREAM = "ModelWorker.generate_stream"
 
 PATCH = Patch(
     kind=Kind.MEND,
-    origin="haotian-liu/LLaVA#738, #361, #1634 (problems 10, 22, 30)",
-    why="fp16 and CUDA are hard-coded; a folder without `llava` in its name got a worker without eyes.",
-    not_outside="It is one class that does all.",
-    drop_when="upstream takes a dtype and asks the model",
+    origin="haotian-liu/LLaVA#361 (problem 22)",
+    why="fp16 and CUDA are hard-coded.",
+    not_outside="The worker loads its model in its constructor and makes the tensors in its stream.",
+    drop_when="upstream takes a dtype",
     edits=(
         AddParameter(FILE, "ModelWorker.__init__", find="use_flash_attn", put="dtype='auto'"),
         Replace(
@@ -20,18 +20,12 @@ PATCH = Patch(
             find="load_pretrained_model(*__args, use_flash_attn=use_flash_attn)",
             put="load_pretrained_model(*__args, use_flash_attn=use_flash_attn, dtype=dtype)",
         ),
-        Replace(
-            FILE,
-            "ModelWorker.__init__",
-            find="'llava' in self.model_name.lower()",
-            put="self.image_processor is not None",
-        ),
-        After(FILE, "ModelWorker.__init__", find="self.is_multimodal = __eyes", put="self.device = self.model.device"),
+        Before(FILE, "ModelWorker.__init__", find="self.is_multimodal = __eyes", put="self.device = self.model.device"),
         Replace(
             FILE,
             STREAM,
             find="if type(images) is list: ...",
-            put="from llava_finetune.upstream import placement\nimages = placement.images_for(model, images)",
+            put="images = placement.images_for(model, images)",
         ),
         Replace(
             FILE,
@@ -50,4 +44,11 @@ PATCH = Patch(
         ),
     ),
     proofs=(Absent(FILE, STREAM, "torch.float16"),),
+    proven_by="test_alive_tools.py::test_the_worker_loads_in_the_asked_dtype_where_the_model_is",
+    needs=(
+        "builder_device",
+        "builder_dtype",
+    ),
+    imports=(Import(FILE, STREAM, ("placement",)),),
+    drop_if=(*Absent.hard_coded(FILE, ""),),
 )

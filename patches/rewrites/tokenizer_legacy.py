@@ -1,7 +1,7 @@
 """Not every tokenizer has `legacy`."""
 
 from patches.edits import Replace
-from patches.series import Kind, Patch
+from patches.series import Absent, Kind, Patch
 
 PATCH = Patch(
     kind=Kind.STACK,
@@ -18,4 +18,6 @@ PATCH = Patch(
             put="getattr(tokenizer, 'legacy', True)",
         ),
     ),
+    proven_by="test_alive_training.py::test_a_tokenizer_without_legacy_is_masked",
+    drop_if=(Absent("llava/train/train.py", "preprocess_v1", "__x.legacy"),),
 )

@@ -1,7 +1,7 @@
 """The tower computes gradients when its parameters ask for them."""
 
 from patches.edits import Replace
-from patches.series import Kind, Patch
+from patches.series import Absent, Import, Kind, Patch
 
 PATCH = Patch(
     kind=Kind.MEND,
@@ -17,10 +17,15 @@ PATCH = Patch(
             find="@torch.no_grad()\ndef forward(self, images):\n    __body",
             put="""
                 def forward(self, images):
-                    wanted = any(parameter.requires_grad for parameter in self.parameters())
-                    with torch.set_grad_enabled(wanted and torch.is_grad_enabled()):
+                    with towers.gradient_where_trained(self):
                         __body
             """,
         ),
+    ),
+    proven_by="test_guards.py::test_a_trainable_tower_gets_gradients_and_a_frozen_one_none",
+    imports=(Import("llava/model/multimodal_encoder/clip_encoder.py", "CLIPVisionTower.forward", ("towers",)),),
+    drop_if=(
+        Absent("llava/model/multimodal_encoder/clip_encoder.py", "", "torch.no_grad()"),
+        Absent("llava/model/multimodal_encoder/clip_encoder.py", "", "torch.inference_mode()"),
     ),
 )

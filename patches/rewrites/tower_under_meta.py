@@ -1,7 +1,7 @@
 """A tower that the checkpoint carries is built from its config; the checkpoint fills it."""
 
-from patches.edits import After, Replace
-from patches.series import Kind, Patch
+from patches.edits import Replace
+from patches.series import Import, Kind, Patch
 
 FILE = "llava/model/multimodal_encoder/clip_encoder.py"
 
@@ -21,20 +21,10 @@ PATCH = Patch(
             "elif __unfreeze:\n    self.load_model()\n"
             "else:\n    __config",
             put="if not delay_load:\n    self.load_model()\n"
-            "elif __unfreeze:\n    self.build_model()\n"
+            "elif __unfreeze:\n    towers.build(self)\n"
             "else:\n    __config",
         ),
-        After(
-            FILE,
-            "CLIPVisionTower",
-            find="def load_model(self, device_map=None): ...",
-            put="""
-                def build_model(self):
-                    self.image_processor = CLIPImageProcessor.from_pretrained(self.vision_tower_name)
-                    self.vision_tower = CLIPVisionModel(CLIPVisionConfig.from_pretrained(self.vision_tower_name))
-                    self.vision_tower.requires_grad_(False)
-                    self.is_loaded = True
-            """,
-        ),
     ),
+    proven_by="test_upstream_loads.py::test_every_float_has_the_asked_dtype_and_the_model_answers[1.6-vicuna-float32]",
+    imports=(Import(FILE, "CLIPVisionTower.__init__", ("towers",)),),
 )

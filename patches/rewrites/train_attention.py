@@ -1,7 +1,7 @@
 """`train_mem` uses flash attention where it can run, else SDPA."""
 
 from patches.edits import Replace
-from patches.series import Kind, Patch
+from patches.series import Absent, Import, Kind, Patch
 
 PATCH = Patch(
     kind=Kind.MEND,
@@ -15,9 +15,11 @@ PATCH = Patch(
             "",
             find='train(attn_implementation="flash_attention_2")',
             put="""
-                from llava_finetune.upstream import placement
                 train(attn_implementation=placement.choose_attention(True, placement.choose_device("auto")))
             """,
         ),
     ),
+    proven_by="test_alive_training.py::test_the_launchers_entry_point_asks_for_attention_that_runs",
+    imports=(Import("llava/train/train_mem.py", "", ("placement",)),),
+    drop_if=(Absent("llava/train/train_mem.py", "", '"flash_attention_2"'),),
 )

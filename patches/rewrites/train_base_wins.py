@@ -1,7 +1,7 @@
 """A LLaVA base's config wins over flags that were forgotten."""
 
 from patches.edits import Before
-from patches.series import Kind, Patch
+from patches.series import Import, Kind, Patch
 
 PATCH = Patch(
     kind=Kind.MEND,
@@ -18,4 +18,6 @@ PATCH = Patch(
             put="guards.keep_base_values(model.config, model_args, data_args)",
         ),
     ),
+    proven_by="test_alive_training.py::test_the_values_of_the_base_win",
+    imports=(Import("llava/train/train.py", "train", ("guards",)),),
 )

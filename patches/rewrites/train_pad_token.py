@@ -1,7 +1,7 @@
 """A tokenizer without unk gets a pad token that is not its end token."""
 
 from patches.edits import Replace
-from patches.series import Kind, Patch
+from patches.series import Absent, Import, Kind, Patch
 
 PATCH = Patch(
     kind=Kind.MEND,
@@ -18,4 +18,7 @@ PATCH = Patch(
             count=2,
         ),
     ),
+    proven_by="test_alive_training.py::test_a_tokenizer_without_unk_gets_a_pad_token",
+    imports=(Import("llava/train/train.py", "train", ("guards",)),),
+    drop_if=(Absent("llava/train/train.py", "train", "__x.unk_token"),),
 )

@@ -21,4 +21,5 @@ PATCH = Patch(
         ),
         Replace(FILE, "train", find='["mm_projector"]', put='["model.mm_projector", "model.vision_tower", "lm_head"]'),
     ),
+    proven_by="test_alive_training.py::test_qlora_keeps_projector_tower_and_head_in_16_bit",
 )

@@ -1,15 +1,14 @@
 """What would fail when saving fails before the first step, and QLoRA's output loads as asked."""
 
 from patches.edits import Before
-from patches.series import Kind, Patch
+from patches.series import Import, Kind, Patch
 
 PATCH = Patch(
     kind=Kind.MEND,
-    origin="haotian-liu/LLaVA#1144, #1635, #1217 (problems 11, 20)",
-    why="A generation config that cannot be saved cost the whole run; QLoRA left `quantization_config` in config.json, "
-    "and every later load was 4-bit, unasked.",
-    not_outside="The saves are in `train()`.",
-    drop_when="upstream checks before step 0 and saves a clean config",
+    origin="haotian-liu/LLaVA#1144 (problem 11)",
+    why="A generation config that cannot be saved cost the whole run, at its end.",
+    not_outside="The check belongs between the building of the model and the first step.",
+    drop_when="upstream checks before step 0",
     edits=(
         Before(
             "llava/train/train.py",
@@ -20,11 +19,7 @@ PATCH = Patch(
                 guards.dry_save(model, training_args.output_dir)
             """,
         ),
-        Before(
-            "llava/train/train.py",
-            "train",
-            find="model.config.save_pretrained(training_args.output_dir)",
-            put='model.config.__dict__.pop("quantization_config", None)',
-        ),
     ),
+    proven_by="test_alive_training.py::test_a_generation_config_that_cannot_be_saved_ends_no_run",
+    imports=(Import("llava/train/train.py", "train", ("guards",)),),
 )

@@ -1,7 +1,7 @@
 """A batch that teaches nothing ends the run."""
 
 from patches.edits import Before
-from patches.series import Kind, Patch
+from patches.series import Import, Kind, Patch
 
 PATCH = Patch(
     kind=Kind.MEND,
@@ -16,9 +16,10 @@ PATCH = Patch(
             "DataCollatorForSupervisedDataset.__call__",
             find="input_ids = torch.nn.utils.rnn.pad_sequence(*__args)",
             put="""
-                from llava_finetune.upstream import guards
                 guards.check_taught(labels)
             """,
         ),
     ),
+    proven_by="test_alive_training.py::test_a_batch_without_a_label_ends_the_run",
+    imports=(Import("llava/train/train.py", "DataCollatorForSupervisedDataset.__call__", ("guards",)),),
 )

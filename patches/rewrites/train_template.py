@@ -1,7 +1,7 @@
 """A template that is not there, or does not fit the tokenizer, is refused."""
 
 from patches.edits import Replace
-from patches.series import Kind, Patch
+from patches.series import Import, Kind, Patch
 
 PATCH = Patch(
     kind=Kind.MEND,
@@ -19,4 +19,6 @@ PATCH = Patch(
             put="conversation_lib.default_conversation = guards.choose_template(model_args.version, tokenizer)",
         ),
     ),
+    proven_by="test_alive_training.py::test_an_unknown_template_ends_the_run",
+    imports=(Import("llava/train/train.py", "train", ("guards",)),),
 )

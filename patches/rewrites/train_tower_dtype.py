@@ -23,4 +23,5 @@ PATCH = Patch(
         Replace(FILE, "train", find="'norm' in name", put="'norm' in name and 'vision_tower' not in name"),
     ),
     proofs=(Absent(FILE, "train", "torch.bfloat16 if __wanted else torch.float16"),),
+    proven_by="test_alive_training.py::test_a_run_in_fp32_has_its_tower_in_fp32",
 )

@@ -23,4 +23,5 @@ PATCH = Patch(
             """,
         ),
     ),
+    proven_by="test_alive_tools.py::test_the_old_page_names_what_replaces_it",
 )

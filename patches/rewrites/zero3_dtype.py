@@ -1,7 +1,7 @@
 """ZeRO-3 gets one dtype: what is made after the base model is cast like it."""
 
 from patches.edits import Before
-from patches.series import Kind, Patch
+from patches.series import Import, Kind, Patch
 
 PATCH = Patch(
     kind=Kind.STACK,
@@ -14,13 +14,9 @@ PATCH = Patch(
             "llava/train/train.py",
             "train",
             find="data_module = make_supervised_data_module(*__args)",
-            put="""
-                from transformers.integrations import is_deepspeed_zero3_enabled
-                if training_args.bf16 and is_deepspeed_zero3_enabled():
-                    for parameter in model.parameters():
-                        if parameter.dtype == torch.float32 and not hasattr(parameter, "ds_id"):
-                            parameter.data = parameter.data.to(torch.bfloat16)
-            """,
+            put="ranks.cast_for_zero3(model, training_args.bf16)",
         ),
     ),
+    proven_by="test_alive_training.py::test_under_zero3_everything_has_the_dtype_of_the_base",
+    imports=(Import("llava/train/train.py", "train", ("ranks",)),),
 )

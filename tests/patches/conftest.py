@@ -1,5 +1,6 @@
 """Pristine upstream and tiny models, made once per session."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from patches.source import find_source, read_pristine
+
+#: A folder that a session finds its tiny models in.
+MADE = "TINY_MODELS"
 
 
 @pytest.fixture(scope="session")
@@ -23,10 +27,19 @@ def pristine(source: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny LLaVAs of every family, a plain language model in `language`, a Mistral one in `mistral`."""
+    """Tiny LLaVAs of every family, a plain language model in `language`, a Mistral one in `mistral`.
+
+    Under `python -m patches prove` they are there already, made with the whole series.
+    """
+    if made := os.environ.get(MADE):
+        return Path(made)
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def make_tiny(folder: Path) -> Path:
+    """What the fixture `tiny` gives."""
     from tests.tiny import FAMILIES, make_tiny_language_model, make_tiny_llava
 
-    folder = tmp_path_factory.mktemp("tiny")
     for family in FAMILIES:
         make_tiny_llava(folder / family, family)
     make_tiny_language_model(folder / "language")

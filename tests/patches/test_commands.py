@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 
 from patches.cli import main
-from patches.engine import run
+from patches.engine import Memory, run
 from patches.series import load_series
+from patches.source import read_any
+from patches.survey import Verdict, findings
 from patches.table import BEGIN, END, markdown_table
 from patches.tree import digest_of, read_tree
 from tests.patches.conftest import run_module
 
-COMMANDS = ("fetch", "list", "check", "apply", "diff", "revert")
+COMMANDS = ("fetch", "list", "check", "survey", "prove", "apply", "diff", "revert")
 
 
 def test_two_applies_give_the_same_tree_and_say_so(
@@ -109,10 +111,14 @@ def test_a_renamed_variable_in_builder_is_named_with_patch_file_function_and_bot
     assert main(["check", "--source", str(copy_of_upstream)]) == 1
     message = capsys.readouterr().err
     assert "llava/model/builder.py: changed (sha256 expected" in message
-    assert (
+    number = builder.read_text().splitlines().index("        tower = model.get_vision_tower()") + 1
+    for words in (
         "builder_tower: llava/model/builder.py, load_pretrained_model: expected 1 place like "
-        "`vision_tower = model.get_vision_tower() ...`, found none; nearest: `tower = model.get_vision_tower()`"
-    ) in message
+        "`vision_tower = model.get_vision_tower() ...`, found none; nearest, with every difference:\n",
+        "      -         vision_tower = model.get_vision_tower()\n",
+        f"      +    {number}  tower = model.get_vision_tower()\n",
+    ):
+        assert words in message
 
 
 def test_nothing_is_written_when_a_patch_does_not_fit(
@@ -124,46 +130,59 @@ def test_nothing_is_written_when_a_patch_does_not_fit(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_known_differences_of_upstreams_last_commit_get_the_status_that_the_docs_tell(
-    copy_of_upstream: Path, root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """docs/upgrading.md's table, row by row, on a copy of the pin that has those differences."""
-    edits = {
-        "model/llava_arch.py": (".image_newline[None]\n", ".image_newline[None].to(image_feature.device)\n"),
-        "model/builder.py": (
+HEAD_EDITS = {
+    "model/llava_arch.py": [(".image_newline[None]\n", ".image_newline[None].to(image_feature.device)\n")],
+    "model/builder.py": [
+        (
             "lora_cfg_pretrained = AutoConfig.",
             "from llava.model.language_model.llava_llama import LlavaConfig\n"
             "            lora_cfg_pretrained = LlavaConfig.",
-        ),
-        "serve/cli.py": ("output_ids[0, input_ids.shape[1]:]", "output_ids[0]"),
-        "model/multimodal_encoder/builder.py": (
+        )
+    ],
+    "serve/cli.py": [("output_ids[0, input_ids.shape[1]:]", "output_ids[0]")],
+    "serve/controller.py": [("args=(self,)", "args=(self,), daemon=True")],
+    "serve/model_worker.py": [
+        ("target=heart_beat_worker, args=(self,)", "target=heart_beat_worker, args=(self,), daemon=True")
+    ],
+    "eval/model_qa.py": [
+        ("class KeywordsStoppingCriteria", "class Renamed"),
+        ("conv.append_message(conv.roles[0], qs)", "conv.append_message(conv.roles[0], qs)\n        prompt = None"),
+        ("[conv.sep]", "None"),
+    ],
+    "model/multimodal_encoder/builder.py": [
+        (
             "    if is_absolute_path_exists or",
             "    use_s2 = getattr(vision_tower_cfg, 's2', False)\n    if is_absolute_path_exists or",
-        ),
-        "model/multimodal_encoder/clip_encoder.py": (
+        )
+    ],
+    "model/multimodal_encoder/clip_encoder.py": [
+        (
             "class CLIPVisionTower(nn.Module):",
-            "class CLIPVisionTowerS2(nn.Module):\n    def forward(self, images):\n        return images\n\n\n"
-            "class CLIPVisionTower(nn.Module):",
-        ),
-    }
-    for name, (old, new) in edits.items():
+            "class CLIPVisionTowerS2(nn.Module):\n    @torch.no_grad()\n    def forward(self, images):\n"
+            "        return images\n\n\nclass CLIPVisionTower(nn.Module):",
+        )
+    ],
+}
+"""What upstream's last commit changes where patches look, put into the pin's own files."""
+
+
+def test_the_known_differences_of_upstreams_last_commit_get_the_verdicts_that_the_docs_tell(
+    copy_of_upstream: Path, root: Path
+) -> None:
+    """docs/upgrading.md's table is printed by `survey --markdown` on the commit itself; here, all of it and no more."""
+    for name, edits in HEAD_EDITS.items():
         path = copy_of_upstream / "llava" / name
-        assert old in path.read_text(), name
-        path.write_text(path.read_text().replace(old, new))
-    assert main(["check", "--source", str(copy_of_upstream), "--any-version", "--json"]) == 1
-    found = {row["name"]: row["status"] for row in json.loads(capsys.readouterr().out)["patches"]}
-    told = {}
-    for line in (root / "docs/upgrading.md").read_text(encoding="utf-8").splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        for name in re.findall(r"`(\w+)`", cells[1]) if len(cells) == 3 else ():
-            told[name] = re.findall(r"applies|redundant|drifted|gone|apply", cells[2])[0].replace("apply", "applies")
-    assert set(told) == {"lora_config_class", "builder_files_decide", "image_newline_device", "serve_cli_answer"} | {
-        "any_clip_tower",
-        "tower_gradient",
-        "tower_under_meta",
-    }
-    assert {name: found[name] for name in told} == told
-    assert {name for name, status in found.items() if status != "applies"} <= set(told)
+        for old, new in edits:
+            assert old in path.read_text(), name
+            path.write_text(path.read_text().replace(old, new))
+    found = findings(load_series(), read_any(copy_of_upstream), Memory())
+    text = (root / "docs/upgrading.md").read_text(encoding="utf-8")
+    told = dict(
+        re.findall(r"^\| `(\w+)` \| ([a-z ]+) \|", text[text.index("survey REPO c121f0432da2") :], re.MULTILINE)
+    )
+    assert {each.patch: each.verdict.value for each in found if each.verdict is not Verdict.APPLIES} == told
+    counts = ", ".join(f"{sum(each.verdict is verdict for each in found)} {verdict.value}" for verdict in Verdict)
+    assert f"{len(found)} patches on c121f0432da2 (2024-05-12): {counts}." in text
 
 
 def test_a_rehearsal_on_another_version_reports_every_patch(
@@ -175,29 +194,27 @@ def test_a_rehearsal_on_another_version_reports_every_patch(
         .replace("self.model.image_newline[None]\n", "self.model.image_newline[None].to(image_feature.device)\n")
         .replace("cur_image_idx = 0", "image_index = 0")
     )
-    builder = copy_of_upstream / "llava/model/builder.py"
-    builder.write_text(
-        builder.read_text().replace(
-            "lora_cfg_pretrained = AutoConfig.",
-            "from llava.model.language_model.llava_llama import LlavaConfig\n"
-            "            lora_cfg_pretrained = LlavaConfig.",
-        )
-    )
     (copy_of_upstream / "llava/eval/model_qa.py").unlink()
     arguments = ["check", "--source", str(copy_of_upstream), "--any-version"]
     assert main([*arguments, "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     status = {row["name"]: row["status"] for row in report["patches"]}
-    assert status["image_newline_device"] == status["lora_config_class"] == "redundant"
-    assert status["builder_files_decide"] == "applies"
+    assert status["image_newline_device"] == "redundant"
     assert status["image_counts"] == "drifted"
     assert status["eval_model_qa"] == status["eval_model_qa_answer"] == status["eval_answer_ids"] == "gone"
-    assert sum(value == "applies" for value in status.values()) == len(status) - 6
+    assert sum(value == "applies" for value in status.values()) == len(status) - 5
     assert main(arguments) == 1
     text = capsys.readouterr().out
-    assert "upstream already has `self.model.image_newline[None].to(image_feature.device)`: delete this patch" in text
-    assert "found none; not there word for word: `cur_image_idx = 0`; nearest: `cur_image_idx += 1`" in text
-    assert "2 redundant, 1 drifted, 3 gone" in text
+    assert "edit is there already: `self.model.image_newline[None].to(image_feature.device)` (line 193)" in text
+    assert "    it is there already: delete this patch" in text
+    assert (
+        "found none; nearest, with every difference:\n"
+        "           205  new_input_embeds = []\n"
+        "           206  new_labels = []\n"
+        "      -         cur_image_idx = 0\n"
+        "      +    207  image_index = 0\n"
+    ) in text
+    assert "1 redundant, 0 not needed, 1 drifted, 3 gone, 0 blocked" in text
 
 
 def test_check_and_diff_write_nothing(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:

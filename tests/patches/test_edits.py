@@ -81,16 +81,16 @@ def test_a_parameter_is_added_after_the_named_one() -> None:
 def test_no_match_is_refused_with_the_nearest_line() -> None:
     failure = refuse(Replace(FILE, SCOPE, find="weights = open(path)", put="pass"))
     assert isinstance(failure, Missing)
-    assert (
-        failure.message == "expected 1 place like `weights = open(path)`, found none; nearest: `weights = read(path)`"
-    )
+    told = "expected 1 place like `weights = open(path)`, found none; nearest, line 5: `weights = read(path)`"
+    assert failure.message == told
 
 
 def test_two_matches_are_refused_with_both() -> None:
     code = CODE.replace('self.to("cuda")', 'self.to("cuda")\n        self.to("cpu")')
     failure = refuse(Replace(FILE, SCOPE, find="self.to(__where)", put="self.place()"), code)
     assert isinstance(failure, Ambiguous)
-    assert failure.message == ('expected 1 place like `self.to(__where)`, found 2: `self.to("cuda")`; `self.to("cpu")`')
+    told = 'expected 1 place like `self.to(__where)`, found 2: `self.to("cuda")` (line 6); `self.to("cpu")` (line 7)'
+    assert failure.message == told
 
 
 def test_fewer_matches_than_counted_are_refused() -> None:
@@ -111,13 +111,40 @@ def test_an_edit_that_changes_nothing_is_refused() -> None:
         Replace(FILE, SCOPE, find="load_weights(__x)", put="read(__x)"),
         Replace(FILE, SCOPE, find="path", put="read(path)"),
         Before(FILE, SCOPE, find="self.to(__where)", put="weights = read(path)"),
-        AddParameter(FILE, SCOPE, find="path", put="dtype='auto'"),
+        AddParameter(FILE, SCOPE, find="path", put="dtype=None"),
     ],
 )
 def test_what_upstream_already_has_is_refused_as_such(edit: Edit) -> None:
     failure = refuse(edit, CODE.replace("self, path,", "self, place,") if edit.find == "path" else CODE)
     assert isinstance(failure, AlreadyThere)
-    assert "delete this patch" in failure.message
+    assert failure.message.startswith("this edit is there already: ")
+    assert "delete" not in failure.message
+
+
+def test_a_parameter_of_the_name_with_another_default_is_not_the_result() -> None:
+    failure = refuse(AddParameter(FILE, SCOPE, find="path", put="dtype='auto'"))
+    assert isinstance(failure, Missing)
+    assert failure.message == "expected no parameter like `dtype='auto'`, found `dtype=None`"
+
+
+def test_a_pattern_of_several_lines_shows_every_difference_with_line_numbers() -> None:
+    code = CODE.replace("weights = read(path)", "weights = read(path)\n        weights.check()")
+    failure = refuse(Replace(FILE, SCOPE, find="weights = read(__x)\nself.to('cpu')\nreturn weights", put="pass"), code)
+    assert failure.message.splitlines() == [
+        "expected 1 place like `weights = read(__x) ...`, found none; nearest, with every difference:",
+        "             5  weights = read(path)",
+        "      +      6  weights.check()",
+        "      -         self.to('cpu')",
+        "      +      7  self.to('cuda')",
+        "             8  return weights",
+    ]
+
+
+def test_lines_are_counted_in_the_file_as_it_was_before_any_patch() -> None:
+    module = cst.parse_module("import a\n" + CODE)
+    failure = Replace(FILE, SCOPE, find="weights = open(path)", put="pass").apply(module, CODE)
+    assert isinstance(failure, Missing)
+    assert "nearest, line 5: `weights = read(path)`" in failure.message
 
 
 def test_a_missing_function_is_gone_with_the_nearest_name() -> None:

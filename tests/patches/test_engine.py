@@ -1,6 +1,7 @@
 """A series is all or nothing, reports every failure at once, and proves what it claims."""
 
 import re
+from typing import Any
 
 import libcst as cst
 import pytest
@@ -8,14 +9,14 @@ import pytest
 from patches import pattern
 from patches.edits import Edit, Replace
 from patches.engine import Report, Status, run
-from patches.series import Absent, Kind, Patch, load_series, read_order
+from patches.series import Absent, Import, Kind, Patch, load_series, read_order
 
 PRISTINE = {"llava/a.py": b"import os\n\n\ndef f(x):\n    return os.path.join(x, 'a')\n", "llava/b.py": b"y = 1\n"}
 
 
-def patch(name: str, *edits: Edit, proofs: tuple[Absent, ...] = ()) -> Patch:
+def patch(name: str, *edits: Edit, proofs: tuple[Absent, ...] = (), **more: Any) -> Patch:
     """A patch with the words that do not matter here."""
-    return Patch(Kind.MEND, "test", "why", "outside", "drop", edits, proofs, name)
+    return Patch(Kind.MEND, "test", "why", "outside", "upstream drops it", edits, proofs=proofs, name=name, **more)
 
 
 GOOD = patch("good", Replace("llava/b.py", "", find="y = 1", put="y = 2"))
@@ -41,10 +42,11 @@ def test_all_failures_are_reported_at_once_and_the_rest_still_applies() -> None:
         Status.REDUNDANT,
         Status.APPLIES,
     ]
-    assert len(report.failed) == 3
+    assert len(report.failed) == 4
     assert report.failed[0].startswith("drifted: llava/a.py, f: expected 1 place like `os.path.split(x)`, found none")
     assert report.failed[1] == "gone: llava/c.py, module level: expected this file, found none"
-    assert "delete this patch" in report.failed[2]
+    assert report.failed[2] == "redundant: llava/a.py, f: this edit is there already: `os.path.join(x, 'a')` (line 5)"
+    assert report.failed[3] == "redundant: it is there already: delete this patch"
 
 
 def test_a_patch_of_which_one_edit_fails_changes_nothing() -> None:
@@ -61,7 +63,64 @@ def test_a_changed_file_says_so_and_an_unchanged_one_keeps_its_bytes() -> None:
 
 def test_a_broken_proof_is_a_failure() -> None:
     report = run_all(patch("p", *GOOD.edits, proofs=(Absent("llava/b.py", "", "2"),)))
-    assert report.failed == ["p: llava/b.py, : `2` is still there"]
+    assert report.failed == ["p: llava/b.py, module level: `2` is still there (a line that a patch wrote)"]
+
+
+def test_a_patch_whose_need_does_not_fit_is_blocked() -> None:
+    report = run_all(DRIFTED, patch("late", *GOOD.edits, needs=("drifted",)))
+    assert report.results[1].status is Status.BLOCKED
+    assert report.failed[-1] == "late: it fits, but needs drifted, which does not"
+    assert report.files == PRISTINE
+
+
+PARTS = (
+    Replace("llava/a.py", "f", find="os.join(x)", put="os.path.join(x, 'a')"),
+    Replace("llava/b.py", "", find="y = 1", put="y = 2"),
+)
+
+
+def test_a_patch_of_which_upstream_has_a_part_is_kept() -> None:
+    report = run_all(patch("half", *PARTS))
+    assert report.results[0].status is Status.DRIFTED
+    assert "1 of 2 edits are there already, 1 still apply: keep the patch" in report.failed[-1]
+    assert not any("delete" in line for line in report.failed)
+
+
+def test_what_looks_like_the_result_fewer_times_than_it_would_be_made_is_not_the_result() -> None:
+    twice = Replace("llava/a.py", "f", find="os.join(x)", put="os.path.join(x, 'a')", count=2)
+    report = run_all(patch("twice", twice))
+    assert report.results[0].status is Status.DRIFTED
+    assert "expected 2 places like `os.join(x)`, found none; nearest, line 5: `return os.path.join" in report.failed[0]
+
+
+def test_a_result_that_leaves_the_cause_is_not_the_result() -> None:
+    report = run_all(patch("left", REDUNDANT.edits[0], proofs=(Absent("llava/a.py", "", "os.path"),)))
+    assert report.results[0].status is Status.DRIFTED
+    assert report.failed[-1] == "left: llava/a.py, module level: `os.path` is still there (line 5)"
+
+
+def test_a_tree_without_the_cause_does_not_need_the_patch() -> None:
+    gone = Replace("llava/a.py", "f", find="os.path.split(x)", put="split(x)")
+    for condition, status in (("__x.split(*__any)", Status.UNNEEDED), ("os.path", Status.DRIFTED)):
+        report = run_all(patch("idle", gone, drop_if=(Absent("llava/a.py", "f", condition),)))
+        assert report.results[0].status is status
+    report = run_all(patch("idle", gone, drop_if=(Absent("llava/a.py", "g", "__x.split(*__any)"),)))
+    assert report.results[0].status is Status.DRIFTED, "a function that is not there proves nothing"
+
+
+def test_the_imports_of_the_patches_of_one_function_are_one_statement() -> None:
+    body = 'def f(x):\n    """Doc."""\n    return g(x)\n'
+    edits = {
+        name: Replace("llava/a.py", "f", find=find, put=find.replace("(", "_(")) for name, find in (("p", "g(x)"),)
+    }
+    series = [
+        patch("p", edits["p"], imports=(Import("llava/a.py", "f", ("weights",)),)),
+        patch(
+            "q", Replace("llava/a.py", "f", find="g_(x)", put="h(x)"), imports=(Import("llava/a.py", "f", ("guards",)),)
+        ),
+    ]
+    text = run(series, {"llava/a.py": body.encode()}).files["llava/a.py"].decode()
+    assert '    """Doc."""\n    from llava_finetune.upstream import guards, weights\n    return h(x)\n' in text
 
 
 def test_a_template_without_needed_brackets_is_a_failure() -> None:
@@ -108,6 +167,6 @@ def test_the_whole_series_applies_to_the_pin(whole: Report) -> None:
 
 
 def test_the_stack_patches_stand_alone(pristine: dict[str, bytes]) -> None:
-    report = run(load_series(Kind.STACK), pristine)
+    report = run(load_series([Kind.STACK]), pristine)
     assert report.failed == []
     assert all(name.startswith(("llava/train/", "llava/model/multimodal_encoder/")) for name in report.changed_by)

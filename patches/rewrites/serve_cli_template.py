@@ -1,0 +1,25 @@
+"""The terminal chat speaks in the model's own template."""
+
+from patches.edits import Replace
+from patches.series import Import, Kind, Patch
+
+FILE = "llava/serve/cli.py"
+
+PATCH = Patch(
+    kind=Kind.MEND,
+    origin="haotian-liu/LLaVA#664 (problem 10)",
+    why="The conversation was guessed from the folder's name, and a name without `v1` gave the oldest one.",
+    not_outside="The guess is in the middle of the function, between the load and the question.",
+    drop_when="upstream reads the template from files",
+    edits=(
+        Replace(
+            FILE,
+            "main",
+            find='if "llama-2" in __name: ...\nif args.conv_mode is not None and __differs: ...',
+            put="args.conv_mode = templates.choose_template(args.conv_mode, args.model_path, model, tokenizer)",
+        ),
+        Replace(FILE, "main", find='"mpt" in model_name.lower()', put='conv.version == "mpt"'),
+    ),
+    proven_by="test_alive_tools.py::test_the_chat_refuses_an_unknown_template",
+    imports=(Import(FILE, "main", ("templates",)),),
+)
