@@ -125,7 +125,7 @@ def measure(job: Job) -> dict[str, Any]:
 
     from benchmarks.allocations import Allocations
     from llava_finetune.config.arguments import parse as parse_training
-    from llava_finetune.planning.memory import CONTEXT, Setting, estimate
+    from llava_finetune.planning.memory import Setting, estimate
     from llava_finetune.planning.shapes import read_shape
     from llava_finetune.pretended_gpu.records import TEMPLATE, write_records
     from llava_finetune.training.train import train
@@ -135,7 +135,7 @@ def measure(job: Job) -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     setting = Setting(
         job.mode, batch=job.batch, checkpointing=job.checkpointing, stage=0, text_tokens=job.text,
-        supervised_tokens=job.taught, max_length=4096, mask_bytes=1 if cuda else 4,
+        supervised_tokens=job.taught, max_length=4096, mask_bytes=1 if cuda else 4, accumulated=False,
     )  # fmt: skip
     write_records(folder, shape, setting, 4 * job.batch)
     lora = ["--lora_enable", "True", "--lora_r", "128"]
@@ -152,7 +152,7 @@ def measure(job: Job) -> dict[str, Any]:
         train(parse_training([str(word) for word in argv]))
     return {
         "measured": seen.peak if seen else torch.cuda.max_memory_allocated(),
-        "planned": estimate(shape, setting).total - CONTEXT,
+        "planned": estimate(shape, setting).tensors,
         "device": torch.cuda.get_device_name() if cuda else "the CPU (tensors alive)",
     }
 

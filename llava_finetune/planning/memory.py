@@ -6,7 +6,8 @@ What is counted, and where it comes from:
 - activations: the tensors that autograd keeps in transformers' Llama layer with peft's LoRA, counted from its code and
   compared with measured allocations by tests/planning/test_memory.py;
 - logits: the head runs on supervised positions only (llava_finetune/model/modeling.py).
-A GPU's context and fragmentation are a flat CONTEXT; nothing else is padded.
+A GPU's context is a flat CONTEXT, and what the allocator loses a share of the rest; nothing else is padded. Without
+DeepSpeed all of it is compared with pretended trainings at real widths (tests/pretended_gpu/test_trainings.py).
 
     >>> from llava_finetune.planning.shapes import read_shape
     >>> estimate(read_shape("liuhaotian/llava-v1.5-7b"), Setting("lora", batch=1)).total // 10**9
@@ -18,7 +19,10 @@ from dataclasses import asdict, dataclass
 from llava_finetune.planning.shapes import Language, Shape, Vision
 
 CONTEXT = 900_000_000
-"""Bytes that CUDA's context, cuBLAS and the allocator's fragmentation take on a GPU before and beside the tensors."""
+"""Bytes that CUDA's context and the workspaces of cuBLAS take on a GPU before and beside the tensors."""
+ALLOCATOR = 0.04
+"""What torch's caching allocator reserves beside all tensors, as a share of them: its rules replayed over pretended
+trainings gave 3.4 % for a whole 7B LoRA, 3 to 11 % for two layers (llava_finetune/pretended_gpu/allocator.py)."""
 PYTHON = {True: 3_000_000_000, False: 700_000_000}
 """Host bytes of one rank with torch, transformers and DeepSpeed imported: with CUDA's libraries, and without."""
 BYTES_PER_WEIGHT = {16: 2.0, 8: 1.002, 4: 0.5 + 1 / 64 + 4 / (64 * 256)}
@@ -34,7 +38,8 @@ SUB_GROUP = 10**9
 class Setting:
     """How a model is trained; `mode` is pretrain, full, lora or qlora, `stage` 0 (no ZeRO), 2 or 3.
 
-    `mask_bytes` of an element under dropout is a GPU's; on a CPU 4.
+    `mask_bytes` of an element under dropout is a GPU's; on a CPU 4. `accumulated`: a step has several batches, so that
+    gradients lie beside activations.
     """
 
     mode: str
@@ -53,6 +58,7 @@ class Setting:
     max_length: int = 2048
     weight_bytes: int = 2
     mask_bytes: int = 1
+    accumulated: bool = True
 
     @property
     def base_bits(self) -> int:
@@ -75,6 +81,11 @@ class Setting:
         return 4 if self.wide_stream else self.weight_bytes
 
     @property
+    def fast_mask_bytes(self) -> int:
+        """Bytes of an element's dropout mask in fast LoRA: a GPU's, else as wide as the element."""
+        return 1 if self.mask_bytes == 1 else self.weight_bytes
+
+    @property
     def has_adapters(self) -> bool:
         """Whether LoRA adapters are trained."""
         return self.mode in ("lora", "qlora")
@@ -92,6 +103,12 @@ class Estimate:
     logits: int
     temporary: int
     context: int
+    allocator: int
+
+    @property
+    def tensors(self) -> int:
+        """Peak bytes of tensors alone."""
+        return self.total - self.context - self.allocator
 
     @property
     def total(self) -> int:
@@ -118,23 +135,23 @@ def estimate(shape: Shape, setting: Setting) -> Estimate:
     trained_bytes = setting.weight_bytes if setting.stage >= 2 or setting.mode == "full" else 4
     frozen = _weight_bytes(shape, setting) - _projector_bytes(shape, setting)
     resident = (frozen + trained_bytes * shape.projector_parameters) / spread
-    return Estimate(
-        weights=round(0 if setting.offload and setting.stage == 3 else resident),
-        adapters=round(trained_bytes * _adapters(shape, setting) / spread),
-        gradients=round(0 if setting.offload else trained_bytes * trained / shards),
-        optimizer=round(0 if setting.offload else _optimizer_bytes(setting) * trained / shards),
-        activations=_activations(shape, setting),
-        logits=_logits(shape, setting),
-        temporary=_temporary(shape, setting, trained, shards),
-        context=CONTEXT,
-    )
+    parts = {
+        "weights": round(0 if setting.offload and setting.stage == 3 else resident),
+        "adapters": round(trained_bytes * _adapters(shape, setting) / spread),
+        "gradients": round(0 if setting.offload else trained_bytes * trained / shards),
+        "optimizer": round(0 if setting.offload else _optimizer_bytes(setting) * trained / shards),
+        "activations": _activations(shape, setting) - _never_together(shape, setting, trained_bytes * trained),
+        "logits": _logits(shape, setting),
+        "temporary": _temporary(shape, setting, trained, shards),
+    }
+    return Estimate(**parts, context=CONTEXT, allocator=round(ALLOCATOR * sum(parts.values())))
 
 
 def host_ram(shape: Shape, setting: Setting, *, on_gpu: bool) -> int:
     """Bytes of RAM that `num_gpus` ranks of one machine need: to load, to offload, or on a CPU for everything."""
     ranks = setting.num_gpus
     if not on_gpu:
-        return ranks * (PYTHON[False] + estimate(shape, setting).total - CONTEXT)
+        return ranks * (PYTHON[False] + estimate(shape, setting).tensors)
     weights = 2 * (shape.language.num_parameters + shape.vision.num_parameters + shape.projector_parameters)
     loading = weights if setting.stage == 3 else (weights // 4 if setting.mode == "qlora" else weights) * ranks
     trained = trainable_parameters(shape, setting)
@@ -188,7 +205,7 @@ def _layer_bytes_per_token(language: Language, setting: Setting) -> float:
         if setting.dropout == 0:
             kept += inputs
         elif setting.fast_lora:
-            kept += inputs + w * wide  # a mask as wide as the elements, and the inputs that several modules share
+            kept += inputs + setting.fast_mask_bytes * wide  # masks, and the inputs that several modules share
         else:
             kept += (w + setting.mask_bytes) * wide
     return float(kept)
@@ -206,7 +223,7 @@ def _tower_bytes_per_patch(vision: Vision, setting: Setting) -> float:
     if setting.dropout == 0:
         return float(kept + w * (2 * h + i))
     if setting.fast_lora:
-        return float(kept + w * (2 * h + i) + w * wide)
+        return float(kept + w * (2 * h + i) + setting.fast_mask_bytes * wide)
     return float(kept + (w + setting.mask_bytes) * wide)
 
 
@@ -228,28 +245,51 @@ def _adapted(name: str, targets: str) -> bool:
 def _activations(shape: Shape, setting: Setting) -> int:
     """Kept for the backward pass: every layer; with checkpointing every layer's input, and one layer computed again."""
     language, tokens = shape.language, setting.batch * sequence_length(shape, setting)
-    layer = _layer_bytes_per_token(language, setting) * tokens
-    seen_inputs, seen_layer = _tower_activations(shape, setting)
-    if setting.checkpointing:  # one layer at a time is computed again, of either
-        layers = setting.stream_bytes * language.hidden * language.layers * tokens + seen_inputs
-        layers += max(layer, seen_layer)
-    else:
-        layers = layer * language.layers + seen_layer * (shape.select_layer % (shape.vision.layers + 1))
     patches = setting.batch * setting.images * shape.views * shape.vision.num_patches
     projector = patches * setting.weight_bytes * (shape.vision.hidden + 2 * language.hidden)
-    # fp32 adapters (no ZeRO) run through autocast, which keeps a 16-bit copy of each until the forward pass is over.
+    # fp32 adapters (no ZeRO) run through autocast: a 16-bit copy of each is kept, under checkpointing one layer's.
     copies = 0 if setting.stage >= 2 else setting.weight_bytes * _adapters(shape, setting)
+    copies //= language.layers if setting.checkpointing else 1
     # The embeddings before and after the pictures are spliced in, and the last norm's input in fp32.
     spliced = tokens * language.hidden * (2 * setting.weight_bytes + 4)
-    return round(layers + copies + projector + spliced)
+    return round(_kept_of_layers(shape, setting) + _computed_again(shape, setting) + copies + projector + spliced)
+
+
+def _kept_of_layers(shape: Shape, setting: Setting) -> float:
+    """What lies from the forward pass until each layer's backward: all of a layer, or its input."""
+    language, tokens = shape.language, setting.batch * sequence_length(shape, setting)
+    seen_inputs, seen_layer = _tower_activations(shape, setting)
+    if setting.checkpointing:
+        return setting.stream_bytes * language.hidden * language.layers * tokens + seen_inputs
+    used = shape.select_layer % (shape.vision.layers + 1)
+    return _layer_bytes_per_token(language, setting) * tokens * language.layers + seen_layer * used
+
+
+def _computed_again(shape: Shape, setting: Setting) -> float:
+    """One layer under checkpointing, of the language model or the tower, whichever keeps more."""
+    if not setting.checkpointing:
+        return 0.0
+    tokens = setting.batch * sequence_length(shape, setting)
+    return max(_layer_bytes_per_token(shape.language, setting) * tokens, _tower_activations(shape, setting)[1])
+
+
+def _never_together(shape: Shape, setting: Setting, gradients: float) -> int:
+    """Without accumulation and DeepSpeed a layer's gradients come when what was kept of it goes: the less of both."""
+    if setting.accumulated or setting.stage >= 2:
+        return 0
+    return round(min(gradients, _kept_of_layers(shape, setting)))
 
 
 def _logits(shape: Shape, setting: Setting) -> int:
-    """Logits of one chunk of supervised positions: 16-bit, their fp32 copy, its softmax and its gradient."""
+    """Logits of one chunk of supervised positions: 16-bit, their fp32 copy, its softmax and its gradient.
+
+    Under checkpointing they are gone before a layer is computed again: what they take beyond that.
+    """
     tokens = setting.batch * min(setting.supervised_tokens, sequence_length(shape, setting))
     if setting.stage < 3:  # ZeRO-3 does not cut the head's work into chunks
         tokens = min(tokens, LOSS_CHUNK)
-    return tokens * shape.language.vocabulary * (setting.weight_bytes + 12)
+    logits = tokens * shape.language.vocabulary * (setting.weight_bytes + 12)
+    return max(0, logits - round(_computed_again(shape, setting)))
 
 
 def _temporary(shape: Shape, setting: Setting, trained: int, shards: int) -> int:

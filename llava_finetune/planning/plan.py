@@ -14,6 +14,7 @@ from typing import Any
 
 from data_prep.numbers import whole
 from llava_finetune.machine import GB, available_ram, readable
+from llava_finetune.planning import exact
 from llava_finetune.planning.memory import Setting, estimate, host_ram, sequence_length, trainable_parameters
 from llava_finetune.planning.proposals import (
     MODES,
@@ -45,11 +46,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = _wanted_setting(options, shape, num_gpus)
     sizes = {mode: _global_batch(options, mode) for mode in MODES}
     rows = {mode: propose(shape, replace(wanted, mode=mode), gpu_bytes, sizes[mode]) for mode in MODES}
+    seen = _pretended(options, shape, wanted, rows[options.mode]) if options.exact else None
     if options.json:
-        print(json.dumps(_as_json(shape, wanted, num_gpus, gpu_bytes, rows), indent=2))
+        answer = _as_json(shape, wanted, num_gpus, gpu_bytes, rows)
+        print(json.dumps(answer | ({"exact": seen[1]} if seen else {}), indent=2))
     else:
         print(_text(shape, wanted, num_gpus, gpu_bytes, rows, options.data or "records.json", _records(options)))
+        if seen:
+            print("\n".join(["", *exact.lines(shape, *seen)]))
     return 0 if rows[options.mode] is not None else 1
+
+
+def _pretended(
+    options: argparse.Namespace, shape: Shape, wanted: Setting, proposal: Proposal | None
+) -> tuple[Setting, dict[str, Any]]:
+    """The proposed training, or the smallest of its mode, pretended."""
+    setting = proposal.setting if proposal else smallest(shape, wanted)[0]
+    accumulation = proposal.accumulation if proposal else exact.ACCUMULATED
+    return exact.pretend(options.model, setting, accumulation, options.vision_tower)
 
 
 def _records(options: argparse.Namespace) -> int | None:
@@ -116,6 +130,7 @@ COLUMNS = {
     "logits": "logits",
     "temporary": "temp.",
     "context": "context",
+    "allocator": "alloc.",
 }
 
 
@@ -234,5 +249,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lora_targets", "--lora-targets", default="language", help="as in train (default language)")
     parser.add_argument("--model_max_length", "--model-max-length", type=whole(1), help="default 2048, for 1.6 4096")
     parser.add_argument("--vision_tower", "--vision-tower", help="CLIP folder or hub id, for a plain language model")
+    parser.add_argument(
+        "--exact", action="store_true", help="beside it: the wanted mode in a pretended training (CPU, under a minute)"
+    )
     parser.add_argument("--json", action="store_true", help="print the plan for a program")
     return parser

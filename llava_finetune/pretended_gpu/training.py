@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from llava_finetune.errors import UsageError
+from llava_finetune.errors import UsageError, UserError
 from llava_finetune.planning.memory import Setting, sequence_length
 from llava_finetune.planning.shapes import read_shape
 from llava_finetune.pretended_gpu.device import CARDS, Card, pretend
@@ -50,6 +50,7 @@ class Job:
     steps: int = STEPS
     flags: tuple[str, ...] = ()
     record: bool = False
+    vision_tower: str | None = None
 
 
 def job_from(values: Mapping[str, Any]) -> Job:
@@ -63,8 +64,10 @@ def job_from(values: Mapping[str, Any]) -> Job:
         kept["card"] = CARDS[kept["card"]]
     if "flags" in kept:
         kept["flags"] = tuple(kept["flags"])
-    setting = {name: value for name, value in values.items() if name not in own}
-    return Job(setting=Setting(**{"stage": 0, **setting}), **kept)
+    setting = Setting(**{"stage": 0, **{name: value for name, value in values.items() if name not in own}})
+    if setting.mode == "qlora" and setting.bits != 4:
+        raise UserError(f"a base of {setting.bits} bits cannot be pretended, only one of 4: give --bits 4")
+    return Job(setting=setting, **kept)
 
 
 @dataclass
@@ -96,7 +99,7 @@ def run(job: Job) -> Seen:
     from llava_finetune.pretended_gpu.steps import Ended
     from llava_finetune.training.train import main
 
-    shape = read_shape(job.model)
+    shape = read_shape(job.model, job.vision_tower)
     seen = Seen(job, Trace(), "", [sequence_length(shape, job.setting)] * job.setting.batch)
     seen.trace.lengths = seen.lengths
     said = io.StringIO()

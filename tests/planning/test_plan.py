@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from llava_finetune.cli import main
-from llava_finetune.errors import UsageError
+from llava_finetune.errors import UsageError, UserError
 from llava_finetune.machine import GB, Gpu
-from llava_finetune.planning import plan, proposals
+from llava_finetune.planning import exact, plan, proposals
 from llava_finetune.planning.memory import Setting, estimate
 from llava_finetune.planning.shapes import read_shape
 
@@ -152,3 +152,35 @@ def test_planning_imports_no_torch() -> None:
     import sys
 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_exact_stands_beside_what_is_counted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {"weights": 14e9, "adapters": 1e9, "gradients": 1e9, "optimizer": 3e9, "activations": 2e9, "temporary": 1e9}
+    seen = {"peak": 22e9, "reserved": 23e9, "parts": parts, "seconds": 20.4}
+    asked: list[dict[str, object]] = []
+
+    def run(command: list[str], **_: object) -> "subprocess.CompletedProcess[str]":
+        assert command[1:3] == ["-m", "llava_finetune.pretended_gpu"]
+        asked.append(json.loads(command[3]))
+        return subprocess.CompletedProcess(command, 0, f"loading\n{json.dumps(seen)}\n", "")
+
+    monkeypatch.setattr(exact.subprocess, "run", run)
+    assert main(["plan", "--model", SEVEN, "--gpus", "1x24GB", "--exact"]) == 0
+    job = asked[0]
+    assert (job["model"], job["mode"], job["stage"], job["batch"], job["accumulation"]) == (SEVEN, "lora", 0, 4, 2)
+    table = capsys.readouterr().out.split("\n\n")[-1].splitlines()
+    how = "batch 4, checkpointing, accumulating"
+    assert table[0] == f"lora in one process without DeepSpeed, {how}, in GB; pretended in 20 s:"
+    assert [line.split()[-1] for line in table[1:6]] == ["seen", "15.00", "1.00", "3.00", "3.00"]
+    assert "22.00" in table[6] and "1.00" in table[7]
+
+
+def test_a_pretended_training_that_fails_says_why(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = subprocess.CompletedProcess([], 1, "", "warning\nerror: the pretended GPU needs a C++ compiler once\n")
+    monkeypatch.setattr(exact.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(UserError, match=r"of liuhaotian/llava-v1.5-7b failed: the pretended GPU needs a C\+\+"):
+        plan.main(["--model", SEVEN, "--gpus", "1x24GB", "--exact"])
