@@ -250,7 +250,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model_max_length", "--model-max-length", type=whole(1), help="default 2048, for 1.6 4096")
     parser.add_argument("--vision_tower", "--vision-tower", help="CLIP folder or hub id, for a plain language model")
     parser.add_argument(
-        "--exact", action="store_true", help="beside it: the wanted mode in a pretended training (CPU, under a minute)"
+        "--exact", action="store_true", help="beside it: the wanted mode in a pretended training, on this CPU"
     )
     parser.add_argument("--json", action="store_true", help="print the plan for a program")
     return parser
