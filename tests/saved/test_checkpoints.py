@@ -13,6 +13,7 @@ import torch
 
 from llava_finetune.errors import UserError
 from llava_finetune.saved.checkpoints import SEAL, fault_of, publish, seal
+from llava_finetune.saved.pickles import refuse_code
 from llava_finetune.training.resume import find
 
 
@@ -107,3 +108,16 @@ def test_a_pickle_that_runs_code_is_refused_before_it_is_read(
     with pytest.raises(UserError, match=rf"{name}: refused: .*a pickle can run code"):
         find(tmp_path, "auto", lambda _: None)
     assert not mark.exists()
+
+
+def test_what_deepspeed_and_transformers_put_into_their_states_is_not_refused(tmp_path: Path) -> None:
+    import numpy as np
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    folder = checkpoint(tmp_path, 2)
+    state = {"loss_scaler": LossScaler(1.0), "zero_stage": ZeroStageEnum.gradients, "at": fragment_address(4, 0)}
+    torch.save(state, folder / "global_step2" / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    torch.save({"numpy": np.random.get_state(), "cpu": torch.random.get_rng_state()}, folder / "rng_state.pth")
+    refuse_code(folder)
