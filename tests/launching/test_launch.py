@@ -313,7 +313,7 @@ def test_help_lists_the_environment(run_script: Run) -> None:
 def test_auto_plans_for_cards_that_are_named(run_script: Run) -> None:
     """A plan for the queue's machines, made where there is no GPU."""
     out = run_script("scripts/finetune_lora.sh", "--dry-run", "--auto", GPU="24GB", **RUN).stdout
-    assert "# --auto: zero2, batch 4 x 32 accumulated, checkpointing True: about 22.5 GB of 24.0 GB on each GPU" in out
+    assert "# --auto: zero2, batch 4 x 32 accumulated, checkpointing True: about 23.3 GB of 24.0 GB on each GPU" in out
 
 
 def test_slurm_starts_the_launcher_once_on_each_node(
