@@ -2,8 +2,8 @@
 
     python vllm_server.py '{"model": "exported", "context": 2048, "port": 8125}'
 
-The CPU wheels of PyPI bring a torchvision whose compiled part does not fit their torch: what vLLM imports of it is put
-in the place of the operators that are missing.
+Not run yet with the environment of scripts/engines.sh: beside PyPI's CPU wheels torchvision's compiled operators
+(`nms`) may be missing, and vLLM then ends while it starts; its log is named in the error.
 """
 
 import json
