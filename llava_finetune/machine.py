@@ -13,6 +13,10 @@ from pathlib import Path
 
 import psutil
 
+from llava_finetune.errors import UserError
+
+DRIVERS_GPUS = Path("/proc/driver/nvidia/gpus")
+"""Where the NVIDIA driver of Linux has a folder for each GPU, whether nvidia-smi works or not."""
 GB = 10**9
 """Bytes in the GB that GPU makers and this project's tables use."""
 
@@ -27,12 +31,22 @@ class Gpu:
 
 
 def gpus() -> list[Gpu]:
-    """The NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves visible; empty where there is no nvidia-smi or no GPU."""
+    """The NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves visible; empty where there is no nvidia-smi or no GPU.
+
+    Raises UserError where the driver lists a GPU and nvidia-smi fails: the run would go to the CPU in silence.
+    """
     query = ["nvidia-smi", "--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
+    except FileNotFoundError:
         return []
+    except (OSError, subprocess.SubprocessError) as error:
+        if not any(DRIVERS_GPUS.glob("*")):
+            return []
+        raise UserError(
+            f"nvidia-smi failed ({error}), though {DRIVERS_GPUS} lists a GPU: the driver is silent. Run it by hand "
+            "and mend what it says (often a restart after a driver's update); NUM_GPUS=0 trains on the CPU"
+        ) from None
     found = [_gpu(line) for line in answer.splitlines() if line.count(",") >= 2]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:

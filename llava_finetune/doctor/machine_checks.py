@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llava_finetune.errors import UserError
 from llava_finetune.launching.preflight import extensions_folder, stale_locks
 from llava_finetune.machine import Gpu, available_ram, free_disk, free_shm, gpus, readable
 
@@ -37,9 +38,14 @@ class Finding:
 def check_machine(root: Path, torch_pin: str) -> Iterator[Finding]:
     """The machine below the checkout at `root`; `torch_pin` is the version in constraints.txt."""
     path = os.environ.get("PATH", "")
-    found = gpus()
-    cuda = usable_cuda() if found else None
-    yield check_gpu(found, cuda, torch_pin)
+    found: list[Gpu] = []
+    cuda = None
+    try:
+        found = gpus()
+        cuda = usable_cuda() if found else None
+        yield check_gpu(found, cuda, torch_pin)
+    except UserError as error:
+        yield Finding("GPU", BROKEN, "nvidia-smi fails", str(error))
     yield check_nvcc(cuda, path)
     yield check_compiler(path)
     yield check_disk(free_disk(root))

@@ -156,8 +156,8 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     own = {"--dry-run", "--auto", "--debug"}
     flags = tuple(argument for argument in arguments[1:] if argument not in own)
     hosts = preflight.read_hostfile(Path(environment["HOSTFILE"])) if environment.get("HOSTFILE") else ()
-    found = gpus()
-    on_gpu = bool(found) and environment.get("NUM_GPUS") != "0"
+    found = [] if environment.get("NUM_GPUS") == "0" else gpus()
+    on_gpu = bool(found)
     wanted = batches.number(environment, "NUM_GPUS", len(found) or 1) or 1
     if on_gpu and not hosts and wanted > len(found):
         raise UsageError(f"NUM_GPUS={wanted}, but this machine shows {len(found)} GPU(s); set NUM_GPUS={len(found)}")

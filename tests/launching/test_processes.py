@@ -194,3 +194,26 @@ def test_a_lock_of_a_killed_build_is_removed_and_a_live_one_kept(tmp_path: Path)
         assert preflight.drop_stale_locks(tmp_path) == [killed]
         builder.communicate(b"\n", timeout=30)
     assert not killed.exists() and fresh.exists() and building.exists()
+
+
+def test_a_driver_that_does_not_answer_is_an_error_and_no_training_on_the_cpu(
+    tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llava_finetune import machine
+
+    monkeypatch.setenv("PATH", str(programs))  # its nvidia-smi ends with 9
+    monkeypatch.setattr(machine, "DRIVERS_GPUS", tmp_path / "none")
+    assert machine.gpus() == []
+    (tmp_path / "gpus" / "0000:01:00.0").mkdir(parents=True)
+    monkeypatch.setattr(machine, "DRIVERS_GPUS", tmp_path / "gpus")
+    with pytest.raises(UserError, match=r"nvidia-smi failed .*status 9.*NUM_GPUS=0 trains on the CPU"):
+        machine.gpus()
+
+
+def test_a_memory_check_that_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "train.json").write_text("[]")
+    preflight.require_ready(
+        mode="lora", model="nobody/unknown", data=str(tmp_path / "train.json"), images="", processes=1, on_gpu=False,
+        config=None,
+    )  # fmt: skip
+    assert "the memory check is left out: the config of nobody/unknown is not at hand" in capsys.readouterr().err
