@@ -142,7 +142,10 @@ def test_a_run_in_fp32_has_a_tower_in_fp32(trained: dict[str, Done]) -> None:
 def test_a_pretrained_projector_loads_into_parameters_that_zero3_has_split(
     records: Path, tiny: Path, root: Path, driver: str
 ) -> None:
-    """Over a LLaVA base with two ranks: at a learning rate of next to nothing, what is saved is what was given."""
+    """Over a LLaVA base with two ranks: at a learning rate of next to nothing, what is saved is what was given.
+
+    Ours refuses a run in which nothing moves: there a step moves each value by about its rate of 1e-6.
+    """
     base, given = tiny / "llava-1.5", records / "mm_projector.bin"
     shapes = {"0.weight": (64, 64), "0.bias": (64,), "2.weight": (64, 64), "2.bias": (64,)}
     torch.manual_seed(3)
@@ -162,7 +165,14 @@ def test_a_pretrained_projector_loads_into_parameters_that_zero3_has_split(
             "--save_strategy",
             "no",
         ),
-        *("--per_device_train_batch_size", 2, "--learning_rate", "1e-30", "--lr_scheduler_type", "constant"),
+        *(
+            "--per_device_train_batch_size",
+            2,
+            "--learning_rate",
+            "1e-6" if driver == "ours" else "1e-30",
+            "--lr_scheduler_type",
+            "constant",
+        ),
         *("--report_to", "none", "--deepspeed", root / "deepspeed_configs/zero3.json", "--model_max_length", 512),
         *(("--precision", "fp32", "--check_data", "False") if driver == "ours" else ()),
     ]
@@ -170,7 +180,8 @@ def test_a_pretrained_projector_loads_into_parameters_that_zero3_has_split(
     run_jobs(driver, [Job("zero3", words, output, ranks=2)], records / "jobs")["zero3"].require()
     saved = torch.load(output / "mm_projector.bin", weights_only=True)
     assert saved.keys() == state.keys()
-    assert all(torch.equal(saved[name].float(), value) for name, value in state.items())
+    allowed = 1e-5 if driver == "ours" else 0.0
+    assert all((saved[name].float() - value).abs().max() <= allowed for name, value in state.items())
 
 
 @pytest.mark.slow
