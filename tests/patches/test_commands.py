@@ -209,10 +209,10 @@ def test_a_rehearsal_on_another_version_reports_every_patch(
     assert "    it is there already: delete this patch" in text
     assert (
         "found none; nearest, with every difference:\n"
-        "           205  new_input_embeds = []\n"
-        "           206  new_labels = []\n"
+        "           229  new_input_embeds = []\n"
+        "           230  new_labels = []\n"
         "      -         cur_image_idx = 0\n"
-        "      +    207  image_index = 0\n"
+        "      +    231  image_index = 0\n"
     ) in text
     assert "1 redundant, 0 not needed, 1 drifted, 3 gone, 0 blocked" in text
 

@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from llava_finetune.config.arguments import parse
+from llava_finetune.config.arguments import for_the_loop, parse
 from llava_finetune.planning.proposals import workers
 from llava_finetune.training.train import train
 from llava_finetune.training.workers import start_worker
@@ -31,10 +32,15 @@ def test_losses_are_the_same_to_the_bit_with_workers_that_stay_and_without(
             f"--num_train_epochs 3 --precision fp32 --save_strategy no --check_data False "
             f"--dataloader_num_workers {number} --output_dir {tmp_path / name}"
         )
-        arguments = parse(flags.split())
-        assert arguments.training.dataloader_persistent_workers == (number > 0)
-        arguments.training.dataloader_persistent_workers = stay
-        trainer = train(arguments)
+
+        def with_workers_that(training: Any, number: int = number, stay: bool = stay) -> Any:
+            loop = for_the_loop(training)
+            assert loop.dataloader_persistent_workers == (number > 0)
+            loop.dataloader_persistent_workers = stay
+            return loop
+
+        monkeypatch.setattr("llava_finetune.training.loop_setup.for_the_loop", with_workers_that)
+        trainer = train(parse(flags.split()))
         assert (trainer.loader._iterator is not None) == stay
         assert trainer.loader.worker_init_fn.func is start_worker
         rows = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
