@@ -47,10 +47,15 @@ def rows_by_group(groups: Iterable[Group], most_unpacked: int = MOST_UNPACKED) -
     """
     _give_memory_back()
     for some in _slices(groups):
-        with readable(some[0].file), open_place(some[0].file) as stream, _opened(stream, some) as parquet:
+        file = some[0].file
+        with (
+            readable(file),
+            open_place(file) as stream,
+            _opened(stream, file, _metadata(stream, some)) as parquet,
+        ):
             for number in range(len(some)):
-                size = batch_size(parquet.metadata, [number], stream, some[0].file, most_unpacked)
-                yield _rows(some[0].file, parquet, [number], size)
+                size = batch_size(parquet.metadata, [number], stream, file, most_unpacked)
+                yield _rows(file, parquet, [number], size)
 
 
 def schema_of(groups: Sequence[Group]) -> dict[bytes, bytes]:
@@ -74,8 +79,11 @@ def rows_at(addresses: Iterable[str], most_unpacked: int = MOST_UNPACKED) -> Gen
         groups = groups_of(address)
         with readable(address), open_address(address) as stream:
             for some in _slices(groups, TOGETHER):
-                with _opened(stream, some) as parquet:
-                    size = batch_size(parquet.metadata, range(len(some)), stream, address, most_unpacked)
+                metadata = _metadata(stream, some)
+                place = _fetched(stream, metadata, some[0].footer.end)
+                with _opened(place, address, metadata) as parquet:
+                    # From what is fetched already: a page's header is no request of its own.
+                    size = batch_size(parquet.metadata, range(len(some)), place, address, most_unpacked)
                     yield from _rows(address, parquet, None, size)
 
 
@@ -110,20 +118,28 @@ def most_read() -> int:
     return pyarrow.default_memory_pool().max_memory() or 0
 
 
-def _opened(stream: BinaryIO, groups: Sequence[Group]) -> Any:
-    """Return pyarrow's ParquetFile of these groups alone, which lie in one file."""
+def _metadata(stream: BinaryIO, groups: Sequence[Group]) -> Any:
+    """Return what pyarrow knows of these groups of one file."""
     import pyarrow.parquet
 
-    file, size = groups[0].file, groups[0].footer.end
-    metadata = pyarrow.parquet.read_metadata(pyarrow.BufferReader(footer_of(stream, groups)))
+    return pyarrow.parquet.read_metadata(pyarrow.BufferReader(footer_of(stream, groups)))
+
+
+def _opened(stream: BinaryIO, file: Path | str, metadata: Any) -> Any:
+    """Return pyarrow's ParquetFile of the groups that `metadata` names."""
+    import pyarrow.parquet
+
     if isinstance(file, Path):
         return pyarrow.parquet.ParquetFile(file, metadata=metadata, buffer_size=1 << 20, pre_buffer=False)
     # Not pre_buffer: pyarrow's threads, still at the file of Python when that ends, abort the process (arrow#45214).
+    buffer_size = 1 << 20 if isinstance(stream, _Part) else REQUEST
+    return pyarrow.parquet.ParquetFile(stream, metadata=metadata, buffer_size=buffer_size, pre_buffer=False)
+
+
+def _fetched(stream: BinaryIO, metadata: Any, size: int) -> Any:
+    """Return the groups' bytes of a file of `size`, fetched by one request; the file itself where they are many."""
     begin, end = _bounds(metadata)
-    if end - begin > 2 * TOGETHER:
-        return pyarrow.parquet.ParquetFile(stream, metadata=metadata, buffer_size=REQUEST, pre_buffer=False)
-    part = _Part(read_part(stream, begin, end), begin, size)
-    return pyarrow.parquet.ParquetFile(part, metadata=metadata, buffer_size=1 << 20, pre_buffer=False)
+    return stream if end - begin > 2 * TOGETHER else _Part(read_part(stream, begin, end), begin, size)
 
 
 def _bounds(metadata: Any) -> tuple[int, int]:
