@@ -125,7 +125,8 @@ def measure(job: Job) -> dict[str, Any]:
 
     from benchmarks.allocations import Allocations
     from llava_finetune.config.arguments import parse as parse_training
-    from llava_finetune.planning.memory import Setting, estimate
+    from llava_finetune.planning.memory import estimate
+    from llava_finetune.planning.setting import Setting
     from llava_finetune.planning.shapes import read_shape
     from llava_finetune.pretended_gpu.records import TEMPLATE, write_records
     from llava_finetune.training.train import train

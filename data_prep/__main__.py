@@ -11,8 +11,6 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from data_prep.errors import DataError, UsageError
-
 KINDS = {
     "okvqa": ("data_prep.converters.vqa", "OK-VQA questions and annotations with COCO folders"),
     "vqa": ("data_prep.converters.vqa", "VQAv2, or anything in its format"),
@@ -41,8 +39,8 @@ def usage() -> str:
         f"Turn what you have into LLaVA's human/gpt records, and check them.\n\n{rows}\n\n"
         "examples:\n"
         "  python -m data_prep okvqa --help\n"
-        "  python -m data_prep table pets.csv --image-folder photos --output records.json\n"
-        "  python -m data_prep check records.json --image-folder photos\n\n"
+        "  python -m data_prep table pets.csv --images photos --output records.json\n"
+        "  python -m data_prep check records.json --images photos\n\n"
         "Exit status: 0 done, 1 found or failed, 2 wrong use. --debug shows the traceback of an error."
     )
 
@@ -61,10 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         module = importlib.import_module(KINDS[words[0]][0])
         return int(module.main(words[1:]) if words[0] not in {"okvqa", "vqa"} else module.main(words))
-    except UsageError as error:
-        return _failed(error, 2, debug)
-    except DataError as error:
-        return _failed(error, 1, debug)
     except ModuleNotFoundError as error:
         if debug or (error.name or "").partition(".")[0] in {"data_prep", "llava_finetune"}:
             raise
@@ -77,17 +71,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        return _failed(error, 1, debug)
+        return _failed(error, debug)
 
 
-def _failed(error: Exception, status: int, debug: bool) -> int:
+def _failed(error: Exception, debug: bool) -> int:
     if debug:
         raise error
     from data_prep.last_resort import fault_of_ours, is_message
 
     told = is_message(error)
     print(f"error: {error}" if told else fault_of_ours(error, sys.argv, "python -m data_prep"), file=sys.stderr)
-    return status
+    return int(getattr(error, "exit_code", 1))
 
 
 def _nearest(word: str) -> str:

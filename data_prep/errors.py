@@ -1,4 +1,4 @@
-"""The errors of data_prep: each message is the whole story (what, where, expected, found, what to do next).
+"""Errors whose message is the whole story: what, where, expected, found, what to do next.
 
 They are apart from the readers so that pictures and records can raise them without importing each other.
 
@@ -10,7 +10,13 @@ from __future__ import annotations
 from enum import Enum
 
 
-class DataError(Exception):
+class UserError(Exception):
+    """Something in the input, the machine or the run is wrong; the command says so and ends with `exit_code`."""
+
+    exit_code = 1
+
+
+class DataError(UserError):
     """Data that cannot be used; the text names the file and, where there is one, the record."""
 
     def __init__(self, where: object, problem: str) -> None:
@@ -21,7 +27,9 @@ class DataError(Exception):
 
 
 class UsageError(DataError):
-    """A command that was called wrongly: exit status 2."""
+    """A command that was called wrongly."""
+
+    exit_code = 2
 
     def __init__(self, problem: str) -> None:
         """Keep `problem` as the whole message."""

@@ -136,7 +136,7 @@ def help_text() -> str:
             "examples:",
             "  llava-finetune doctor",
             "  llava-finetune plan --model liuhaotian/llava-v1.5-7b --mode lora --gpus 1x24GB",
-            "  llava-finetune evaluate --model runs/NAME --data val.json --image_folder images",
+            "  llava-finetune evaluate --model runs/NAME --data val.json --images images",
             "",
             "exit codes: 0 done, 1 found or failed, 2 wrong use. --debug shows the traceback of an error.",
         ]

@@ -10,6 +10,8 @@ import json
 import os
 from pathlib import Path
 
+from data_prep.errors import UserError as UserError  # every command reports it, and every kind of it, alike
+
 FAILURE_VARIABLE = "LLAVA_FINETUNE_FAILURE"
 """Environment variable with the file that the first failing rank writes."""
 
@@ -17,12 +19,6 @@ WITHOUT_DEEPSPEED = (
     "DeepSpeed is not installed here (it needs Linux, WSL included); leave it out (DEEPSPEED_CONFIG=none) and train on "
     "one process, or on several with torchrun"
 )
-
-
-class UserError(Exception):
-    """Something in the input, the machine or the run is wrong; the command ends with exit code 1."""
-
-    exit_code = 1
 
 
 class UsageError(UserError):

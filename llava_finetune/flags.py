@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 SECRET_FLAGS = ("token", "key", "password", "secret")
-IMAGE_FLAGS = ("--images", "--image-folder", "--image_folder")
-"""The picture folder's spellings, each taken by every command."""
 
 
-def flag(flags: Sequence[str], name: str) -> str | None:
-    """The last value given for the flag `name` (as `--x value` or `--x=value`), or None."""
+def flag(flags: Sequence[str], *names: str) -> str | None:
+    """The last value given for a flag of these names (as `--x value` or `--x=value`), or None."""
     value = None
     for index, word in enumerate(flags):
-        if word == name and index + 1 < len(flags):
+        name, equals, rest = word.partition("=")
+        if name in names and equals:
+            value = rest
+        elif name in names and index + 1 < len(flags):
             value = flags[index + 1]
-        elif word.startswith(f"{name}="):
-            value = word.split("=", 1)[1]
     return value
 
 

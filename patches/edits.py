@@ -17,6 +17,7 @@ from typing import Any
 import libcst as cst
 
 from patches import pattern
+from patches.filling import fill, replace_at
 from patches.nearest import Text, shorten
 from patches.pattern import Match, Path
 
@@ -71,7 +72,7 @@ class Edit:
 
     def build(self, template: list[Any], match: Match, found: list[Any]) -> list[Any]:
         """The nodes that take the found ones' place."""
-        return pattern.fill(template, match.holes)
+        return fill(template, match.holes)
 
     def apply(self, module: cst.Module, original: str | None = None) -> Result:
         """The edit on one parsed file. `original`: its text before any patch, whose line numbers a refusal tells."""
@@ -125,7 +126,7 @@ class Edit:
             if not new and _block_length(module, path) == match.length:
                 new = pattern.parse_statements("pass")
             changed = changed or not pattern.same(found, new)
-            module = pattern.replace_at(module, path, match.length, new)
+            module = replace_at(module, path, match.length, new)
         if not changed:
             return Unchanged(f"`{first_line(self.put)}` in place of `{first_line(self.find)}` changes nothing")
         return Applied(module, len(matches))
@@ -150,14 +151,14 @@ class Before(_Statements):
     """`put` goes before the statements that `find` matches."""
 
     def build(self, template: list[Any], match: Match, found: list[Any]) -> list[Any]:
-        return [*pattern.fill(template, match.holes), *found]
+        return [*fill(template, match.holes), *found]
 
 
 class After(_Statements):
     """`put` goes after the statements that `find` matches."""
 
     def build(self, template: list[Any], match: Match, found: list[Any]) -> list[Any]:
-        return [*found, *pattern.fill(template, match.holes)]
+        return [*found, *fill(template, match.holes)]
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ class AddParameter(Edit):
             return Missing(f"expected a parameter `{self.find}`, found ({', '.join(names)})")
         at = names.index(self.find) + 1
         params = function.params.with_changes(params=[*parameters[:at], new, *parameters[at:]])
-        changed = pattern.replace_at(module, (*scope, ("params", None)), 1, [params])
+        changed = replace_at(module, (*scope, ("params", None)), 1, [params])
         return Applied(changed, 1)
 
 

@@ -11,6 +11,7 @@ import libcst as cst
 
 from patches import pattern
 from patches.edits import Failure, find_scope
+from patches.filling import replace_at
 from patches.series import Patch
 
 SEAMS = "llava_finetune.upstream"
@@ -35,7 +36,7 @@ def _with_import(module: cst.Module, within: str, names: Sequence[str]) -> cst.M
     block = pattern.node_at(module, path)
     at = _after_head(block.body)
     changed = block.with_changes(body=[*block.body[:at], statement, *block.body[at:]])
-    return changed if not path else pattern.replace_at(module, path, 1, [changed])  # type: ignore[no-any-return]
+    return changed if not path else replace_at(module, path, 1, [changed])  # type: ignore[no-any-return]
 
 
 def _after_head(body: Sequence[cst.BaseStatement]) -> int:

@@ -94,7 +94,7 @@ def _expression_hole(node: Any) -> str | None:
     return node.value if isinstance(node, cst.Name) and is_hole(node.value) else None
 
 
-def _sequence_hole(node: Any) -> str | None:
+def sequence_hole(node: Any) -> str | None:
     if isinstance(node, cst.Arg) and node.star == "*":
         return _expression_hole(node.value)
     if isinstance(node, cst.SimpleStatementLine) and len(node.body) == 1 and isinstance(node.body[0], cst.Expr):
@@ -160,7 +160,7 @@ def _match_run(
     """How many nodes the patterns take from the front, or None; with `exact`, all of them or None."""
     if not patterns:
         return 0 if not exact or not nodes else None
-    name = _sequence_hole(patterns[0]) if holes_allowed else None
+    name = sequence_hole(patterns[0]) if holes_allowed else None
     if name:
         shortest = len(nodes) if len(patterns) == 1 else 0  # a hole at the end takes the rest of the block
         for taken in range(shortest, len(nodes) + 1):
@@ -285,54 +285,3 @@ def node_at(root: cst.CSTNode, path: Path) -> Any:
     for field, index in path:
         node = getattr(node, field) if index is None else getattr(node, field)[index]
     return node
-
-
-def replace_at(root: Any, path: Path, length: int, new: Sequence[Any]) -> Any:
-    """A copy of `root` in which the node (or run of statements) at `path` is `new`."""
-    if not path:
-        return new[0]
-    (field, index), rest = path[0], path[1:]
-    value = getattr(root, field)
-    if rest:
-        child = replace_at(value if index is None else value[index], rest, length, new)
-        return root.with_changes(**{field: child if index is None else [*value[:index], child, *value[index + 1 :]]})
-    if index is None:
-        return root.with_changes(**{field: new[0]})
-    return root.with_changes(**{field: [*value[:index], *new, *value[index + length :]]})
-
-
-class _Fill(cst.CSTTransformer):
-    """Puts captured code into a template's holes."""
-
-    def __init__(self, holes: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.holes = holes
-
-    def _captured(self, name: str) -> Any:
-        if name not in self.holes:
-            raise KeyError(f"the template's hole {name} is not in the pattern")
-        return self.holes[name]
-
-    def leave_Arg(self, original_node: cst.Arg, updated_node: cst.Arg) -> Any:
-        name = _sequence_hole(original_node)
-        if name is None:
-            return updated_node
-        bare = {"comma": cst.MaybeSentinel.DEFAULT, "whitespace_after_arg": cst.SimpleWhitespace("")}
-        captured = [argument.with_changes(**bare) for argument in self._captured(name)]
-        return cst.FlattenSentinel(captured)
-
-    def leave_SimpleStatementLine(self, original_node: cst.SimpleStatementLine, updated_node: Any) -> Any:
-        name = _sequence_hole(original_node)
-        return updated_node if name is None else cst.FlattenSentinel(self._captured(name))
-
-    def leave_Name(self, original_node: cst.Name, updated_node: cst.Name) -> Any:
-        captured = self.holes.get(original_node.value) if is_hole(original_node.value) else None
-        return captured.deep_clone() if isinstance(captured, cst.CSTNode) else updated_node
-
-
-def fill(template: Sequence[Any], holes: Mapping[str, Any]) -> list[Any]:
-    """The template's nodes with the captured code in place of the holes. Raises KeyError for an unknown hole."""
-    if template and isinstance(template[0], cst.BaseExpression):
-        return [template[0].visit(_Fill(holes))]
-    module = cst.Module(body=list(template)).visit(_Fill(holes))
-    return list(module.body)

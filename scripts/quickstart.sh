@@ -104,7 +104,7 @@ merge() {
 }
 
 evaluate() {
-  llava-finetune evaluate --data "$RUN/data/test.json" --image_folder "$PICTURES" \
+  llava-finetune evaluate --data "$RUN/data/test.json" --images "$PICTURES" \
     --output "$RUN" --num_processes "$PROCESSES" --batch_size 64 --max_new_tokens 12 "$@"
 }
 
@@ -116,7 +116,7 @@ if [[ "$LANGUAGE_MODEL" == "$BASE/language-model" ]]; then
 fi
 if [[ "$VISION_TOWER" == "$BASE/tower" ]]; then
   step tower "no package carries CLIP weights, so a small CLIP tower learns the captions of the train pictures" \
-    llava-finetune base tower --captions "$RUN/data/captions_train.json" --image_folder "$PICTURES" \
+    llava-finetune base tower --captions "$RUN/data/captions_train.json" --images "$PICTURES" \
     --output "$VISION_TOWER" --processes "$PROCESSES"
 fi
 MODEL="$LANGUAGE_MODEL" DATA="$RUN/data/captions_train.json" PER_GPU_BATCH=16 GLOBAL_BATCH=32 \

@@ -1,6 +1,6 @@
 """The command `check`: a table by kind, `--json`, a page, and `--fix`.
 
-python -m data_prep check records.json --image-folder images --html check.html
+python -m data_prep check records.json --images images --html check.html
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from data_prep.check.report import report_text
 from data_prep.check.run import check_records
 from data_prep.errors import UsageError
 from data_prep.numbers import whole
+from data_prep.picture_folder import add_images_option
 from data_prep.records.pixels import add_pixel_option, allow_pixels
 
 EPILOG = """examples:
-  python -m data_prep check records.json --image-folder images
-  python -m data_prep check records.json --image-folder images --test test.json --html check.html
-  python -m data_prep check records.json --image-folder images --model checkpoints/llava-v1.5-7b
-  python -m data_prep check records.json --image-folder images --fix mended.json
+  python -m data_prep check records.json --images images
+  python -m data_prep check records.json --images images --test test.json --html check.html
+  python -m data_prep check records.json --images images --model checkpoints/llava-v1.5-7b
+  python -m data_prep check records.json --images images --fix mended.json
 
 Exit status: 0 nothing stands in the way of training, 1 training would be wrong, or --fix dropped more than
 --allow-drops, 2 wrong use."""
@@ -37,13 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("records", type=Path, nargs="?", help="records, .json or .jsonl")
-    parser.add_argument(
-        "--image-folder",
-        "--images",
-        dest="image_folder",
-        type=Path,
-        help="the folder that picture names are relative to",
-    )
+    add_images_option(parser)
     parser.add_argument("--test", type=Path, help="a test file: finds pictures that are in both")
     parser.add_argument("--test-image-folder", type=Path, help="its image folder, when it is another one")
     parser.add_argument("--model", help="count tokens for this model (a folder or a hub name)")
@@ -76,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not 0 <= args.allow_drops <= 1:
         raise UsageError(f"--allow-drops {args.allow_drops}: a share from 0 to 1, for example 0.1 for a tenth")
     if args.image_folder is not None and not args.image_folder.is_dir():
-        raise UsageError(f"{args.image_folder}: no such folder; --image-folder is where the pictures are")
+        raise UsageError(f"{args.image_folder}: no such folder; --images is where the pictures are")
     allow_pixels(args.max_pixels)
     report = check_records(
         args.records,

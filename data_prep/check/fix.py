@@ -1,6 +1,6 @@
 """Write a new file with what can be mended, and list what was dropped and why.
 
-    python -m data_prep check records.json --image-folder images --fix mended.json
+    python -m data_prep check records.json --images images --fix mended.json
 
 The records file itself is never changed. What was done to which record stands in mended.meta.json.
 """

@@ -75,7 +75,7 @@ KINDS: dict[str, Kind] = {
              "rename the key to `image`", "renames it"),
         Kind("image not a name", _E, "`image` must be a name or a list of names", "write the file's name", "drops it"),
         Kind(PictureFault.MISSING.value, _E, "the run stops when it comes to this record",
-             "correct --image-folder or the name", "writes the name of the one file that fits; else drops it"),
+             "correct --images or the name", "writes the name of the one file that fits; else drops it"),
         Kind(PictureFault.OUTSIDE.value, _E, "a name must not lead out of the image folder",
              "name pictures relative to the folder", "writes the name of the one file that fits; else drops it"),
         Kind(PictureFault.NOT_A_PICTURE.value, _E, "the run stops when it comes to this record",

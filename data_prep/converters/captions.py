@@ -3,7 +3,7 @@
     image,caption
     white-knight-1.jpg,a white knight
 
-    python -m data_prep captions captions.csv --image-folder photos --output records.json
+    python -m data_prep captions captions.csv --images photos --output records.json
 
 COCO's captions are read, too, and folders with a text beside each picture (`a.jpg`, `a.txt`).
 One fixed question goes before every caption, or one of a list (`--questions FILE`, a phrasing a line), drawn by the
@@ -39,8 +39,8 @@ from data_prep.records.record import IMAGE_TOKEN, Record, conversation
 
 CAPTION_NAMES = ("caption", "text", "description", "label", "answer")
 QUESTION = "What is in this picture?"
-EXAMPLES = """  python -m data_prep captions captions.csv --image-folder photos --output records.json
-  python -m data_prep captions c.csv --image-folder photos --question "Which piece is it?" --output train.json"""
+EXAMPLES = """  python -m data_prep captions captions.csv --images photos --output records.json
+  python -m data_prep captions c.csv --images photos --question "Which piece is it?" --output train.json"""
 
 
 def read_questions(path: Path, encoding: str | None = None) -> list[str]:

@@ -14,6 +14,7 @@ from data_prep.converters.drops import add_drops_option, loss_status, say_drops
 from data_prep.converters.finish import add_check_option, finish
 from data_prep.errors import PictureError, UsageError
 from data_prep.files import copy_file
+from data_prep.picture_folder import add_images_option
 from data_prep.records.output import REASON_OF_FAULT, Converted, Drop, Origin, Reason, write_output
 from data_prep.records.picture import resolve_image
 from data_prep.records.record import images_of
@@ -33,17 +34,10 @@ def converter_parser(kind: str, description: str, examples: str) -> argparse.Arg
 
 
 def add_output_options(parser: argparse.ArgumentParser, pictures: bool = True) -> None:
-    """Add --output and --check; with `pictures` also --image-folder and --copy, for pictures already on disk."""
+    """Add --output and --check; with `pictures` also --images and --copy, for pictures already on disk."""
     parser.add_argument("--output", type=Path, required=True, help="records to write, .json or .jsonl")
     if pictures:
-        parser.add_argument(
-            "--image-folder",
-            "--images",
-            dest="image_folder",
-            type=Path,
-            required=True,
-            help="the folder with the pictures",
-        )
+        add_images_option(parser, "the folder with the pictures", required=True)
         parser.add_argument("--copy", type=Path, metavar="FOLDER", help="copy the pictures here, bytes as they are")
     add_drops_option(parser)
     add_check_option(parser)
@@ -85,7 +79,7 @@ def copied(items: Iterable[Converted | Drop], source: Path, target: Path) -> Ite
 def require_folder(folder: Path) -> None:
     """Raise UsageError when the image folder is not there."""
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder; --image-folder is where the pictures are")
+        raise UsageError(f"{folder}: no such folder; --images is where the pictures are")
 
 
 def picture_problem(folder: Path, name: str) -> Reason | None:

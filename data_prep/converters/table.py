@@ -3,7 +3,7 @@
     image,question,answer
     cat.jpg,What animal is this?,a cat
 
-    python -m data_prep table pets.csv --image-folder photos --output records.json
+    python -m data_prep table pets.csv --images photos --output records.json
 
 A picture is a path below the image folder, or an address whose file lies there already (its last part, or its whole
 path); a cell may name several. `answer` may hold several (a JSON list in CSV): the most common is taught, all are kept
@@ -39,9 +39,9 @@ from data_prep.records.record import conversation
 
 ID_NAMES = ("id", "question_id", "uid")
 TURNS = ("messages", "conversations", "conversation", "texts", "dialog", "dialogue")
-EXAMPLES = """  python -m data_prep table pets.csv --image-folder photos --output records.json
-  python -m data_prep table q.xlsx --image-folder photos --answer-column Reply --output records.json
-  python -m data_prep table pets.csv --image-folder photos --encoding cp1252 --output records.json"""
+EXAMPLES = """  python -m data_prep table pets.csv --images photos --output records.json
+  python -m data_prep table q.xlsx --images photos --answer-column Reply --output records.json
+  python -m data_prep table pets.csv --images photos --encoding cp1252 --output records.json"""
 
 
 def convert(rows: Iterable[Placed], path: Path, args: argparse.Namespace) -> Iterator[Converted | Drop]:
@@ -50,7 +50,7 @@ def convert(rows: Iterable[Placed], path: Path, args: argparse.Namespace) -> Ite
     first = next(rows, None)
     if first is None:
         return
-    command = f"python -m data_prep hf {path} --image-folder {args.image_folder} --output {args.output}"
+    command = f"python -m data_prep hf {path} --images {args.image_folder} --output {args.output}"
     _refuse_turns(first[1], path, command)
     images = image_columns(first[1], args.image_column, path)
     refuse_embedded(first[1], images, path, f"python -m data_prep hf {path} --output {args.output}")

@@ -6,7 +6,7 @@ The questions file and the annotations file pair up by question_id:
     {"annotations": [{"question_id": 516065, "image_id": 51606, "answers": [{"answer": "pony tail", ...} x 10]}]}
 
     python -m data_prep okvqa --questions OpenEnded_mscoco_train2014_questions.json \\
-        --annotations mscoco_train2014_annotations.json --image-folder coco/train2014 --output okvqa.json
+        --annotations mscoco_train2014_annotations.json --images coco/train2014 --output okvqa.json
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from data_prep.records.json_text import kind_of, read_json
 from data_prep.records.output import Converted, Drop, Origin, Reason
 from data_prep.records.record import IMAGE_TOKEN, conversation, images_of
 
-EXAMPLES = """  python -m data_prep okvqa --questions q.json --annotations a.json --image-folder coco --output r.json
+EXAMPLES = """  python -m data_prep okvqa --questions q.json --annotations a.json --images coco --output r.json
   (the same with) --merge-by-image         one conversation for each picture
   (the same with) --answer all             a record for every distinct answer"""
 

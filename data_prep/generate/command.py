@@ -1,6 +1,6 @@
 """Captions and boxes to conversations, descriptions and reasoning, written by a language model behind an endpoint.
 
-    python -m data_prep generate --captions captions.json --boxes instances.json --image-folder coco \\
+    python -m data_prep generate --captions captions.json --boxes instances.json --images coco \\
         --endpoint http://localhost:8000/v1 --model my-model --output generated.json --yes
 
 Without --yes it prints the estimate and sends nothing. Answers go to OUTPUT's journal the moment they come; the same
@@ -36,8 +36,8 @@ from data_prep.records.pixels import add_pixel_option, allow_pixels
 from data_prep.records.record import conversation
 
 EXAMPLES = """  python -m data_prep generate --write-prompts prompts
-  python -m data_prep generate --captions c.csv --image-folder photos --model M --output g.json   (the estimate only)
-  python -m data_prep generate --captions captions.json --boxes instances.json --image-folder coco \\
+  python -m data_prep generate --captions c.csv --images photos --model M --output g.json   (the estimate only)
+  python -m data_prep generate --captions captions.json --boxes instances.json --images coco \\
       --endpoint http://localhost:8000/v1 --model M --output generated.json --yes"""
 OPENAI = "https://api.openai.com/v1"
 CHARACTERS_A_TOKEN = 4

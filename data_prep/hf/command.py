@@ -1,6 +1,6 @@
 """A Hugging Face data set to records: streamed, pictures written with their bytes as they are.
 
-    python -m data_prep hf HuggingFaceH4/llava-instruct-mix-vsft --output train.json --image-folder images
+    python -m data_prep hf HuggingFaceH4/llava-instruct-mix-vsft --output train.json --images images
 
 The layout is recognised by the columns (see hf/layouts.py), or named by options. Pictures go to the image folder under
 the hash of their bytes, so a picture that many rows share is written once, and a run that was killed goes on quickly.
@@ -33,6 +33,7 @@ from data_prep.hf.pictures import THREADS, PictureStore, names_a_file, own_folde
 from data_prep.hf.rows import Asked, Opened, open_rows
 from data_prep.hf.turns import Talk, talk_of
 from data_prep.numbers import seed
+from data_prep.picture_folder import add_images_option
 from data_prep.progress import Progress
 from data_prep.records.output import Converted, Drop, Origin, Reason
 
@@ -43,7 +44,7 @@ TURNS_AND_PICTURES = ("id", "image", "conversations")
 ID_COLUMNS = ("id", "question_id", "uid", "__key__")
 EXAMPLES = """  python -m data_prep hf HuggingFaceH4/llava-instruct-mix-vsft --limit 10000 --output train.json
   python -m data_prep hf pieces.parquet --question "Which chess piece is this?" --output r.json
-  python -m data_prep hf okvqa_folder --split validation --suffix short --output test.json --image-folder images"""
+  python -m data_prep hf okvqa_folder --split validation --suffix short --output test.json --images images"""
 
 
 def convert(
@@ -137,12 +138,9 @@ def build_parser() -> argparse.ArgumentParser:
     text = "OWNER/NAME of the hub, a folder, a file (parquet, arrow, JSON, CSV), a saved data set"
     parser.add_argument("source", help=text)
     add_output_options(parser, pictures=False)
-    parser.add_argument(
-        "--image-folder",
-        "--images",
-        dest="image_folder",
-        type=Path,
-        help="where the pictures go (default: images beside --output; files of a local data set stay where they are)",
+    add_images_option(
+        parser,
+        "where the pictures go (default: images beside --output; files of a local data set stay where they are)",
     )
     parser.add_argument("--split", help="default: train")
     parser.add_argument("--config", help="configuration (subset) of the data set")

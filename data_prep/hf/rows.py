@@ -91,7 +91,7 @@ def _folder(source: str, path: Path, split: str | None, asked: Asked) -> Opened:
         advice = "give the data files themselves (.parquet, .json, .csv)"
         raise DataError(source, f"a loading script ({scripts[0].name}), which is not run, and no data: {advice}")
     if not described and any(text_beside(picture) for picture in _pictures_in(path)):
-        advice = f"python -m data_prep captions {source} --image-folder {source} --output records.json reads them"
+        advice = f"python -m data_prep captions {source} --images {source} --output records.json reads them"
         raise DataError(source, f"pictures with a text beside each; {advice}")
     return _streamed(source, _others_below(path), split or "train", asked, None)
 

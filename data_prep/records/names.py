@@ -52,7 +52,7 @@ def _require_possible(name: str) -> None:
         raise PictureError(shortened(name), PictureFault.MISSING, problem) from None
     if name.startswith("data:"):
         what = f"a picture itself (a data URL of {size:,} bytes), not the name of one"
-        advice = "python -m data_prep hf RECORDS --output NEW.json --image-folder FOLDER writes it to a file"
+        advice = "python -m data_prep hf RECORDS --output NEW.json --images FOLDER writes it to a file"
         problem = f"{what}; {advice}"
         raise PictureError(shortened(name), PictureFault.MISSING, problem)
     if "\0" in name:

@@ -1,10 +1,10 @@
 """Mix several records files with weights: your own data with general instruction data, against forgetting.
 
-    python -m data_prep mix own.json=1 llava_instruct.json=0.1 --output mixed.jsonl --image-folder data
+    python -m data_prep mix own.json=1 llava_instruct.json=0.1 --output mixed.jsonl --images data
 
 A weight says how often a file goes in: 1 whole, 0.1 a tenth of its records drawn, 2.5 twice and half of them again. The
 seed decides the draw and the order. `--prefix` puts each file's image folder before its picture names, so that one
---image-folder, their common parent, serves all.
+--images, their common parent, serves all.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from data_prep.converters.finish import add_check_option, finish
 from data_prep.converters.options import converter_parser
 from data_prep.errors import UsageError
 from data_prep.numbers import seed
+from data_prep.picture_folder import add_images_option
 from data_prep.records.output import Converted, Origin, write_output
 from data_prep.records.record import Record, Records, images_of, read_records
 
-EXAMPLES = """  python -m data_prep mix own.json=1 general.json=0.1 --output mixed.jsonl --image-folder data
-  python -m data_prep mix own.json coco.json=0.5 --prefix photos coco --image-folder data --output mixed.json"""
+EXAMPLES = """  python -m data_prep mix own.json=1 general.json=0.1 --output mixed.jsonl --images data
+  python -m data_prep mix own.json coco.json=0.5 --prefix photos coco --images data --output mixed.json"""
 
 
 class Part(NamedTuple):
@@ -79,13 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--prefix", nargs="+", default=[], help="folder before the picture names of each file, in order"
     )
-    parser.add_argument(
-        "--image-folder",
-        "--images",
-        dest="image_folder",
-        type=Path,
-        help="the folder that all names are relative to, for the check",
-    )
+    add_images_option(parser, "the folder that all names are relative to, for the check")
     parser.add_argument("--seed", type=seed, default=0, help="seed of the draw and the order")
     parser.add_argument("--no-shuffle", action="store_true", help="one file after the other")
     add_check_option(parser)

@@ -20,6 +20,7 @@ from typing import Any
 from data_prep.converters.options import converter_parser
 from data_prep.errors import DataError, UsageError
 from data_prep.files import write_problem, write_text
+from data_prep.picture_folder import add_images_option
 from data_prep.progress import Progress
 from data_prep.publishing import publish, require_name
 from data_prep.records.picture import resolve_image
@@ -164,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = converter_parser("push", "Publish records as a data set of the Hugging Face hub.", EXAMPLES)
     parser.add_argument("records", nargs="+", metavar="RECORDS", help="records, or SPLIT=RECORDS for several splits")
     parser.add_argument("repository", metavar="OWNER/NAME", help="the data set on the hub")
-    parser.add_argument("--images", "--image-folder", "--image_folder", dest="images", type=Path)
+    add_images_option(parser, dest="images")
     parser.add_argument("--public", action="store_true", help="let everybody see it (default: private)")
     parser.add_argument("--dry-run", type=Path, metavar="FOLDER", help="only write what would be sent, into FOLDER")
     args = parser.parse_args(argv)

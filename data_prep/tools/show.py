@@ -1,6 +1,6 @@
 """A page of records as the model will see them: pictures after processing, every token, what is taught and what is not.
 
-    python -m data_prep show records.json --image-folder images --model checkpoints/llava-v1.5-7b --html show.html
+    python -m data_prep show records.json --images images --model checkpoints/llava-v1.5-7b --html show.html
 
 The masker and the picture processing are those of training, not copies of them.
 """
@@ -16,14 +16,15 @@ from typing import Any
 from data_prep.converters.options import converter_parser
 from data_prep.errors import DataError, UsageError
 from data_prep.numbers import seed, whole
+from data_prep.picture_folder import add_images_option
 from data_prep.records.marks import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from data_prep.records.pixels import add_pixel_option, allow_pixels
 from data_prep.records.record import Record, Records, images_of, open_image, read_records, resolve_image
 from data_prep.view.model_view import ModelView, open_model
 from data_prep.view.page import escape, picture_tag, write_page
 
-EXAMPLES = """  python -m data_prep show records.json --image-folder images --model MODEL --html show.html
-  python -m data_prep show records.json --image-folder images --model MODEL --records okvqa-516065 --html show.html"""
+EXAMPLES = """  python -m data_prep show records.json --images images --model MODEL --html show.html
+  python -m data_prep show records.json --images images --model MODEL --records okvqa-516065 --html show.html"""
 STYLE = """
 .tokens { line-height: 2; font-size: .85rem; overflow-wrap: anywhere; }
 .tokens span { padding: .12rem .2rem; border-radius: 4px; margin-right: 1px; white-space: pre; }
@@ -85,7 +86,7 @@ def _pictures(record: Record, folder: Path | None, view: ModelView) -> tuple[str
     figures, counts = [], []
     for name in images_of(record):
         if folder is None:
-            raise DataError(name, "is named, and no --image-folder is given")
+            raise DataError(name, "is named, and no --images is given")
         image = open_image(resolve_image(folder, name))
         views = view.views(image)
         counts.append(view.image_tokens(image.size))
@@ -144,13 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the page."""
     parser = converter_parser("show", "A page of records as the model will see them.", EXAMPLES)
     parser.add_argument("records_file", type=Path, metavar="records", help="records, .json or .jsonl")
-    parser.add_argument(
-        "--image-folder",
-        "--images",
-        dest="image_folder",
-        type=Path,
-        help="the folder that picture names are relative to",
-    )
+    add_images_option(parser)
     parser.add_argument("--model", required=True, help="the model that will be trained (a folder or a hub name)")
     parser.add_argument("--html", "--output", dest="html", type=Path, required=True, help="the page to write")
     parser.add_argument("--count", type=whole(1), default=8, help="how many records; default 8")

@@ -2,7 +2,7 @@
 
     python -m data_prep split records.json --parts train=0.8 test=0.2 --output-dir data --stratify answer
 
-All records that share a picture (by name; with --image-folder also by bytes) stay together. The same seed and file
+All records that share a picture (by name; with --images also by bytes) stay together. The same seed and file
 give the same parts. `--stratify KEY` keeps the mixture of a key (or of the last answer) in every part.
 """
 
@@ -18,6 +18,7 @@ from data_prep.check.run import names_of
 from data_prep.converters.options import converter_parser
 from data_prep.errors import UsageError
 from data_prep.numbers import seed
+from data_prep.picture_folder import add_images_option
 from data_prep.records.names import same_name
 from data_prep.records.near_names import DRIVE, near_names
 from data_prep.records.output import Converted, Origin, write_output
@@ -152,13 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--parts", nargs="+", required=True, metavar="NAME=SHARE", help="for example train=0.8 test=0.2"
     )
     parser.add_argument("--output-dir", type=Path, required=True, help="folder for NAME.json (or .jsonl, as the input)")
-    parser.add_argument(
-        "--image-folder",
-        "--images",
-        dest="image_folder",
-        type=Path,
-        help="also keep pictures of the same bytes together",
-    )
+    add_images_option(parser, "also keep pictures of the same bytes together")
     parser.add_argument(
         "--stratify", metavar="KEY", help="keep the mixture of this key in every part; answer: of answers"
     )

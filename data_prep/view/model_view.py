@@ -49,7 +49,8 @@ class ModelView:
 
     def prompts(self, record: Mapping[str, Any]) -> list[list[tuple[str, bool]]]:
         """Return the exact text as (text, is it taught) pieces: one prompt, or one for each independent question."""
-        from llava_finetune.data.masking import segments, separate
+        from llava_finetune.data.masking import separate
+        from llava_finetune.data.segments import segments
 
         turns = record["conversations"]
         shown = separate(turns) if self._encoder.is_independent(record) else [turns]

@@ -17,19 +17,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 
 from data_prep.records.pixels import allow_pixels
-from llava_finetune.config.precision import Precision, choose_precision
+from llava_finetune.config.contradictions import refuse_contradictions, refuse_idle, zero_stage
+from llava_finetune.config.precision import Precision
 from llava_finetune.config.ranges import require_ranges
+from llava_finetune.config.translation import translate, value_of
 from llava_finetune.errors import WITHOUT_DEEPSPEED, UsageError
 from llava_finetune.kernels.layer_kernels import LayerKernels, asked_for
-from llava_finetune.planning.memory import LOSS_CHUNK
+from llava_finetune.planning.activations import LOSS_CHUNK
 from llava_finetune.planning.steps import warmup_of
 from llava_finetune.saved.documents import DeepSpeedConfig, read_document
-
-TURNS = {"auto": None, "true": True, "false": False}
 
 
 @dataclass
@@ -170,7 +169,7 @@ class Arguments:
     @property
     def zero_stage(self) -> int:
         """DeepSpeed's ZeRO stage, 0 without DeepSpeed."""
-        return _zero_stage(self.training) if self.training.deepspeed else 0
+        return zero_stage(self.training) if self.training.deepspeed else 0
 
     @property
     def metric(self) -> str | None:
@@ -206,83 +205,6 @@ class Arguments:
         return self.metric is not None and self.training.result != "last"
 
 
-RENAMED = {
-    "--images": "--image_folder",
-    "--evaluation_strategy": "--eval_strategy",
-    "--per_gpu_train_batch_size": "--per_device_train_batch_size",
-}
-FALSE = ("false", "0", "no")
-
-
-def _value(argv: Sequence[str], flag: str) -> str | None:
-    """What the last of several equal flags says; True for a flag without a value."""
-    value = None
-    for index, item in enumerate(argv):
-        if item == flag:
-            following = argv[index + 1] if index + 1 < len(argv) else "True"
-            value = "True" if following.startswith("--") else following
-        elif item.startswith(flag + "="):
-            value = item.split("=", 1)[1]
-    return value
-
-
-def _without(argv: Sequence[str], flag: str) -> list[str]:
-    out: list[str] = []
-    skip = False
-    for item in argv:
-        if skip and not item.startswith("--"):
-            skip = False
-            continue
-        skip = item == flag
-        if not skip and not item.startswith(flag + "="):
-            out.append(item)
-    return out
-
-
-def translate(argv: Sequence[str]) -> tuple[list[str], Precision, list[str]]:
-    """Flags as today's transformers knows them, the precision, and a notice for each flag that changed.
-
-    `--precision auto|bf16|fp16|fp32` is ours; `--bf16` and `--fp16` are upstream's and win over it.
-    """
-    notices: list[str] = []
-    out = list(argv)
-    for old, new in RENAMED.items():
-        if (value := _value(out, old)) is not None:
-            out = [*_without(out, old), new, value]
-            notices.append(f"{old} is now {new}: {value}")
-    if (value := _value(out, "--warmup_ratio")) is not None:
-        out = [*_without(out, "--warmup_ratio"), "--warmup_steps", value]
-        notices.append(f"--warmup_ratio is now --warmup_steps with a share below 1: {value}")
-    if (value := _value(out, "--group_by_length")) is not None:
-        out = _without(out, "--group_by_length")
-        if value.lower() not in FALSE:
-            out += ["--train_sampling_strategy", "group_by_length"]
-        notices.append("--group_by_length is now --train_sampling_strategy group_by_length")
-    cuda = torch.cuda.is_available() and (_value(out, "--use_cpu") or "False").lower() in FALSE
-    if _value(out, "--tf32") is not None and not (cuda and torch.cuda.get_device_capability()[0] >= 8):
-        out = _without(out, "--tf32")
-        notices.append("--tf32 dropped: this machine has no TF32 units")
-    precision = _precision(out, cuda)
-    for flag in ("--precision", "--bf16", "--fp16"):
-        out = _without(out, flag)
-    if precision.name != "fp32":
-        out += [f"--{precision.name}", "True"]
-    if not cuda and not torch.backends.mps.is_available() and _value(out, "--use_cpu") is None:
-        out += ["--use_cpu", "True"]
-    return out, precision, notices
-
-
-def _precision(argv: Sequence[str], cuda: bool) -> Precision:
-    asked = _value(argv, "--precision") or "auto"
-    for name in ("bf16", "fp16"):
-        value = _value(argv, f"--{name}")
-        if value is not None and value.lower() not in FALSE:
-            if asked not in ("auto", name):
-                raise UsageError(f"--precision {asked} contradicts --{name} {value}: give one of them")
-            asked = name
-    return choose_precision(asked, "cuda" if cuda else "mps" if torch.backends.mps.is_available() else "cpu")
-
-
 def parse(argv: Sequence[str]) -> Arguments:
     """Parse and check a training command line. Contradictions are UsageErrors that name both values."""
     translated, precision, notices = translate(["--help" if word == "--help-all" else word for word in argv])
@@ -294,8 +216,8 @@ def parse(argv: Sequence[str]) -> Arguments:
     model, data, training = _parse(parser, translated)
     allow_pixels(data.max_pixels)
     require_ranges(data, training)
-    _refuse_contradictions(model, training)
-    _refuse_idle(data, training)
+    refuse_contradictions(model, training)
+    refuse_idle(data, training)
     arguments = Arguments(model, data, training, precision, tuple(argv), tuple(notices))
     arguments.kernels.require_usable(training.bits, arguments.zero_stage)
     return arguments
@@ -327,35 +249,8 @@ def _gather_on_save(training: TrainingArguments) -> None:
             config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
 
 
-def _refuse_idle(data: DataArguments, training: TrainingArguments) -> None:
-    """Flags that would silently do nothing."""
-    steps = training.eval_steps
-    if steps is not None and (steps < 1 or steps != int(steps)):
-        raise UsageError(f"--eval_steps {steps}: a whole number of steps is needed")
-    if training.learning_rate <= 0:
-        raise UsageError(f"--learning_rate {training.learning_rate}: nothing would be learned; give one above 0")
-    if data.eval_data_path is None:
-        for flag, given in (
-            ("--metric_for_best_model", training.metric_for_best_model),
-            ("--early_stopping_patience", training.early_stopping_patience),
-            ("--eval_strategy", None if training.eval_strategy.value == "no" else training.eval_strategy.value),
-        ):
-            if given:
-                raise UsageError(f"{flag} {given} without --eval_data_path: there is nothing to evaluate on")
-    if data.independent_turns.lower() not in TURNS:
-        raise UsageError(f"--independent_turns {data.independent_turns}: expected auto, True or False")
-    if training.result not in ("auto", "best", "last"):
-        raise UsageError(f"--result {training.result}: expected auto, best or last")
-    if data.replay:
-        share = data.replay.rpartition(":")[2]
-        if not share.replace(".", "", 1).isdigit() or not 0 < float(share) < 1:
-            raise UsageError(
-                f"--replay {data.replay}: expected FILE:SHARE with a share between 0 and 1, as in g.json:0.1"
-            )
-
-
 def _parse(parser: transformers.HfArgumentParser, argv: list[str]) -> tuple[Any, Any, Any]:
-    if (config := _value(argv, "--deepspeed")) and importlib.util.find_spec("deepspeed") is None:
+    if (config := value_of(argv, "--deepspeed")) and importlib.util.find_spec("deepspeed") is None:
         raise UsageError(f"--deepspeed {config}: {WITHOUT_DEEPSPEED}")
     # The Trainer warns about bf16 on CPU unless told; ranks and devices come from the launcher's environment.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -371,40 +266,3 @@ def _parse(parser: transformers.HfArgumentParser, argv: list[str]) -> tuple[Any,
             f"unknown flag {rest[0]}; {f'did you mean {near[0]}? ' if near else ''}see llava-finetune train --help-all"
         )
     return model, data, training
-
-
-def _refuse_contradictions(model: ModelArguments, training: TrainingArguments) -> None:
-    if training.bits not in (4, 8, 16):
-        raise UsageError(f"--bits {training.bits}: expected 16, 8 or 4")
-    if training.bits != 16 and not training.lora_enable and not model.tune_mm_mlp_adapter:
-        raise UsageError(f"--bits {training.bits} without --lora_enable True: quantised weights cannot be trained")
-    if training.lora_enable and model.tune_mm_mlp_adapter:
-        raise UsageError("--lora_enable True contradicts --tune_mm_mlp_adapter True: stage 1 trains the projector only")
-    targets = {part.strip() for part in training.lora_targets.split(",")} if training.lora_enable else set()
-    for flag, wanted in (
-        ("--tune_mm_mlp_adapter True", model.tune_mm_mlp_adapter),
-        (f"--lora_targets {training.lora_targets}", "projector" in targets),
-    ):
-        if training.freeze_mm_mlp_adapter and wanted:
-            raise UsageError(f"--freeze_mm_mlp_adapter True contradicts {flag}")
-    # A regular expression among the targets may select modules of the tower too.
-    in_tower = training.tune_vision_tower or targets - {"language", "language.attention", "projector"}
-    if training.vision_tower_lr is not None and not in_tower:
-        raise UsageError(
-            f"--vision_tower_lr {training.vision_tower_lr} contradicts a frozen tower: add --tune_vision_tower True "
-            "or --lora_targets language,vision"
-        )
-    adapter = training.init_lora or training.lora_weight_path
-    for flag, value in (("use_dora", training.use_dora), ("use_rslora", training.use_rslora), ("init_lora", adapter)):
-        if value and not training.lora_enable:
-            raise UsageError(f"--{flag} {value} without --lora_enable True: there is no adapter")
-    if training.deepspeed and training.bits != 16 and _zero_stage(training) == 3:
-        raise UsageError(
-            f"--bits {training.bits} with ZeRO-3: quantised weights cannot be partitioned; "
-            "use deepspeed_configs/zero2.json"
-        )
-
-
-def _zero_stage(training: TrainingArguments) -> int:
-    config = getattr(training.hf_deepspeed_config, "config", {}) or {}
-    return int(config.get("zero_optimization", {}).get("stage", 0))

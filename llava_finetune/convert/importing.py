@@ -211,10 +211,11 @@ def _written_name(name: str) -> Any:
 
 
 def _write_manifest(out: Path, source: Path, template: str, config: dict[str, Any]) -> None:
-    from llava_finetune.saved.manifest import write_manifest
+    from llava_finetune.saved.manifest import weights_sha256, write_manifest
 
     dtype = config.get("dtype") or config.get("torch_dtype") or "float16"
-    write_manifest(out, kind="model", base=None, conversation=template, dtype=str(dtype), imported_from=str(source))
+    origin = {"imported_from": str(source), "imported_sha256": weights_sha256(source)}
+    write_manifest(out, kind="model", base=None, conversation=template, dtype=str(dtype), **origin)
 
 
 def _verify(

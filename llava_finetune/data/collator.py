@@ -7,24 +7,55 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
 from data_prep.records.marks import IGNORE_INDEX
 from llava_finetune.data.example import Example
-from llava_finetune.data.layout import lay_out, unique_pictures
+from llava_finetune.data.layout import Layout, lay_out, unique_pictures
 from llava_finetune.errors import UserError
+
+
+class ModelInputs(TypedDict, total=False):
+    """What the model's forward takes: tokens (int64, B x T), a mask (bool), and the pictures.
+
+    `images` is a float32 tensor, or a list where shapes differ; `layout` is there in unpadded batches (see layout.py).
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    attention_mask: torch.Tensor
+    images: torch.Tensor | list[Any]
+    image_sizes: list[tuple[int, int]]
+    layout: Layout
+
+
+class Batch(ModelInputs, total=False):
+    """The model's inputs, and what the trainer counts and names. It takes its own part out before the forward pass.
+
+    A dict with typed keys rather than a dataclass: transformers and accelerate move a batch to the device and spread it
+    over the forward's arguments as a mapping, and make the moved one by `type(batch)(pairs)`.
+    """
+
+    record_ids: list[str]
+    record_indices: list[int]
+    num_tokens: int
+    num_pictures: int
+    num_cut: int
+
+
+def model_inputs(batch: Batch) -> ModelInputs:
+    """The part of a batch that the model takes."""
+    return {key: value for key, value in batch.items() if key in ModelInputs.__annotations__}  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
 class Collator:
     """Pad examples to one batch, as upstream does: right padding, pictures in order, a zero picture for text.
 
-    Returns input_ids, labels (int64, B x T), attention_mask (bool), images (float32 tensor, or a list where shapes
-    differ), image_sizes, and for the trainer's own use record_ids, record_indices and
-    num_tokens. With `unpadded` also `layout` (see layout.py), and each different picture once. Padded, independent
-    questions take a row each.
+    With `unpadded` there is a `layout` too, and each different picture once. Padded, independent questions take a row
+    each.
     """
 
     pad_token_id: int
@@ -32,7 +63,7 @@ class Collator:
     max_length: int | None = None
     unpadded: bool = False
 
-    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+    def __call__(self, examples: Sequence[Example]) -> Batch:
         record_ids = [example.id for example in examples]
         record_indices = [example.index for example in examples]
         if not self.unpadded:
@@ -41,7 +72,7 @@ class Collator:
         ids = pad([example.input_ids for example in examples], True, self.pad_token_id)[:, : self.max_length]
         labels = pad([example.labels for example in examples], True, IGNORE_INDEX)[:, : self.max_length]
         lengths = torch.tensor([len(example.input_ids) for example in examples])
-        batch: dict[str, Any] = {
+        batch: Batch = {
             "input_ids": ids,
             "labels": labels,
             # By length, not by `ne(pad)`: a tokenizer whose pad is also its end token would lose the taught end.
@@ -81,18 +112,18 @@ class Collator:
 class TeachingCollator:
     """A collator that refuses a batch in which a record teaches nothing within the model's length, by its id."""
 
-    def __init__(self, collator: Callable[[Sequence[Example]], dict[str, Any]], max_length: int | None) -> None:
+    def __init__(self, collator: Callable[[Sequence[Example]], Batch], max_length: int | None) -> None:
         self.collator = collator
         self.max_length = max_length
 
-    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+    def __call__(self, examples: Sequence[Example]) -> Batch:
         mute = [example.id for example in examples if not example.num_taught(self.max_length)]
         if mute:
             raise UserError(
                 f"records without a supervised token within --model_max_length {self.max_length} (pictures count): "
                 f"{', '.join(mute)}. Shorten them or raise --model_max_length; python -m data_prep show prints them"
             )
-        batch: dict[str, Any] = self.collator(examples)
+        batch = self.collator(examples)
         batch["num_pictures"] = sum(len(example.pictures) for example in examples)
         batch["num_cut"] = sum(example.is_cut(self.max_length) for example in examples)
         return batch

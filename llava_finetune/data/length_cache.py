@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.files import sha256_of
 from llava_finetune.machine import cache_folder
-from llava_finetune.saved.manifest import file_sha256
 
 MANY = 50_000
 """Fewer are counted in half a second."""
@@ -23,7 +23,7 @@ def kept_lengths(path: Path, number: int, measure: Callable[[], list[int]]) -> l
     """What `measure` returns for the `number` records of a file, from an earlier run where it was kept."""
     if number < MANY:
         return measure()
-    file = cache_folder("lengths") / f"{file_sha256(path)}.npy"
+    file = cache_folder("lengths") / f"{sha256_of(path)}.npy"
     with contextlib.suppress(OSError, ValueError, EOFError):
         kept: list[int] = np.load(file).tolist()
         if len(kept) == number:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.picture_folder import add_images_option
 from llava_finetune.errors import UsageError, UserError
 
 ENGINES = ("adapter", "merged", "transformers", "api", "llama.cpp", "vllm")
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         "--engines", nargs="+", choices=ENGINES, help=f"which to ask (default: {' '.join(DEFAULT)}, those at hand)"
     )
     out.add_argument("--records", type=Path, help="held-out records (default: the run's own test file)")
-    out.add_argument("--images", type=Path, help="image folder of --records")
+    add_images_option(out, "picture folder of --records", dest="images")
     out.add_argument("--answers", type=int, default=100, help="questions to ask (default: 100)")
     out.add_argument("--max-new-tokens", type=int, default=64, help="tokens of an answer at most (default: 64)")
     out.add_argument("--gguf-type", default="f16", help="type of the GGUF weights for llama.cpp (default: f16)")

@@ -1,7 +1,7 @@
 """Answer the questions of a records file with a model and score the answers; or score predictions from anywhere.
 
-    llava-finetune evaluate --model runs/mine --data test.json --image_folder pictures --output runs/mine --name final
-    llava-finetune evaluate --model runs/mine --data test.json --image_folder pictures --blind blank
+    llava-finetune evaluate --model runs/mine --data test.json --images pictures --output runs/mine --name final
+    llava-finetune evaluate --model runs/mine --data test.json --images pictures --blind blank
     llava-finetune evaluate --predictions answers.jsonl --data test.json
 
 Writes predictions-NAME.jsonl and scores-NAME.json. `--train_data` adds the text-only prior of the training file.
@@ -20,10 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.files import sha256_of
 from data_prep.numbers import whole
+from data_prep.picture_folder import add_images_option
 from data_prep.records.pixels import add_pixel_option, allow_pixels
 from llava_finetune.errors import UsageError, UserError
-from llava_finetune.flags import IMAGE_FLAGS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--base", help="base of an adapter; default: what its manifest names")
     out.add_argument("--predictions", type=Path, help="score this file instead of a model")
     out.add_argument("--data", type=Path, help="records with the questions and references")
-    out.add_argument(*IMAGE_FLAGS, dest="image_folder", type=Path, help="folder the records' pictures are named in")
+    add_images_option(out)
     out.add_argument("--train_data", type=Path, help="training records: adds the text-only prior")
     out.add_argument("--output", type=Path, help="folder for predictions and scores; default: the model's")
     out.add_argument("--name", default=None, help="final by default, blind or shuffled with --blind")
@@ -101,6 +102,8 @@ def _score_file(arguments: argparse.Namespace) -> int:
     from llava_finetune.evaluation.scoring import score_file, write_upload
 
     predictions, scores = score_file(arguments.predictions, arguments.data, partial=arguments.partial)
+    scores["predictions_sha256"] = sha256_of(arguments.predictions)
+    scores["data_sha256"] = sha256_of(arguments.data) if arguments.data else None
     if arguments.upload:
         write_upload(arguments.upload, predictions)
     if arguments.output:
@@ -127,20 +130,13 @@ def _prior(arguments: argparse.Namespace, predictions: list[dict[str, Any]], fol
 
 
 def _questions(arguments: argparse.Namespace) -> list[Any]:
-    from data_prep.records.record import DataError
     from llava_finetune.evaluation.generate_answers import held_out_questions
 
     choice = (arguments.max_images, arguments.limit, arguments.sample)
-    try:
-        return held_out_questions(
-            arguments.data, f"--data {arguments.data}", arguments.image_folder, "--image_folder", *choice
-        )
-    except DataError as error:
-        raise UserError(str(error)) from error
+    return held_out_questions(arguments.data, f"--data {arguments.data}", arguments.image_folder, "--images", *choice)
 
 
 def _answer(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    from data_prep.records.record import DataError
     from llava_finetune.evaluation.generate_answers import answer
     from llava_finetune.model.costs import loaded_line, rate_text
     from llava_finetune.model.loading import load
@@ -152,28 +148,25 @@ def _answer(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     loaded = load(arguments.model, arguments.base, arguments.dtype, arguments.device, arguments.bits)
     print(loaded_line(loaded, arguments.model, arguments.bits), flush=True)
     start = time.monotonic()
-    try:
-        predictions = answer(
-            loaded,
-            questions,
-            arguments.image_folder,
-            batch_size=arguments.batch_size,
-            max_new_tokens=arguments.max_new_tokens,
-            mode={"blank": "blank", "shuffled": "shuffled", None: "seen"}[arguments.blind],
-            say=lambda line: print(line, flush=True),
-        )
-        tokens = sum(prediction["num_tokens"] for prediction in predictions)
-        print(f"answered at {rate_text(tokens, time.monotonic() - start)}", flush=True)
-        return _with_losses(arguments, loaded, questions, predictions) if arguments.losses else predictions
-    except DataError as error:
-        raise UserError(str(error)) from error
+    predictions = answer(
+        loaded,
+        questions,
+        arguments.image_folder,
+        batch_size=arguments.batch_size,
+        max_new_tokens=arguments.max_new_tokens,
+        mode=arguments.blind or "seen",
+        say=lambda line: print(line, flush=True),
+    )
+    tokens = sum(prediction["num_tokens"] for prediction in predictions)
+    print(f"answered at {rate_text(tokens, time.monotonic() - start)}", flush=True)
+    return _with_losses(arguments, loaded, questions, predictions) if arguments.losses else predictions
 
 
 def _with_losses(arguments: argparse.Namespace, loaded: Any, questions: list[Any], predictions: list[Any]) -> list[Any]:
     """The predictions, each with its record's mean loss per answer token in `loss`."""
     import torch
 
-    from llava_finetune.data.collator import Collator
+    from llava_finetune.data.collator import Collator, ModelInputs
     from llava_finetune.data.dataset import Encoder, RecordDataset
     from llava_finetune.evaluation.record_losses import record_losses
 
@@ -186,7 +179,7 @@ def _with_losses(arguments: argparse.Namespace, loaded: Any, questions: list[Any
     side = tower.config.image_size
     collator = Collator(tokenizer.pad_token_id, torch.zeros(3, side, side))
 
-    def forward(batch: dict[str, Any]) -> Any:
+    def forward(batch: ModelInputs) -> Any:
         images = batch["images"]
         seen = [image.to(loaded.device, loaded.dtype) for image in images]
         batch["images"] = torch.stack(seen) if isinstance(images, torch.Tensor) else seen
@@ -270,12 +263,14 @@ def _write(folder: Path, name: str, predictions: list[dict[str, Any]], scores: d
 def _finish(arguments: argparse.Namespace, predictions: list[dict[str, Any]], name: str, seconds: float) -> None:
     from llava_finetune.evaluation import metrics
     from llava_finetune.evaluation.scoring import write_upload
+    from llava_finetune.saved.manifest import scored_hashes
 
     folder = _output(arguments)
     truncated = sum(prediction["truncated"] for prediction in predictions)
     tokens = sum(prediction["num_tokens"] for prediction in predictions)
     scores = {**metrics.score(predictions), "truncated": truncated, "seconds": seconds, "model": str(arguments.model)}
     scores["image_folder"] = str(arguments.image_folder) if arguments.image_folder else None
+    scores |= {**scored_hashes(arguments.model, arguments.base), "data_sha256": sha256_of(arguments.data)}
     _write(folder, name, predictions, scores)
     if arguments.upload:
         write_upload(arguments.upload, predictions)

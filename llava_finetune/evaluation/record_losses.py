@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llava_finetune.data.collator import Collator, ModelInputs, model_inputs
 from llava_finetune.data.example import Example
-
-FOR_THE_TRAINER = ("record_ids", "record_indices", "num_tokens", "num_cut")
 
 
 @dataclass(frozen=True)
@@ -30,10 +29,10 @@ class RecordLoss:
 
 
 def record_losses(
-    forward: Callable[[dict[str, Any]], Any],
+    forward: Callable[[ModelInputs], Any],
     dataset: Any,
     indices: Sequence[int],
-    collator: Any,
+    collator: Collator,
     batch_size: int,
     num_counted: int | None = None,
 ) -> dict[int, RecordLoss]:
@@ -49,8 +48,7 @@ def record_losses(
         examples = [dataset[index] for index in chosen]
         num_own = max(0, num_counted - first)
         examples[num_own:] = [example.untaught() for example in examples[num_own:]]
-        batch = {key: value for key, value in collator(examples).items() if key not in FOR_THE_TRAINER}
-        rows = forward(batch)["row_losses"].tolist()
+        rows = forward(model_inputs(collator(examples)))["row_losses"].tolist()
         parts = [[row] for row in rows] if collator.unpadded else _parts(examples, rows)
         for example, index, part in list(zip(examples, chosen, parts, strict=True))[:num_own]:
             total, count = (sum(values) for values in zip(*part, strict=True))

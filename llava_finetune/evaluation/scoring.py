@@ -20,7 +20,6 @@ from typing import Annotated, Any
 
 import msgspec
 
-from data_prep.errors import DataError
 from data_prep.files import write_text
 from data_prep.records.json_text import BOM, MAX_DIGITS, conform, parse_json, require_regular
 from llava_finetune.errors import UserError
@@ -118,8 +117,6 @@ def _rows(path: Path) -> list[Any]:
             return list(_parsed(raw, path, 1, "the list"))
         lines = enumerate(raw.split(b"\n"), start=1)
         return [_parsed(line, path, number, f"line {number}") for number, line in lines if line.strip()]
-    except DataError as error:
-        raise UserError(str(error)) from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a predictions file") from error
 
@@ -134,10 +131,7 @@ def _parsed(raw: bytes, path: Path, line: int, where: str) -> Any:
 def _checked(row: Any, path: Path, number: int) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise UserError(f"{path}: prediction {number} is a {type(row).__name__}; expected an object with an answer")
-    try:
-        conform(row, PredictionRow, f"{path}: prediction {number}")
-    except DataError as error:
-        raise UserError(str(error)) from None
+    conform(row, PredictionRow, f"{path}: prediction {number}")
     answer = row.get("answer", row.get("text"))
     if not isinstance(answer, str):
         raise UserError(

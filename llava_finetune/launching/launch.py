@@ -14,16 +14,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from data_prep.picture_folder import SPELLINGS
 from llava_finetune import ROOT
 from llava_finetune.errors import WITHOUT_DEEPSPEED, UsageError
 from llava_finetune.flags import flag
 from llava_finetune.launching import batches, preflight
 from llava_finetune.launching.launch_command import handed_on
 from llava_finetune.launching.near_misses import near_misses
-from llava_finetune.launching.processes import free_port
 from llava_finetune.launching.relaunch import run_until_it_fits
+from llava_finetune.launching.settings import Settings, read_settings
 from llava_finetune.launching.ssh_environment import shell_word
-from llava_finetune.machine import gpus
+from llava_finetune.launching.starter import starter
 from llava_finetune.planning.proposals import workers
 
 MODES = ("pretrain", "full", "lora", "qlora")
@@ -56,41 +57,6 @@ examples:
   ... bash scripts/finetune_lora.sh --num_train_epochs 3 --eval_data_path val.json --eval_strategy epoch
   ... NUM_GPUS=1 DEEPSPEED_CONFIG=none bash scripts/finetune_qlora.sh --auto
 """
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the environment and the launcher's own flags ask for."""
-
-    mode: str
-    flags: tuple[str, ...]
-    environment: Mapping[str, str]
-    processes: int
-    on_gpu: bool
-    hosts: tuple[tuple[str, int], ...] = ()
-    dry_run: bool = False
-    auto: bool = False
-    debug: bool = False
-    notes: tuple[str, ...] = ()
-
-    def get(self, name: str, default: str = "") -> str:
-        """The environment's value of `name`, or `default` where it is unset or empty."""
-        return self.environment.get(name) or default
-
-    @property
-    def num_nodes(self) -> int:
-        """Machines that take part."""
-        return len(self.hosts) or int(self.get("NNODES", "1"))
-
-    @property
-    def over_ssh(self) -> bool:
-        """Whether DeepSpeed's launcher reaches the other machines itself."""
-        return len(self.hosts) > 1 and not self.get("NODE_RANK")
-
-    @property
-    def world_size(self) -> int:
-        """Processes over all machines."""
-        return sum(slots for _, slots in self.hosts) or self.processes * self.num_nodes
 
 
 @dataclass(frozen=True)
@@ -134,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         mode=settings.mode,
         model=_wanted(settings, "--model_name_or_path", "MODEL"),
         data=_data(settings),
-        images=flag(settings.flags, "--image_folder") or flag(settings.flags, "--images") or settings.get("IMAGES"),
+        images=_images(settings),
         processes=settings.processes,
         on_gpu=settings.on_gpu,
         config=deepspeed_config(settings),
@@ -149,29 +115,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = Path(_wanted(settings, "--output_dir", "OUTPUT")).absolute()
     shared = output if settings.num_nodes > 1 else None
     return run_until_it_fits(launch.command, environment, batch, accumulation, shared)
-
-
-def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
-    """Settings from `MODE FLAGS...` and the environment; UsageError where they contradict each other."""
-    own = {"--dry-run", "--auto", "--debug"}
-    flags = tuple(argument for argument in arguments[1:] if argument not in own)
-    hosts = preflight.read_hostfile(Path(environment["HOSTFILE"])) if environment.get("HOSTFILE") else ()
-    found = [] if environment.get("NUM_GPUS") == "0" else gpus()
-    on_gpu = bool(found)
-    wanted = batches.number(environment, "NUM_GPUS", len(found) or 1) or 1
-    if on_gpu and not hosts and wanted > len(found):
-        raise UsageError(f"NUM_GPUS={wanted}, but this machine shows {len(found)} GPU(s); set NUM_GPUS={len(found)}")
-    return Settings(
-        mode=arguments[0],
-        flags=flags,
-        environment=environment,
-        processes=hosts[0][1] if hosts else wanted,
-        on_gpu=on_gpu,
-        hosts=hosts,
-        dry_run="--dry-run" in arguments,
-        auto="--auto" in arguments,
-        debug="--debug" in arguments,
-    )
 
 
 def apply_plan(settings: Settings) -> Settings:
@@ -219,10 +162,10 @@ def build(settings: Settings) -> Launch:
         *settings.flags,
         *(["--debug"] if settings.debug else []),
     ]
-    starter, variables = _starter(settings, config)
+    words, variables = starter(settings, config)
     if settings.over_ssh:
         arguments = [shell_word(word) for word in arguments]
-    return Launch((*starter, "train", *arguments), variables, (*settings.notes, *batch.notes))
+    return Launch((*words, "train", *arguments), variables, (*settings.notes, *batch.notes))
 
 
 def deepspeed_config(settings: Settings) -> Path | None:
@@ -241,11 +184,10 @@ def deepspeed_config(settings: Settings) -> Path | None:
 
 
 def _input_flags(settings: Settings) -> list[str]:
-    images = flag(settings.flags, "--image_folder") or settings.get("IMAGES")
     wanted = [
         ("--model_name_or_path", _wanted(settings, "--model_name_or_path", "MODEL")),
         ("--data_path", _wanted(settings, "--data_path", "DATA")),
-        ("--image_folder", images),
+        ("--image_folder", None if flag(settings.flags, *SPELLINGS) else settings.get("IMAGES")),
         ("--output_dir", _wanted(settings, "--output_dir", "OUTPUT")),
     ]
     return [word for name, value in wanted if value and flag(settings.flags, name) is None for word in (name, value)]
@@ -255,6 +197,10 @@ def _worker_flags(settings: Settings) -> list[str]:
     """Data loading processes that fit this machine's cores; the caller's own number wins."""
     name = "--dataloader_num_workers"
     return [] if flag(settings.flags, name) else [name, str(workers(settings.processes))]
+
+
+def _images(settings: Settings) -> str:
+    return flag(settings.flags, *SPELLINGS) or settings.get("IMAGES")
 
 
 def _data(settings: Settings) -> str:
@@ -267,59 +213,6 @@ def _wanted(settings: Settings, name: str, variable: str) -> str:
         misses = "".join(f"; {miss}" for miss in near_misses(settings.environment) if miss.endswith(f" {variable} is"))
         raise UsageError(f"{variable} is not set; {variable}=... bash scripts/... (--help lists the variables){misses}")
     return value
-
-
-def _starter(settings: Settings, config: Path | None) -> tuple[list[str], dict[str, str]]:
-    """The words before `train`, and the variables that the processes get."""
-    variables = {"TOKENIZERS_PARALLELISM": "false"}
-    if not settings.on_gpu:
-        threads = max(1, (os.cpu_count() or 1) // settings.processes)
-        variables |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": settings.get("OMP_NUM_THREADS", str(threads))}
-    if not settings.get("TORCH_EXTENSIONS_DIR"):
-        variables["TORCH_EXTENSIONS_DIR"] = str(Path(sys.prefix) / "torch_extensions")
-    launcher = settings.get("LAUNCHER", "torchrun" if settings.get("NNODES") else "deepspeed")
-    if launcher not in ("deepspeed", "torchrun"):
-        raise UsageError(f"LAUNCHER={launcher}: give deepspeed or torchrun")
-    if settings.hosts or (config is not None and launcher == "deepspeed"):
-        return [*_deepspeed(settings), "--module", "llava_finetune"], variables
-    if settings.world_size > 1 or launcher == "torchrun":
-        return [*_torchrun(settings), "-m", "llava_finetune"], variables
-    return ["python", "-m", "llava_finetune"], variables
-
-
-def _deepspeed(settings: Settings) -> list[str]:
-    words = ["deepspeed", "--no_local_rank", "--master_port", _port(settings)]
-    visible = settings.get("CUDA_VISIBLE_DEVICES")
-    if settings.hosts:
-        words += ["--hostfile", settings.get("HOSTFILE")]
-        if settings.get("NODE_RANK"):
-            words += ["--no_ssh", "--node_rank", settings.get("NODE_RANK")]
-        if settings.get("MASTER_ADDR"):
-            words += ["--master_addr", settings.get("MASTER_ADDR")]
-    elif settings.on_gpu and visible:
-        chosen = ",".join(visible.split(",")[: settings.processes])
-        words += ["--include", f"localhost:{chosen}"]
-    else:
-        words += ["--num_gpus", str(settings.processes)]
-    return words
-
-
-def _torchrun(settings: Settings) -> list[str]:
-    words = ["torchrun", "--nproc_per_node", str(settings.processes)]
-    if settings.num_nodes == 1:
-        return [*words, "--master_port", _port(settings)]
-    missing = [name for name in ("NODE_RANK", "MASTER_ADDR") if not settings.get(name)]
-    if missing:
-        raise UsageError(f"NNODES={settings.num_nodes} needs {' and '.join(missing)} too; see docs/many-nodes.md")
-    words += ["--nnodes", str(settings.num_nodes), "--node_rank", settings.get("NODE_RANK")]
-    return [*words, "--master_addr", settings.get("MASTER_ADDR"), "--master_port", _port(settings)]
-
-
-def _port(settings: Settings) -> str:
-    """MASTER_PORT, else a free one; between machines, which must agree on it, 29500."""
-    fixed = settings.get("MASTER_PORT")
-    alone = settings.num_nodes == 1 and not settings.dry_run
-    return fixed or str(free_port() if alone else 29500)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.numbers import whole
+from data_prep.picture_folder import add_images_option
 from llava_finetune.errors import UserError
-from llava_finetune.flags import IMAGE_FLAGS
 
 EXAMPLES = """examples:
   llava-finetune merge runs/mine merged
@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--device", default="auto", help="where to merge (default: auto)")
     out.add_argument("--records", type=Path, help="held-out records to verify on")
-    out.add_argument(*IMAGE_FLAGS, dest="images", type=Path, help="image folder of --records")
+    add_images_option(out, "picture folder of --records", dest="images")
     out.add_argument("--num-records", type=whole(1), default=8, help="records whose logits are compared (default: 8)")
     out.add_argument(
         "--answers",

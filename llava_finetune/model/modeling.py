@@ -22,7 +22,7 @@ from llava_finetune.errors import UserError
 from llava_finetune.kernels.head_loss import token_losses
 from llava_finetune.model.forward_parts import ForwardParts
 from llava_finetune.model.splice import embed, run_layers
-from llava_finetune.planning.memory import LOSS_CHUNK
+from llava_finetune.planning.activations import LOSS_CHUNK
 
 FAMILIES = {
     "llama": "LlavaLlamaForCausalLM",

@@ -15,7 +15,8 @@ from typing import Any
 
 from llava_finetune.errors import UserError
 from llava_finetune.machine import GB
-from llava_finetune.planning.memory import Setting, estimate
+from llava_finetune.planning.memory import estimate
+from llava_finetune.planning.setting import Setting
 from llava_finetune.planning.shapes import Shape
 
 ROWS = {

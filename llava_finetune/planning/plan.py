@@ -15,7 +15,8 @@ from typing import Any
 from data_prep.numbers import whole
 from llava_finetune.machine import GB, available_ram, readable
 from llava_finetune.planning import exact
-from llava_finetune.planning.memory import Setting, estimate, host_ram, sequence_length, trainable_parameters
+from llava_finetune.planning.activations import sequence_length
+from llava_finetune.planning.memory import estimate, host_ram, trainable_parameters
 from llava_finetune.planning.proposals import (
     MODES,
     Proposal,
@@ -27,6 +28,7 @@ from llava_finetune.planning.proposals import (
     too_small,
     workers,
 )
+from llava_finetune.planning.setting import LORA_RANK, Setting
 from llava_finetune.planning.shapes import Shape, read_shape
 from llava_finetune.planning.steps import batch_for, count_steps, epochs_for, usual_batch, warmup_of
 
@@ -245,7 +247,9 @@ def _parser() -> argparse.ArgumentParser:
         help="records per optimizer step (default 128, pretrain 256; with --data fewer where there are few records)",
     )
     parser.add_argument("--bits", type=int, choices=(4, 8), default=4, help="bits of the base for qlora (default 4)")
-    parser.add_argument("--lora_r", "--lora-r", type=whole(1, 65_536), default=128, help="LoRA rank (default 128)")
+    parser.add_argument(
+        "--lora_r", "--lora-r", type=whole(1, 65_536), default=LORA_RANK, help=f"LoRA rank (default {LORA_RANK})"
+    )
     parser.add_argument("--lora_targets", "--lora-targets", default="language", help="as in train (default language)")
     parser.add_argument("--model_max_length", "--model-max-length", type=whole(1), help="default 2048, for 1.6 4096")
     parser.add_argument("--vision_tower", "--vision-tower", help="CLIP folder or hub id, for a plain language model")

@@ -16,7 +16,8 @@ from typing import Any
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.flags import flag
 from llava_finetune.machine import GB, gpus, readable
-from llava_finetune.planning.memory import Estimate, Setting, estimate, host_ram
+from llava_finetune.planning.memory import Estimate, estimate, host_ram
+from llava_finetune.planning.setting import LORA_RANK, Setting
 from llava_finetune.planning.shapes import Shape, read_shape
 
 MODES = ("pretrain", "qlora", "lora", "full")
@@ -148,7 +149,7 @@ def choose_for_launch(
         mode=mode,
         num_gpus=num_gpus,
         bits=int(flag(flags, "--bits") or 4),
-        rank=int(flag(flags, "--lora_r") or 128),
+        rank=int(flag(flags, "--lora_r") or LORA_RANK),
         dropout=float(flag(flags, "--lora_dropout") or 0.05),
         targets=flag(flags, "--lora_targets") or "language",
         max_length=int(flag(flags, "--model_max_length") or max_length(shape)),

@@ -12,7 +12,7 @@ from typing import Any
 from data_prep.records.marks import IGNORE_INDEX
 from llava_finetune.data.masking import encode
 from llava_finetune.errors import UserError
-from llava_finetune.planning.memory import Setting
+from llava_finetune.planning.setting import Setting
 from llava_finetune.planning.shapes import Shape
 
 TEMPLATE = "mistral_instruct"

@@ -21,7 +21,8 @@ from typing import Any
 from unittest import mock
 
 from llava_finetune.errors import UsageError, UserError
-from llava_finetune.planning.memory import Setting, sequence_length
+from llava_finetune.planning.activations import sequence_length
+from llava_finetune.planning.setting import Setting
 from llava_finetune.planning.shapes import read_shape
 from llava_finetune.pretended_gpu.device import CARDS, Card, pretend
 from llava_finetune.pretended_gpu.kernels import gpu_kernels

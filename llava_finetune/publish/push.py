@@ -12,10 +12,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.errors import DataError
-from data_prep.errors import UsageError as WrongUse
 from data_prep.publishing import publish, require_login, require_name
-from llava_finetune.errors import UsageError, UserError
+from llava_finetune.errors import UserError
 
 EXAMPLES = """examples:
   llava-finetune push runs/mine OWNER/NAME             the adapter of a run
@@ -84,20 +82,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="only list what would be sent")
     options = parser.parse_args(argv)
     files = files_of(options.model)
-    try:
-        require_name(options.repository)
-        for path in files:
-            print(f"  {path.relative_to(options.model)}  {path.stat().st_size / 1e6:,.1f} MB")
-        if not (options.model / "README.md").is_file():
-            print(f"{options.model} has no README.md: the hub will show no card; llava-finetune report writes one")
-        if options.dry_run:
-            return 0
-        require_login()
-        names = [path.relative_to(options.model).as_posix() for path in files]
-        url = publish(options.repository, options.model, "model", public=options.public, files=names)
-    except WrongUse as error:
-        raise UsageError(str(error)) from None
-    except DataError as error:
-        raise UserError(str(error)) from None
+    require_name(options.repository)
+    for path in files:
+        print(f"  {path.relative_to(options.model)}  {path.stat().st_size / 1e6:,.1f} MB")
+    if not (options.model / "README.md").is_file():
+        print(f"{options.model} has no README.md: the hub will show no card; llava-finetune report writes one")
+    if options.dry_run:
+        return 0
+    require_login()
+    names = [path.relative_to(options.model).as_posix() for path in files]
+    url = publish(options.repository, options.model, "model", public=options.public, files=names)
     print(f"{url}: {'public' if options.public else 'private'}")
     return 0

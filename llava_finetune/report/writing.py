@@ -5,12 +5,11 @@ write_run_report(Path("runs/quickstart"))
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
-from data_prep.files import write_text
+from data_prep.files import write_json, write_text
 from llava_finetune.report.curves import write_curves
 from llava_finetune.report.outcomes import GAINED, LOST, RIGHT, WRONG, current, outcomes, paired
 from llava_finetune.report.page import run_page
@@ -29,7 +28,7 @@ def write_run_report(folder: Path, image_folder: Path | None = None, *, curves: 
     except ImportError as error:
         run.problems.append(f"no PNG curves: {error}")
         pictures = []
-    write_json(folder / "report.json", {**summary(run), "curves": pictures})
+    write_json(folder / "report.json", finite({**summary(run), "curves": pictures}))
     page = folder / "report.html"
     write_text(page, run_page(run, image_folder))
     return page
@@ -63,14 +62,10 @@ def summary(run: Run) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write strict JSON: a number that is not finite becomes null."""
-    write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The value as strict JSON can hold it: a number that is not finite becomes None."""
     if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -15,9 +15,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from data_prep.errors import DataError
 from data_prep.records.json_text import conform, read_json
-from llava_finetune.errors import UserError
 
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Width = Annotated[int, Meta(ge=1, le=2**20)]
@@ -334,11 +332,8 @@ def read_document(path: Path, kind: Any = None) -> Any:
 
     Raises UserError that names the file, the place in it, what is expected and what was found.
     """
-    try:
-        value = read_json(path)
-        wanted = kind or KINDS.get(path.name)
-        if wanted is not None:
-            conform(value, wanted, path)
-    except DataError as error:
-        raise UserError(str(error)) from None
+    value = read_json(path)
+    wanted = kind or KINDS.get(path.name)
+    if wanted is not None:
+        conform(value, wanted, path)
     return value

@@ -10,16 +10,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
-import json
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.files import atomic_file
+from data_prep.files import sha256_of
+from data_prep.files import write_json as write_unsorted
 from llava_finetune.errors import UserError
 from llava_finetune.flags import without_secrets
 from llava_finetune.saved.documents import read_document
@@ -29,31 +28,17 @@ PACKAGES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "deepsp
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "mm_projector.bin")
 """A model's weights, the first kind that a folder has: what a loader reads of it. A clone of a hub's repository holds
 other kinds beside it, a hub's cache does not."""
+BESIDE_AN_ADAPTER = "non_lora_trainables.bin"
+"""What an adapter's run trained besides: the projector, and a tuned tower."""
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never a half."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
-    with atomic_file(path) as stream:
-        stream.write(text.encode(errors="backslashreplace"))
+write_json = functools.partial(write_unsorted, sort_keys=True)
+"""As data_prep's, with the keys in order: two files of the same content are the same bytes."""
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file of the kind that its name says; what is wrong is a UserError that names file and place."""
     return read_document(path)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if sys.version_info >= (3, 11) else _digest(file)
-
-
-def _digest(file: Any) -> str:
-    digest = hashlib.sha256()
-    while piece := file.read(1 << 20):
-        digest.update(piece)
-    return digest.hexdigest()
 
 
 def local_folder(name: str | Path) -> Path | None:
@@ -72,8 +57,9 @@ def weights_sha256(model: str | Path) -> str | None:
     """One hash over the names and bytes of a folder's weight files (a hub id's in the cache), None where none are."""
     folder = local_folder(model)
     files = next((found for kind in WEIGHTS if folder and (found := sorted(folder.glob(kind)))), None)
-    if not files:
+    if not folder or not files:
         return None
+    files += folder.glob(BESIDE_AN_ADAPTER)
     digest = hashlib.sha256()
     for file in files:
         state = file.stat()
@@ -81,10 +67,16 @@ def weights_sha256(model: str | Path) -> str | None:
     return digest.hexdigest()
 
 
+def scored_hashes(model: str | Path, base: str | Path | None = None) -> dict[str, str | None]:
+    """What a score belongs to: the hash of the model's weights, and of the base's where the model is an adapter."""
+    kept = read_manifest(model).get("base_sha256")
+    return {"model_sha256": weights_sha256(model), "base_sha256": kept or (weights_sha256(base) if base else None)}
+
+
 @functools.lru_cache(maxsize=256)
 def _known_sha256(path: Path, size: int, modified: int) -> str:
     """A file's hash, read once for as long as its size and time stay: every checkpoint names its base's."""
-    return file_sha256(path)
+    return sha256_of(path)
 
 
 def upstream_stamp() -> dict[str, str]:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from data_prep.errors import DataError
 from data_prep.records.json_text import require_regular
 from llava_finetune.errors import UserError
 
@@ -84,7 +83,4 @@ def _is_state_of_deepspeed(name: str) -> bool:
 
 def require_file(file: Path) -> None:
     """Raise UserError unless it is a regular file."""
-    try:
-        require_regular(file)
-    except DataError as error:
-        raise UserError(str(error)) from None
+    require_regular(file)

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_prep.errors import DataError
 from llava_finetune.errors import UserError
 from llava_finetune.saved.documents import KINDS, read_document
 from llava_finetune.saved.pickles import load_pickle, require_file
@@ -50,7 +49,7 @@ def blamed_on(folder: str | Path, what: str, remedy: str) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, DataError, MemoryError, torch_memory_error()):
+    except (UserError, MemoryError, torch_memory_error()):
         raise
     except Exception as error:
         said = [line for line in str(error).strip().splitlines() if line.strip()]

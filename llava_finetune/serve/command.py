@@ -22,9 +22,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.picture_folder import add_images_option
 from data_prep.records.pixels import add_pixel_option, allow_pixels
 from llava_finetune.errors import UsageError, UserError
-from llava_finetune.flags import IMAGE_FLAGS
 from llava_finetune.model.costs import loaded_line, rate_text
 from llava_finetune.serve.models import ModelChoice, add_model_flags, base_model_of, choice_of, load_model
 
@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--records", type=Path, help="records for the page's examples (default: the run's evaluation file)"
     )
-    out.add_argument(*IMAGE_FLAGS, dest="images", type=Path, help="image folder of --records")
+    add_images_option(out, "picture folder of --records", dest="images")
     return out
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import queue
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,10 +22,11 @@ import gradio as gr
 
 from llava_finetune.errors import UserError
 from llava_finetune.serve.api import Server
-from llava_finetune.serve.engine import Done, Event, Failed, Text, Ticket
+from llava_finetune.serve.engine import Done, Event, Failed, Text
 from llava_finetune.serve.pictures import KINDS, picture_from_bytes, shown_file
 from llava_finetune.serve.prompts import Message
 from llava_finetune.serve.sampling import Sampling
+from llava_finetune.serve.talk import Talk, Visitor
 
 CSS = """
 .gradio-container {width: 100% !important; max-width: 1100px !important; margin: auto !important}
@@ -41,74 +41,6 @@ footer {display: none !important}
   .gradio-container main {padding: 8px !important}
 }
 """
-
-
-class Talk:
-    """One conversation: what was asked, each model's answers, and the answers under way."""
-
-    def __init__(self) -> None:
-        self.questions: list[Message] = []
-        self.files: list[list[str]] = []
-        self.answers: dict[str, list[str]] = {}
-        self.errors: dict[str, str] = {}
-        self.tickets: list[Ticket] = []
-        self.events: queue.SimpleQueue[tuple[str, Event] | None] = queue.SimpleQueue()
-        self.ended = threading.Event()  # no answer is being shown
-        self.ended.set()
-
-    def stop(self) -> None:
-        """Stop the answers under way; what is there stays."""
-        for ticket in self.tickets:
-            ticket.cancel()
-
-    def messages(self, model: str) -> list[Message]:
-        """The conversation as `model` has it, ending with the last question."""
-        out: list[Message] = []
-        for question, answer in zip(self.questions, [*self.answers.get(model, []), ""], strict=False):
-            out += [question, Message("assistant", answer)]
-        return out[:-1]
-
-    def shown(self, model: str) -> list[dict[str, Any]]:
-        """The conversation for a chat window."""
-        out: list[dict[str, Any]] = []
-        answers = self.answers.get(model, [])
-        for index, question in enumerate(self.questions):
-            out += [{"role": "user", "content": {"path": path}} for path in self.files[index]]
-            out.append({"role": "user", "content": question.text})
-            if index < len(answers) and answers[index]:
-                out.append({"role": "assistant", "content": answers[index]})
-        if model in self.errors:
-            out.append({"role": "assistant", "content": f"**Error:** {self.errors[model]}"})
-        return out
-
-    def drop_last(self) -> tuple[Message, list[str]] | None:
-        """Take the last question back, with its answers."""
-        self.errors = {}
-        if not self.questions:
-            return None
-        count = len(self.questions) - 1
-        self.answers = {model: answers[:count] for model, answers in self.answers.items()}
-        return self.questions.pop(), self.files.pop()
-
-
-class Visitor:
-    """One browser: the conversation that it is in, and the one that it left last.
-
-    The same object for as long as the page is open: a state that the answer under way handed back with every piece of
-    text could put a left conversation back. A plain class, because Gradio copies dataclasses on their way.
-    """
-
-    def __init__(self) -> None:
-        self.talk = self.left = Talk()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Visitor:
-        return Visitor()  # Gradio copies a state's first value for every browser
-
-    def leave(self) -> None:
-        """Begin a new conversation; whoever shows an answer of the old one is woken and ends."""
-        self.left, self.talk = self.talk, Talk()
-        self.left.stop()
-        self.left.events.put(None)
 
 
 class Page:

@@ -26,17 +26,13 @@ _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
 def picture_from_bytes(data: bytes, limits: Limits, where: str = "the picture") -> Any:
     """An upright RGB picture. Raises UserError for another kind of file, too many bytes or pixels, and damage."""
     from data_prep.records.picture import decode, extension_of
-    from data_prep.records.record import DataError
 
     if len(data) > limits.picture_bytes:
         raise UserError(f"{where} has {len(data):,} bytes, at most {limits.picture_bytes:,} are taken; make it smaller")
     if extension_of(data[:16]) not in KINDS:
         kinds = ", ".join(sorted(kind.removeprefix(".") for kind in KINDS))
         raise UserError(f"{where} is not a picture of a known kind ({kinds}); it begins with {data[:8]!r}")
-    try:
-        return decode(io.BytesIO(data), where, limits.pixels)
-    except DataError as error:
-        raise UserError(str(error)) from error
+    return decode(io.BytesIO(data), where, limits.pixels)
 
 
 def shown_file(path: str, picture: Any) -> str:

@@ -84,7 +84,8 @@ def turns_of(messages: Sequence[Message]) -> tuple[str | None, list[dict[str, st
 
 def ids_with_system(turns: Sequence[dict[str, str]], system: str | None, template: str, tokenizer: Any) -> list[int]:
     """Prompt ids; a given `system` text stands where the template's own does."""
-    from llava_finetune.data.masking import encode_segments, prompt_ids, segments
+    from llava_finetune.data.masking import encode_segments, prompt_ids
+    from llava_finetune.data.segments import segments
     from llava_finetune.data.templates import conversation
 
     if system is None:

@@ -23,7 +23,7 @@ def closing_words(output: Path, kind: str, *, kept_best: bool, last: int) -> Ite
         yield f"next: bash scripts/finetune_lora.sh with --pretrain_mm_mlp_adapter {output / 'mm_projector.bin'}"
         return
     images = given.get("eval_image_folder") or given.get("image_folder")
-    folder = f" --image_folder {images}" if images else ""
+    folder = f" --images {images}" if images else ""
     yield f"next: llava-finetune evaluate --model {output} --data {given.get('eval_data_path') or 'test.json'}{folder}"
 
 

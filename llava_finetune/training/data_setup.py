@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from llava_finetune.config.arguments import TURNS
+from llava_finetune.config.contradictions import TURNS
 from llava_finetune.data.collator import Collator
 from llava_finetune.data.dataset import Encoder, RecordDataset
 from llava_finetune.data.replay import mixed

@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from data_prep.files import sha256_of
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation import metrics
 from llava_finetune.evaluation.scoring import write_predictions
@@ -104,7 +105,15 @@ class Examiner(TrainerCallback):
         name = f"{evaluator.name}-{step}"
         write_predictions(self.output / f"predictions-{name}.jsonl", predictions)
         folder = evaluator.encoder.image_folder
-        scores = {**metrics.score(predictions), "step": step, "image_folder": str(folder) if folder else None}
+        scores = {
+            **metrics.score(predictions),
+            "step": step,
+            "image_folder": str(folder) if folder else None,
+            # The weights of this step: the base's, as the run's data and settings have changed them by then.
+            "base_sha256": self.trainer.plan.settings.get("base_sha256"),
+            "train_sha256": self.trainer.plan.settings.get("data_sha256"),
+            "data_sha256": sha256_of(evaluator.path),
+        }
         write_json(self.output / f"scores-{name}.json", scores)
         if evaluator.name == "eval":
             for tracker in self.log.trackers:

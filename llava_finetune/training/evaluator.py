@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from llava_finetune.data.collator import ModelInputs
 from llava_finetune.data.dataset import Encoder, RecordDataset
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation import metrics
@@ -100,7 +101,7 @@ class Evaluator:
         """The loss of every record, by its index in the data set, on every rank."""
         indices, num_own = shard(len(self.dataset), group)
 
-        def forward(batch: dict[str, Any]) -> Any:
+        def forward(batch: ModelInputs) -> Any:
             with trainer.compute_loss_context_manager():
                 return trainer.model(**trainer._prepare_inputs(batch))
 

@@ -10,16 +10,18 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from data_prep.files import sha256_of
 from llava_finetune.config.arguments import for_the_loop
 from llava_finetune.data.collator import TeachingCollator
 from llava_finetune.launching import launch_command
 from llava_finetune.model.trained_parts import trainable_table
-from llava_finetune.saved.manifest import file_sha256, run_manifest, write_json
+from llava_finetune.saved.manifest import run_manifest, write_json
 from llava_finetune.training.beginning import Run
 from llava_finetune.training.data_setup import RunData
+from llava_finetune.training.loop_plan import LoopPlan
 from llava_finetune.training.model_setup import Built
 from llava_finetune.training.trackers import make_trackers
-from llava_finetune.training.trainer import LoopPlan, RunTrainer
+from llava_finetune.training.trainer import RunTrainer
 from llava_finetune.training.watch import StopSignal
 
 
@@ -61,7 +63,7 @@ def write_run(run: Run, built: Built, data: RunData) -> dict[str, Any]:
             **dataclasses.asdict(arguments.data),
             **arguments.training.to_sanitized_dict(),
         },
-        data_sha256=file_sha256(path),
+        data_sha256=sha256_of(path),
         data_path=str(path),
         image_folder=arguments.data.image_folder,
         num_records=len(data.dataset),

@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from data_prep.files import sha256_of
 from llava_finetune.config.arguments import Arguments
 from llava_finetune.errors import UserError
 from llava_finetune.saved.checkpoints import SEAL, fault_of, read_seal, step_of
-from llava_finetune.saved.manifest import file_sha256, read_json, weights_sha256
+from llava_finetune.saved.manifest import read_json, weights_sha256
 from llava_finetune.saved.pickles import refuse_code
 from llava_finetune.training.other_ranks import refuse_other_ranks
 
@@ -48,9 +49,9 @@ def settings_of(arguments: Arguments) -> dict[str, Any]:
         "records_per_step": training.per_device_train_batch_size * training.gradient_accumulation_steps,
         "independent_turns": data.independent_turns.lower(),
         "image_aspect_ratio": data.image_aspect_ratio,
-        "data_sha256": file_sha256(Path(data.data_path)),
+        "data_sha256": sha256_of(Path(data.data_path)),
         "replay": data.replay and data.replay.rpartition(":")[2],
-        "replay_sha256": file_sha256(Path(replay)) if replay else None,
+        "replay_sha256": sha256_of(Path(replay)) if replay else None,
         "base_sha256": weights_sha256(Path(model.model_name_or_path)) or model.model_name_or_path,
         "precision": arguments.precision.name,
         "ranks": training.world_size,

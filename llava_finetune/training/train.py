@@ -16,10 +16,8 @@ from contextlib import ExitStack
 import torch
 from transformers import set_seed
 
-from data_prep.records.record import DataError
 from llava_finetune.config.arguments import Arguments, parse
 from llava_finetune.config.short_help import show_short_help
-from llava_finetune.errors import UserError
 from llava_finetune.training.beginning import check, find_start, prepare
 from llava_finetune.training.data_setup import load_data
 from llava_finetune.training.finishing import finish
@@ -36,8 +34,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(list(sys.argv[1:] if argv is None else argv))
     try:
         train(arguments)
-    except DataError as error:
-        raise UserError(str(error)) from error
     finally:
         _leave_group()
     return 0

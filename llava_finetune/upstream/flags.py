@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from llava_finetune.config.arguments import translate
+from llava_finetune.config.translation import translate
 
 
 def translate_flags(argv: Sequence[str] | None = None) -> list[str]:

@@ -157,7 +157,7 @@ def test_a_picture_in_the_record_is_written_out_by_the_command_that_the_check_na
     write_records(tmp_path / "r.json", [record("a", f"data:image/jpeg;base64,{raw}"), record("b", "b.jpg", answer="b")])
     assert main(["check", str(tmp_path / "r.json"), "--image-folder", str(folder)]) == 1
     out = capsys.readouterr().out
-    assert "python -m data_prep hf RECORDS --output NEW.json --image-folder FOLDER writes it to a file" in out
+    assert "python -m data_prep hf RECORDS --output NEW.json --images FOLDER writes it to a file" in out
     words = ["hf", str(tmp_path / "r.json"), "--output", str(tmp_path / "new.json"), "--image-folder", str(folder)]
     assert main(words) == 0, capsys.readouterr()
     assert main(["check", str(tmp_path / "new.json"), "--image-folder", str(folder)]) == 0

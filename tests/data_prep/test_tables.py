@@ -200,7 +200,7 @@ def test_a_text_beside_each_picture_is_its_caption(sources: Path, capsys: pytest
     assert "3 dropped (empty answer 3)" in capsys.readouterr().out
     assert main(["hf", "photos", "--output", "r.json"]) == 1
     told = capsys.readouterr().err
-    assert "pictures with a text beside each; python -m data_prep captions photos --image-folder photos" in told
+    assert "pictures with a text beside each; python -m data_prep captions photos --images photos" in told
     assert main(["captions", "coco", "--image-folder", "coco", "--output", "r.json"]) == 1
     assert "coco: no text beside its pictures (a.txt beside a.jpg); give a table of captions" in capsys.readouterr().err
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from data_prep.files import sha256_of
 from data_prep.records.record import read_records
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.evaluation import metrics
 from llava_finetune.evaluation.evaluate import main
 from llava_finetune.evaluation.generate_answers import Pictures, answer, questions_from, stop_ids
 from llava_finetune.model.loading import Loaded, kind_of, load
-from llava_finetune.saved.manifest import write_json
+from llava_finetune.saved.manifest import weights_sha256, write_json
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,8 @@ def test_the_command_writes_every_prediction_and_its_scores(tiny: Path, question
     scores = json.loads((tmp_path / "scores-final.json").read_text())
     assert scores["count"] == 18
     assert scores["exact_match"] == metrics.score(rows)["exact_match"]
+    assert scores["model_sha256"] == weights_sha256(tiny) and scores["base_sha256"] is None
+    assert scores["data_sha256"] == sha256_of(questions / "records.json")
     prior = json.loads((tmp_path / "scores-text_prior.json").read_text())
     assert prior["by_type"]["yes_no"]["exact_match"] == 1.0
     assert main([*words, "--name", "again", "--num_processes", "2"]) == 0
@@ -99,6 +102,9 @@ def test_predictions_from_anywhere_are_set_beside_the_prior_of_a_training_file(
     assert main(words) == 0
     said = capsys.readouterr().out
     assert "text_prior  all      exact match" in said and "final       all      exact match 100.00%" in said
+    scores = json.loads((tmp_path / "out" / "scores-final.json").read_text())
+    assert scores["predictions_sha256"] == sha256_of(tmp_path / "answers.jsonl")
+    assert scores["data_sha256"] == sha256_of(questions / "records.json")
     scores = json.loads((tmp_path / "out" / "scores-text_prior.json").read_text())
     assert scores["count"] == len(rows) and 0 < scores["exact_match"] <= 1
     with pytest.raises(UserError, match=r"--train_data .*gone\.json: no such file; give the records that"):

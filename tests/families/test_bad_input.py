@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from llava_finetune.cli import run_command
-from llava_finetune.config.arguments import parse, translate
+from llava_finetune.config.arguments import parse
+from llava_finetune.config.translation import translate
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.machine import GB
-from llava_finetune.planning.memory import Setting
 from llava_finetune.planning.proposals import MODES, too_small
+from llava_finetune.planning.setting import Setting
 from llava_finetune.planning.shapes import read_shape
 from llava_finetune.training.beginning import read_enough
 

@@ -48,6 +48,7 @@ ROOMS = {
     "data_prep": [
         "errors",
         "numbers",
+        "picture_folder",
         "last_resort",
         "files",
         "progress",

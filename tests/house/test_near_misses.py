@@ -51,12 +51,13 @@ def test_a_run_that_is_not_there_names_the_near_one(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("flag", ["--images", "--image-folder", "--image_folder"])
 def test_the_picture_folders_flag_has_every_spelling(flag: str) -> None:
-    from llava_finetune.config.arguments import translate
+    from llava_finetune.config.translation import translate
     from llava_finetune.report.command import parser as report_parser
 
     assert evaluate.parser().parse_args([flag, "pictures"]).image_folder == Path("pictures")
     assert report_parser().parse_args(["run", flag, "pictures"]).image_folder == Path("pictures")
-    assert "pictures" in translate(["--image_folder" if flag == "--image-folder" else flag, "pictures"])[0]
+    assert translate([flag, "pictures"])[0][:2] == ["--image_folder", "pictures"]
+    assert translate([f"{flag}=pictures"])[0][:1] == ["--image_folder=pictures"]
 
 
 def test_an_extra_that_does_not_exist_is_refused() -> None:
@@ -82,6 +83,6 @@ def test_a_runs_last_lines_name_the_better_step_the_report_and_what_to_type(tmp_
     assert words[0].startswith("step 7 was better: exact match 83.0%, 72.0% at the last step, which is the result; ")
     assert words[1:] == [
         f"report: {tmp_path / 'report.html'}",
-        f"next: llava-finetune evaluate --model {tmp_path} --data v.json --image_folder p",
+        f"next: llava-finetune evaluate --model {tmp_path} --data v.json --images p",
     ]
     assert better_step(tmp_path, 7) is None

@@ -10,6 +10,7 @@ import pytest
 
 from patches import pattern
 from patches.edits import AddParameter, Ambiguous, Applied, Edit, Failure, Gone, Missing, find_scope, first_line
+from patches.filling import replace_at
 from patches.series import Patch, load_series, read_order
 
 Mutant = tuple[str, cst.Module, tuple[type[Failure], ...]]
@@ -51,20 +52,20 @@ def mutants(edit: Edit, module: cst.Module) -> Iterator[Mutant]:
     # The sole match removed is missing; one of several is a wrong count.
     fewer: tuple[type[Failure], ...] = (Missing,) if edit.count == 1 else (Ambiguous,)
     blank: Any = cst.parse_statement("pass") if is_statement else cst.Name("removed")
-    yield "removed", pattern.replace_at(module, path, length, [blank]), fewer
-    yield "renamed", pattern.replace_at(module, path, length, _renamed(found, edit.find, matches[-1])), fewer
+    yield "removed", replace_at(module, path, length, [blank]), fewer
+    yield "renamed", replace_at(module, path, length, _renamed(found, edit.find, matches[-1])), fewer
     statement, run = _statement(module, path, length)
     if statement == scope:
         return  # the function's own head: the mutations of the function are those of its target
-    yield "doubled", pattern.replace_at(module, statement, len(run), [*run, *run]), (Ambiguous,)
+    yield "doubled", replace_at(module, statement, len(run), [*run, *run]), (Ambiguous,)
     yield "moved", _moved(module, statement, run), (*fewer, Missing)
 
 
 def _moved(module: cst.Module, path: pattern.Path, run: list[Any]) -> cst.Module:
     """The module with the run of statements at `path` in a function of its own at the end."""
     elsewhere = cst.parse_module("def elsewhere():\n    pass\n").body[0]
-    moved = pattern.replace_at(elsewhere, (("body", None), ("body", 0)), 1, run)
-    without = pattern.replace_at(module, path, len(run), [cst.parse_statement("pass")])
+    moved = replace_at(elsewhere, (("body", None), ("body", 0)), 1, run)
+    without = replace_at(module, path, len(run), [cst.parse_statement("pass")])
     return without.with_changes(body=[*without.body, moved])  # type: ignore[no-any-return]
 
 
@@ -75,16 +76,16 @@ def _scope_mutants(edit: Edit, module: cst.Module) -> Iterator[Mutant]:
     assert not isinstance(path, Failure)
     node = pattern.node_at(module, path)
     renamed = node.with_changes(name=cst.Name("another_name"))
-    yield "function renamed", pattern.replace_at(module, path, 1, [renamed]), (Gone,)
-    yield "function doubled", pattern.replace_at(module, path, 1, [node, node]), (Ambiguous,)
+    yield "function renamed", replace_at(module, path, 1, [renamed]), (Gone,)
+    yield "function doubled", replace_at(module, path, 1, [node, node]), (Ambiguous,)
     yield "function moved", _moved(module, path, [node]), (Gone,)
     if isinstance(edit, AddParameter):
         kept = [each for each in node.params.params if each.name.value != edit.find]
         changed = node.with_changes(params=node.params.with_changes(params=kept))
-        yield "parameter removed", pattern.replace_at(module, path, 1, [changed]), (Missing,)
+        yield "parameter removed", replace_at(module, path, 1, [changed]), (Missing,)
         moved = changed.params.with_changes(kwonly_params=[cst.Param(cst.Name(edit.find))], star_arg=cst.ParamStar())
         changed = changed.with_changes(params=moved)
-        yield "parameter moved", pattern.replace_at(module, path, 1, [changed]), (Missing,)
+        yield "parameter moved", replace_at(module, path, 1, [changed]), (Missing,)
 
 
 def _run(module: cst.Module, path: pattern.Path, length: int) -> list[Any]:

@@ -4,6 +4,7 @@ import libcst as cst
 import pytest
 
 from patches import pattern
+from patches.filling import fill, replace_at
 
 
 def places(code: str, wanted: str) -> int:
@@ -47,13 +48,13 @@ def test_holes_keep_what_they_matched_in_the_template() -> None:
     shape = pattern.parse_expression("old(*__args, last=__x)")
     module = cst.parse_module("y = old(1, k=[2], last=a.b)\n")
     [match] = pattern.find(shape, module)
-    [new] = pattern.fill([pattern.parse_expression("new(__x, *__args)")], match.holes)
-    assert pattern.replace_at(module, match.path, 1, [new]).code == "y = new(a.b, 1, k=[2])\n"
+    [new] = fill([pattern.parse_expression("new(__x, *__args)")], match.holes)
+    assert replace_at(module, match.path, 1, [new]).code == "y = new(a.b, 1, k=[2])\n"
 
 
 def test_a_hole_that_the_pattern_lacks_is_named() -> None:
     with pytest.raises(KeyError, match="__args is not in the pattern"):
-        pattern.fill([pattern.parse_expression("f(*__args)")], {})
+        fill([pattern.parse_expression("f(*__args)")], {})
 
 
 def test_module_level_patterns_do_not_look_into_functions() -> None:

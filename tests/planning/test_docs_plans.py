@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from llava_finetune.machine import GB
-from llava_finetune.planning.memory import Setting, estimate, host_ram
+from llava_finetune.planning.memory import estimate, host_ram
 from llava_finetune.planning.proposals import max_length, propose, read_gpus
+from llava_finetune.planning.setting import Setting
 from llava_finetune.planning.shapes import read_shape
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

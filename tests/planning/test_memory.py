@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.allocations import Allocations
-from llava_finetune.planning.memory import Setting, estimate, host_ram
+from llava_finetune.planning.memory import estimate, host_ram
+from llava_finetune.planning.setting import Setting
 from llava_finetune.planning.shapes import read_shape
 from tests.oracle.runs import ROOT, Done, Job, run_jobs
 from tests.tiny import make_tiny_llava

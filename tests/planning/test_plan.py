@@ -1,6 +1,7 @@
 """llava-finetune plan: the table, the launcher line, and what fits where."""
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,11 @@ from llava_finetune.cli import main
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.machine import GB, Gpu
 from llava_finetune.planning import exact, plan, proposals
-from llava_finetune.planning.memory import Setting, estimate
+from llava_finetune.planning.memory import estimate
+from llava_finetune.planning.setting import LORA_RANK, Setting
 from llava_finetune.planning.shapes import read_shape
 
+ROOT = Path(__file__).resolve().parents[2]
 SEVEN = "liuhaotian/llava-v1.5-7b"
 
 
@@ -29,6 +32,12 @@ def test_the_plan_of_7b_lora_on_24_gb_is_golden(
     monkeypatch.setattr(proposals.os, "cpu_count", lambda: 2)
     assert main(["plan", "--model", SEVEN, "--mode", "lora", "--gpus", "1x24GB"]) == 0
     golden(Path(__file__).parent / "golden" / "plan.txt", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("script", ["finetune_lora.sh", "finetune_qlora.sh"])
+def test_without_a_rank_the_plan_is_for_the_one_that_the_launch_scripts_train(script: str) -> None:
+    given = re.search(r"--lora_r (\d+)", (ROOT / "scripts" / script).read_text())
+    assert given and int(given[1]) == LORA_RANK == plan._parser().parse_args(["--model", SEVEN]).lora_r
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from llava_finetune.errors import UserError
-from llava_finetune.planning.memory import Setting, trainable_parameters
+from llava_finetune.planning.memory import trainable_parameters
+from llava_finetune.planning.setting import Setting
 from llava_finetune.planning.shapes import KNOWN_MODELS, read_shape, shape_of
 from tests.tiny import FAMILIES, make_tiny_llava
 

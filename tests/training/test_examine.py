@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from data_prep.files import sha256_of
 from llava_finetune.report.outcomes import loss_of
 from llava_finetune.report.run_folder import read_run
 from llava_finetune.training.watch import overfitting
@@ -43,6 +44,7 @@ def test_a_run_is_examined_at_step_0_and_on_time_with_a_probe_and_changes_nothin
     assert_same_run(whole("lora"), output)
     for name in ("eval-0", "eval-2", "eval-4", "eval-6", "probe-0", "probe-6"):
         scores = json.loads((output / f"scores-{name}.json").read_text())
+        assert scores["data_sha256"] == sha256_of(data / f"{name.split('-')[0]}.json") and scores["base_sha256"]
         assert scores["count"] == len(predictions(output, name)) == (6 if name.startswith("eval") else 2)
     assert "eval at step 0: loss" in text and "of 6 questions" in text
     assert "evaluation took" in text and "s of this run" in text

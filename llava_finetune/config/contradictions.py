@@ -1,0 +1,76 @@
+"""What flags of the training command line must not say together: each is refused with both values and a way out.
+
+refuse_contradictions(model, training)      # UsageError: --bits 4 without --lora_enable True: ...
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llava_finetune.errors import UsageError
+
+TURNS = {"auto": None, "true": True, "false": False}
+
+
+def refuse_idle(data: Any, training: Any) -> None:
+    """Flags that would silently do nothing."""
+    steps = training.eval_steps
+    if steps is not None and (steps < 1 or steps != int(steps)):
+        raise UsageError(f"--eval_steps {steps}: a whole number of steps is needed")
+    if training.learning_rate <= 0:
+        raise UsageError(f"--learning_rate {training.learning_rate}: nothing would be learned; give one above 0")
+    if data.eval_data_path is None:
+        for flag, given in (
+            ("--metric_for_best_model", training.metric_for_best_model),
+            ("--early_stopping_patience", training.early_stopping_patience),
+            ("--eval_strategy", None if training.eval_strategy.value == "no" else training.eval_strategy.value),
+        ):
+            if given:
+                raise UsageError(f"{flag} {given} without --eval_data_path: there is nothing to evaluate on")
+    if data.independent_turns.lower() not in TURNS:
+        raise UsageError(f"--independent_turns {data.independent_turns}: expected auto, True or False")
+    if training.result not in ("auto", "best", "last"):
+        raise UsageError(f"--result {training.result}: expected auto, best or last")
+    if data.replay:
+        share = data.replay.rpartition(":")[2]
+        if not share.replace(".", "", 1).isdigit() or not 0 < float(share) < 1:
+            raise UsageError(
+                f"--replay {data.replay}: expected FILE:SHARE with a share between 0 and 1, as in g.json:0.1"
+            )
+
+
+def refuse_contradictions(model: Any, training: Any) -> None:
+    if training.bits not in (4, 8, 16):
+        raise UsageError(f"--bits {training.bits}: expected 16, 8 or 4")
+    if training.bits != 16 and not training.lora_enable and not model.tune_mm_mlp_adapter:
+        raise UsageError(f"--bits {training.bits} without --lora_enable True: quantised weights cannot be trained")
+    if training.lora_enable and model.tune_mm_mlp_adapter:
+        raise UsageError("--lora_enable True contradicts --tune_mm_mlp_adapter True: stage 1 trains the projector only")
+    targets = {part.strip() for part in training.lora_targets.split(",")} if training.lora_enable else set()
+    for flag, wanted in (
+        ("--tune_mm_mlp_adapter True", model.tune_mm_mlp_adapter),
+        (f"--lora_targets {training.lora_targets}", "projector" in targets),
+    ):
+        if training.freeze_mm_mlp_adapter and wanted:
+            raise UsageError(f"--freeze_mm_mlp_adapter True contradicts {flag}")
+    # A regular expression among the targets may select modules of the tower too.
+    in_tower = training.tune_vision_tower or targets - {"language", "language.attention", "projector"}
+    if training.vision_tower_lr is not None and not in_tower:
+        raise UsageError(
+            f"--vision_tower_lr {training.vision_tower_lr} contradicts a frozen tower: add --tune_vision_tower True "
+            "or --lora_targets language,vision"
+        )
+    adapter = training.init_lora or training.lora_weight_path
+    for flag, value in (("use_dora", training.use_dora), ("use_rslora", training.use_rslora), ("init_lora", adapter)):
+        if value and not training.lora_enable:
+            raise UsageError(f"--{flag} {value} without --lora_enable True: there is no adapter")
+    if training.deepspeed and training.bits != 16 and zero_stage(training) == 3:
+        raise UsageError(
+            f"--bits {training.bits} with ZeRO-3: quantised weights cannot be partitioned; "
+            "use deepspeed_configs/zero2.json"
+        )
+
+
+def zero_stage(training: Any) -> int:
+    config = getattr(training.hf_deepspeed_config, "config", {}) or {}
+    return int(config.get("zero_optimization", {}).get("stage", 0))
