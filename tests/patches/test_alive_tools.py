@@ -34,8 +34,14 @@ def reach(*_: Any, **__: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Upstream's servers write a log into the working folder and take over stdout when they are imported."""
+    """Upstream's servers write a log into the working folder and take over stdout when they are imported.
+
+    Its evaluation scripts switch torch's initialisation of weights off for the whole process: models that later tests
+    made in this process held whatever was in memory.
+    """
     monkeypatch.chdir(tmp_path)
+    for layer in (torch.nn.Linear, torch.nn.LayerNorm):
+        monkeypatch.setattr(layer, "reset_parameters", layer.reset_parameters)
     utils = importlib.import_module("llava.utils")
     monkeypatch.setattr(utils, "build_logger", lambda name, _: logging.getLogger(name))
 
