@@ -45,12 +45,13 @@ def change(file: Path, **values: object) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
-def test_an_unknown_family_lists_the_known(
+def test_another_family_is_refused_with_what_is_supported(
     base: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(base / "config.json", model_type="gpt2", architectures=["GPT2LMHeadModel"])
     said = refused(capsys, base, data, tmp_path / "run", "--vision_tower", str(base / "clip"), "--version", "v1")
-    assert said.startswith('unknown model family "gpt2"; known: llama, llava, llava_llama, llava_mistral, mistral')
+    assert said.startswith(f"{base}: a model of another family (model_type ")
+    assert "liuhaotian/llava-v1.5-7b" in said and "give one of them as MODEL" in said
 
 
 def test_a_missing_shard_names_the_folder_and_the_file(

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from llava_finetune.errors import UserError
 from llava_finetune.quickstart import base_model
+from llava_finetune.quickstart.muon import Muon
 from llava_finetune.quickstart.tower import BATCH, _scale_features, train_tower
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
@@ -46,6 +47,23 @@ def test_the_tower_learns_its_captions_and_saves_an_ordinary_clip_folder(caption
     assert features.shape == (1, 17, 192)
     assert features[:, 1:].square().mean().sqrt().item() == pytest.approx(1, abs=0.3)
     assert not list(captions.parent.glob(".tower-*"))
+
+
+def test_muon_in_fp32_takes_torchs_steps_to_the_noise_of_bf16() -> None:
+    start = torch.randn(24, 40, generator=torch.Generator().manual_seed(1))
+    gradients = torch.randn(3, 24, 40, generator=torch.Generator().manual_seed(2))
+    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    both = [
+        Muon([ours], lr=1e-2, weight_decay=0.05),
+        torch.optim.Muon([theirs], lr=1e-2, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+    ]
+    for gradient in gradients:
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        for optimizer in both:
+            optimizer.step()
+    moved = (theirs - start).norm()
+    assert (ours - theirs).norm() < 0.02 * moved
+    assert moved > 0.1
 
 
 def test_scaled_features_are_the_same_but_for_one_factor() -> None:
