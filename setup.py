@@ -75,7 +75,14 @@ if __name__ == "__main__":
         python_requires=">=3.10,<3.14",
         packages=find_packages(include=["patches*", "data_prep*", "llava_finetune*"]),
         package_data={
-            "llava_finetune": ["planning/*.json", "pretended_gpu/*.cpp", "report/*.css", "report/*.js"],
+            "llava_finetune": [
+                "planning/*.json",
+                "pretended_gpu/*.cpp",
+                "report/*.css",
+                "report/*.js",
+                "studio/page/*",
+                "studio/texts/*",
+            ],
             "data_prep": ["generate/prompts/*.txt"],
         },
         install_requires=RUNTIME,

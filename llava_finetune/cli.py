@@ -47,6 +47,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "chat": Command("llava_finetune.serve.chat", "talk to a model in the terminal"),
     "serve": Command("llava_finetune.serve", "a web page and an OpenAI-compatible API for a model"),
+    "studio": Command("llava_finetune.studio", "from a folder of pictures to a tuned model in the browser"),
     "report": Command("llava_finetune.report", "one self-contained page of a run, or of several side by side"),
     "push": Command("llava_finetune.publish.push", "publish a model on the hub: private, with its card"),
     "plan": Command(

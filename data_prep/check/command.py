@@ -49,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=whole(1, 1024), help="processes that decode (default: one a core)")
     add_pixel_option(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--places", action="store_true", help="with --json: the numbers of all records of a finding")
     parser.add_argument("--html", type=Path, help="write a page with the pictures of each finding")
     parser.add_argument("--fix", type=Path, metavar="OUTPUT", help="write a new file with what can be mended")
     drops = f"share of records that --fix may drop before the exit status is 1; default {ALLOWED_DROPS}"
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = check_records(
         args.records,
         args.image_folder,
-        cache_dir=None if args.fix else args.cache_dir,  # --fix needs every place, the cache keeps the first
+        cache_dir=None if args.fix or args.places else args.cache_dir,  # the cache keeps the first places alone
         model=args.model,
         test_path=args.test,
         test_image_folder=args.test_image_folder,
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         template=args.conversation,
         workers=args.workers,
     )
-    print(json.dumps(report.as_json(), indent=2) if args.json else report_text(report))
+    print(json.dumps(report.as_json(args.places), indent=2) if args.json else report_text(report))
     if args.html:
         from data_prep.check.page import write_check_page
 

@@ -77,8 +77,8 @@ class Report:
         """Count one place of `kind`, one of KINDS."""
         self.by_kind.setdefault(kind, Finding(KINDS[kind])).add(example)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as plain values, `from_json`'s counterpart."""
+    def as_json(self, places: bool = False) -> dict[str, Any]:
+        """Return the report as plain values, `from_json`'s counterpart; `places`: with the numbers of all records."""
         return {
             "ok": self.ok,
             "path": self.path,
@@ -95,6 +95,7 @@ class Report:
                     "why": found.kind.why,
                     "remedy": found.kind.remedy,
                     "examples": [asdict(example) for example in found.examples],
+                    **({"indices": found.indices} if places else {}),
                 }
                 for found in self.findings
             ],

@@ -42,6 +42,7 @@ ROOMS = {
         "engines",
         "publish",
         "serve",
+        "studio",
         "doctor",
         "quickstart",
     ],

@@ -1,0 +1,180 @@
+"""What each button of the page does, as the commands that it shows and starts.
+
+[step.text for step in prepare(space, Parts(test=0.2))]
+# python -m data_prep table answers.csv --image-folder photos --output records.json
+# python -m data_prep check records.json --image-folder photos --json > check.json ...
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_prep.records.record import read_records
+from llava_finetune import ROOT
+from llava_finetune.errors import UserError
+from llava_finetune.machine import gpus
+from llava_finetune.planning.steps import batch_for, count_steps, epochs_for
+from llava_finetune.studio.jobs import Step
+from llava_finetune.studio.workspace import Workspace
+
+RECIPES = {"lora": "finetune_lora.sh", "qlora": "finetune_qlora.sh", "full": "finetune_full.sh"}
+FLAG = re.compile(r"--[a-z][a-z0-9_-]{1,60}")
+FORBIDDEN = frozenset({
+    "--output_dir", "--data_path", "--image_folder", "--model_name_or_path", "--images", "--eval_data_path", "--debug",
+    "--deepspeed", "--eval_image_folder", "--probe_data_path", "--replay", "--report_to", "--logging_dir",
+    "--cache_dir", "--resume_from_checkpoint", "--hub_model_id", "--push_to_hub", "--hub_token",
+})  # fmt: skip
+"""Flags that name files or send something away: the page sets these itself, or not at all."""
+NUMBERS = frozenset({"--num_train_epochs", "--max_steps", "--learning_rate", "--lora_r", "--lora_alpha"})
+EVALUATIONS = 5
+"""How often a run answers its held-out questions."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training is asked for on the page."""
+
+    name: str
+    model: str
+    recipe: str = "lora"
+    flags: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    resume: bool = False
+
+
+def prepare(space: Workspace, test: float, *, mend: bool, seed: int = 0) -> list[Step]:
+    """Table to records, check (and mend), split by picture: one step each. `test` is the share of test pictures.
+
+    Any number of rows may be left out: those without an answer or a picture are shown at their place in the grid.
+    """
+    images = _images(space)
+    table = ("python", "-m", "data_prep", "table", "answers.csv", "--image-folder", images)
+    check = ("python", "-m", "data_prep", "check", "records.json", "--image-folder", images)
+    parts = ("--parts", f"train={1 - test:g}", f"test={test:g}")
+    split = ("python", "-m", "data_prep", "split", "mended.json" if mend else "records.json", *parts)
+    fixed = Step((*check, "--fix", "mended.json", "--allow-drops", "1"))
+    seeded = ("--seed", str(seed)) if seed else ()
+    return [
+        Step((*table, "--output", "records.json", "--allow-drops", "1", "--check", "none")),
+        Step((*check, "--json", "--places"), stdout="check.json", fine=(0, 1) if mend else (0,), found=(1,)),
+        *([fixed] if mend else []),
+        Step((*split, "--output-dir", "data", "--image-folder", images, "--stratify", "answer", *seeded)),
+    ]
+
+
+def heic(space: Workspace) -> tuple[list[Step], str]:
+    """The pictures as JPEG in a folder beside theirs, and that folder's name."""
+    images = _images(space)
+    target = f"{images.rstrip('/') if images != '.' else 'pictures'}-jpeg"
+    return [Step(("python", "-m", "data_prep", "heic", images, "--output-dir", target))], target
+
+
+def train(space: Workspace, asked: Training) -> list[Step]:
+    """The launcher's command. Raises UserError for what is missing, a strange name, and flags that name files."""
+    if not re.fullmatch(r"[\w][\w.-]{0,59}", asked.name):
+        raise UserError(f"{asked.name[:80]!r}: a run's name has letters, digits, - and _, for example first-try")
+    if asked.recipe not in RECIPES:
+        raise UserError(f"recipe {asked.recipe[:40]!r}: there are {', '.join(RECIPES)}")
+    data = split_file(space, "train")
+    if not data.is_file():
+        raise UserError("the answers are not split yet: check and split them first (step 1)")
+    output = f"runs/{asked.name}"
+    if (space.below(output) / "run.json").exists() and not asked.resume:
+        raise UserError(f"there is a run {asked.name} already: go on with it, or choose another name")
+    environment = {
+        "MODEL": model_name(space, asked.model),
+        "DATA": space.name_of(data),
+        "IMAGES": _images(space),
+        "OUTPUT": output,
+        **({} if gpus() else {"DEEPSPEED_CONFIG": "none"}),  # one process on a CPU has nothing to share
+        **{name: value for name, value in asked.environment.items() if value},
+    }
+    given = _checked(asked.flags)
+    flags = {**_rhythm(space, asked), **given}
+    words = [word for pair in flags.items() for word in pair]
+    return [Step(("bash", script(RECIPES[asked.recipe]), *words, "--resume", "auto"), environment)]
+
+
+def _rhythm(space: Workspace, asked: Training) -> dict[str, str]:
+    """Answer the held-out questions and save EVALUATIONS times in the run; no questions where none is held out."""
+    records = len(read_records(split_file(space, "train")))
+    epochs = float(asked.flags.get("--num_train_epochs") or epochs_for(records, asked.recipe))
+    batch = int(asked.environment.get("GLOBAL_BATCH") or batch_for(records, epochs, asked.recipe))
+    usual = count_steps(records, epochs=epochs, per_device=batch).steps
+    every = str(max(1, int(float(asked.flags.get("--max_steps") or usual)) // EVALUATIONS))
+    test = split_file(space, "test")
+    held_out = {"--eval_data_path": space.name_of(test), "--eval_steps": every, "--eval_max_new_tokens": "32"}
+    return {**(held_out if test.is_file() else {}), "--save_steps": every}
+
+
+def _checked(flags: Mapping[str, str]) -> dict[str, str]:
+    for name, value in flags.items():
+        if not FLAG.fullmatch(name) or name in FORBIDDEN or value.startswith("--") or "\n" in value:
+            raise UserError(f"{name[:80]} {value[:80]}: is not set on this page; use the command in a terminal")
+        if name in NUMBERS and not _is_positive(value):
+            raise UserError(f"{name} {value[:80]}: give a number above 0")
+    return dict(flags)
+
+
+def _is_positive(value: str) -> bool:
+    try:
+        return 0 < float(value) < 1e9
+    except ValueError:
+        return False
+
+
+def model_name(space: Workspace, name: str) -> str:
+    """A model as commands take it: a folder of the workspace or of this machine, or a name of the hub."""
+    name = name.strip()
+    if not name or name.startswith("-") or "\n" in name or "\0" in name:
+        raise UserError("choose a model to begin with")
+    if name in known_folders(space):
+        return name
+    if not name.startswith(("/", "..")) and (space.folder / name).is_dir():
+        return space.name_of(space.below(name))
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and ".." not in name:
+        return name
+    raise UserError(f"{name[:200]}: no folder in the workspace, and no name of a model on the hub (owner/name)")
+
+
+def known_folders(space: Workspace) -> list[str]:
+    """Folders outside the workspace that whoever started the studio allowed with --model."""
+    return [str(one) for one in space.settings().get("models", []) if isinstance(one, str)]
+
+
+def split_file(space: Workspace, part: str) -> Path:
+    """Where a part of the records lies."""
+    return space.folder / "data" / f"{part}.json"
+
+
+def script(name: str) -> str:
+    """A launcher's path."""
+    return str(ROOT / "scripts" / name)
+
+
+def shown(steps: list[Step], space: Workspace) -> str:
+    """Commands as they can be pasted into a terminal."""
+    return "\n".join([f"cd {space.folder}", *(step.text.replace(f"{sys.executable} ", "python ", 1) for step in steps)])
+
+
+def run_facts(asked: Training) -> dict[str, Any]:
+    """What a job's command.json keeps of a training, so that it can be gone on with."""
+    return {
+        "name": asked.name,
+        "model": asked.model,
+        "recipe": asked.recipe,
+        "flags": dict(asked.flags),
+        "environment": dict(asked.environment),
+    }
+
+
+def _images(space: Workspace) -> str:
+    images = space.settings().get("images")
+    if not isinstance(images, str):
+        raise UserError("there are no pictures yet: add some first (step 1)")
+    return images

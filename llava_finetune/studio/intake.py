@@ -1,0 +1,171 @@
+"""Rows of a source into answers.csv, joined with what is there: nothing that was typed is lost.
+
+counts = take(Store(workspace), Choice("pets.csv", images="photos", roles={"image": "file", ...}))
+counts.words        # "120 added, 3 filled in, 7 there already"
+"""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from data_prep.converters.cells import local_name
+from data_prep.converters.folder import pictures_below
+from data_prep.converters.rows import Reading, cell_at, read_rows
+from data_prep.errors import DataError
+from data_prep.files import atomic_file
+from llava_finetune.errors import UserError
+from llava_finetune.studio.sources import QUESTION, cell_text, folder_row, is_records, record_rows
+from llava_finetune.studio.table import COLUMNS, Cells, Store
+from llava_finetune.studio.workspace import OWN, Workspace
+
+MOST_ROWS = 200_000
+MOST_FILES = 100_000
+MOST_UNPACKED = 50_000_000_000
+"""Bytes that an archive may become."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A source, the folder of its pictures, which column is which, and the question where no column has one."""
+
+    name: str
+    images: str | None
+    roles: Mapping[str, str | None]
+    question: str = QUESTION
+    labels: bool = False
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of the rows of a source."""
+
+    added: int
+    filled: int
+    kept: int
+    without: int
+
+    @property
+    def words(self) -> str:
+        """The counts as a line."""
+        said = [(self.added, "added"), (self.filled, "filled in"), (self.kept, "there already")]
+        said.append((self.without, "without a picture left out"))
+        return ", ".join(f"{count} {word}" for count, word in said if count) or "nothing new"
+
+
+def take(store: Store, choice: Choice) -> Taken:
+    """Join the rows of a source with answers.csv, which is written whole or not at all.
+
+    A row for the same picture and question fills in an answer that is missing and leaves one that was given.
+    Raises UserError where pictures would come to lie in another folder than those of the rows that are there.
+    """
+    space = store.space
+    if not choice.images:
+        raise UserError("say in which folder the pictures are; there is none in the workspace yet")
+    folder = space.below(choice.images)
+    with space.locked():
+        table = store.read()
+        before = space.settings().get("images")
+        if table.rows and before not in (None, choice.images):
+            raise UserError(
+                f"the rows that are here name pictures in {before}, this source has them in {choice.images}: put both "
+                "into one folder, or begin a new workspace"
+            )
+        rows = [dict(row) for row in table.rows]
+        known = {(row["image"], row["question"]): place for place, row in enumerate(rows)}
+        names, counts = list(table.names), {"added": 0, "filled": 0, "kept": 0, "without": 0}
+        for row in rows_of(space, choice, folder):
+            names += [name for name in row if name not in names]
+            counts[_join(rows, known, row)] += 1
+            if len(rows) > MOST_ROWS:
+                raise UserError(f"more than {MOST_ROWS:,} rows; train on so many in the terminal")
+        store.put(names, rows)
+    space.keep(images=choice.images)
+    return Taken(**counts)
+
+
+def _join(rows: list[Cells], known: dict[tuple[str, str], int], row: Cells) -> str:
+    """Put one row beside the others; say what became of it."""
+    if not row["image"]:
+        return "without"
+    place = known.get((row["image"], row["question"]))
+    if place is None:
+        known[row["image"], row["question"]] = len(rows)
+        rows.append(row)
+        return "added"
+    if row["answer"] and not rows[place]["answer"]:
+        rows[place]["answer"] = row["answer"]
+        return "filled"
+    return "kept"
+
+
+def rows_of(space: Workspace, choice: Choice, folder: Path) -> Iterator[Cells]:
+    """The rows of a source with the columns of answers.csv; other columns (choices, notes) come along."""
+    path = space.below(choice.name)
+    asked = choice.question.strip() or QUESTION
+    if path.is_dir():
+        for name in pictures_below(path):
+            row = folder_row(path, name, choice.labels)
+            yield {"id": "", "image": row["image"], "question": asked, "answer": row["answer"]}
+        return
+    if is_records(path):
+        for row in record_rows(path):
+            yield {**row, "image": local_name(row["image"], folder) if row["image"] else ""}
+        return
+    columns = {role: name for role, name in choice.roles.items() if name}
+    if not columns.get("image"):
+        raise UserError(f"{choice.name}: say which column names the picture")
+    for _, row in read_rows(path, Reading()):
+        yield _row(row, columns, folder, asked)
+
+
+def _row(row: Mapping[str, Any], columns: Mapping[str, str], folder: Path, asked: str) -> Cells:
+    cells = {role: cell_text(cell_at(row, columns[role])).strip() if role in columns else "" for role in COLUMNS[1:]}
+    cells["image"] = local_name(cells["image"], folder) if cells["image"] else ""
+    taken = {*columns.values(), *COLUMNS}
+    more = {str(name): cell_text(value) for name, value in row.items() if name not in taken}
+    return {"id": cell_text(row.get("id")), **cells, "question": cells["question"] or asked, **more}
+
+
+def unpack(space: Workspace, name: str) -> str:
+    """Unpack an archive into a folder beside it; return the folder's name in the workspace.
+
+    Raises UserError for names that lead out, links, and more than is allowed; a half unpacked folder is left out.
+    """
+    archive = space.below(name)
+    target = space.below(str(PurePosixPath(name).with_suffix("")))
+    if target.name in OWN or target.exists():
+        target = target.with_name(f"{target.name}-unpacked")
+    try:
+        with zipfile.ZipFile(archive) as file:
+            members = [one for one in file.infolist() if _is_wanted(one, name)]
+            total = sum(one.file_size for one in members)
+            if len(members) > MOST_FILES or total > MOST_UNPACKED:
+                raise UserError(f"{name}: {len(members):,} files of {total:,} bytes; unpack it yourself")
+            for one in members:
+                _unpack_one(file, one, target)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"{name}: not an archive that can be read ({error}); pack it again as .zip") from None
+    return space.name_of(target)
+
+
+def _is_wanted(member: zipfile.ZipInfo, name: str) -> bool:
+    """Whether a member is unpacked: no folder, nothing that a system adds. Raises UserError for one that leads out."""
+    parts = PurePosixPath(member.filename.replace("\\", "/")).parts
+    if member.filename.startswith("/") or ".." in parts or stat.S_ISLNK(member.external_attr >> 16):
+        raise UserError(f"{name}: holds {member.filename[:100]!r}, which leads out of the folder; nothing was unpacked")
+    return not member.is_dir() and parts[0] != "__MACOSX" and not parts[-1].startswith(".")
+
+
+def _unpack_one(file: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
+    left = member.file_size
+    with file.open(member) as packed, atomic_file(target / member.filename.replace("\\", "/")) as out:
+        while block := packed.read(1 << 20):
+            left -= len(block)
+            if left < 0:
+                raise DataError(target / member.filename, "becomes larger than the archive says; nothing was kept")
+            out.write(block)

@@ -1,0 +1,278 @@
+"""Commands as processes of their own, and the truth about them from what lies on the disk.
+
+A job is a folder: `command.json` (what was asked), `log` (what it said), `pid` (process and when it began), `step`
+(which of its commands runs), `exit` (how it ended, blank before). The process is a session of its own: neither the
+page nor the server nor a closed terminal ends it, and whoever looks later reads the same.
+
+    job = start(workspace, "check", "Check the answers", [Step(("python", "-m", "data_prep", "check", ...))])
+    look(job).state      # waiting | running | done | found | stopped | failed | killed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from data_prep.files import write_json
+from llava_finetune import ROOT
+from llava_finetune.errors import UserError
+from llava_finetune.studio.workspace import Workspace
+
+BLANK = "          \n"
+"""Content of `exit` before the end: the code is written over it, which a full disk does not hinder."""
+BEGINNING_SECONDS = 20.0
+"""How long a process may take to write its pid."""
+LOG_TAIL = 60_000
+STOPPED_CODES = frozenset({75, 130, 143})
+ENDED = frozenset({"done", "found", "stopped", "failed", "killed"})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command: its words, variables before it, and the file that takes its output.
+
+    After an exit code of `fine` the next step follows; one of `found` ends the job and is no failure.
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    stdout: str | None = None
+    fine: tuple[int, ...] = (0,)
+    found: tuple[int, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The command as it can be pasted into a shell, in the workspace."""
+        words = [f"{name}={shlex.quote(value)}" for name, value in self.env.items()]
+        words += [shlex.quote(word) for word in self.argv]
+        return " ".join([*words, *([">", shlex.quote(self.stdout)] if self.stdout else [])])
+
+
+@dataclass(frozen=True)
+class Job:
+    """What was asked for, as command.json has it."""
+
+    folder: Path
+    kind: str
+    title: str
+    steps: tuple[Step, ...]
+    made: str
+    queued: bool = False
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """The folder's name; it begins with a number that grows."""
+        return self.folder.name
+
+
+@dataclass(frozen=True)
+class Look:
+    """The truth about a job at one moment."""
+
+    state: str
+    code: int | None = None
+    step: int = 0
+    seconds: float = 0.0
+
+
+def start(space: Workspace, kind: str, title: str, steps: Sequence[Step], *, queued: bool = False, **about: Any) -> Job:
+    """Start a job and return it; `queued` jobs run one after the other, in the order in which they were made.
+
+    Raises DataError for a full disk: nothing was started then.
+    """
+    with space.locked():
+        folder = space.jobs / f"{_next_number(space):04d}-{kind}"
+        folder.mkdir(parents=True)
+        job = Job(folder, kind, title, tuple(steps), datetime.now(timezone.utc).isoformat(), queued, about)
+        value = {**asdict(job), "folder": None, "lines": [step.text for step in steps]}
+        write_json(folder / "command.json", {name: one for name, one in value.items() if name != "folder"})
+        (folder / "exit").write_text(BLANK, encoding="ascii")
+        with (folder / "log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "llava_finetune.studio.runner", str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=space.folder,
+                env={**os.environ, "PYTHONPATH": _with_root(os.environ.get("PYTHONPATH"))},
+                start_new_session=True,
+            )
+        _CHILDREN.append(process)
+    return job
+
+
+_CHILDREN: list[subprocess.Popen[bytes]] = []
+"""Those that this server started: they are waited for, so that none stays a zombie."""
+
+
+def _with_root(path: str | None) -> str:
+    return os.pathsep.join([str(ROOT), *([path] if path else [])])
+
+
+def _next_number(space: Workspace) -> int:
+    numbers = [int(path.name[:4]) for path in space.jobs.iterdir() if re.match(r"\d{4}-", path.name)]
+    return max(numbers, default=0) + 1
+
+
+def jobs(space: Workspace) -> list[Job]:
+    """Every job of the workspace, oldest first; a folder without a command is none."""
+    space.require()
+    found = []
+    for folder in sorted(space.jobs.iterdir()) if space.jobs.is_dir() else []:
+        with contextlib.suppress(UserError):
+            found.append(read_job(folder))
+    return found
+
+
+def find(space: Workspace, name: str) -> Job:
+    """The job of an id. Raises UserError where there is none."""
+    if not re.fullmatch(r"\d{4}-[a-z-]+", name) or not (space.jobs / name).is_dir():
+        raise UserError(f"there is no job {name[:60]!r} in this workspace")
+    return read_job(space.jobs / name)
+
+
+def read_job(folder: Path) -> Job:
+    """The job in a folder. Raises UserError for a folder that holds none."""
+    try:
+        value = json.loads((folder / "command.json").read_text(encoding="utf-8"))
+        steps = [
+            Step(tuple(one["argv"]), one["env"], one["stdout"], tuple(one["fine"]), tuple(one["found"]))
+            for one in value["steps"]
+        ]
+        return Job(folder, value["kind"], value["title"], tuple(steps), value["made"], value["queued"], value["about"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: no job can be read here ({error})") from None
+
+
+def look(job: Job) -> Look:
+    """What is true of a job now."""
+    _CHILDREN[:] = [child for child in _CHILDREN if child.poll() is None]
+    code, step = exit_code(job.folder), _number(job.folder / "step")
+    begun = _modified(job.folder / "command.json")
+    ended = _modified(job.folder / "exit") if code is not None else time.time()
+    seconds = max(0.0, ended - begun)
+    if code is not None:
+        if (job.folder / "stop").exists() and code != 0:
+            return Look("stopped", code, step, seconds)
+        now = job.steps[min(step, len(job.steps)) - 1]
+        if code in now.fine or code in now.found:
+            return Look("done" if code == 0 else "found", code, step, seconds)
+        return Look("stopped" if code in STOPPED_CODES else "failed", code, step, seconds)
+    if is_alive(job.folder):
+        return Look("running" if step else "waiting", None, step, seconds)
+    if not (job.folder / "pid").exists() and time.time() - begun < BEGINNING_SECONDS:
+        return Look("waiting", None, 0, seconds)
+    return Look("killed", None, step, max(0.0, _modified(job.folder / "log") - begun))
+
+
+def exit_code(folder: Path) -> int | None:
+    """How a job ended; None before it did."""
+    try:
+        text = (folder / "exit").read_text(encoding="ascii").strip()
+        return int(text) if text else None
+    except (OSError, ValueError):
+        return None
+
+
+def is_alive(folder: Path) -> bool:
+    """Whether the process that wrote `pid` is there, or what it started: a number alone may be another's by now."""
+    try:
+        value = json.loads((folder / "pid").read_text(encoding="utf-8"))
+        pid, began = int(value["pid"]), str(value["started"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return started(pid) == began or (began.split()[0] == _boot() and bool(members(pid)))
+
+
+def members(session: int) -> list[int]:
+    """The processes of a session: what a job started is there after the job's own process was killed."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, IndexError):
+            after = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            if int(after[3]) == session and after[0] not in "ZX":
+                found.append(int(path.parent.name))
+    return found
+
+
+def _boot() -> str:
+    """A text that is another one after each start of the machine."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def started(pid: int) -> str | None:
+    """When a process began, as a text that no later process repeats; None for one that is gone or a zombie."""
+    try:
+        after = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return None if after[0] in "ZX" else f"{_boot()} {after[19]}"
+    except (OSError, IndexError):
+        if Path("/proc/self/stat").exists():
+            return None
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.0f}"
+    except psutil.Error:
+        return None
+
+
+def stop(job: Job, *, now: bool = False) -> None:
+    """Ask a job to end: a training saves first. `now` ends all its processes at once."""
+    if not is_alive(job.folder):
+        return
+    with contextlib.suppress(OSError):
+        (job.folder / "stop").touch()
+    pid = int(json.loads((job.folder / "pid").read_text(encoding="utf-8"))["pid"])
+    told = [pid] if started(pid) and not now else members(pid)
+    for one in told:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL if now else signal.SIGTERM)
+
+
+def log_tail(job: Job, most: int = LOG_TAIL) -> str:
+    """The end of what a job said; of lines that a progress wrote over itself, the last state."""
+    try:
+        with (job.folder / "log").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - most))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
+
+
+def reason(job: Job) -> str:
+    """The line of the log that says why a job failed."""
+    lines = [line.strip() for line in log_tail(job).splitlines() if line.strip()]
+    telling = [line for line in lines if re.match(r"(error:|rank \d+ ended|a process ended|stopped by you)", line)]
+    return (telling or lines or [""])[-1].removeprefix("error: ")[:1000]
+
+
+def _number(path: Path) -> int:
+    try:
+        return int(path.read_text(encoding="ascii") or 0)
+    except (OSError, ValueError):
+        return 0
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

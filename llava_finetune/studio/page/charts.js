@@ -1,0 +1,35 @@
+// Pointing at a chart reads the values at the nearest step; one listener for all charts, also those drawn later.
+import { t } from "./texts.js";
+
+const nearest = (points, step) => points.reduce((a, b) => (Math.abs(b[0] - step) < Math.abs(a[0] - step) ? b : a));
+const label = (value, share) => (share ? `${(100 * value).toFixed(1)} %` : Number(value.toPrecision(3)).toString());
+
+export function watch(place) {
+  place.addEventListener("pointermove", read);
+  place.addEventListener("pointerleave", () => place.querySelectorAll(".chart.reading").forEach(leave));
+}
+
+function leave(chart) {
+  chart.classList.remove("reading");
+  chart.querySelector(".cursor").setAttribute("hidden", "");
+}
+
+function read(event) {
+  const svg = event.target.closest?.(".chart svg");
+  event.currentTarget.querySelectorAll(".chart.reading").forEach((chart) => { if (!svg || !chart.contains(svg)) leave(chart); });
+  if (!svg) return;
+  const chart = svg.closest(".chart");
+  const series = JSON.parse(chart.dataset.series);
+  const [first, last, left, right, share] = chart.dataset.frame.split(" ").map(Number);
+  const box = svg.getBoundingClientRect();
+  const place = (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width;
+  const part = Math.min(1, Math.max(0, (place - left) / (right - left)));
+  const step = nearest(series[0].points, first + part * (last - first))[0];
+  const x = last > first ? left + (step - first) / (last - first) * (right - left) : (left + right) / 2;
+  const cursor = chart.querySelector(".cursor");
+  cursor.setAttribute("x1", x);
+  cursor.setAttribute("x2", x);
+  cursor.removeAttribute("hidden");
+  chart.querySelector(".read").textContent = [t("at.step", { step }), ...series.map((one) => `${one.name} ${label(nearest(one.points, step)[1], share)}`)].join("  ");
+  chart.classList.add("reading");
+}

@@ -1,0 +1,222 @@
+// Screen 1: pictures and answers. What is dropped or found is shown first, then taken into the grid.
+import { call, upload } from "./api.js";
+import { el, fill, find, pictureAt, say } from "./dom.js";
+import { Grid } from "./grid.js";
+import { trouble } from "./main.js";
+import { Findings } from "./checks.js";
+import { commandBox, field, options } from "./parts.js";
+import { t } from "./texts.js";
+
+const TAKEN = /\.(jpe?g|png|webp|gif|bmp|tiff?|avif|hei[cf]|jp2|ppm|pgm|csv|tsv|jsonl?|ndjson|xlsx|parquet|zip|txt|caption)$/i;
+
+let grid = null;
+let checks = null;
+let isAdding = false;
+
+export async function open(place, state) {
+  const add = el("section", { class: "add", id: "add", "aria-label": t("add") });
+  const work = el("div", { class: "work", id: "work", hidden: true });
+  place.append(add, work);
+  isAdding = !state.rows;
+  drop(place);
+  grid = new Grid(trouble);
+  checks = new Findings(grid, trouble);
+  work.append(grid.place, checks.place);
+  await refresh(state, true);
+}
+
+export async function refresh(state, first = false) {
+  const add = find("#add");
+  const work = find("#work");
+  if (!add || !work) return;
+  if (!state.rows) isAdding = true;
+  work.hidden = !state.rows;
+  add.classList.toggle("small", Boolean(state.rows) && !isAdding);
+  if (first || add.dataset.rows !== String(Boolean(state.rows)) + isAdding) {
+    add.dataset.rows = String(Boolean(state.rows)) + isAdding;
+    await offer(add, state);
+  }
+  if (state.rows) {
+    await grid.refresh(state.table, first);
+    await checks.refresh(state.table);
+  }
+}
+
+async function offer(add, state) {
+  if (state.rows && !isAdding) {
+    add.replaceChildren(el("button", { class: "plain", id: "more", onclick: async () => {
+      isAdding = true;
+      await refresh(state, true);
+      find("#choose-folder").focus();
+    } }, t("add.more")));
+    return;
+  }
+  const { sources } = await call("sources");
+  add.replaceChildren(
+    el("div", { class: "drop", id: "drop" },
+      el("h2", {}, state.rows ? t("add.more") : t("add.title")),
+      el("p", {}, t("add.what")),
+      el("p", { class: "buttons" }, chooser("choose-folder", t("add.folder"), true), chooser("choose-files", t("add.files"), false),
+        state.rows ? el("button", { class: "plain", onclick: async () => { isAdding = false; await refresh(state, true); } }, t("close")) : null),
+      el("progress", { id: "sending", max: 1, value: 0, hidden: true, "aria-label": t("sending") }),
+      el("p", { id: "sent", class: "dim" })),
+    sources.length ? el("div", { class: "here" }, el("h3", {}, t("add.here", { name: state.name })),
+      el("ul", { class: "sources" }, sources.map(sourceCard))) : null,
+    el("div", { id: "preview" }),
+  );
+}
+
+function sourceCard(source) {
+  const detail = source.kind === "pictures" ? t("pictures", { count: source.pictures }) : t(`kind.${source.kind}`);
+  const name = source.name === "." ? t("add.top") : source.name;
+  return el("li", {}, el("button", { class: "source", "data-source": source.name, onclick: () => look(source.name) },
+    el("span", { class: `icon ${source.kind}`, "aria-hidden": "true" }), el("b", {}, name), el("small", {}, detail)));
+}
+
+function chooser(id, label, isFolder) {
+  const input = el("input", { type: "file", multiple: true, class: "hidden", id: `${id}-input`, tabindex: "-1", "aria-hidden": "true", webkitdirectory: isFolder,
+    onchange: (event) => send([...event.target.files].map((file) => [file.webkitRelativePath || file.name, file])) });
+  return el("span", {}, el("button", { id, class: isFolder ? "main" : "", onclick: () => input.click() }, label), input);
+}
+
+// Dropping anywhere on the screen; folders are walked through.
+function drop(place) {
+  place.addEventListener("dragover", (event) => { event.preventDefault(); place.classList.add("over"); });
+  place.addEventListener("dragleave", (event) => { if (event.target === place) place.classList.remove("over"); });
+  place.addEventListener("drop", async (event) => {
+    event.preventDefault();
+    place.classList.remove("over");
+    const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+    const files = entries.length ? (await Promise.all(entries.map(walk))).flat()
+      : [...event.dataTransfer.files].map((file) => [file.name, file]);
+    await send(files);
+  });
+}
+
+async function walk(entry) {
+  if (entry.isFile) return [[entry.fullPath.slice(1), await new Promise((done, fail) => entry.file(done, fail))]];
+  const reader = entry.createReader();
+  const found = [];
+  for (;;) {
+    const some = await new Promise((done, fail) => reader.readEntries(done, fail));
+    if (!some.length) break;
+    found.push(...(await Promise.all(some.map(walk))).flat());
+  }
+  return found;
+}
+
+async function send(files) {
+  const wanted = files.filter(([name]) => TAKEN.test(name) && !name.split("/").some((part) => part.startsWith(".")));
+  if (!wanted.length) {
+    trouble(Object.assign(new Error(t("add.nothing")), { status: 400 }));
+    return;
+  }
+  isAdding = true;
+  if (!find("#sending")) await refresh(await call("state"), true);
+  trouble(null);
+  const bar = find("#sending");
+  const total = wanted.reduce((sum, [, file]) => sum + file.size, 0) || 1;
+  let sent = 0;
+  let done = 0;
+  bar.hidden = false;
+  const placed = [];
+  const queue = [...wanted];
+  const worker = async () => {
+    for (let next = queue.shift(); next; next = queue.shift()) {
+      placed.push(await upload(next[1], next[0], (bytes) => { sent += bytes; bar.value = sent / total; }));
+      done += 1;
+      find("#sent").textContent = t("add.sent", { done, all: wanted.length });
+    }
+  };
+  try {
+    await Promise.all([worker(), worker(), worker()]);
+  } catch (error) {
+    trouble(error);
+    bar.hidden = true;
+    return;
+  }
+  const state = await call("state");
+  await refresh(state, true);
+  find("#sent").textContent = t("add.sent", { done, all: wanted.length });
+  await look(best(placed));
+}
+
+// Of what was sent, the table tells most; then the archive; else the folder of the pictures.
+function best(placed) {
+  const ending = (pattern) => placed.find((name) => pattern.test(name));
+  return ending(/\.(csv|tsv|xlsx|parquet|jsonl?|ndjson)$/i) ?? ending(/\.zip$/i) ?? (placed[0].includes("/") ? placed[0].split("/")[0] : ".");
+}
+
+async function look(name, images = null) {
+  const place = find("#preview");
+  try {
+    const seen = await call("look", { name, images });
+    const { sources } = await call("sources");
+    place.replaceChildren(previewOf(seen, sources));
+    place.scrollIntoView({ block: "nearest" });
+    find("h3", place).focus();
+    trouble(null);
+  } catch (error) {
+    place.replaceChildren();
+    trouble(error);
+  }
+}
+
+function previewOf(seen, sources) {
+  const isTable = seen.kind === "table";
+  const roles = {};
+  const selects = ["image", "question", "answer"].map((role) => {
+    roles[role] = el("select", { "data-role": role }, options([["", t(`role.${role}.none`)], ...seen.columns.map((one) => [one, one])], seen.roles[role] ?? ""));
+    return field(t(`role.${role}`), roles[role]);
+  });
+  const folders = el("select", { id: "folder", onchange: () => look(seen.name, folders.value) },
+    options([...new Set([seen.images ?? "", ...sources.filter((one) => one.kind === "pictures").map((one) => one.name)])].map((one) => [one, one === "." ? t("add.top") : one]), seen.images ?? ""));
+  const question = el("input", { type: "text", id: "question", value: "", placeholder: t("question.usual") });
+  const labels = el("input", { type: "checkbox", id: "labels", checked: seen.labels });
+  const needsQuestion = !seen.roles.question && seen.kind !== "records";
+  const button = el("button", { class: "main", id: "take", onclick: () => take(seen, roles, folders.value || seen.images, question.value, labels.checked, button) }, t("take"));
+  return el("section", { class: "panel preview" },
+    el("h3", { tabindex: "-1" }, seen.name === "." ? t("add.top") : seen.name, " ", el("small", {}, wordsOf(seen))),
+    el("div", { class: "fields" }, isTable ? selects : null, isTable || seen.kind === "records" ? field(t("role.folder"), folders) : null,
+      needsQuestion ? field(t("question.all"), question, t("question.all.why")) : null,
+      seen.labels ? el("label", { class: "check" }, labels, t("labels")) : null),
+    el("div", { class: "wide" }, el("table", { class: "first" }, el("thead", {}, el("tr", {}, el("th", {}, t("picture")), el("th", {}, t("question")), el("th", {}, t("answer")))),
+      el("tbody", {}, seen.rows.map((row) => firstRow(seen, row))))),
+    el("p", { class: "buttons" }, button));
+}
+
+function wordsOf(seen) {
+  if (seen.kind === "pictures") return t("pictures", { count: seen.found });
+  const rows = seen.seen >= 200 ? t("rows.first", { count: seen.seen }) : t("rows", { count: seen.seen });
+  return `${rows}, ${t("pictures.found", { count: seen.found })}`;
+}
+
+function firstRow(seen, row) {
+  const name = row[""] ?? "";
+  const folder = seen.images && seen.images !== "." ? `${seen.images}/` : "";
+  const cell = (role) => (seen.kind === "table" ? row[seen.roles[role]] : row[role]) ?? "";
+  const image = name ? el("img", { src: pictureAt("thumbnail", `:/${folder}${name}`), alt: name, loading: "lazy", width: 64, height: 64, onerror: missing }) : null;
+  return el("tr", {}, el("td", {}, image, el("code", {}, name || cell("image"))), el("td", {}, cell("question") || el("span", { class: "dim" }, t("question.usual"))),
+    el("td", {}, cell("answer") || el("span", { class: "dim" }, t("answer.none"))));
+}
+
+export function missing(event) {
+  event.target.classList.add("missing");
+  event.target.removeAttribute("src");
+}
+
+async function take(seen, roles, images, question, labels, button) {
+  button.disabled = true;
+  try {
+    const chosen = Object.fromEntries(Object.entries(roles).map(([role, select]) => [role, select.value || null]));
+    const taken = await call("take", { name: seen.name, images, roles: chosen, question: question || t("question.usual"), labels });
+    isAdding = false;
+    await refresh(taken, true);
+    say(taken.words);
+    grid.tell(taken.words);
+    grid.focus();
+  } catch (error) {
+    trouble(error);
+    button.disabled = false;
+  }
+}

@@ -1,0 +1,87 @@
+// The frame of the page: which screen is shown, in which language, and whether the server answers.
+import { call } from "./api.js";
+import { el, fill, find, later } from "./dom.js";
+import { speak, t } from "./texts.js";
+import * as data from "./data.js";
+import * as train from "./train.js";
+
+const screens = { data, train };
+const POLL = 1500;
+let shown = null;
+export let state = {};
+
+const wanted = () => {
+  const name = location.hash.slice(1).split("/")[0];
+  return name in screens ? name : "data";
+};
+
+export function trouble(error) {
+  const place = find("#trouble");
+  place.hidden = !error;
+  if (error) fill(place, error.message + error.status, () => [
+    el("b", {}, error.status === 0 ? t("trouble.gone") : t("trouble.refused")),
+    ` ${error.status === 0 ? t("trouble.gone.what") : error.message}`,
+    error.status === 0 || error.status === 503 ? null
+      : el("button", { class: "plain", onclick: () => { place.hidden = true; } }, t("close")),
+  ]);
+}
+
+function steps() {
+  fill(find("#steps"), [wanted(), document.documentElement.lang], () => Object.keys(screens).map((name) =>
+    el("a", { href: `#${name}`, "aria-current": name === wanted() ? "page" : null }, t(`step.${name}`))));
+}
+
+async function show() {
+  steps();
+  const name = wanted();
+  if (shown === name) return;
+  shown = name;
+  document.title = `${t(`step.${name}`)} · ${state.name ?? "studio"}`;
+  const place = find("#screen");
+  place.className = `screen ${name}`;
+  place.replaceChildren();
+  delete place.dataset.key;
+  await screens[name].open(place, state);
+}
+
+async function poll() {
+  for (;;) {
+    try {
+      state = await call("state");
+      if (find("#trouble").dataset.lost) trouble(null);
+      delete find("#trouble").dataset.lost;
+      await screens[shown]?.refresh?.(state);
+    } catch (error) {
+      if (error.status === undefined) throw error;
+      trouble(error);
+      if (error.status === 0 || error.status === 503) find("#trouble").dataset.lost = "yes";
+    }
+    await later(document.hidden ? 4 * POLL : POLL);
+  }
+}
+
+async function begin() {
+  try {
+    state = await call("state");
+  } catch (error) {
+    await speak("en");
+    trouble(error);
+    find("#trouble").dataset.lost = "yes";
+  }
+  const guess = navigator.language.slice(0, 2);
+  await speak(state.language ?? guess);
+  find("#language").value = document.documentElement.lang.slice(0, 2);
+  find("#workspace").textContent = state.name ?? "";
+  find("#workspace").title = state.workspace ?? "";
+  find("#language").addEventListener("change", async (event) => {
+    await speak(event.target.value);
+    await call("keep", { language: event.target.value }).catch(trouble);
+    shown = null;
+    await show();
+  });
+  addEventListener("hashchange", () => show().catch(trouble));
+  await show().catch(trouble);
+  poll();
+}
+
+begin();

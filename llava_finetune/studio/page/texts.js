@@ -1,0 +1,37 @@
+// The page's words: one file a language in texts/, English where a language lacks one.
+let words = {};
+let english = {};
+
+export const languages = ["en", "de", "zh"];
+export let language = "en";
+
+const load = async (name) => (await fetch(`/texts/${name}.json`)).json();
+
+export async function speak(name) {
+  language = languages.includes(name) ? name : "en";
+  english = await load("en");
+  words = language === "en" ? english : await load(language);
+  document.documentElement.lang = language === "zh" ? "zh-Hans" : language;
+  document.querySelectorAll("[data-t]").forEach((place) => { place.textContent = t(place.dataset.t); });
+}
+
+// t("grid.count", {count: 3}): a text with {count} filled in; with `.one` beside it, that one for 1.
+export function t(key, values = {}) {
+  const chosen = values.count === 1 ? `${key}.one` : key;
+  const text = words[chosen] ?? words[key] ?? english[chosen] ?? english[key] ?? key;
+  return text.replace(/\{(\w+)\}/g, (whole, name) => shown(values[name] ?? whole));
+}
+
+// Text for values that may have no key of their own, such as a kind of finding.
+export const tOr = (key, fallback) => words[key] ?? english[key] ?? fallback;
+
+const shown = (value) => (typeof value === "number" ? value.toLocaleString(language) : String(value));
+
+export const percent = (share) => `${(100 * share).toLocaleString(language, { maximumFractionDigits: 1 })} %`;
+
+export function duration(seconds) {
+  const whole = Math.round(seconds);
+  if (whole < 60) return t("seconds", { count: whole });
+  if (whole < 5400) return t("minutes", { count: Math.round(whole / 60) });
+  return t("hours", { count: Math.round(whole / 360) / 10 });
+}

@@ -1,0 +1,180 @@
+// Screen 4: start a training, watch it, stop it, go on with it. What is shown is read from the disk each time.
+import { call } from "./api.js";
+import { watch } from "./charts.js";
+import { el, fill, find, pictureAt, say } from "./dom.js";
+import { trouble } from "./main.js";
+import { commandBox, field, options, pill } from "./parts.js";
+import { duration, percent, t } from "./texts.js";
+
+const RECIPES = ["lora", "qlora", "full"];
+const MORE = [["--num_train_epochs", "epochs"], ["--learning_rate", "rate"], ["--lora_r", "rank"], ["--max_steps", "steps"]];
+let form = null;
+let chosen = null;
+let lastLines = new Map();
+
+export async function open(place, state) {
+  chosen = location.hash.split("/")[1] ?? chosen;
+  form = await newRun(state);
+  place.append(
+    el("div", { class: "two" },
+      el("div", { class: "start" }, form, el("section", { "aria-label": t("runs") }, el("h2", {}, t("runs")), el("ul", { class: "runs", id: "runs" }))),
+      el("section", { class: "run", id: "run", "aria-label": t("run") })));
+  watch(place);
+  await refresh(state);
+}
+
+export async function refresh() {
+  const list = find("#runs");
+  if (!list) return;
+  const { runs } = await call("runs");
+  if (!runs.some((run) => run.name === chosen)) chosen = runs[0]?.name ?? null;
+  fill(list, [runs, chosen], () => (runs.length ? runs.map(runCard) : [el("li", { class: "dim" }, t("runs.none"))]));
+  if (!find("#name").value) find("#name").value = freeName(runs);
+  if (chosen) await showRun(chosen);
+}
+
+const freeName = (runs) => {
+  for (let number = 1; ; number += 1) if (!runs.some((run) => run.name === `run-${number}`)) return `run-${number}`;
+};
+
+function runCard(run) {
+  const score = run.score ?? null;
+  return el("li", {}, el("button", { class: "runcard", "data-run": run.name, "aria-pressed": String(run.name === chosen), onclick: async () => {
+    chosen = run.name;
+    history.replaceState(null, "", `#train/${run.name}`);
+    await refresh();
+  } }, el("b", {}, run.name), pill(run.state), el("small", {}, score === null ? run.about.model ?? "" : t("score.from", { score: percent(score), first: run.first === null ? "–" : percent(run.first) }))));
+}
+
+async function newRun(state) {
+  const { models } = await call("models");
+  const model = el("input", { id: "model", list: "models", required: true, value: models.find((one) => one.where !== "hub")?.name ?? models[0]?.name ?? "", autocomplete: "off" });
+  const name = el("input", { id: "name", value: "", autocomplete: "off" });
+  const recipe = el("div", { class: "recipes", role: "radiogroup", "aria-label": t("recipe") }, RECIPES.map((one, number) =>
+    el("label", { class: "recipe" }, el("input", { type: "radio", name: "recipe", value: one, checked: number === 0 }),
+      el("span", {}, el("b", {}, t(`recipe.${one}`)), el("small", {}, t(`recipe.${one}.what`))))));
+  const more = MORE.map(([flag, key]) => [flag, el("input", { inputmode: "decimal", "data-flag": flag, placeholder: t("usual") }), key]);
+  const command = el("div");
+  const go = el("button", { class: "main", id: "start", type: "submit" }, t("start"));
+  const problem = el("p", { class: "bad", role: "alert", id: "problem" });
+  const asked = () => ({
+    name: name.value.trim(),
+    model: model.value.trim(),
+    recipe: find("input[name=recipe]:checked", made).value,
+    flags: Object.fromEntries(more.filter(([, input]) => input.value.trim()).map(([flag, input]) => [flag, input.value.trim()])),
+  });
+  const preview = async () => {
+    try {
+      const { command: text } = await call("train", { ...asked(), dry: true });
+      problem.textContent = "";
+      fill(command, text, () => commandBox(text));
+      go.disabled = false;
+    } catch (error) {
+      if (error.status === 0) return;
+      problem.textContent = error.message;
+      go.disabled = true;
+    }
+  };
+  const made = el("form", { class: "panel new", "aria-label": t("run.new"), onsubmit: (event) => { event.preventDefault(); start(asked(), go); }, onchange: preview },
+    el("h2", {}, t("run.new")),
+    field(t("model"), model, t("model.what")), el("datalist", { id: "models" }, models.map((one) => el("option", { value: one.name }, t(`where.${one.where}`)))),
+    el("div", { class: "label" }, t("recipe")), recipe,
+    field(t("run.name"), name),
+    el("details", {}, el("summary", {}, t("more")), el("div", { class: "fields" }, more.map(([flag, input, key]) => field(`${t(`flag.${key}`)} (${flag})`, input, t(`flag.${key}.what`))))),
+    problem, el("p", { class: "buttons" }, go), command);
+  name.value = freeName((await call("runs")).runs);
+  await preview();
+  return made;
+}
+
+async function start(asked, go) {
+  go.disabled = true;
+  try {
+    await call("train", asked);
+    chosen = asked.name;
+    find("#name").value = "";
+    history.replaceState(null, "", `#train/${chosen}`);
+    say(t("started", { name: chosen }));
+    await refresh();
+    find("#run").scrollIntoView({ block: "nearest" });
+  } catch (error) {
+    trouble(error);
+  }
+  go.disabled = false;
+}
+
+async function showRun(name) {
+  const place = find("#run");
+  const run = await call("run", { name });
+  if (name !== chosen) return;
+  if (place.dataset.name !== name) {
+    place.dataset.name = name;
+    place.replaceChildren(el("div", { id: "stand" }), el("div", { id: "charts" }), el("div", { id: "asked" }),
+      el("details", { id: "log", ontoggle: () => { lastLines.delete(name); showLog(run.job); } }, el("summary", {}, t("log")), el("div", { id: "lines" })));
+  }
+  fill(find("#stand"), [name, run.state, run.step, run.steps, run.left, run.memory, run.warnings, run.why, run.score, run.has], () => stand(run));
+  fill(find("#charts"), run.charts, () => el("div", { class: "charts", html: run.charts }));
+  fill(find("#asked"), [name, run.questions], () => questions(run));
+  await showLog(run.job);
+}
+
+function stand(run) {
+  const words = { running: run.step ? t("run.step", { step: run.step, steps: run.steps || "?" }) : t("run.begins") };
+  const sentence = words[run.state] ?? t(`run.${run.state}`, { step: run.step });
+  const part = run.steps ? Math.min(1, run.step / run.steps) : null;
+  const facts = [run.left ? t("left", { time: run.left }) : null, run.memory ? t("memory", { size: run.memory }) : null,
+    run.state === "running" && run.seconds ? t("since", { time: duration(run.seconds) }) : null].filter(Boolean).join(" · ");
+  return [
+    el("h2", {}, run.name, " ", pill(run.state)),
+    el("p", { class: "lead" }, run.state === "done" && run.score !== null ? t("run.score", { score: percent(run.score), first: run.first === null ? "–" : percent(run.first) }) : sentence),
+    run.state === "running" ? el("progress", { max: 1, value: part, "aria-label": sentence }) : null,
+    facts ? el("p", { class: "dim" }, facts) : null,
+    run.why ? el("p", { class: "reason bad" }, run.why) : null,
+    run.state === "killed" ? el("p", { class: "reason" }, t("killed.why")) : null,
+    ...run.warnings.map((text) => el("p", { class: "reason warn" }, text)),
+    el("p", { class: "buttons" }, buttons(run)),
+  ];
+}
+
+function buttons(run) {
+  const out = [];
+  if (["running", "waiting"].includes(run.state)) {
+    out.push(el("button", { id: "stop", onclick: async (event) => {
+      event.target.disabled = true;
+      event.target.textContent = t("stopping");
+      await call("stop", { name: run.job }).catch(trouble);
+    } }, run.state === "running" ? t("stop") : t("stop.waiting")));
+  }
+  if (run.resumable) {
+    out.push(el("button", { class: "main", id: "resume", onclick: async (event) => {
+      event.target.disabled = true;
+      await call("resume", { name: run.name }).catch(trouble);
+      await refresh();
+    } }, run.saved ? t("resume") : t("again")));
+  }
+  if (run.has?.includes("report.html")) out.push(el("a", { class: "button", href: `/report/${encodeURIComponent(run.name)}`, target: "_blank", rel: "noopener" }, t("report")));
+  return out;
+}
+
+function questions(run) {
+  if (!run.questions.length) return [];
+  return [el("h3", {}, t("asked")), el("div", { class: "cards" }, run.questions.map((one) => {
+    const last = one.answers.at(-1)?.[1] ?? "";
+    const isRight = last.trim().toLowerCase() === one.reference.trim().toLowerCase();
+    return el("article", { class: `card ${isRight ? "right" : "wrong"}` },
+      one.image ? el("div", { class: "pic" }, el("img", { src: pictureAt("thumbnail", one.image), alt: one.image, loading: "lazy" })) : null,
+      el("p", { class: "q" }, one.question),
+      el("dl", {}, ...few(one.answers).flatMap(([step, text]) => [el("dt", {}, step ? t("at.step", { step }) : t("before")), el("dd", {}, text || "–")]),
+        el("dt", {}, t("right.answer")), el("dd", { class: "good" }, one.reference)));
+  }))];
+}
+
+// Before, and the last three: more does not fit a card.
+const few = (answers) => (answers.length > 4 ? [answers[0], ...answers.slice(-3)] : answers);
+
+async function showLog(job) {
+  const place = find("#log");
+  if (!place?.open || !job) return;
+  const seen = await call("job", { name: job });
+  fill(find("#lines"), [seen.log, seen.command], () => [commandBox(seen.command), el("pre", { class: "log", tabindex: "0" }, seen.log || " ")]);
+}

@@ -1,0 +1,135 @@
+"""Calls about what runs: jobs with their logs, trainings, and what each of them has come to.
+
+CALLS["train"](studio, {"name": "first-try", "model": "liuhaotian/llava-v1.5-7b"})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from llava_finetune.errors import UserError
+from llava_finetune.studio import commands, jobs, runs
+from llava_finetune.studio.models import models
+from llava_finetune.studio.shared import Studio
+
+
+class TrainAsked(BaseModel):
+    """A training, as the page's form has it."""
+
+    name: str = Field(max_length=60)
+    model: str = Field(max_length=1000)
+    recipe: str = "lora"
+    flags: dict[str, str] = {}
+    dry: bool = False
+
+
+class NameAsked(BaseModel):
+    """A run or a job by its name; `now`: without waiting."""
+
+    name: str = Field(max_length=100)
+    now: bool = False
+
+
+def listed(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
+    """Every job, newest first, as it stands."""
+    return {"jobs": [_job(job) for job in reversed(jobs.jobs(studio.space))]}
+
+
+def _job(job: jobs.Job) -> dict[str, Any]:
+    seen = jobs.look(job)
+    why = jobs.reason(job) if seen.state == "failed" else ""
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "title": job.title,
+        "state": seen.state,
+        "code": seen.code,
+        "step": seen.step,
+        "steps": len(job.steps),
+        "seconds": round(seen.seconds, 1),
+        "why": why,
+        "about": dict(job.about),
+    }
+
+
+def one_job(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
+    """A job with its command and the end of what it said."""
+    job = jobs.find(studio.space, NameAsked.model_validate(asked).name)
+    return {**_job(job), "command": commands.shown(list(job.steps), studio.space), "log": jobs.log_tail(job)}
+
+
+def stopped(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
+    """Ask a job to end."""
+    given = NameAsked.model_validate(asked)
+    job = jobs.find(studio.space, given.name)
+    jobs.stop(job, now=given.now)
+    return _job(job)
+
+
+def known_models(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
+    """Models to begin with: those of the workspace and of this machine, and the known ones of the hub."""
+    return {"models": models(studio.space)}
+
+
+def trained(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
+    """Start a training, behind those that run; with `dry` only show its command."""
+    given = TrainAsked.model_validate(asked)
+    wanted = commands.Training(given.name, given.model, given.recipe, given.flags)
+    return _start(studio, wanted, given.dry)
+
+
+def resumed(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
+    """Go on with a run that was stopped or broke off: the same command, which finds its last checkpoint."""
+    name = NameAsked.model_validate(asked).name
+    job = runs.job_of(jobs.jobs(studio.space), name)
+    if job is None:
+        raise UserError(f"{name[:60]}: was not started on this page; go on in the terminal with --resume auto")
+    if jobs.look(job).state not in jobs.ENDED:
+        raise UserError(f"{name[:60]}: is running, or waits for its turn")
+    about = job.about
+    wanted = commands.Training(name, about["model"], about["recipe"], about["flags"], about["environment"])
+    return _start(studio, replace(wanted, resume=True), False)
+
+
+def _start(studio: Studio, wanted: commands.Training, dry: bool) -> dict[str, Any]:
+    steps = commands.train(studio.space, wanted)
+    command = commands.shown(steps, studio.space)
+    if dry:
+        return {"command": command}
+    made = runs.job_of(jobs.jobs(studio.space), wanted.name)
+    if made is not None and jobs.look(made).state not in jobs.ENDED:
+        raise UserError(f"{wanted.name}: is running, or waits for its turn")
+    about = commands.run_facts(wanted)
+    job = jobs.start(studio.space, "train", wanted.name, steps, queued=True, **about)
+    return {"job": job.id, "command": command}
+
+
+def all_runs(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
+    """Every run as a line."""
+    made = jobs.jobs(studio.space)
+    return {"runs": [runs.summary(studio.space, name, made) for name in runs.names(studio.space, made)]}
+
+
+def one_run(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
+    """A run with curves and answers."""
+    name = NameAsked.model_validate(asked).name
+    made = jobs.jobs(studio.space)
+    if name not in runs.names(studio.space, made):
+        raise UserError(f"there is no run {name!r} in this workspace")
+    return runs.live(studio.space, name, made)
+
+
+CALLS: dict[str, Callable[[Studio, dict[str, Any]], dict[str, Any]]] = {
+    "jobs": listed,
+    "job": one_job,
+    "stop": stopped,
+    "models": known_models,
+    "train": trained,
+    "resume": resumed,
+    "runs": all_runs,
+    "run": one_run,
+}

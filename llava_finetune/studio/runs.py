@@ -1,0 +1,167 @@
+"""Runs as the page shows them: where they stand, their curves, and the held-out answers as they change.
+
+live(space, "first-try", jobs(space))      # {"state": "running", "step": 40, "steps": 120, "charts": "<figure..."}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_finetune.report.charts import Level, Series, line_chart
+from llava_finetune.report.numbers import duration
+from llava_finetune.report.run_folder import Run, read_run
+from llava_finetune.studio.jobs import Job, look, reason
+from llava_finetune.studio.workspace import Workspace
+
+SHOWN_QUESTIONS = 12
+SHOWN_STEPS = 6
+
+
+def names(space: Workspace, made: Sequence[Job]) -> list[str]:
+    """The runs of the workspace, newest first: those on the disk, and those that wait for their turn."""
+    space.require()
+    found = {path.name: path.stat().st_mtime for path in space.runs.iterdir()} if space.runs.is_dir() else {}
+    for job in made:
+        if job.kind == "train":
+            found.setdefault(str(job.about.get("name")), 0.0)
+    order = {str(job.about.get("name")): number for number, job in enumerate(made) if job.kind == "train"}
+    return sorted(found, key=lambda name: (-order.get(name, -1), -found[name], name))
+
+
+def job_of(made: Sequence[Job], name: str) -> Job | None:
+    """The newest training into a run's folder."""
+    return next((job for job in reversed(made) if job.kind == "train" and job.about.get("name") == name), None)
+
+
+def summary(space: Workspace, name: str, made: Sequence[Job]) -> dict[str, Any]:
+    """A run as one line of a list."""
+    folder = space.below(f"runs/{name}")
+    run = read_run(folder) if folder.is_dir() else None
+    job = job_of(made, name)
+    state = _state(run, job)
+    return {
+        "name": name,
+        "job": job.id if job else None,
+        "about": dict(job.about) if job else {},
+        **state,
+        "step": run.last_step if run else 0,
+        "score": _score(run, "final") if run else None,
+        "first": _score(run, "baseline") if run else None,
+        "prior": _score(run, "text_prior") if run else None,
+    }
+
+
+def live(space: Workspace, name: str, made: Sequence[Job]) -> dict[str, Any]:
+    """All that the page shows of one run."""
+    short = summary(space, name, made)
+    folder = space.below(f"runs/{name}")
+    if not folder.is_dir():
+        return {**short, "charts": "", "questions": [], "steps": 0, "warnings": [], "has": []}
+    run = read_run(folder)
+    last: dict[str, Any] = next((row for row in reversed(run.rows) if "seconds_left" in row), {})
+    is_running = short["state"] == "running"
+    return {
+        **short,
+        "steps": _total_steps(run, last),
+        "left": duration(last["seconds_left"]) if is_running and last.get("seconds_left") else "",
+        "memory": round(float(last.get("memory_gb") or 0), 2),
+        "loss": last.get("loss"),
+        "charts": charts(run),
+        "questions": questions(run),
+        "warnings": [str(row["warning"]) for row in run.rows if "warning" in row][-3:],
+        "has": [one for one in ("report.html", "result.json") if (folder / one).is_file()],
+        "images": next((str(one) for one in run.image_folders), None),
+    }
+
+
+def _state(run: Run | None, job: Job | None) -> dict[str, Any]:
+    """Whether it runs, and if it does not, why and what can be done, from the disk alone."""
+    if job is None:
+        return {"state": "done" if run and run.is_finished else "unknown", "why": "", "resumable": False}
+    seen = look(job)
+    has_checkpoint = bool(run and any(run.folder.glob("checkpoint-*")))
+    state = seen.state
+    if state == "killed" and run and run.is_finished and (run.folder / "result.json").is_file():
+        state = "done"  # it was killed after its result was whole
+    why = reason(job) if state == "failed" else ""
+    resumable = state in ("stopped", "failed", "killed")
+    return {"state": state, "why": why, "resumable": resumable, "saved": has_checkpoint, "seconds": seen.seconds}
+
+
+def _score(run: Run | None, name: str) -> float | None:
+    found = run.evaluations.get(name) if run else None
+    value = found.scores.get("exact_match") if found else None
+    return float(value) if value is not None else None
+
+
+def _total_steps(run: Run, last: dict[str, Any]) -> int:
+    """Steps of the whole run, from how long the rest takes; 0 where nobody can know."""
+    state = run.folder / "trainer_state.json"
+    if state.is_file():
+        try:
+            return int(json.loads(state.read_text(encoding="utf-8"))["max_steps"])
+        except (ValueError, KeyError, OSError):
+            return 0
+    epoch, step = last.get("epoch"), last.get("step")
+    epochs = run.argument("num_train_epochs")
+    most = run.argument("max_steps")
+    if isinstance(most, int) and most > 0:
+        return most
+    if epoch and step and epochs:
+        return max(int(step), round(float(epochs) / float(epoch) * int(step)))
+    return 0
+
+
+def charts(run: Run) -> str:
+    """Loss, and scores with the prior and the base as lines: two figures of the report, drawn as far as the run is."""
+    named = (("text_prior", "guessing without looking"), ("baseline", "before training"))
+    levels = [Level(label, value) for name, label in named if (value := _score(run, name)) is not None]
+    loss = [
+        Series("training", "a", run.points("loss"), smooth=True),
+        Series("held-out questions", "b", run.points("eval_loss"), dots=True),
+    ]
+    score = [Series("right answers", "c", run.points("eval_exact_match"), dots=True)]
+    drawn = line_chart("How wrong the words still are (loss)", loss)
+    return drawn + line_chart("Right answers to held-out questions", score, levels=levels, share=True)
+
+
+def questions(run: Run) -> list[dict[str, Any]]:
+    """Held-out questions with what was answered at each evaluation, first to last."""
+    found: list[tuple[int, Path]] = []
+    for path in run.folder.glob("predictions-eval-*.jsonl"):
+        number = path.stem.rpartition("-")[2]
+        if number.isdigit():
+            found.append((int(number), path))
+    found.sort()
+    if len(found) > SHOWN_STEPS:
+        found = [found[0], *found[-SHOWN_STEPS + 1 :]]
+    rows: dict[str, dict[str, Any]] = {}
+    for step, path in found:
+        for one in _first_lines(path):
+            key = str(one.get("id"))
+            row = rows.setdefault(
+                key,
+                {
+                    "id": key,
+                    "image": one.get("image"),
+                    "question": str(one.get("question", "")),
+                    "reference": str(one.get("reference", "")),
+                    "answers": [],
+                },
+            )
+            row["answers"].append([step, str(one.get("answer", ""))])
+    return list(rows.values())[:SHOWN_QUESTIONS]
+
+
+def _first_lines(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for line, _ in zip(lines, range(SHOWN_QUESTIONS), strict=False):
+                rows.append(json.loads(line))
+    except (OSError, ValueError):
+        return []
+    return [row for row in rows if isinstance(row, dict)]

@@ -1,0 +1,196 @@
+"""What lies in the workspace and could become rows: folders of pictures, tables, records, archives.
+
+found = sources(workspace)                      # [Source("photos", "pictures", 120), Source("pets.csv", "table", 0)]
+look = preview(workspace, "pets.csv", None)     # its columns, which is which, and the first rows
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from data_prep.converters.beside import text_beside
+from data_prep.converters.captions import CAPTION_NAMES
+from data_prep.converters.cells import IMAGE_NAMES, local_name
+from data_prep.converters.folder import pictures_below
+from data_prep.converters.options import picture_problem
+from data_prep.converters.questions import ANSWER_NAMES, QUESTION_NAMES
+from data_prep.converters.rows import FORMATS, Reading, read_rows, usual_column
+from data_prep.converters.texts import NoText, text_of
+from data_prep.errors import DataError
+from data_prep.records.foreign import ENDINGS
+from data_prep.records.marks import IMAGE_TOKEN
+from llava_finetune.errors import UserError
+from llava_finetune.studio.workspace import OWN, Workspace
+
+MOST_ENTRIES = 50_000
+LOOKED_AT = 200
+"""Rows of a table whose pictures are looked for, to find the folder that they are named relative to."""
+SHOWN = 5
+QUESTION = "What is in this picture?"
+ROLES = {"image": IMAGE_NAMES, "question": QUESTION_NAMES, "answer": (*ANSWER_NAMES, *CAPTION_NAMES)}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A thing in the workspace: its name, pictures, table or archive, and how many pictures lie in it."""
+
+    name: str
+    kind: str
+    pictures: int = 0
+
+
+def sources(space: Workspace) -> list[Source]:
+    """What could be read, folders of pictures first; our own files and hidden ones are left out."""
+    space.require()
+    counts: dict[str, int] = {}
+    files: list[Source] = []
+    for number, path in enumerate(_files(space.folder)):
+        if number > MOST_ENTRIES:
+            break
+        below = path.relative_to(space.folder)
+        ending = path.suffix.lower()
+        if ending in ENDINGS:
+            top = below.parts[0] if len(below.parts) > 1 else "."
+            counts[top] = counts.get(top, 0) + 1
+        elif ending == ".zip":
+            files.append(Source(below.as_posix(), "archive"))
+        elif ending in FORMATS:
+            files.append(Source(below.as_posix(), "table"))
+    folders = [Source(name, "pictures", count) for name, count in sorted(counts.items())]
+    return [*folders, *sorted(files, key=lambda one: one.name)]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder):
+        is_top = Path(place) == folder
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not (is_top and name in OWN))
+        kept = (name for name in sorted(names) if not name.startswith(".") and not (is_top and name in OWN))
+        yield from (Path(place) / name for name in kept)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a source holds: its columns, which of them is which, its first rows, and the folder of their pictures."""
+
+    name: str
+    kind: str
+    columns: list[str]
+    roles: dict[str, str | None]
+    rows: list[dict[str, str]]
+    images: str | None
+    seen: int
+    found: int
+    labels: bool = False
+
+
+def preview(space: Workspace, name: str, images: str | None) -> Preview:
+    """Look into a source. Raises DataError or UserError, in words, for what cannot be read."""
+    path = space.below(name)
+    if path.is_dir():
+        names = pictures_below(path)
+        has_labels = len({Path(one).parts[0] for one in names if "/" in one}) > 1
+        shown = [folder_row(path, one, has_labels) for one in names[:SHOWN]]
+        roles: dict[str, str | None] = {"image": "image", "question": None, "answer": "answer"}
+        return Preview(name, "pictures", [], roles, shown, name, len(names), len(names), has_labels)
+    if is_records(path):
+        rows = list(islice(record_rows(path), LOOKED_AT))
+        roles = {"image": "image", "question": "question", "answer": "answer"}
+    else:
+        rows = [row for _, row in islice(read_rows(path, Reading()), LOOKED_AT)]
+        if not rows:
+            raise DataError(path, "no row in it; fill it in, and choose it again")
+        roles = {role: usual_column(rows[0], usual) for role, usual in ROLES.items()}
+    column = roles["image"]
+    folder, found = _folder_of(space, rows, column, images) if column else (images, 0)
+    shown = [{key: cell_text(value)[:200] for key, value in row.items()} for row in rows[:SHOWN]]
+    if column and folder:
+        shown = [{**row, "": _local(row.get(column, ""), space.below(folder))} for row in shown]
+    kind = "records" if is_records(path) else "table"
+    return Preview(name, kind, [str(one) for one in rows[0]], roles, shown, folder, len(rows), found)
+
+
+def folder_row(folder: Path, name: str, has_labels: bool) -> dict[str, str]:
+    """A row for a picture: its answer is the text beside it, or with `has_labels` the name of its first folder."""
+    beside = text_beside(folder / name)
+    label = Path(name).parts[0] if has_labels and "/" in name else ""
+    text = beside.read_text(encoding="utf-8", errors="replace").strip() if beside else label
+    return {"image": name, "question": "", "answer": text, "": name}
+
+
+def _folder_of(space: Workspace, rows: list[dict[str, Any]], column: str, asked: str | None) -> tuple[str | None, int]:
+    """The folder below which most of the rows' pictures are found, and how many of them."""
+    names = [cell_text(row.get(column)) for row in rows]
+    candidates = [asked] if asked else [one.name for one in sources(space) if one.kind == "pictures"]
+    best: tuple[str | None, int] = (asked, 0)
+    for candidate in [*candidates, *([] if asked else _inner(space, candidates))]:
+        folder = space.below(str(candidate))
+        found = sum(picture_problem(folder, _local(one, folder)) is None for one in names if one)
+        if found > best[1] or best[0] is None:
+            best = (str(candidate), found)
+    return best
+
+
+def _inner(space: Workspace, tops: list[str]) -> list[str]:
+    """Folders inside the folders of pictures: a table may stand beside `data/photos` and name `a.jpg`."""
+    found = []
+    for top in tops:
+        for place, folders, _ in os.walk(space.below(top)):
+            folders[:] = [one for one in folders if not one.startswith(".") and one not in OWN]
+            found += [space.name_of(Path(place) / one) for one in folders]
+            if len(found) > 50:
+                break
+    return found[:50]
+
+
+def _local(text: str, folder: Path) -> str:
+    return local_name(text, folder) if text else ""
+
+
+def cell_text(value: Any) -> str:
+    """A cell as text: a list as JSON, what is no text as nothing."""
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        return text_of(value)
+    except NoText:
+        return ""
+
+
+def is_records(path: Path) -> bool:
+    """Whether a file holds records in the human/gpt layout."""
+    if path.suffix.lower() not in {".json", ".jsonl"}:
+        return False
+    try:
+        first = next(iter(read_rows(path, Reading())))[1]
+    except (DataError, StopIteration):
+        return False
+    return isinstance(first.get("conversations"), list)
+
+
+def record_rows(path: Path) -> Iterator[dict[str, str]]:
+    """Rows of records with one question each.
+
+    Raises UserError for dialogues and several pictures, which the grid does not hold.
+    """
+    for place, record in read_rows(path, Reading()):
+        turns, image = record.get("conversations"), record.get("image") or ""
+        pair = [turn for turn in turns if isinstance(turn, Mapping)] if isinstance(turns, list) else []
+        if len(pair) != 2 or pair != turns or not isinstance(image, str):
+            raise UserError(
+                f"{path.name} {place}: a dialogue of several questions, or several pictures; the grid holds one "
+                f"question and one picture a row. Train on it in the terminal: DATA={path.name} bash "
+                "scripts/finetune_lora.sh"
+            )
+        question = cell_text(pair[0].get("value")).replace(IMAGE_TOKEN, "").strip()
+        yield {
+            "id": cell_text(record.get("id")),
+            "image": image,
+            "question": question,
+            "answer": cell_text(pair[1].get("value")),
+        }

@@ -1,0 +1,161 @@
+"""answers.csv: what the grid shows and what is typed into it. The file is the truth, whoever writes it.
+
+An edit says what it saw: where the cell holds something else by now, it is refused and the other text is handed back,
+so that two pages, or a page and a spreadsheet, never overwrite each other in silence.
+
+    store = Store(workspace)
+    store.apply([Edit("row-1", "answer", was="", now="white knight")])      # [] when all were taken
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from data_prep.converters.rows import Reading, read_rows
+from data_prep.converters.texts import text_of
+from data_prep.files import write_text
+from llava_finetune.errors import UserError
+from llava_finetune.studio.workspace import Workspace
+
+COLUMNS = ("id", "image", "question", "answer")
+EDITED = ("question", "answer")
+LONGEST = 20_000
+"""Characters of a cell."""
+
+Cells = dict[str, str]
+Stamp = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One cell: what it held when it was shown, and what it shall hold."""
+
+    row: str
+    column: str
+    was: str
+    now: str
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """An edit that was refused, and what stands there instead; `now` None: the row is gone."""
+
+    row: str
+    column: str
+    now: str | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of answers.csv, each with an id of its own, and what told that they are the newest."""
+
+    names: tuple[str, ...] = COLUMNS
+    rows: tuple[Cells, ...] = ()
+    stamp: Stamp = (0, 0, 0)
+    places: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def version(self) -> str:
+        """Changes whenever the file changes."""
+        return "-".join(f"{part:x}" for part in self.stamp)
+
+    def placed(self) -> Table:
+        """The same table, with the place of each id."""
+        return replace(self, places={row["id"]: place for place, row in enumerate(self.rows)})
+
+
+def stamp_of(path: Path) -> Stamp:
+    """What tells one state of a file from another; zeros where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+def read_table(path: Path) -> Table:
+    """The table at `path`, empty where there is none. Raises DataError for a file that is no such table."""
+    stamp = stamp_of(path)
+    if stamp == (0, 0, 0):
+        return Table()
+    rows = [{name: text_of(value) for name, value in row.items()} for _, row in read_rows(path, Reading())]
+    names = tuple(dict.fromkeys([*COLUMNS, *(name for row in rows[:1] for name in row)]))
+    return Table(names, tuple(_with_ids(rows)), stamp).placed()
+
+
+def _with_ids(rows: Iterable[Cells]) -> Iterable[Cells]:
+    """Each row with an id that no other has: its own, else its number in the file."""
+    seen: set[str] = set()
+    for number, row in enumerate(rows, 1):
+        wanted = row.get("id") or f"row-{number}"
+        name, again = wanted, 2
+        while name in seen:
+            name, again = f"{wanted}-{again}", again + 1
+        seen.add(name)
+        yield {**dict.fromkeys(COLUMNS, ""), **row, "id": name}
+
+
+def table_text(names: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
+    """A table as CSV; it begins with a BOM, so that spreadsheets open it as UTF-8."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, extrasaction="ignore", restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return "\ufeff" + text.getvalue()
+
+
+class Store:
+    """answers.csv, read again when somebody else wrote it, written whole under the workspace's lock."""
+
+    def __init__(self, space: Workspace) -> None:
+        self.space = space
+        self._table = Table()
+        self._turn = threading.Lock()
+
+    def read(self) -> Table:
+        """The newest table."""
+        self.space.require()
+        with self._turn:
+            if stamp_of(self.space.answers) != self._table.stamp:
+                self._table = read_table(self.space.answers)
+            return self._table
+
+    def apply(self, edits: Sequence[Edit]) -> list[Conflict]:
+        """Take the edits whose cells are as they were seen, and write; return the others.
+
+        Raises UserError for a column that is not edited or a text too long, DataError for a full disk: nothing is
+        taken then.
+        """
+        for edit in edits:
+            if edit.column not in EDITED or len(edit.now) > LONGEST:
+                raise UserError(f"only {' and '.join(EDITED)} are typed here, of {LONGEST:,} characters at most")
+        with self.space.locked():
+            table = self.read()
+            rows, refused, is_changed = list(table.rows), [], False
+            for edit in edits:
+                place = table.places.get(edit.row)
+                found = rows[place][edit.column] if place is not None else None
+                if place is None or found not in (edit.was, edit.now):
+                    refused.append(Conflict(edit.row, edit.column, found))
+                elif found != edit.now:
+                    rows[place] = {**rows[place], edit.column: edit.now}
+                    is_changed = True
+            if is_changed:
+                self._write(table.names, rows, table.places)
+        return refused
+
+    def put(self, names: Sequence[str], rows: Iterable[Cells]) -> None:
+        """Write the whole table; the caller holds the workspace's lock."""
+        self._write(tuple(names), list(_with_ids(rows)), None)
+
+    def _write(self, names: Sequence[str], rows: Sequence[Cells], places: Mapping[str, int] | None) -> None:
+        """Write, and keep what was written; `places` where rows and pictures are as they were."""
+        write_text(self.space.answers, table_text(names, rows))
+        with self._turn:
+            written = Table(tuple(names), tuple(rows), stamp_of(self.space.answers))
+            self._table = written.placed() if places is None else replace(written, places=places)

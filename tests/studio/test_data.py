@@ -1,0 +1,183 @@
+"""What lies in a workspace becomes rows; what is typed is saved, and never over what somebody else typed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from llava_finetune.studio import jobs
+from llava_finetune.studio.table import read_table, table_text
+from tests.studio.conftest import HEADERS, Page, fill, taken
+
+
+def edit(row: str, was: str, now: str, column: str = "answer") -> dict[str, str]:
+    return {"row": row, "column": column, "was": was, "now": now}
+
+
+def test_what_lies_in_the_workspace_is_recognised_with_its_pictures(page: Page) -> None:
+    names = [(one["name"], one["kind"], one["pictures"]) for one in page.ask("sources")["sources"]]
+    assert names == [("photos", "pictures", 20), ("colours.csv", "table", 0)]
+    seen = page.ask("look", name="colours.csv")
+    assert (seen["images"], seen["found"], seen["roles"]["image"]) == ("photos", 20, "photo")
+    assert seen["rows"][0] == {"photo": "000.png", "colour of it": "red", "": "000.png"}
+
+
+def test_rows_are_joined_and_what_was_typed_stays(filled: Page) -> None:
+    filled.ask("edit", edits=[edit("row-1", "red", "dark red")])
+    again = filled.ask("take", **taken(filled.folder))
+    assert again["words"] == "20 there already"
+    rows = read_table(filled.folder / "answers.csv").rows
+    assert rows[0]["answer"] == "dark red" and rows[0]["question"] == "Which colour?" and len(rows) == 20
+
+
+def test_folders_that_are_labels_become_answers(page: Page) -> None:
+    for label in ("rook", "pawn"):
+        (page.folder / "pieces" / label).mkdir(parents=True)
+        shutil.copy(page.folder / "photos/000.png", page.folder / "pieces" / label / "a.png")
+    seen = page.ask("look", name="pieces")
+    assert seen["labels"] and [row["answer"] for row in seen["rows"]] == ["pawn", "rook"]
+
+
+def test_a_zip_is_unpacked_and_one_that_leads_out_is_refused(page: Page) -> None:
+    with zipfile.ZipFile(page.folder / "more.zip", "w") as file:
+        file.write(page.folder / "photos/000.png", "in/a.png")
+        file.writestr("in/answers.csv", "file,answer\na.png,red\n")
+        file.writestr("__MACOSX/in/._a.png", b"x")
+    seen = page.ask("look", name="more.zip")
+    assert (seen["name"], seen["found"]) == ("more/in/answers.csv", 1)
+    with zipfile.ZipFile(page.folder / "evil.zip", "w") as file:
+        file.writestr("../../evil.png", b"x")
+    refused = page.post("look", {"name": "evil.zip"})
+    assert refused.status_code == 400 and "leads out of the folder" in refused.json()["error"]
+    assert not (page.folder.parent / "evil.png").exists()
+
+
+def test_records_of_dialogues_are_refused_with_the_way_to_train_on_them(page: Page) -> None:
+    turns = [{"from": who, "value": "x"} for who in ("human", "gpt", "human", "gpt")]
+    (page.folder / "talk.json").write_text(json.dumps([{"id": "1", "image": "000.png", "conversations": turns}]))
+    refused = page.post("look", {"name": "talk.json"})
+    assert refused.status_code == 400 and "DATA=talk.json bash scripts/finetune_lora.sh" in refused.json()["error"]
+
+
+def test_two_pages_never_overwrite_each_other_in_silence(filled: Page) -> None:
+    assert filled.ask("edit", edits=[edit("row-1", "red", "ruby")])["refused"] == []
+    both = [edit("row-1", "red", "scarlet"), edit("row-2", "green", "lime")]
+    assert filled.ask("edit", edits=both)["refused"] == [{"row": "row-1", "column": "answer", "now": "ruby"}]
+    answers = [row["answer"] for row in read_table(filled.folder / "answers.csv").rows[:2]]
+    assert answers == ["ruby", "lime"]
+
+
+def test_a_spreadsheet_that_wrote_meanwhile_is_seen(filled: Page) -> None:
+    path = filled.folder / "answers.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace(",red", ",crimson", 1), encoding="utf-8")
+    assert filled.ask("rows", count=1)["rows"][0]["answer"] == "crimson"
+    assert filled.ask("edit", edits=[edit("row-1", "red", "ruby")])["refused"][0]["now"] == "crimson"
+
+
+def test_a_table_is_read_as_it_was_written() -> None:
+    row = {"id": "1", "image": "a.png", "question": 'two\nlines, "quoted"', "answer": "=1+1", "note": "x"}
+    text = table_text(list(row), [row])
+    assert text.startswith("\ufeff") and text.count("\n") == 3
+
+
+def test_a_full_disk_is_said_and_leaves_the_table_as_it_was(filled: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (filled.folder / "answers.csv").read_bytes()
+
+    def full(self: Path, *_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", full)
+        refused = filled.post("edit", {"edits": [edit("row-1", "red", "ruby")]})
+    assert refused.status_code == 507 and "disk is full" in refused.json()["error"]
+    assert (filled.folder / "answers.csv").read_bytes() == before
+    assert filled.ask("edit", edits=[edit("row-1", "red", "ruby")])["refused"] == []
+
+
+def test_a_folder_pulled_away_is_said_and_nothing_is_made_in_its_place(filled: Page) -> None:
+    away = filled.folder.with_name("away")
+    filled.folder.rename(away)
+    for name in ("state", "rows", "edit", "jobs", "sources"):
+        refused = filled.post(name, {"edits": [edit("row-1", "red", "ruby")]} if name == "edit" else {})
+        assert refused.status_code == 503 and "put it back" in refused.json()["error"]
+    assert not filled.folder.exists()
+    away.rename(filled.folder)
+    assert filled.ask("rows")["total"] == 20
+
+
+def test_check_and_split_say_what_stands_where_and_mend_it(filled: Page) -> None:
+    (filled.folder / "photos/003.png").write_bytes((filled.folder / "photos/003.png").read_bytes()[:60])
+    (filled.folder / "photos/005.png").unlink()
+    job = jobs.find(filled.studio.space, filled.ask("prepare", test=0.25)["job"])
+    assert wait(job) == "found", jobs.log_tail(job)
+    found = filled.ask("findings")
+    assert {one["kind"]: one["rows"] for one in found["kinds"] if one["severity"] == "error"} == {
+        "image missing": ["row-6"],
+        "image truncated": ["row-4"],
+    }
+    assert found["parts"] == {} and not found["fresh"] and found["answered"] == 18
+    assert [row["id"] for row in filled.ask("rows", show="found:image truncated")["rows"]] == ["row-4"]
+
+    job = jobs.find(filled.studio.space, filled.ask("prepare", test=0.25, mend=True)["job"])
+    assert wait(job) == "done", jobs.log_tail(job)
+    found = filled.ask("findings")
+    assert found["fresh"] and sum(found["parts"].values()) == 16 and found["shared"] == []
+    assert found["mended"]["counts"]["dropped"] == {"image truncated": 1}
+    assert len(read_table(filled.folder / "answers.csv").rows) == 20
+    filled.ask("edit", edits=[edit("row-1", "red", "ruby")])
+    assert not filled.ask("findings")["fresh"]
+
+
+def wait(job: jobs.Job) -> str:
+    import time
+
+    end = time.monotonic() + 120
+    while (state := jobs.look(job).state) not in jobs.ENDED:
+        assert time.monotonic() < end, jobs.log_tail(job)
+        time.sleep(0.05)
+    return state
+
+
+def test_a_file_comes_in_pieces_and_lies_where_it_belongs(page: Page) -> None:
+    data = (page.folder / "photos/001.png").read_bytes()
+
+    def put(name: str, offset: int, part: bytes, size: int = len(data)) -> httpx.Response:
+        query = {"name": name, "offset": offset, "size": size}
+        return httpx.put(f"{page.url}/upload", params=query, content=part, headers=HEADERS)
+
+    assert put("new.png", 0, data[:50]).json() == {"name": None}
+    assert put("new.png", 50, data[50:]).json() == {"name": "photos/new.png"}
+    assert (page.folder / "photos/new.png").read_bytes() == data
+    assert put("new.png", 0, data).json() == {"name": "photos/new.png"}
+    assert put("new.png", 0, data + b"x", len(data) + 1).json() == {"name": "photos/new-2.png"}
+    assert put("answers.csv", 0, data).json() == {"name": "added-answers.csv"}
+    for name in ("../x.png", "a/../../x.png", ".ssh/x.png", "x.html", "run.sh", "jobs/../../x.png"):
+        assert put(name, 0, data).status_code == 400, name
+
+
+def test_thumbnails_are_pixels_alone_and_made_once(filled: Page) -> None:
+    first = httpx.get(f"{filled.url}/thumbnail/000.png")
+    assert first.headers["content-type"] == "image/webp" and first.content[8:12] == b"WEBP"
+    assert len(list((filled.folder / ".studio/thumbnails").rglob("*.webp"))) == 1
+    assert httpx.get(f"{filled.url}/thumbnail/000.png").content == first.content
+    (filled.folder / "photos/evil.png").write_text("<script>alert(1)</script>")
+    assert httpx.get(f"{filled.url}/thumbnail/evil.png").status_code == 404
+    assert httpx.get(f"{filled.url}/picture/nothing.png").status_code == 404
+
+
+def test_another_workspace_can_be_begun_with_a_folder_of_ones_own(tmp_path: Path) -> None:
+    from llava_finetune.errors import UserError
+    from llava_finetune.studio.workspace import Workspace
+
+    folder = fill(tmp_path / "own")
+    assert Workspace.open(folder).settings() == {}
+    (folder / "file").write_text("")
+    with pytest.raises(UserError, match="no workspace can be made here"):
+        Workspace.open(folder / "file")

@@ -1,0 +1,188 @@
+"""The studio in a real headless Chromium: from a table of answers to a training, by clicks and keys alone.
+
+It needs Chromium: scripts/browser.sh finds or installs one. What a training leaves is made by `run_maker`, and what a
+launcher does by a small script in its place; one real training of a tiny model goes through the page at the end.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from llava_finetune.studio import jobs
+from llava_finetune.studio.table import read_table
+from tests.fixtures import run_maker
+from tests.studio.conftest import Page
+from tests.tiny import make_tiny_llava
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright (extra dev) is not installed")
+WIDE, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
+PATIENCE = 30_000
+TRAINING_PATIENCE = 280_000
+
+
+@pytest.fixture(scope="module")
+def browser(root: Path) -> Iterator[Any]:
+    found = subprocess.run(["bash", "scripts/browser.sh"], cwd=root, capture_output=True, text=True, check=False)
+    if found.returncode:
+        pytest.skip(found.stderr.strip().splitlines()[-1])
+    with sync_api.sync_playwright() as playwright:
+        path = found.stdout.strip()
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser: Any, page: Page) -> Iterator[Any]:
+    """A window on the studio; at the end nothing was asked of another machine, and no script failed."""
+    context = browser.new_context(viewport=WIDE, locale="en-GB")
+    context.set_default_timeout(PATIENCE)
+    window = context.new_page()
+    asked: list[str] = []
+    problems: list[str] = []
+    window.on("request", lambda request: asked.append(request.url))
+    window.on("pageerror", lambda error: problems.append(str(error)))
+    window.goto(page.url)
+    yield window
+    context.close()
+    assert not {url for url in asked if url.startswith("http") and urlsplit(url).hostname != "127.0.0.1"}
+    assert problems == []
+
+
+def take(window: Any) -> None:
+    """The table that lies in the workspace, by clicks."""
+    window.click("[data-source='colours.csv']")
+    window.select_option("[data-role=answer]", "colour of it")
+    window.fill("#question", "Which colour?")
+    window.click("#take")
+    window.wait_for_selector(".row")
+
+
+def answer(window: Any, place: int) -> Any:
+    return window.locator(f".row[aria-rowindex='{place}'] [data-column=answer]")
+
+
+def saved(window: Any) -> None:
+    sync_api.expect(window.locator("#saved")).to_have_text("Saved", timeout=PATIENCE)
+
+
+def test_a_table_is_taken_answers_are_typed_and_saved_and_split(opened: Any, page: Page) -> None:
+    take(opened)
+    assert opened.locator(".row").count() < 20, "only rows in view are elements"
+    opened.click("[data-show=open]")
+    answer(opened, 1).fill("blue")
+    answer(opened, 1).press("Enter")
+    opened.keyboard.type("yellow")
+    saved(opened)
+    assert [row["answer"] for row in read_table(page.folder / "answers.csv").rows[-2:]] == ["blue", "yellow"]
+    assert opened.evaluate("document.activeElement.value") == "yellow"
+
+    opened.click("#prepare")
+    opened.wait_for_selector(".next a")
+    assert opened.inner_text(".about").startswith("20 of 20 have an answer")
+    opened.click("[data-show='part:test']")
+    opened.wait_for_selector(".row .part.test")
+    assert opened.locator(".row .part.train").count() == 0
+    opened.click(".command summary")
+    assert "python -m data_prep split records.json --parts train=0.8 test=0.2" in opened.inner_text(".command pre")
+
+
+def test_what_was_typed_survives_a_server_that_is_away_and_two_tabs_do_not_lose_each_other(
+    opened: Any, page: Page
+) -> None:
+    take(opened)
+    other = opened.context.new_page()
+    other.goto(page.url)
+    other.wait_for_selector(".row")
+    away = page.folder.with_name("away")
+    page.folder.rename(away)
+    answer(opened, 1).fill("ruby")
+    opened.wait_for_selector("#saved.bad")
+    assert "put it back" in opened.inner_text("#trouble")
+    opened.close(run_before_unload=False)
+    away.rename(page.folder)
+
+    again = other.context.new_page()
+    again.goto(page.url)
+    saved(again)
+    assert read_table(page.folder / "answers.csv").rows[0]["answer"] == "ruby"
+    other.route("**/api/state", lambda route: route.abort())  # it does not see what comes now
+    page.ask("edit", edits=[{"row": "row-2", "column": "answer", "was": "green", "now": "lime"}])
+    answer(other, 2).fill("mint")
+    other.wait_for_selector(".quarrel:has-text('lime')")
+    assert read_table(page.folder / "answers.csv").rows[1]["answer"] == "lime"
+    other.click(".quarrel button >> nth=0")
+    saved(other)
+    assert read_table(page.folder / "answers.csv").rows[1]["answer"] == "mint"
+
+
+def test_a_files_way_in_is_choosing_it(opened: Any, page: Page) -> None:
+    opened.wait_for_selector("#choose-files")
+    opened.locator("#choose-files-input").set_input_files(
+        [
+            {"name": "more.csv", "mimeType": "text/csv", "buffer": b"image,question,answer\n001.png,What?,green\n"},
+            {"name": "virus.exe", "mimeType": "application/x", "buffer": b"MZ"},
+        ]
+    )
+    opened.wait_for_selector(".preview")
+    assert "1 row, pictures found for 1" in opened.inner_text(".preview h3")
+    assert not list(page.folder.rglob("virus.exe"))
+    opened.click("#take")
+    opened.wait_for_selector(".row")
+    assert read_table(page.folder / "answers.csv").rows[0]["question"] == "What?"
+
+
+def settled(window: Any, width: int, height: int = 860) -> None:
+    window.set_viewport_size({"width": width, "height": height})
+    assert window.evaluate("document.documentElement.scrollWidth") == width, width
+
+
+def test_runs_are_shown_as_they_are_wide_narrow_light_and_dark(opened: Any, page: Page) -> None:
+    run_maker.make_run(page.folder / "runs" / "made", upto=30)
+    run_maker.make_run(page.folder / "runs" / "whole")
+    (page.folder / "runs/whole/result.json").write_text("{}")
+    take(opened)
+    opened.goto(f"{page.url}/#train/whole")
+    opened.wait_for_selector("#charts .chart svg")
+    assert opened.inner_text("#stand .pill") == "done"
+    assert "of the held-out questions are answered right" in opened.inner_text("#stand .lead")
+    opened.click("[data-run=made]")
+    opened.wait_for_selector("#stand h2:has-text('made')")
+    for scheme in ("light", "dark"):
+        opened.emulate_media(color_scheme=scheme)
+        for width in (320, 390, 800, 1280, 1900):
+            settled(opened, width)
+    opened.click("#steps a >> nth=0")
+    opened.wait_for_selector(".row")
+    for width in (320, 390, 800, 1280):
+        settled(opened, width)
+
+
+@pytest.mark.slow
+def test_a_training_goes_through_the_page_and_outlives_it(opened: Any, page: Page) -> None:
+    make_tiny_llava(page.folder / "tiny")
+    take(opened)
+    opened.click("#prepare")
+    opened.click(".next a")
+    assert opened.input_value("#model") == "tiny"
+    opened.click("form summary >> nth=0")
+    opened.fill("[data-flag='--max_steps']", "4")
+    opened.click("#start")
+    opened.wait_for_selector("[data-run=run-1] .pill")
+    address = opened.url
+    opened.goto("about:blank")
+    (job,) = [one for one in jobs.jobs(page.studio.space) if one.kind == "train"]
+    assert "scripts/finetune_lora.sh" in job.steps[0].text
+    opened.goto(address)
+    opened.wait_for_selector("#stand .pill:is(.done, .failed, .killed, .stopped)", timeout=TRAINING_PATIENCE)
+    assert opened.inner_text("#stand .pill") == "done", jobs.log_tail(job)
+    assert opened.locator("#charts .chart").count() == 2
+    assert re.search(r"step 4/4", jobs.log_tail(job))
+    assert opened.locator("#asked .card").count() > 0
