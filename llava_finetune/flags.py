@@ -19,6 +19,11 @@ def flag(flags: Sequence[str], *names: str) -> str | None:
     return value
 
 
+def is_true(value: str | None) -> bool:
+    """Whether a flag's value switches it on; one that is not given does not."""
+    return value is not None and value.lower() not in ("false", "0", "no")
+
+
 def without_secrets(command: Sequence[str]) -> list[str]:
     """The words of a command, the values of flags such as --hub_token taken out."""
     out: list[str] = []

@@ -20,7 +20,7 @@ from typing import Any
 import transformers
 
 from data_prep.records.pixels import allow_pixels
-from llava_finetune.config.contradictions import refuse_contradictions, refuse_idle, zero_stage
+from llava_finetune.config.contradictions import refuse_contradictions, refuse_idle, refuse_unshared, zero_stage
 from llava_finetune.config.precision import Precision
 from llava_finetune.config.ranges import require_ranges
 from llava_finetune.config.translation import translate, value_of
@@ -128,6 +128,15 @@ class TrainingArguments(transformers.TrainingArguments):
     unpadded: bool = field(
         default=True, metadata={"help": "run layers on real tokens only and gather pictures in one call; same loss"}
     )
+    share_pictures: bool = field(
+        default=False,
+        metadata={
+            "help": "records about the same picture in one batch, as one sequence that holds it once; same loss of each"
+        },
+    )
+    share_among: int = field(
+        default=0, metadata={"help": "records that are put together by --share_pictures; 0: a device's batch"}
+    )
     fast_lora: bool = field(default=True, metadata={"help": "LoRA layers with fewer passes; same loss, same files"})
     loss_chunk: int = field(
         default=LOSS_CHUNK, metadata={"help": "taught tokens whose logits exist at one time, 0 for all; same loss"}
@@ -149,6 +158,11 @@ class TrainingArguments(transformers.TrainingArguments):
     logging_steps: float = field(default=1, metadata={"help": "steps between log lines"})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "kept off: NaN is shown as NaN, and stops"})
     save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints kept"})
+
+    @property
+    def sharing(self) -> int:
+        """Records that are put together so that those about the same pictures meet; 0: none are."""
+        return (self.share_among or self.per_device_train_batch_size) if self.share_pictures else 0
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
         """As transformers', but a share never takes the whole run, which would then train at rate 0 alone."""
@@ -218,6 +232,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     require_ranges(data, training)
     refuse_contradictions(model, training)
     refuse_idle(data, training)
+    refuse_unshared(training)
     arguments = Arguments(model, data, training, precision, tuple(argv), tuple(notices))
     arguments.kernels.require_usable(training.bits, arguments.zero_stage)
     return arguments

@@ -71,6 +71,26 @@ def refuse_contradictions(model: Any, training: Any) -> None:
         )
 
 
+def refuse_unshared(training: Any) -> None:
+    """Flags under which no two records can share a picture, or that would take them apart."""
+    if not training.share_pictures:
+        return
+    asked = "--share_pictures True"
+    if not training.unpadded:
+        raise UsageError(f"{asked} contradicts --unpadded False: in padded batches every record has a row of its own")
+    for name in ("group_by_modality_length", "group_by_real_length"):
+        if getattr(training, name):
+            raise UsageError(f"{asked} contradicts --{name} True: both say which records make a batch; give one")
+    if training.train_sampling_strategy != "random":
+        raise UsageError(
+            f"{asked} contradicts --train_sampling_strategy {training.train_sampling_strategy}: both say which records "
+            "make a batch; give one"
+        )
+    config = (getattr(training.hf_deepspeed_config, "config", {}) or {}) if training.deepspeed else {}
+    if int(config.get("sequence_parallel_size", 1)) > 1:
+        raise UsageError(f"{asked} contradicts DeepSpeed's sequence_parallel_size: a sequence is not cut among ranks")
+
+
 def zero_stage(training: Any) -> int:
     config = getattr(training.hf_deepspeed_config, "config", {}) or {}
     return int(config.get("zero_optimization", {}).get("stage", 0))

@@ -52,6 +52,7 @@ RANGES = {
     "lora_dropout": BELOW_ONE,
     "model_max_length": Range(1, 2**25),
     "loss_chunk": FROM_ZERO,
+    "share_among": FROM_ZERO,
     "cache_gb": Range(0, 1e9),
     "profile": FROM_ZERO,
     "early_stopping_patience": FROM_ZERO,

@@ -14,6 +14,7 @@ import torch
 from data_prep.records.marks import IGNORE_INDEX
 from llava_finetune.data.example import Example
 from llava_finetune.data.layout import Layout, lay_out, unique_pictures
+from llava_finetune.data.shared_pictures import share_pictures
 from llava_finetune.errors import UserError
 
 
@@ -54,20 +55,23 @@ def model_inputs(batch: Batch) -> ModelInputs:
 class Collator:
     """Pad examples to one batch, as upstream does: right padding, pictures in order, a zero picture for text.
 
-    With `unpadded` there is a `layout` too, and each different picture once. Padded, independent questions take a row
-    each.
+    With `unpadded` there is a `layout` too, and each different picture once; with `shared` records about the same
+    pictures are one sequence (see shared_pictures.py). Padded, independent questions take a row each.
     """
 
     pad_token_id: int
     blank: torch.Tensor | None = None
     max_length: int | None = None
     unpadded: bool = False
+    shared: bool = False
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         record_ids = [example.id for example in examples]
         record_indices = [example.index for example in examples]
         if not self.unpadded:
             examples = [path for example in examples for path in example.paths()]
+        elif self.shared:
+            examples = share_pictures(examples)
         pad = torch.nn.utils.rnn.pad_sequence
         ids = pad([example.input_ids for example in examples], True, self.pad_token_id)[:, : self.max_length]
         labels = pad([example.labels for example in examples], True, IGNORE_INDEX)[:, : self.max_length]

@@ -27,6 +27,7 @@ from llava_finetune.data.masking import Encoded, encode, encode_independent
 from llava_finetune.data.padding import require_small_square, resized_square
 from llava_finetune.data.unreadable_pictures import PictureLost
 from llava_finetune.errors import UserError
+from llava_finetune.planning.picture_batches import PictureKey
 
 
 def process_image(image: Image.Image, processor: Any, config: Any) -> torch.Tensor:
@@ -174,6 +175,12 @@ class RecordDataset(Dataset[Example]):  # type: ignore[misc]  # torch is not fol
         if isinstance(self.records, Records):
             return kept_lengths(self.records.path, len(self.records), self._num_words)
         return self._num_words()
+
+    @property
+    def picture_keys(self) -> list[PictureKey]:
+        """What tells the pictures of each record apart, None for a record of text."""
+        folder = self.encoder.image_folder
+        return [(folder, *names) if (names := images_of(record)) else None for record in self.records]
 
     def _num_words(self) -> list[int]:
         lengths = []

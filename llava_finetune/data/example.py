@@ -35,7 +35,8 @@ class Example:
 
     `length`: positions, pictures counted; `image_tokens`: those of each picture; `index`: its place in the data set.
     `branches`, where questions are independent, is where each begins (see masking.Encoded). `text_is_cut` says that the
-    text alone was longer than allowed.
+    text alone was longer than allowed. `owners`, in an example made of several records, is the record of each branch,
+    by its place in the batch.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Example:
     pictures: Sequence[Picture] = ()
     image_tokens: Sequence[int] = ()
     index: int = -1
+    owners: tuple[int, ...] = ()
 
     def paths(self) -> list[Example]:
         """An example of independent questions as one for each: what they share, then the question's own part."""

@@ -11,7 +11,7 @@ samples are kept apart. The loss is the same; upstream's function is the oracle 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -54,22 +54,29 @@ def unique_pictures(examples: Sequence[Example]) -> Pictures:
 class Layout:
     """Where the tokens of a batch come from and what is taught; N tokens in all, M of them taught.
 
-    ids: text tokens; rows: N, into [text; features]; positions: 1 x N; lengths: tokens per example; bounds: their sums
-    from 0; masks: one per example, None for causal; taught: M, rows of the hidden states; targets: M; keys and features
-    of the pictures.
+    ids: text tokens; rows: N, into [text; features]; positions: 1 x N; spans, query_bounds, key_bounds: as Samples has
+    them (kernels/unpadded_attention.py); taught: M, rows of the hidden states; targets: M; owners: M, the record that
+    each taught token is of, below num_records; keys and features of the pictures.
     """
 
     ids: torch.Tensor
     rows: torch.Tensor
     positions: torch.Tensor
-    lengths: Sequence[int]
-    bounds: torch.Tensor
-    masks: Sequence[torch.Tensor | None]
+    spans: Sequence[Sequence[int]]
+    query_bounds: torch.Tensor
+    key_bounds: torch.Tensor
     taught: torch.Tensor
     targets: torch.Tensor
+    owners: torch.Tensor
+    num_records: int
     num_features: int
     keys: Sequence[str | None]
     features: Sequence[torch.Tensor]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each sequence."""
+        return [sum(spans) for spans in self.spans]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Layout:
         """The same on another device: what accelerate and the Trainer call for every batch."""
@@ -80,20 +87,21 @@ class Layout:
         return self._each(torch.Tensor.pin_memory)
 
     def part(self, first: int, last: int) -> Layout:
-        """The examples from `first` up to `last`: what the layers need of them, not what the head needs."""
+        """The sequences from `first` up to `last`: what the layers need of them, not what the head needs."""
         start, end = sum(self.lengths[:first]), sum(self.lengths[:last])
+        before, after = (sum(len(spans) for spans in self.spans[:number]) for number in (first, last))
+        query, key = self.query_bounds[before : after + 1], self.key_bounds[before : after + 1]
         return replace(
             self,
             positions=self.positions[:, start:end],
-            lengths=self.lengths[first:last],
-            bounds=self.bounds[first : last + 1] - start,
-            masks=self.masks[first:last],
+            spans=self.spans[first:last],
+            query_bounds=query - query[0],
+            key_bounds=key - key[0],
         )
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Layout:
         changed = {name: change(value) for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
-        masks = [mask if mask is None else change(mask) for mask in self.masks]
-        return replace(self, **changed, masks=masks, features=[change(one) for one in self.features])
+        return replace(self, **changed, features=[change(one) for one in self.features])
 
 
 def lay_out(examples: Sequence[Example], batch_pictures: Pictures, max_length: int | None = None) -> Layout:
@@ -108,70 +116,84 @@ def lay_out(examples: Sequence[Example], batch_pictures: Pictures, max_length: i
     ]
     ids: list[int] = []
     rows: list[int] = []
-    lengths: list[int] = []
+    all_spans: list[list[int]] = []
     taught: list[int] = []
     targets: list[int] = []
-    masks: list[torch.Tensor | None] = []
-    positions: list[torch.Tensor] = []
-    for example, pictures in zip(examples, batch_pictures.chosen, strict=True):
-        waiting = iter(pictures)
+    owners: list[int] = []
+    positions: list[int] = []
+    for number, (example, chosen) in enumerate(zip(examples, batch_pictures.chosen, strict=True)):
+        waiting = iter(chosen)
         mine: list[int] = []
         labels: list[int] = []
         for token, label in zip(example.input_ids.tolist(), example.labels.tolist(), strict=True):
             if token == IMAGE_TOKEN_INDEX:
-                number = next(waiting)
-                mine += range(starts[number], starts[number + 1])
-                labels += [IGNORE_INDEX] * counts[number]
+                picture = next(waiting)
+                mine += range(starts[picture], starts[picture + 1])
+                labels += [IGNORE_INDEX] * counts[picture]
             else:
                 mine.append(len(ids))
                 labels.append(label)
                 ids.append(token)
-        kept, places, mask = _paths(len(mine), len(mine) - len(example.input_ids), example.branches, max_length)
+        kept, places, spans = _paths(len(mine), len(mine) - len(example.input_ids), example.branches, max_length)
         labels = [labels[place] for place in kept]
         wanted = [place for place in range(1, len(labels)) if labels[place] != IGNORE_INDEX]
+        owner = _owners(example.owners or (number,), spans)
         taught += [len(rows) + place - 1 for place in wanted]
+        owners += [owner[place] for place in wanted]
         targets += [labels[place] for place in wanted]
         rows += [mine[place] for place in kept]
-        lengths.append(len(labels))
-        positions.append(places)
-        masks.append(mask)
+        positions += places
+        all_spans.append([length for length in spans if length])
     return Layout(
         ids=torch.tensor(ids),
         rows=torch.tensor(rows),
-        positions=torch.cat(positions)[None],
-        lengths=lengths,
-        bounds=torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32),
-        masks=masks,
+        positions=torch.tensor(positions)[None],
+        spans=all_spans,
+        query_bounds=_sums(length for spans in all_spans for length in spans),
+        key_bounds=_sums(
+            length + (spans[0] if place else 0) for spans in all_spans for place, length in enumerate(spans)
+        ),
         taught=torch.tensor(taught, dtype=torch.int64),
         targets=torch.tensor(targets, dtype=torch.int64),
+        owners=torch.tensor(owners, dtype=torch.int64),
+        num_records=1 + max((number for example in examples for number in example.owners), default=len(examples) - 1),
         num_features=starts[-1] - num_text,
         keys=batch_pictures.keys,
         features=batch_pictures.features,
     )
 
 
+def _sums(lengths: Iterable[int]) -> torch.Tensor:
+    """Sums from 0, int32 as the kernels take them."""
+    return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+
+
+def _owners(owners: Sequence[int], spans: Sequence[int]) -> list[int]:
+    """The record of each position; what is shared counts as the first one's."""
+    of_spans = [owners[0], *owners] if len(owners) > 1 else list(owners) * len(spans)
+    return [owner for owner, length in zip(of_spans, spans, strict=True) for _ in range(length)]
+
+
 def _paths(
     total: int, added: int, branches: Sequence[int], max_length: int | None
-) -> tuple[Sequence[int], torch.Tensor, torch.Tensor | None]:
-    """What is kept of an example of `total` positions, each one's place in its own path, and who may look at whom.
+) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
+    """What is kept of an example of `total` positions, each one's place in its own path, and the lengths of its spans.
 
-    `added` positions came in for the pictures, all of them before the first branch. Each path, what is shared and one
-    branch, is cut at `max_length`. The mask, bool T x T, is None where it is the plain causal one.
+    `added` positions came in for the pictures, all of them before the first branch. The spans are what is shared and
+    each branch. Each path, what is shared and one branch, is cut at `max_length`.
     """
     if not branches:
         kept = range(total)[:max_length]
-        return kept, torch.arange(len(kept)), None
+        return kept, kept, [len(kept)]
     bounds = [0, *(start + added for start in branches), total]
     room = total if max_length is None else max_length
     indices: list[int] = []
     places: list[int] = []
-    path: list[int] = []
+    spans: list[int] = []
     for number, (start, end) in enumerate(itertools.pairwise(bounds)):
         before = bounds[1] if number else 0
         length = max(0, min(end - start, room - before))
         indices += range(start, start + length)
         places += range(before, before + length)
-        path += [number] * length
-    owner = torch.tensor(path)
-    seen = (owner[None, :] == 0) | (owner[None, :] == owner[:, None])
-    return indices, torch.tensor(places), seen.tril()
+        spans.append(length)
+    return indices, places, spans

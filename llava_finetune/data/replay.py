@@ -16,6 +16,7 @@ from data_prep.records.record import read_records
 from llava_finetune.data.dataset import Encoder, RecordDataset
 from llava_finetune.data.example import Example
 from llava_finetune.errors import UserError
+from llava_finetune.planning.picture_batches import PictureKey
 
 
 class Mixed(Dataset[Example]):  # type: ignore[misc]  # torch is not followed
@@ -37,6 +38,12 @@ class Mixed(Dataset[Example]):  # type: ignore[misc]  # torch is not followed
         """Upstream's measure of every record, as RecordDataset's."""
         general = self.general.modality_lengths
         return [*self.main.modality_lengths, *(general[index] for index in self.drawn)]
+
+    @property
+    def picture_keys(self) -> list[PictureKey]:
+        """What tells the pictures of every record apart, as RecordDataset's."""
+        general = self.general.picture_keys
+        return [*self.main.picture_keys, *(general[index] for index in self.drawn)]
 
 
 def split_spec(spec: str) -> tuple[Path, float]:

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from data_prep.records.picture import open_image
 from data_prep.records.record import DataError
 from llava_finetune.errors import UserError
+from llava_finetune.planning.picture_batches import PictureKey
 
 LIMIT = 100
 
@@ -74,6 +75,11 @@ class WithSubstitutes(Dataset[Any]):  # type: ignore[misc]  # torch is not follo
     def modality_lengths(self) -> list[int]:
         """As the data set's own."""
         return self.dataset.modality_lengths  # type: ignore[no-any-return]
+
+    @property
+    def picture_keys(self) -> list[PictureKey]:
+        """As the data set's own."""
+        return self.dataset.picture_keys  # type: ignore[no-any-return]
 
 
 _LOSSES = Losses()

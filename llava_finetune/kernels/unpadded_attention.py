@@ -1,7 +1,8 @@
 """Attention for batches without padding: the one place in a decoder layer where samples are kept apart.
 
 On a GPU all samples go through one variable-length FlashAttention call, torch's own (SDPA, 16 bit, compute capability
-8.0 and later) or flash-attn's. On CPU, and where a sample has a mask of its own, they take turns.
+8.0 and later) or flash-attn's. Elsewhere they take turns. Questions that share a beginning, a picture and what stands
+before it, are branches of one sample: each looks at the beginning and at itself, and no mask is needed for that.
 
     if can_unpad(model.config):
         unpad_attention(model.config)
@@ -26,12 +27,14 @@ FLASH = "flash_attention_"
 class Samples:
     """Where the samples of a batch without padding lie: an object, for torch.compile would guard a dict's every item.
 
-    lengths: positions of each; bounds: their sums from 0 (int32); masks: bool T x T for each, None for causal.
+    spans: lengths of each sample's beginning, which all of it sees, and of its branches, which see it and themselves;
+    a plain sample is a beginning alone. Of all spans of the batch, int32 sums from 0: query_bounds of their own
+    lengths, key_bounds of what they look at.
     """
 
-    lengths: Sequence[int]
-    bounds: torch.Tensor
-    masks: Sequence[torch.Tensor | None]
+    spans: Sequence[Sequence[int]]
+    query_bounds: torch.Tensor
+    key_bounds: torch.Tensor
 
 
 def can_unpad(config: Any) -> bool:
@@ -67,13 +70,13 @@ def _attention(name: str) -> Any:
         if samples is None:
             return _padded(name)(module, query, key, value, mask, scaling=scaling, **keywords)
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        if _in_one_call(name, query, samples):
+        if _in_one_call(name, query):
             return _varied(name, query, key, value, scale, samples), None
         each: Any = _short if name == "eager" else _fused
-        pieces: Any = zip(*(part.squeeze(0).split(samples.lengths, dim=1) for part in (query, key, value)), strict=True)
-        masked = zip(pieces, samples.masks, strict=True)
-        out = torch.cat([each(*piece, scale, seen).transpose(0, 1) for piece, seen in masked])
-        return out[None], None
+        asking = query.squeeze(0).split([length for spans in samples.spans for length in spans], dim=1)
+        seen = (_seen_by_each(part.squeeze(0), samples.spans, 1) for part in (key, value))
+        out = [each(*piece, scale).transpose(0, 1) for piece in zip(asking, *seen, strict=True)]
+        return torch.cat(out)[None], None
 
     return attention
 
@@ -88,35 +91,43 @@ def _padded(name: str) -> Any:
     return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
 
 
-def _short(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, seen: torch.Tensor | None
-) -> torch.Tensor:
-    """Attention of one sample by two matrix products: on CPU the backward of short ones beats SDPA's.
+def _seen_by_each(part: torch.Tensor, all_spans: Sequence[Sequence[int]], dim: int) -> list[torch.Tensor]:
+    """Keys or values that each span looks at: a sample's beginning, and for a branch its own behind them."""
+    pieces = iter(part.split([length for spans in all_spans for length in spans], dim=dim))
+    seen = []
+    for spans in all_spans:
+        beginning = next(pieces)
+        seen += [beginning, *(torch.cat([beginning, next(pieces)], dim) for _ in spans[1:])]
+    return seen
 
-    query: heads x T x D; key, value: groups x T x D, never repeated; seen: bool T x T, None for causal. Softmax is
-    fp32 inside, as eager's.
+
+def _causal(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Who looks at whom, bool T x S, where the T positions that ask are the last of the S that are seen."""
+    length, seen = query.shape[-2], key.shape[-2]
+    return torch.ones(length, seen, dtype=torch.bool, device=query.device).tril(seen - length)
+
+
+def _short(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Attention of one span by two matrix products: on CPU the backward of short ones beats SDPA's.
+
+    query: heads x T x D; key, value: groups x S x D, never repeated. Softmax is fp32 inside, as eager's.
     """
-    groups, length, width = key.shape
-    folded = query.reshape(groups, -1, length, width)
+    folded = query.reshape(key.shape[0], -1, *query.shape[1:])
     scores = torch.matmul(folded * scaling, key[:, None].transpose(-1, -2))
-    if seen is None:
-        seen = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
-    weights = scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1)
+    weights = scores.masked_fill(~_causal(query, key), torch.finfo(scores.dtype).min).softmax(-1)
     return torch.matmul(weights, value[:, None]).reshape(query.shape)
 
 
-def _fused(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, seen: torch.Tensor | None
-) -> torch.Tensor:
-    attend = functional.scaled_dot_product_attention
+def _fused(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+    # SDPA's own causal mask has its corner above: it is right for as many keys as queries alone.
+    seen = None if query.shape[-2] == key.shape[-2] else _causal(query, key)
     how: dict[str, Any] = {"attn_mask": seen, "is_causal": seen is None, "scale": scaling, "enable_gqa": True}
+    attend = functional.scaled_dot_product_attention
     return attend(query[None], key[None], value[None], **how)[0]  # type: ignore[no-any-return]
 
 
-def _in_one_call(name: str, query: torch.Tensor, samples: Samples) -> bool:
-    """Whether a variable-length kernel takes this batch: no masks, and flash-attn's or torch's is there."""
-    if any(mask is not None for mask in samples.masks):
-        return False
+def _in_one_call(name: str, query: torch.Tensor) -> bool:
+    """Whether a variable-length kernel takes this batch: flash-attn's or torch's is there."""
     return name.startswith(FLASH) or (name == "sdpa" and _has_varlen(query.device, _type(query)))
 
 
@@ -138,18 +149,26 @@ def _type(query: torch.Tensor) -> torch.dtype:
 def _varied(
     name: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, samples: Samples
 ) -> torch.Tensor:
-    """Causal attention of all samples in one call, 1 x N x heads x D; `bounds`: where each begins and the last ends."""
-    dtype = _type(query)
-    parts = [part.transpose(1, 2).to(dtype) for part in (query, key, value)]
-    bounds, longest = samples.bounds, max(samples.lengths)
+    """Causal attention of all spans in one call, 1 x N x heads x D; a branch's last position sees the last key.
+
+    FlashAttention's causal mask has its corner below: with fewer queries than keys the queries are the last of them.
+    """
+    dtype, spans = _type(query), samples.spans
+    asking, *seen = (part.transpose(1, 2).to(dtype).squeeze(0) for part in (query, key, value))
+    if any(len(one) > 1 for one in spans):
+        seen = [torch.cat(_seen_by_each(part, spans, 0)) for part in seen]
+    bounds = samples.query_bounds, samples.key_bounds
+    longest = [max(max(one) for one in spans), max(one[0] + max(one[1:], default=0) for one in spans)]
     if name.startswith(FLASH):
         from transformers.modeling_flash_attention_utils import _flash_attention_forward
 
-        lengths = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
-        how = {"is_causal": True, "softmax_scale": scaling, "attn_implementation": name, **lengths}
+        names = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+        how = {"is_causal": True, "softmax_scale": scaling, "attn_implementation": name}
+        how |= dict(zip(names, (*bounds, *longest), strict=True))
+        parts = (asking[None], *(part[None] for part in seen))
         return _flash_attention_forward(*parts, None, query_length=query.shape[2], **how)  # type: ignore[no-any-return]
     from torch.nn.attention.varlen import varlen_attn
 
     grouped = key.shape[1] != query.shape[1]
     how = {"scale": scaling, "window_size": (-1, 0), "enable_gqa": grouped}  # nothing to the right: causal
-    return varlen_attn(*(part.squeeze(0) for part in parts), bounds, bounds, longest, longest, **how)[None]  # type: ignore
+    return varlen_attn(asking, *seen, *bounds, *longest, **how)[None]  # type: ignore

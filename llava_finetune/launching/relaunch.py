@@ -13,16 +13,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from llava_finetune.errors import OutOfMemoryError
+from llava_finetune.flags import flag, is_true
 from llava_finetune.launching.processes import run
 
 
-def halved(batch: int, accumulation: int) -> tuple[str, ...]:
-    """Flags for half the micro-batch (one record, where it is odd) in the same global batch; none below one record."""
+def halved(batch: int, accumulation: int, sharing: int = 0) -> tuple[str, ...]:
+    """Flags for half the micro-batch (one record, where it is odd) in the same global batch; none below one record.
+
+    `sharing` records are put together by their pictures: so many stay, whatever the micro-batch, in the same order.
+    """
     if batch < 2:
         return ()
     size = batch // 2 if batch % 2 == 0 else 1
     steps = str(accumulation * batch // size)
-    return ("--resume", "auto", "--per_device_train_batch_size", str(size), "--gradient_accumulation_steps", steps)
+    smaller = ("--resume", "auto", "--per_device_train_batch_size", str(size), "--gradient_accumulation_steps", steps)
+    return (*smaller, "--share_among", str(sharing)) if sharing else smaller
 
 
 def run_until_it_fits(
@@ -38,8 +43,10 @@ def run_until_it_fits(
     does the same; a file per try, for one launcher may begin the next before another has read of the last.
     """
     failures = _failure_files(shared)
+    is_sharing = is_true(flag(command, "--share_pictures"))
+    sharing = (int(flag(command, "--share_among") or 0) or batch) if is_sharing else 0
     code = run(command, environment, next(failures))
-    while code == OutOfMemoryError.exit_code and (smaller := halved(batch, accumulation)):
+    while code == OutOfMemoryError.exit_code and (smaller := halved(batch, accumulation, sharing)):
         batch, accumulation = int(smaller[3]), int(smaller[5])
         print(f"# out of memory: once more, from the last checkpoint, with {' '.join(smaller[2:])}", flush=True)
         command = [*command, *smaller]

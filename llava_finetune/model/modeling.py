@@ -91,7 +91,7 @@ class SupervisedHead:
     ) -> Any:
         """As upstream's forward; with `labels` (int64, B x T) or a `layout` the result holds the loss and no logits.
 
-        In evaluation mode the result holds `row_losses` too: of each row, or of each example of a layout.
+        In evaluation mode the result holds `row_losses` too: of each row, or of each record of a layout.
         """
         anchor = newline_anchor(self) if layout is not None or labels is not None else None
         if layout is not None:
@@ -103,8 +103,7 @@ class SupervisedHead:
             losses = token_losses(hidden, layout.targets, self.lm_head, self.forward_settings.loss_chunk)
             output = CausalLMOutputWithPast(loss=losses.mean() + anchor)
             if not self.training:
-                owner = torch.bucketize(layout.taught, layout.bounds[1:].long(), right=True)
-                output["row_losses"] = row_losses(losses, owner, len(layout.lengths))
+                output["row_losses"] = row_losses(losses, layout.owners, layout.num_records)
             return output
         if labels is None:
             return super().forward(  # type: ignore[misc]

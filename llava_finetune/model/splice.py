@@ -94,6 +94,6 @@ def run_layers(model: Any, embeddings: torch.Tensor, layout: Layout) -> torch.Te
         attention_mask=unused,
         position_ids=layout.positions,
         use_cache=False,
-        samples=Samples(layout.lengths, layout.bounds, layout.masks),
+        samples=Samples(layout.spans, layout.query_bounds, layout.key_bounds),
     )
     return out.last_hidden_state.squeeze(0)  # type: ignore[no-any-return]

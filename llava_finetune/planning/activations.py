@@ -18,6 +18,13 @@ def sequence_length(shape: Shape, setting: Setting) -> int:
     return min(setting.text_tokens + setting.images * shape.image_tokens, setting.max_length)
 
 
+def batch_positions(shape: Shape, setting: Setting) -> int:
+    """Positions of a batch: those of all records, and of a picture that some of them share its own once."""
+    each = sequence_length(shape, setting)
+    pictures = min(setting.images * shape.image_tokens, each)
+    return setting.batch * (each - pictures) + setting.num_pictures * pictures
+
+
 def adapter_parameters(shape: Shape, setting: Setting) -> int:
     return shape.lora_parameters(setting.rank, setting.targets) if setting.has_adapters else 0
 
@@ -49,6 +56,14 @@ def _layer_bytes_per_token(language: Language, setting: Setting) -> float:
     return float(kept)
 
 
+def _layer_bytes(shape: Shape, setting: Setting) -> float:
+    """What one layer keeps of a batch; attention keeps the keys and values of a shared picture for each question."""
+    positions = batch_positions(shape, setting)
+    copied = setting.batch * sequence_length(shape, setting) - positions
+    kept = _layer_bytes_per_token(shape.language, setting) * positions
+    return kept + copied * 2 * setting.weight_bytes * shape.language.kv_size
+
+
 def _tower_bytes_per_patch(vision: Vision, setting: Setting) -> float:
     """Bytes that autograd keeps of one layer of an adapted tower and patch.
 
@@ -70,7 +85,7 @@ def _tower_activations(shape: Shape, setting: Setting) -> tuple[float, float]:
     if not setting.has_adapters or "vision" not in [part.strip() for part in setting.targets.split(",")]:
         return 0.0, 0.0
     vision = shape.vision
-    patches = setting.batch * setting.images * shape.views * (vision.num_patches + 1)
+    patches = setting.num_pictures * setting.images * shape.views * (vision.num_patches + 1)
     inputs = setting.weight_bytes * vision.hidden * (shape.select_layer % (vision.layers + 1))
     return inputs * patches, _tower_bytes_per_patch(vision, setting) * patches
 
@@ -82,8 +97,8 @@ def _adapted(name: str, targets: str) -> bool:
 
 def activation_bytes(shape: Shape, setting: Setting) -> int:
     """Kept for the backward pass: every layer; with checkpointing every layer's input, and one layer computed again."""
-    language, tokens = shape.language, setting.batch * sequence_length(shape, setting)
-    patches = setting.batch * setting.images * shape.views * shape.vision.num_patches
+    language, tokens = shape.language, batch_positions(shape, setting)
+    patches = setting.num_pictures * setting.images * shape.views * shape.vision.num_patches
     projector = patches * setting.weight_bytes * (shape.vision.hidden + 2 * language.hidden)
     # fp32 adapters (no ZeRO) run through autocast: a 16-bit copy of each is kept, under checkpointing one layer's.
     copies = 0 if setting.stage >= 2 else setting.weight_bytes * adapter_parameters(shape, setting)
@@ -95,20 +110,19 @@ def activation_bytes(shape: Shape, setting: Setting) -> int:
 
 def _kept_of_layers(shape: Shape, setting: Setting) -> float:
     """What lies from the forward pass until each layer's backward: all of a layer, or its input."""
-    language, tokens = shape.language, setting.batch * sequence_length(shape, setting)
+    language, tokens = shape.language, batch_positions(shape, setting)
     seen_inputs, seen_layer = _tower_activations(shape, setting)
     if setting.checkpointing:
         return setting.stream_bytes * language.hidden * language.layers * tokens + seen_inputs
     used = shape.select_layer % (shape.vision.layers + 1)
-    return _layer_bytes_per_token(language, setting) * tokens * language.layers + seen_layer * used
+    return _layer_bytes(shape, setting) * language.layers + seen_layer * used
 
 
 def _computed_again(shape: Shape, setting: Setting) -> float:
     """One layer under checkpointing, of the language model or the tower, whichever keeps more."""
     if not setting.checkpointing:
         return 0.0
-    tokens = setting.batch * sequence_length(shape, setting)
-    return max(_layer_bytes_per_token(shape.language, setting) * tokens, _tower_activations(shape, setting)[1])
+    return max(_layer_bytes(shape, setting), _tower_activations(shape, setting)[1])
 
 
 def never_together(shape: Shape, setting: Setting, gradients: float) -> int:

@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass
 from llava_finetune.planning.activations import (
     activation_bytes,
     adapter_parameters,
+    batch_positions,
     logit_bytes,
     never_together,
-    sequence_length,
 )
 from llava_finetune.planning.setting import Setting
 from llava_finetune.planning.shapes import Shape
@@ -129,7 +129,7 @@ def _temporary(shape: Shape, setting: Setting, trained: int, shards: int) -> int
     The moments do not meet: the logits are gone when a layer's backward begins, and neither the tower's forward nor
     the step meets the activations.
     """
-    language, tokens = shape.language, setting.batch * sequence_length(shape, setting)
+    language, tokens = shape.language, batch_positions(shape, setting)
     logits = logit_bytes(shape, setting)
     kept = activation_bytes(shape, setting) + logits
     fp32_adapters = setting.mode == "qlora" and setting.stage < 2
@@ -140,7 +140,7 @@ def _temporary(shape: Shape, setting: Setting, trained: int, shards: int) -> int
     if setting.mode == "full":
         backward += setting.weight_bytes * max(rows * columns for rows, columns in language.linears().values())
     step = _step_bytes(setting, trained // shards)
-    patches = setting.batch * setting.images * shape.views * (shape.vision.num_patches + 1)
+    patches = setting.num_pictures * setting.images * shape.views * (shape.vision.num_patches + 1)
     # The tower is asked for one hidden state and keeps all of them.
     per_patch = shape.vision.hidden * (shape.vision.layers + 8) + shape.vision.intermediate
     tower = setting.weight_bytes * patches * per_patch

@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from data_prep.numbers import whole
+from llava_finetune.errors import UsageError
 from llava_finetune.machine import GB, available_ram, readable
 from llava_finetune.planning import exact
 from llava_finetune.planning.activations import sequence_length
@@ -43,6 +44,8 @@ SCRIPTS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the plan; exit code 1 where the wanted mode fits in no way."""
     options = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+    if options.share_pictures and not options.data:
+        raise UsageError("--share_pictures without --data: which records share a picture is read from there")
     shape = read_shape(options.model, options.vision_tower)
     num_gpus, gpu_bytes = read_gpus(options.gpus)
     wanted = _wanted_setting(options, shape, num_gpus)
@@ -92,7 +95,7 @@ def _wanted_setting(options: argparse.Namespace, shape: Shape, num_gpus: int) ->
         max_length=options.model_max_length or max_length(shape),
     )
     if options.data:
-        setting = replace(setting, **lengths(options.data))
+        setting = replace(setting, **lengths(options.data, options.share_pictures))
     return setting
 
 
@@ -111,6 +114,12 @@ def _text(
         f"{shape.vision.num_parameters / 1e6:.0f} M, projector {shape.projector_parameters / 1e6:.1f} M parameters",
         f"{wanted.mode}: {trained / 1e6:.1f} M trainable; a record has up to {sequence_length(shape, wanted)} "
         f"positions ({wanted.images} picture(s) of up to {shape.image_tokens} tokens, {wanted.text_tokens} of text)",
+        *(
+            [
+                f"records that share pictures: {number} of a batch bring up to {most}"
+                for number, most in wanted.shared[:1]
+            ]
+        ),
         "",
         f"On each of {num_gpus} GPU(s) of {readable(gpu_bytes)}, in GB (nothing loaded; counted from the config):",
         "",
@@ -198,7 +207,8 @@ def _asked(shape: Shape, setting: Setting) -> list[str]:
     flags |= {"--bits": "bits"} if setting.mode == "qlora" else {}
     values = {flag: (getattr(setting, name), getattr(usual, name)) for flag, name in flags.items()}
     values["--model_max_length"] = (setting.max_length, usual.max_length)
-    return [f"{flag} {given}" for flag, (given, default) in values.items() if given != default]
+    sharing = ["--share_pictures True"] if setting.shared else []
+    return sharing + [f"{flag} {given}" for flag, (given, default) in values.items() if given != default]
 
 
 def _as_json(
@@ -253,6 +263,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lora_targets", "--lora-targets", default="language", help="as in train (default language)")
     parser.add_argument("--model_max_length", "--model-max-length", type=whole(1), help="default 2048, for 1.6 4096")
     parser.add_argument("--vision_tower", "--vision-tower", help="CLIP folder or hub id, for a plain language model")
+    parser.add_argument(
+        "--share_pictures",
+        "--share-pictures",
+        action="store_true",
+        help="count batches as train's --share_pictures True makes them of --data",
+    )
     parser.add_argument(
         "--exact", action="store_true", help="beside it: the wanted mode in a pretended training, on this CPU"
     )

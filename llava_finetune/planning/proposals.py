@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from llava_finetune.errors import UsageError, UserError
-from llava_finetune.flags import flag
+from llava_finetune.flags import flag, is_true
 from llava_finetune.machine import GB, gpus, readable
 from llava_finetune.planning.memory import Estimate, estimate, host_ram
+from llava_finetune.planning.picture_batches import most_pictures
 from llava_finetune.planning.setting import LORA_RANK, Setting
 from llava_finetune.planning.shapes import Shape, read_shape
 
 MODES = ("pretrain", "qlora", "lora", "full")
-MAX_BATCH = 16
+BATCHES = (16, 8, 4, 2, 1)
+"""Records of a device's batch that are tried, the most first."""
 MAX_WORKERS = 4
 USABLE = 0.93
 """Share of a GPU's memory that a plan may fill. A card that is sold as 24 GB has 24 * 2^30 bytes: 0.93 of it is what
@@ -155,7 +157,7 @@ def choose_for_launch(
         max_length=int(flag(flags, "--model_max_length") or max_length(shape)),
     )
     if data and Path(data).is_file():
-        setting = replace(setting, **lengths(data))
+        setting = replace(setting, **lengths(data, is_true(flag(flags, "--share_pictures"))))
     found = propose(shape, setting, gpu_bytes, global_batch, config)
     if found is None:
         raise UserError(too_small(shape, setting, gpu_bytes, config))
@@ -187,11 +189,15 @@ def max_length(shape: Shape) -> int:
     return 4096 if shape.anyres else 2048
 
 
-def lengths(path: str) -> dict[str, Any]:
-    """Setting fields of a records file: longest text in tokens (estimated), most taught text, most pictures."""
+def lengths(path: str, is_sharing: bool = False) -> dict[str, Any]:
+    """Setting fields of a records file: longest text in tokens (estimated), most taught text, most pictures.
+
+    With `is_sharing` also how many different pictures batches of each size hold.
+    """
     from data_prep.records.record import images_of, read_records
 
     text, taught, pictures = [1], [1], [0]
+    shared: tuple[tuple[int, int], ...] = ()
     for record in read_records(Path(path)):
         turns = [
             (turn["from"], len(str(turn["value"]).encode()) / BYTES_PER_TOKEN + 6) for turn in record["conversations"]
@@ -199,7 +205,10 @@ def lengths(path: str) -> dict[str, Any]:
         text.append(round(sum(size for _, size in turns)) + 40)
         taught.append(round(sum(size for who, size in turns if who == "gpt")))
         pictures.append(len(images_of(record)))
-    return {"text_tokens": max(text), "supervised_tokens": _high(taught), "images": max(pictures)}
+    if is_sharing:
+        keys = [tuple(images_of(record)) or None for record in read_records(Path(path))]
+        shared = tuple((size, most_pictures(keys, size)) for size in BATCHES)
+    return {"shared": shared, "text_tokens": max(text), "supervised_tokens": _high(taught), "images": max(pictures)}
 
 
 def _high(values: Sequence[int]) -> int:
@@ -209,8 +218,8 @@ def _high(values: Sequence[int]) -> int:
 
 def _batches(global_batch: int, num_gpus: int) -> list[int]:
     """Per-GPU batches to try, largest first: powers of two that the global batch is made of."""
-    most = max(1, min(MAX_BATCH, global_batch // num_gpus))
-    return [size for size in (16, 8, 4, 2, 1) if size <= most]
+    most = max(1, min(BATCHES[0], global_batch // num_gpus))
+    return [size for size in BATCHES if size <= most]
 
 
 def _useful(candidate: Setting) -> int:

@@ -15,7 +15,7 @@ class Setting:
     """How a model is trained; `mode` is pretrain, full, lora or qlora, `stage` 0 (no ZeRO), 2 or 3.
 
     `mask_bytes` of an element under dropout is a GPU's; on a CPU 4. `accumulated`: a step has several batches, so that
-    gradients lie beside activations.
+    gradients lie beside activations. `shared`, with --share_pictures: (records of a batch, different pictures in it).
     """
 
     mode: str
@@ -35,6 +35,12 @@ class Setting:
     weight_bytes: int = 2
     mask_bytes: int = 1
     accumulated: bool = True
+    shared: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def num_pictures(self) -> int:
+        """Records of a batch that bring pictures of their own: all, unless they share them."""
+        return dict(self.shared).get(self.batch, self.batch)
 
     @property
     def base_bits(self) -> int:

@@ -22,17 +22,22 @@ FILLER = "a"
 
 
 def write_records(folder: Path, shape: Shape, setting: Setting, number: int) -> Path:
-    """`number` records in `folder`/records.json, each with pictures of its own that take the most tokens."""
+    """`number` records in `folder`/records.json, with pictures that take the most tokens.
+
+    Each has its own, unless as many of a batch share them as `setting` says.
+    """
     from PIL import Image
 
     turns = conversation(folder, setting)
     size = picture_size(shape)
     rows = []
     for index in range(number):
-        names = [f"{index}-{picture}.png" for picture in range(setting.images)]
+        batch, place = divmod(index, setting.batch)
+        own = batch * setting.batch + place * setting.num_pictures // setting.batch
+        names = [f"{own}-{picture}.png" for picture in range(setting.images)]
         for name in names:
-            Image.new("RGB", size, (index % 256, 90, 90)).save(folder / name)
-        row: dict[str, Any] = {"id": str(index), "conversations": turns}
+            Image.new("RGB", size, (own % 256, 90, 90)).save(folder / name)
+        row: dict[str, Any] = {"id": str(index), "conversations": _begun_by(chr(ord("b") + place), turns)}
         rows.append(row | ({"image": names} if names else {}))
     path = folder / "records.json"
     path.write_text(json.dumps(rows), encoding="utf-8")
@@ -63,6 +68,12 @@ def conversation(folder: Path, setting: Setting) -> list[dict[str, str]]:
         wanted = f"{setting.text_tokens} tokens, {setting.supervised_tokens} of them taught"
         raise UserError(f"records of {wanted}, cannot be made up: {found[0]} and {found[1]} are the nearest")
     return turns(asked, answered)
+
+
+def _begun_by(letter: str, turns: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The turns with another first word, as long: records of one picture part there."""
+    head, mark, asked = turns[0]["value"].rpartition("\n")
+    return [{**turns[0], "value": head + mark + letter + asked[1:]}, *turns[1:]]
 
 
 def picture_size(shape: Shape) -> tuple[int, int]:

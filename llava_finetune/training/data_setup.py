@@ -19,6 +19,7 @@ from llava_finetune.data.collator import Collator
 from llava_finetune.data.dataset import Encoder, RecordDataset
 from llava_finetune.data.replay import mixed
 from llava_finetune.data.unreadable_pictures import WithSubstitutes
+from llava_finetune.planning.picture_batches import most_pictures
 from llava_finetune.training.beginning import Run
 from llava_finetune.training.evaluator import EvaluationSettings, Evaluator, with_folder
 from llava_finetune.training.model_setup import Built
@@ -53,7 +54,15 @@ def load_data(run: Run, built: Built, records: Any) -> RunData:
         dataset = mixed(dataset, data.replay, with_folder(encoder, data.replay_image_folder), training.seed)
         run.say(f"replay: {len(dataset) - len(records)} general records beside {len(records)} ({data.replay})")
     size = tower.config.image_size
-    collator = Collator(built.tokenizer.pad_token_id, torch.zeros(3, size, size), max_length, built.unpadded)
+    blank, shared = torch.zeros(3, size, size), training.share_pictures
+    collator = Collator(built.tokenizer.pad_token_id, blank, max_length, built.unpadded, shared)
+    if shared:
+        keys = dataset.picture_keys
+        pictures = len({key for key in keys if key is not None}) + keys.count(None)
+        run.say(
+            f"--share_pictures: {len(keys):,} records, {pictures:,} different pictures or texts; {training.sharing} "
+            f"records that stand together hold up to {most_pictures(keys, training.sharing)} of them"
+        )
     return RunData(WithSubstitutes(dataset), collator, _evaluators(run, encoder, collator))
 
 

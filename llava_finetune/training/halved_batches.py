@@ -82,7 +82,7 @@ class HalvedBatches:
         if is_whole and (together or self.num_parts >= batch):
             self._save_last_step(model)
         if together:
-            smaller = halved(batch, args.gradient_accumulation_steps)
+            smaller = halved(batch, args.gradient_accumulation_steps, args.sharing)
             raise OutOfMemoryError(
                 f"step {step}: out of memory ({message}). Several ranks, and DeepSpeed, cannot change batches midway; "
                 "go on from the last checkpoint, with the same global batch and order (the launchers do it by "

@@ -19,7 +19,8 @@ from llava_finetune.training.watch import StopSignal
 class LoopPlan:
     """What a loop is told: what saves and stops it, which settings its checkpoints are sealed with, how it is examined.
 
-    `eval_every`: steps between evaluations, 0 for one an epoch; `patience`: evaluations without a better `metric`.
+    `eval_every`: steps between evaluations, 0 for one an epoch; `patience`: evaluations without a better `metric`;
+    `sharing`: as the training arguments'.
     """
 
     writer: FolderWriter
@@ -33,3 +34,4 @@ class LoopPlan:
     patience: int = 0
     trim_heap: bool = False
     profile: int = 0
+    sharing: int = 0

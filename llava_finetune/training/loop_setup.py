@@ -41,6 +41,7 @@ def make_loop(run: Run, built: Built, data: RunData, signals: StopSignal) -> Run
         patience=arguments.training.early_stopping_patience,
         trim_heap=arguments.training.trim_heap,
         profile=arguments.training.profile,
+        sharing=arguments.training.sharing,
     )
     return RunTrainer(
         plan,

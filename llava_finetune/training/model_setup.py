@@ -12,6 +12,7 @@ from typing import Any
 
 from llava_finetune.config.arguments import Arguments
 from llava_finetune.data.feature_cache import FeatureCache, fingerprint, reason_against
+from llava_finetune.errors import UserError
 from llava_finetune.kernels.fast_lora import speed_up
 from llava_finetune.kernels.unpadded_attention import can_unpad, unpad_attention
 from llava_finetune.model.adapters import Lora, add_adapters, require_same_adapter
@@ -140,6 +141,11 @@ def _make_fast(model: Any, run: Run) -> bool:
         return False
     if not can_unpad(model.config):
         attention = model.config._attn_implementation
+        if training.share_pictures:
+            raise UserError(
+                f"--share_pictures True: {attention} attention, or a window or dropout in it, needs padded batches, "
+                "in which every record has its picture to itself; leave it out, or choose --attn_implementation sdpa"
+            )
         run.say(f"padded batches: {attention} attention, or a window or dropout in it, needs them")
         return False
     unpad_attention(model.config)

@@ -47,6 +47,7 @@ def settings_of(arguments: Arguments) -> dict[str, Any]:
         **{name: _plain(getattr(training, name, None)) for name in TRAINING},
         # Cut otherwise into micro-batches, as after running out of memory, the same records make a step.
         "records_per_step": training.per_device_train_batch_size * training.gradient_accumulation_steps,
+        "sharing": training.sharing,
         "independent_turns": data.independent_turns.lower(),
         "image_aspect_ratio": data.image_aspect_ratio,
         "data_sha256": sha256_of(Path(data.data_path)),

@@ -16,6 +16,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from llava_finetune.data.collator import Batch
 from llava_finetune.data.layout import Layout
+from llava_finetune.data.shared_pictures import PictureSampler
 from llava_finetune.training.course import Course
 from llava_finetune.training.evaluation_schedule import Examiner
 from llava_finetune.training.halved_batches import HalvedBatches
@@ -101,6 +102,13 @@ class RunTrainer(HalvedBatches, PartLearningRates, WholeCheckpoints):
         self.loader.worker_init_fn = functools.partial(start_worker, self.loader.worker_init_fn)
         atexit.register(end_workers)
         return loader
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if not self.plan.sharing:
+            return super()._get_train_sampler(train_dataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        keys = self.train_dataset.picture_keys
+        return PictureSampler(keys, self.plan.sharing, seed, lambda: int(self.state.epoch or 0))
 
     def draw_as_new_workers(self) -> None:
         """Workers that stay for an epoch draw no seed for it; new ones do, so that every epoch's order is the same."""

@@ -18,13 +18,19 @@ Made = Callable[..., Any]
 Records = list[dict[str, Any]]
 
 
-def by_bounds(query: Any, key: Any, value: Any, bounds: torch.Tensor, scale: float) -> torch.Tensor:
-    """Causal attention of each sample; query: T x heads x D, key and value: T x groups x D."""
+def by_bounds(query: Any, key: Any, value: Any, asking: Any, seen: Any, scale: float) -> torch.Tensor:
+    """Causal attention of each span, as FlashAttention's: the last query sees the last key.
+
+    query: T x heads x D, key and value: S x groups x D; asking and seen: their bounds.
+    """
     out = []
-    for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-        parts = [part[start:end].transpose(0, 1)[None] for part in (query, key, value)]
-        how = {"is_causal": True, "scale": scale, "enable_gqa": True}
-        out.append(functional.scaled_dot_product_attention(*parts, **how)[0].transpose(0, 1))
+    for start, end, first, last in zip(asking[:-1], asking[1:], seen[:-1], seen[1:], strict=True):
+        parts = [query[start:end], key[first:last], value[first:last]]
+        number, all_seen = int(end - start), int(last - first)
+        mask = torch.tensor([[j <= i + all_seen - number for j in range(all_seen)] for i in range(number)])
+        how = {"attn_mask": mask, "scale": scale, "enable_gqa": True}
+        turned = (part.transpose(0, 1)[None] for part in parts)
+        out.append(functional.scaled_dot_product_attention(*turned, **how)[0].transpose(0, 1))
     return torch.cat(out)
 
 
@@ -55,7 +61,9 @@ def test_torchs_kernel_takes_all_samples_in_one_call(
         given.apply_defaults()
         values = given.arguments
         calls.append(values)
-        return by_bounds(values["query"], values["key"], values["value"], values["cu_seq_q"], values["scale"])
+        return by_bounds(
+            values["query"], values["key"], values["value"], values["cu_seq_q"], values["cu_seq_k"], values["scale"]
+        )
 
     monkeypatch.setattr(varlen, "varlen_attn", kernel)
     monkeypatch.setattr(unpadded_attention, "_has_varlen", lambda device, dtype: True)
@@ -74,7 +82,8 @@ def test_torchs_kernel_accepts_these_tensors_forward_and_backward() -> None:
     """On the meta device, where torch checks shapes and types and computes nothing."""
     query = torch.randn(1, 4, 12, 16, dtype=torch.bfloat16, device="meta", requires_grad=True)
     key, value = (torch.randn(1, 2, 12, 16, dtype=torch.bfloat16, device="meta", requires_grad=True) for _ in range(2))
-    samples = Samples([5, 7], torch.zeros(3, dtype=torch.int32, device="meta"), [None, None])
+    bounds = torch.zeros(4, dtype=torch.int32, device="meta")
+    samples = Samples([[5], [3, 4]], bounds, bounds)
     out = unpadded_attention._varied("sdpa", query, key, value, 0.25, samples)
     assert out.shape == (1, 12, 4, 16)
     out.sum().backward()
@@ -94,8 +103,8 @@ def flash(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         deterministic: bool = False,
     ) -> torch.Tensor:  # fmt: skip
         assert causal and window_size == (-1, -1) and not dropout_p
-        calls.append((cu_seqlens_q.tolist(), int(max_seqlen_q)))
-        return by_bounds(q, k, v, cu_seqlens_q, softmax_scale)
+        calls.append((cu_seqlens_q.tolist(), cu_seqlens_k.tolist(), int(max_seqlen_q), int(max_seqlen_k)))
+        return by_bounds(q, k, v, cu_seqlens_q, cu_seqlens_k, softmax_scale)
 
     functions = (None, kernel, None, utils._pad_input, utils._unpad_input)
     process = (utils._lazy_define_process_function(kernel), None)
@@ -118,14 +127,19 @@ def test_flash_attention_takes_batches_with_padding_and_without(
     require_equal(loss_and_gradients(made.model, batch), wanted)
     assert len(flash) == config.num_hidden_layers
     if unpadded:
-        assert flash[0] == (batch["layout"].bounds.tolist(), max(batch["layout"].lengths))
+        layout = batch["layout"]
+        bounds = layout.query_bounds.tolist()
+        assert flash[0] == (bounds, bounds, *[max(layout.lengths)] * 2)
 
 
-def test_samples_with_masks_of_their_own_take_turns(make_model: Made, records: Records, flash: list[Any]) -> None:
+def test_branches_are_spans_of_one_call(make_model: Made, records: Records, flash: list[Any]) -> None:
     made = make_model("1.6-mistral", "sdpa")
     merged = [{**record, "independent_turns": True} for record in records]
     wanted = loss_and_gradients(made.model, made.batch(merged, unpadded=False))
     made.model.config._attn_implementation = "flash_attention_2"
     unpad_attention(made.model.config)
-    require_equal(loss_and_gradients(made.model, made.batch(merged, unpadded=True)), wanted)
-    assert not flash
+    batch = made.batch(merged, unpadded=True)
+    require_equal(loss_and_gradients(made.model, batch), wanted)
+    assert len(flash) == made.model.config.num_hidden_layers
+    asking, seen, *_ = flash[0]
+    assert asking[-1] == sum(batch["layout"].lengths) < seen[-1], "a branch's keys are its beginning's and its own"
