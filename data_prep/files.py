@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +31,10 @@ LARGE = 100_000_000
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for bytes that replaces `path` when the block ends well, and vanishes when it does not.
 
-    Raises DataError for a full disk or a folder that cannot be written; Ctrl-C leaves nothing behind.
+    Raises DataError for a full disk, a folder that cannot be written, and a device or FIFO, which would be replaced by
+    a file; Ctrl-C leaves nothing behind.
     """
+    _require_replaceable(path)
     short = os.fsencode(path.name)[:100].decode("utf-8", "ignore")  # file names end at 255 bytes, not characters
     temporary = path.with_name(f".{short}.{os.getpid()}.part")
     try:
@@ -41,8 +44,23 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         temporary.replace(path)
     except OSError as error:
         raise DataError(path, write_problem(error)) from None
+    except ValueError as error:
+        if "\0" not in str(path):
+            raise
+        raise DataError(path, f"cannot be written ({error}); choose another name") from None
     finally:
         temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
+
+
+def _require_replaceable(path: Path) -> None:
+    if not path.name:
+        raise DataError(path, "is no name of a file; name the file to be written")
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return  # nothing is there, or the write tells what is wrong
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise DataError(path, "is no regular file and would be replaced by one; name another file")
 
 
 def write_problem(error: OSError) -> str:

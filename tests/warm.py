@@ -68,6 +68,27 @@ def warm_up(offload: bool = False) -> None:
     gc.freeze()  # children collect what they made, not four thousand modules
 
 
+def build_operators() -> None:
+    """Compile what DeepSpeed runs on the CPU, once for all and in a process of its own, before a run is timed.
+
+    On a loaded machine the compiler takes minutes: a run that compiled inside of its time limit was ended for that, its
+    log still empty. A rank that is killed while it builds leaves a lock that others wait for.
+    """
+    from llava_finetune.launching.preflight import drop_stale_locks, extensions_folder
+
+    extensions = extensions_folder()
+    if extensions.is_dir():
+        drop_stale_locks(extensions)
+    build = (
+        "from deepspeed.accelerator import get_accelerator as g; g().create_op_builder('ShareMemCommBuilder').load()"
+    )
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", build], env=environment, capture_output=True, text=True, check=False, timeout=1800
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def fork(run: Callable[[], int | None], files: Sequence[int]) -> int:
     """The pid of a child that ends with what `run` returns; `files` are its output and error, before them its input.
 

@@ -24,6 +24,7 @@ from data_prep.check.report import Report, from_json
 from data_prep.check.scan import scan
 from data_prep.errors import DataError, PictureError, PictureFault
 from data_prep.files import sha256_of, write_json
+from data_prep.records.json_text import read_json
 from data_prep.records.names import resolve_image
 from data_prep.records.picture import VERSION as PICTURE_VERSION
 from data_prep.records.pixels import pixel_limit
@@ -70,15 +71,22 @@ def check_records(
     records = read_records(path)
     test = read_records(test_path) if test_path else None
     cached = _cache_file(records, test, image_folder, test_image_folder, depth, Path(cache_dir)) if cache_dir else None
-    if cached and cached.is_file():
-        report = from_json(json.loads(cached.read_text(encoding="utf-8")))
-        report.path, report.from_cache = str(path), True
-        return report
+    if cached and (kept := _kept(cached)):
+        kept.path, kept.from_cache = str(path), True
+        return kept
     report = _check(records, image_folder, test, test_image_folder or image_folder, depth, workers)
     report.seconds = time.monotonic() - begin
     if cached:
         write_json(cached, report.as_json())
     return report
+
+
+def _kept(cached: Path) -> Report | None:
+    """The report in a cache's file; None where there is none, or a damaged one."""
+    try:
+        return from_json(read_json(cached))
+    except (DataError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _check(

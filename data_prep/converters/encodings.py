@@ -21,6 +21,8 @@ MARKS = {
 """What a file begins with, longer marks first."""
 LIKELY = ("cp1252", "gb18030", "cp932", "cp949", "big5", "cp1251", "cp1250")
 """Western Europe; China; Japan; Korea; Taiwan; Cyrillic; Central Europe: Windows' own encodings there."""
+NOT_OF_FILES = frozenset({"undefined", "idna", "punycode"})
+"""Encodings of host names, and of nothing."""
 CHUNK = 1 << 20
 SHOWN = 4
 AROUND = 12
@@ -35,11 +37,7 @@ def encoding_of(path: Path, asked: str | None, option: str = "--encoding") -> st
     with path.open("rb") as stream:
         head = stream.read(4096)
     if asked:
-        try:
-            return _checked(path, codecs.lookup(asked).name)
-        except LookupError:
-            names = ", ".join(("utf-8", "utf-16", *LIKELY))
-            raise DataError(path, f"no encoding {asked!r}; there are {names}, and all that Python knows") from None
+        return _checked(path, _known(path, asked))
     if mark := next((name for begin, name in MARKS.items() if head.startswith(begin)), None):
         return _checked(path, mark)
     if head and max(head[::2].count(0), head[1::2].count(0)) > len(head) // 5:
@@ -49,6 +47,18 @@ def encoding_of(path: Path, asked: str | None, option: str = "--encoding") -> st
         return "utf-8-sig"
     number, line, place = bad
     raise DataError(path, f"line {number}: byte 0x{line[place]:02x} is not UTF-8; {_advice(path, line, place, option)}")
+
+
+def _known(path: Path, asked: str) -> str:
+    """Return Python's name of a text encoding; raise DataError for others, of which `hex` and `zip` give no text."""
+    try:
+        found = codecs.lookup(asked)
+        if found._is_text_encoding and found.name not in NOT_OF_FILES:
+            return found.name
+    except (LookupError, ValueError):  # half of a surrogate pair, a NUL
+        pass
+    names = ", ".join(("utf-8", "utf-16", *LIKELY))
+    raise DataError(path, f"no encoding {printable(asked)[:40]!r}; there are {names}, and all that Python knows")
 
 
 def _checked(path: Path, name: str) -> str:

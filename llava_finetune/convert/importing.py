@@ -124,7 +124,9 @@ def guess_conversation(source: Path) -> str:
         path = source / name
         if path.is_file():
             found = (
-                path.read_text(encoding="utf-8") if path.suffix == ".jinja" else read_json(path).get("chat_template")
+                path.read_text(encoding="utf-8", errors="replace")
+                if path.suffix == ".jinja"
+                else read_json(path).get("chat_template")
             )
             text = text or str(found or "")
     for mark, name in (

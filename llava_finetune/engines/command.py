@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.numbers import whole
 from data_prep.picture_folder import add_images_option
 from llava_finetune.errors import UsageError, UserError
 
@@ -47,8 +48,8 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--records", type=Path, help="held-out records (default: the run's own test file)")
     add_images_option(out, "picture folder of --records", dest="images")
-    out.add_argument("--answers", type=int, default=100, help="questions to ask (default: 100)")
-    out.add_argument("--max-new-tokens", type=int, default=64, help="tokens of an answer at most (default: 64)")
+    out.add_argument("--answers", type=whole(0), default=100, help="questions to ask (default: 100)")
+    out.add_argument("--max-new-tokens", type=whole(1), default=64, help="tokens of an answer at most (default: 64)")
     out.add_argument("--gguf-type", default="f16", help="type of the GGUF weights for llama.cpp (default: f16)")
     out.add_argument("--work", type=Path, help="folder for what is made on the way (default: MODEL-certify)")
     out.add_argument("--out", type=Path, help="the certificate's file (default: MODEL/certificate.json)")

@@ -37,7 +37,7 @@ def write_model_card(model: Path, run: Path | None = None) -> Path | None:
     Returns the card's path, or None where the folder has a README.md that somebody else wrote: that one is kept.
     """
     path = model / "README.md"
-    if path.exists() and not _is_ours(path.read_text(encoding="utf-8", errors="replace")):
+    if path.exists() and not (path.is_file() and _is_ours(path.read_text(encoding="utf-8", errors="replace"))):
         return None
     write_text(path, model_card(model, read_run(run or model)))
     return path

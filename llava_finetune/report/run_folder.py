@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import DataError
-from data_prep.records.json_text import parse_json
+from data_prep.records.json_text import parse_json, require_regular
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation import metrics
 from llava_finetune.saved.documents import read_document
@@ -219,8 +219,8 @@ def _lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, ValueError) as error:
+        lines = require_regular(path).read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError, DataError) as error:
         problems.append(f"{path.name} cannot be read: {error}")
         return []
     rows, num_broken = [], 0

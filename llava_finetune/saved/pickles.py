@@ -6,6 +6,7 @@ state = load_pickle(Path("runs/mine/non_lora_trainables.bin"))     # tensors by 
 from __future__ import annotations
 
 import importlib
+import re
 import zipfile
 from pathlib import Path
 
@@ -23,12 +24,22 @@ def load_pickle(path: Path) -> dict[str, torch.Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
         raise UserError(
-            f"{path}: refused: it is not a plain and whole file of tensors ({str(error).splitlines()[0]}); "
+            f"{path}: refused: it is not a plain and whole file of tensors ({_in_words(error)}); "
             "a pickle can run code, so only weights are read from .bin files"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path}: refused: expected tensors by name, found something else; copy the file again")
     return dict(state)
+
+
+def _in_words(error: Exception) -> str:
+    """What torch found, without its advice to read the file all the same."""
+    said = str(error).strip()
+    if asked := re.search(r"Unsupported (?:global|class) (?:GLOBAL )?([\w.]+)", said):
+        return f"it asks for {asked[1]}"
+    if not said or "weights_only" in said.splitlines()[0]:
+        return "no file of tensors can be read from it"
+    return said.splitlines()[0][:200]
 
 
 DEEPSPEED = ("deepspeed.runtime.", "deepspeed.utils.tensor_fragment.")

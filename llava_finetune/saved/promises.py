@@ -18,6 +18,7 @@ from llava_finetune.errors import UserError
 PROJECTOR = re.compile(r"linear|identity|mlp([1-9]\d{0,1})x_gelu")
 MAX_PROJECTOR_DEPTH = 16
 LAYER = re.compile(r"(?:^|\.)(?:encoder\.)?layers\.(\d+)\.")
+HEADS = ("num_attention_heads", "num_key_value_heads")
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -34,7 +35,7 @@ def require_projector(name: str, where: object) -> None:
 def require_kept(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> None:
     """Raise UserError where `config` promises more than the tensors of `shapes` (name to shape) hold, or others.
 
-    Quantised weights have shapes of their own and are left out.
+    Quantised weights have shapes of their own, and files from before PyTorch 1.6 tell none: their bytes are compared.
     """
     if config.get("mm_projector_type"):
         require_projector(config["mm_projector_type"], folder / "config.json")
@@ -43,9 +44,10 @@ def require_kept(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> Non
             f"{folder / 'config.json'}: image_aspect_ratio is anyres, and there are no image_grid_pinpoints; write "
             "pad, or download config.json again from where the weights came from"
         )
-    if config.get("quantization_config") or not shapes:
-        return
     text = config.get("text_config") or config
+    if config.get("quantization_config") or not shapes:
+        _require_bytes(folder, text)
+        return
     vision = config.get("vision_config") or (config if "patch_size" in config else {})
     _require_tokens(folder, text)
     language = {
@@ -55,6 +57,31 @@ def require_kept(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> Non
     if "patch_size" not in config:
         _compare(folder, text, language, _language_sizes(text))
     _compare(folder, vision, tower, _tower_sizes(vision))
+    _require_patches(folder, vision, tower)
+
+
+def _require_patches(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> None:
+    """Raise UserError where a picture would have more patches than there are places for in the tower's weights."""
+    places = next((shape[0] for name, shape in shapes.items() if name.endswith("position_embedding.weight")), None)
+    image, patch = config.get("image_size"), config.get("patch_size")
+    if places and image and patch and (image // patch) ** 2 > places:
+        raise UserError(
+            f"{folder / 'config.json'}: image_size: {image:,} is promised, {(image // patch) ** 2:,} patches of "
+            f"{patch}, the weights have places for {places:,}; download config.json again from where the weights came "
+            "from"
+        )
+
+
+def _require_bytes(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise UserError where the weight files could not hold the promised layers even at half a byte a parameter."""
+    hidden, inner = config.get("hidden_size") or 0, config.get("intermediate_size") or 0
+    parameters = 2 * (config.get("num_hidden_layers") or 0) * hidden * inner + (config.get("vocab_size") or 0) * hidden
+    held = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
+    if held and parameters // 2 > held:
+        raise UserError(
+            f"{folder / 'config.json'}: {parameters:,} parameters and more are promised, the weights have {held:,} "
+            "bytes; download config.json again from where the weights came from"
+        )
 
 
 def require_select_layer(layer: int, num_layers: int, where: object) -> None:
@@ -98,7 +125,10 @@ def _compare(folder: Path, config: Mapping[str, Any], shapes: Shapes, sizes: Map
 def _language_sizes(config: Mapping[str, Any]) -> dict[str, dict[int, Any]]:
     """Endings of tensor names, with the config's field for each axis."""
     get = config.get
+    heads = [get(name) and get("head_dim") and get(name) * get("head_dim") for name in HEADS]
     return {
+        "self_attn.q_proj.weight": {0: ("num_attention_heads x head_dim", heads[0])},
+        "self_attn.k_proj.weight": {0: ("num_key_value_heads x head_dim", heads[1])},
         "embed_tokens.weight": {0: ("vocab_size", get("vocab_size")), 1: ("hidden_size", get("hidden_size"))},
         "lm_head.weight": {0: ("vocab_size", get("vocab_size")), 1: ("hidden_size", get("hidden_size"))},
         "mlp.up_proj.weight": {0: ("intermediate_size", get("intermediate_size"))},

@@ -22,7 +22,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.numbers import real, whole
 from data_prep.picture_folder import add_images_option
+from data_prep.records.json_text import require_regular
 from data_prep.records.pixels import add_pixel_option, allow_pixels
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.model.costs import loaded_line, rate_text
@@ -40,6 +42,9 @@ bearer key.
 On another address than loopback the page asks for --user and LLAVA_SERVE_PASSWORD, and so does the API.
 exit codes: 0 stopped, 1 failed, 2 wrong use"""
 
+LONGEST_KEY = 4096
+"""Bytes of a key's file that are read: a header with more is refused."""
+
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
@@ -51,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_model_flags(out)
     out.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    out.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
+    out.add_argument("--port", type=whole(0, 65535), default=8000, help="0 takes a free one (default: 8000)")
     out.add_argument("--name", help="model name in the API (default: the folder's name)")
     out.add_argument("--compare", metavar="MODEL", help="the model shown beside it (default: the base, see above)")
     out.add_argument("--no-compare", action="store_true", help="do not load the base model")
@@ -63,12 +68,18 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--allow-remote", action="append", default=[], metavar="HOST", help="fetch pictures from this public host"
     )
-    out.add_argument("--max-batch", type=int, default=8, help="answers at the same time (default: 8)")
-    out.add_argument("--max-queue", type=int, default=32, help="requests waiting at most, 429 beyond (default: 32)")
-    out.add_argument("--max-picture-mb", type=float, default=10, help="megabytes of a picture (default: 10)")
+    out.add_argument("--max-batch", type=whole(1, 1024), default=8, help="answers at the same time (default: 8)")
+    out.add_argument(
+        "--max-queue", type=whole(0), default=32, help="requests waiting at most, 429 beyond (default: 32)"
+    )
+    out.add_argument(
+        "--max-picture-mb", type=real(0, 1e5, above=True), default=10, help="megabytes of a picture (default: 10)"
+    )
     add_pixel_option(out)
-    out.add_argument("--max-pictures", type=int, default=8, help="pictures of a request (default: 8)")
-    out.add_argument("--grace", type=float, default=60, help="seconds to finish answers when stopped (default: 60)")
+    out.add_argument("--max-pictures", type=whole(0, 1000), default=8, help="pictures of a request (default: 8)")
+    out.add_argument(
+        "--grace", type=real(0, 86400), default=60, help="seconds to finish answers when stopped (default: 60)"
+    )
     out.add_argument(
         "--records", type=Path, help="records for the page's examples (default: the run's evaluation file)"
     )
@@ -110,9 +121,7 @@ def access_of(arguments: argparse.Namespace) -> Any:
 
     key = os.environ.get("LLAVA_API_KEY") or None
     if arguments.api_key_file:
-        key = arguments.api_key_file.read_text(encoding="utf-8").strip()
-        if not key:
-            raise UsageError(f"{arguments.api_key_file}: empty; put the key into it")
+        key = _key_in(arguments.api_key_file)
     password = os.environ.get("LLAVA_SERVE_PASSWORD") or None
     if arguments.user and not password and sys.stdin.isatty():
         password = getpass.getpass(f"password for {arguments.user}: ") or None
@@ -125,6 +134,16 @@ def access_of(arguments: argparse.Namespace) -> Any:
             "LLAVA_SERVE_PASSWORD (or listen on 127.0.0.1 and use an SSH tunnel)"
         )
     return Access(key, arguments.user, password, None)
+
+
+def _key_in(path: Path) -> str:
+    """The bearer key in a file. Raises DataError for what is no file, UsageError for what no header can hold."""
+    with require_regular(path).open("rb") as stream:
+        key = stream.read(LONGEST_KEY).strip()
+    if not key or not all(32 < byte < 127 for byte in key):
+        what = "empty" if not key else "a key is one word of ASCII characters, and this is none"
+        raise UsageError(f"{path}: {what}; put the key into it")
+    return key.decode("ascii")
 
 
 def is_loopback(host: str) -> bool:

@@ -7,14 +7,16 @@ rewind(output, step_of(checkpoint))
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from data_prep.errors import DataError
 from data_prep.files import sha256_of
+from data_prep.records.json_text import parse_json
 from llava_finetune.config.arguments import Arguments
 from llava_finetune.errors import UserError
 from llava_finetune.saved.checkpoints import SEAL, fault_of, read_seal, step_of
@@ -139,6 +141,16 @@ def refuse_differences(
     say(f"{text}\ngoing on all the same (--resume_changed True)")
 
 
+def _step_in(line: str, log: Path) -> float:
+    """The step of a row of log.jsonl, infinite where it is no row."""
+    try:
+        row = parse_json(line.encode(errors="replace"), log)
+    except (ValueError, DataError):
+        return math.inf
+    found = row.get("step") if isinstance(row, dict) else None
+    return found if type(found) is int else math.inf
+
+
 def rewind(output: Path, step: int) -> int:
     """Drop log rows and predictions after `step` (-1: all), and a last line cut off by a kill. Returns rows dropped."""
     dropped = 0
@@ -146,10 +158,7 @@ def rewind(output: Path, step: int) -> int:
     if log.is_file():
         kept = []
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                keep = int(json.loads(line)["step"]) <= step
-            except (json.JSONDecodeError, KeyError, TypeError, ValueError):
-                keep = False
+            keep = _step_in(line, log) <= step
             dropped += not keep
             if keep:
                 kept.append(line + "\n")

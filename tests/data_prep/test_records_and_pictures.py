@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -155,6 +156,60 @@ def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path, name: str) -> 
     with pytest.raises(PictureError, match="image folder") as error:
         resolve_image(folder, name)
     assert error.value.fault is PictureFault.OUTSIDE
+
+
+@pytest.mark.parametrize("name", ["sub/../a.jpg", "sub/..", "..", "sub/sub/../../a.jpg"])
+def test_two_dots_are_refused_where_they_lead_back_into_the_folder(tmp_path: Path, name: str) -> None:
+    """Another program takes the name apart otherwise, and with `sub` a link it would lead elsewhere."""
+    (tmp_path / "sub" / "sub").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg")
+    with pytest.raises(PictureError, match=r"a name with \.\. leaves the image folder") as error:
+        resolve_image(tmp_path, name)
+    assert error.value.fault is PictureFault.OUTSIDE
+
+
+def test_memory_that_ends_while_a_picture_is_read_is_told_of_the_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(self: object) -> None:
+        raise MemoryError
+
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+    with pytest.raises(PictureError, match=r"a\.png: needs more memory than there is") as error:
+        open_image(tmp_path / "a.png")
+    assert error.value.fault is PictureFault.HUGE
+
+
+def test_a_picture_that_was_turned_does_not_say_so_again(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.jpg", exif=exif)
+    assert "exif" not in open_image(tmp_path / "a.jpg").info
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a" * 300 + ".png", "no file can have this name"),
+        ("gone.png", "no such picture"),
+        ("a.png/b", "no such picture"),
+    ],
+)
+def test_a_picture_that_cannot_be_there_is_missing(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(PictureError, match=words) as error:
+        open_image(tmp_path / name)
+    assert error.value.fault is PictureFault.MISSING
+
+
+def test_a_folder_and_a_fifo_are_no_pictures(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.png")
+    (tmp_path / "folder.png").mkdir()
+    for name, words in (("fifo.png", "not a file but a pipe"), ("folder.png", "a folder, not a file")):
+        with pytest.raises(PictureError, match=words) as error:
+            open_image(tmp_path / name)
+        assert error.value.fault is PictureFault.NOT_A_PICTURE
 
 
 @pytest.mark.parametrize("name", ["with space.png", "ünï.png", "new\nline.png", "a..b.png"])

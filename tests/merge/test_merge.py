@@ -252,6 +252,43 @@ def test_a_broken_merge_is_noticed_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("dtype", "scale", "allowed"),
+    [(torch.float32, 1, 1e-4), (torch.float32, 100, 1e-3), (torch.bfloat16, 0.5, 2**-4), (torch.float16, 4, 2**-5)],
+)
+def test_logits_may_differ_by_the_dtypes_noise_at_their_size(dtype: torch.dtype, scale: float, allowed: float) -> None:
+    from llava_finetune.merge.weights import difference
+
+    before = [torch.tensor([0.0, 0.25]), torch.tensor([-scale, 0.0])]
+    found = difference(before, [before[0] + 0.125, before[1] - 0.25], dtype)
+    assert found.allowed == pytest.approx(allowed)
+    assert found.largest == 0.25
+
+
+def test_twice_the_allowed_difference_is_refused(adapter: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    from llava_finetune.merge import weights
+
+    honest = weights.difference
+    monkeypatch.setattr(
+        weights, "difference", lambda before, after, dtype: honest(before, [a + 2e-4 for a in after], dtype)
+    )
+    with pytest.raises(UserError, match=r"differ from the adapter's by 2\.\d\de-04, allowed 1\.0e-04 in float32"):
+        merge(str(adapter), tmp_path / "merged")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_difference_as_large_as_allowed_is_accepted_and_told_as_json(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from llava_finetune.merge import weights
+
+    monkeypatch.setattr(weights, "difference", lambda *_: weights.Difference(1e-4, 1e-4))
+    assert main([str(adapter), str(tmp_path / "merged"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["largest_difference"], told["allowed"], told["dtype"]) == (1e-4, 1e-4, "float32")
+    assert told["adapted"] == 14 and told["adapter"] == str(adapter)
+
+
 def test_nan_in_an_adapter_is_refused(adapter: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

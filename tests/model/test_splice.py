@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from data_prep.records.marks import IGNORE_INDEX
+from llava_finetune.data.example import Example
+from llava_finetune.data.layout import Pictures, lay_out
 from llava_finetune.errors import UserError
 from llava_finetune.kernels.unpadded_attention import can_unpad, unpad_attention
+from llava_finetune.model.modeling import model_class
 from tests.tiny import FAMILIES
 
 Made = Callable[..., Any]
@@ -164,3 +167,43 @@ def test_windows_and_attention_dropout_keep_padded_batches(make_model: Made, nam
     assert can_unpad(config)
     setattr(config, name, value)
     assert not can_unpad(config)
+
+
+def test_a_token_that_stands_second_is_taught_from_the_first() -> None:
+    ids = torch.tensor([5, 6, 7])
+    example = Example("a", ids, torch.tensor([5, 6, IGNORE_INDEX]), 3)
+    layout = lay_out([example, example], Pictures([], [], [], [], [[], []]))
+    assert (layout.taught.tolist(), layout.targets.tolist()) == ([0, 3], [6, 6])
+
+
+@pytest.mark.parametrize("unpadded", [True, False])
+def test_losses_of_each_row_are_told_in_evaluation_alone(make_model: Made, records: Records, unpadded: bool) -> None:
+    made = make_model()
+    if unpadded:
+        unpad_attention(made.model.config)
+    batch = made.batch(records, unpadded=unpadded)
+    made.model.train()
+    trained = made.model(**batch)
+    assert "row_losses" not in trained
+    made.model.eval()
+    out = made.model(**batch)
+    assert out["row_losses"].shape == (len(records), 2)
+    sums, counts = out["row_losses"].sum(0)
+    torch.testing.assert_close(sums / counts, out.loss)
+    torch.testing.assert_close(out.loss, trained.loss)
+    alone = made.model(**made.batch(records[2:3], unpadded=unpadded))
+    torch.testing.assert_close(out["row_losses"][2], alone["row_losses"][0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tuned", [True, False])
+def test_a_tower_that_was_not_tuned_is_not_looked_for_in_the_checkpoint(make_model: Made, tuned: bool) -> None:
+    model = make_model().model
+    config = type(model.config)(**{**model.config.to_dict(), "unfreeze_mm_vision_tower": tuned})
+    with torch.device("meta"):
+        again = model_class("llava_llama")(config)
+    assert (r"model\.vision_tower\." in again._keys_to_ignore_on_load_unexpected) is not tuned
+
+
+def test_an_unknown_family_is_named_with_those_that_are_known() -> None:
+    with pytest.raises(UserError, match='unknown model family "gpt2"; known: llama, llava, llava_llama, llava_mistral'):
+        model_class("gpt2")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_finetune.launching.processes import free_port
-from tests.warm import fork, warm_up
+from tests.warm import build_operators, fork, warm_up
 
 IGNORE_INDEX = -100
 
@@ -130,6 +130,8 @@ def _wait(children: list[int], seconds: float) -> int:
 def main() -> None:
     kind, jobs_path, results_path = sys.argv[1:]
     jobs = json.loads(Path(jobs_path).read_text())
+    if any(job["ranks"] > 1 and "--deepspeed" in job["argv"] for job in jobs):
+        build_operators()
     _preload(kind, any("offload" in word for job in jobs for word in job["argv"]))
     results = []
     for job in jobs:

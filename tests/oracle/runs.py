@@ -56,7 +56,8 @@ class Done:
 
     def require(self) -> Done:
         """Itself; an assertion error with the end of its log where the run failed."""
-        assert self.code == 0, f"{self.name} ended with {self.code}:\n{self.log[-3000:]}"
+        how = f"ran out of time after {self.seconds:.0f} s" if self.code == -1 else f"ended with {self.code}"
+        assert self.code == 0, f"{self.name} {how}:\n{self.log[-3000:]}"
         return self
 
     @property

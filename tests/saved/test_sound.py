@@ -25,6 +25,7 @@ def folder(tmp_path: Path) -> Path:
     """A language model of two layers, as far as config and headers tell."""
     tensors = {"model.embed_tokens.weight": torch.zeros(8, 4), "lm_head.weight": torch.zeros(8, 4)}
     tensors |= {f"model.layers.{layer}.mlp.up_proj.weight": torch.zeros(6, 4) for layer in range(2)}
+    tensors |= {f"model.layers.{layer}.self_attn.q_proj.weight": torch.zeros(4, 4) for layer in range(2)}
     save_file(tensors, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     require_sound(tmp_path)
@@ -66,6 +67,7 @@ def test_a_document_of_another_kind_is_named_with_its_place(folder: Path, name: 
         ({"vocab_size": 9}, "vocab_size: 9 is promised, the weights hold 8"),
         ({"hidden_size": "64"}, 'hidden_size: expected a whole number, found a string "64"'),
         ({"intermediate_size": 7}, "intermediate_size: 7 is promised, the weights hold 6"),
+        ({"num_attention_heads": 2**20, "head_dim": 2**20}, "num_attention_heads x head_dim: 1,099,511,627,776 is"),
         ({"eos_token_id": 8}, "eos_token_id: expected an id below vocab_size 8, found 8"),
         ({"mm_projector_type": "mlp999999999x_gelu"}, "expected linear, identity, or mlpNx_gelu"),
         ({"image_aspect_ratio": "anyres"}, "there are no image_grid_pinpoints"),
@@ -84,6 +86,30 @@ def test_quantised_weights_have_shapes_of_their_own(folder: Path) -> None:
     values = {"quantization_config": {"quant_method": "bitsandbytes"}, "intermediate_size": 12}
     (folder / "config.json").write_text(json.dumps(CONFIG | values))
     require_sound(folder)
+
+
+@pytest.mark.parametrize("quantised", [True, False])
+def test_where_shapes_tell_nothing_the_bytes_of_the_weights_do(folder: Path, quantised: bool) -> None:
+    large: dict[str, Any] = {"num_hidden_layers": 4096, "intermediate_size": 2**20, "hidden_size": 2**20}
+    if quantised:
+        large["quantization_config"] = {"quant_method": "bitsandbytes"}
+    else:  # as before PyTorch 1.6, without a header
+        (folder / "model.safetensors").unlink()
+        torch.save({"a": torch.zeros(4)}, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    (folder / "config.json").write_text(json.dumps(CONFIG | large))
+    with pytest.raises(UserError, match=r"9,007,\d{3},\d{3},\d{3},\d{3} parameters and more are promised, the weights"):
+        require_sound(folder)
+
+
+def test_a_tower_has_places_for_its_patches(tmp_path: Path) -> None:
+    weights = {"vision_model.embeddings.position_embedding.weight": torch.zeros(17, 4)}
+    save_file(weights, tmp_path / "model.safetensors")
+    config = {"model_type": "clip_vision_model", "image_size": 56, "patch_size": 14, "hidden_size": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    require_sound(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**config, "image_size": 8192, "patch_size": 1}))
+    with pytest.raises(UserError, match="image_size: 8,192 is promised, 67,108,864 patches of 1, the weights"):
+        require_sound(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.model", "mm_projector.bin"])

@@ -125,6 +125,24 @@ def told_to_stop(number: int = signal.SIGTERM) -> None:
     os.kill(os.getpid(), number)
 
 
+def late(seconds: float) -> Wound:
+    """A wound that lets this rank begin late, and come late whenever the first rank tells the others something."""
+
+    def wound() -> None:
+        from llava_finetune.training.ranks import Group
+
+        usual = Group.from_first
+
+        def from_first(self: Group, act: Callable[[], Any]) -> Any:
+            time.sleep(seconds)
+            return usual(self, act)
+
+        Group.from_first = from_first  # type: ignore[method-assign]
+        time.sleep(seconds)
+
+    return wound
+
+
 def memory_ends(step: int, where: str) -> Wound:
     """A wound that lets memory run out once, in this step's forward pass or at the end of its backward pass."""
 

@@ -5,39 +5,26 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llava_finetune.launching.preflight import drop_stale_locks
 from llava_finetune.model.loading import load
 from tests.training.conftest import MODES, assert_same_run, assert_trained
-from tests.training.forked import at_step, die, start, told_to_stop, train
+from tests.training.forked import at_step, die, late, start, told_to_stop, train
+from tests.warm import build_operators
 
 Flags = Callable[..., list[str]]
 
 
 @pytest.fixture(scope="session")
 def operators() -> None:
-    """DeepSpeed's operator, built once: a rank that is killed while it builds leaves a lock that others wait for."""
-    extensions = Path(os.environ["TORCH_EXTENSIONS_DIR"])
-    if extensions.is_dir():
-        drop_stale_locks(extensions)
-    build = (
-        "from deepspeed.accelerator import get_accelerator as g; g().create_op_builder('ShareMemCommBuilder').load()"
-    )
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", build], env=environment, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    """DeepSpeed's operator, built before a run is timed."""
+    build_operators()
 
 
 @pytest.mark.parametrize("mode", ["lora", "full", "qlora", "pretrain"])
@@ -62,6 +49,18 @@ def test_order_by_length_accumulation_and_log_windows_survive_a_kill(flags: Flag
     assert train(flags("lora", output, more), tmp_path / "out", wound=at_step(4, die))[0] == -9
     code, text = train(flags("lora", output, f"{more} --resume auto"), tmp_path / "out")
     assert code == 0 and "checkpoint-3" in text, text
+    assert_same_run(whole("lora", more), output)
+
+
+def test_the_order_by_length_of_a_later_epoch_is_drawn_from_the_random_state_that_it_began_with(
+    flags: Flags, whole: Any, tmp_path: Path
+) -> None:
+    """In the first epoch a resumed run would draw the same order by itself, from the seed."""
+    more = "--group_by_modality_length True --max_steps 9 --save_steps 7"
+    output = tmp_path / "run"
+    assert train(flags("lora", output, more), tmp_path / "out", wound=at_step(8, die))[0] == -9
+    code, text = train(flags("lora", output, f"{more} --resume auto"), tmp_path / "out")
+    assert code == 0 and "checkpoint-7" in text, text
     assert_same_run(whole("lora", more), output)
 
 
@@ -166,6 +165,18 @@ def test_two_ranks_go_on_to_the_same_weights(
         load(output / "checkpoint-4", device="cpu")
         said = "".join(capfd.readouterr())
         assert "UNEXPECTED" not in said and "MISSING" not in said, said
+
+
+def test_a_rank_that_is_late_at_every_meeting_finds_what_the_first_one_wrote(flags: Flags, tmp_path: Path) -> None:
+    """Two seconds late at its start, and each time after the first rank has looked at the folder and written to it."""
+    output = tmp_path / "run"
+    code, text = train(flags("lora", output, "--max_steps 2"), tmp_path / "out", ranks=2, wound=late(2.0))
+    assert code == 0, text
+    assert_trained(output, 2)
+    code, text = train(flags("lora", output, "--max_steps 2"), tmp_path / "out", ranks=2, wound=late(0.5))
+    assert code == 1 and text.count("already holds something") >= 1, text
+    code, text = train(flags("lora", output, "--max_steps 2 --resume auto"), tmp_path / "out", 2, late(0.5))
+    assert code == 0 and "is finished at step 2 already" in text, text
 
 
 @pytest.mark.slow
