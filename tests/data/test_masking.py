@@ -10,7 +10,7 @@ import pytest
 from data_prep.records.marks import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from data_prep.records.record import conversation
 from llava_finetune.data.masking import asked_alone, encode, prompt_ids, separate
-from llava_finetune.data.segments import single_image_first
+from llava_finetune.data.segments import segments, single_image_first
 from llava_finetune.errors import UserError
 from llava_finetune.model.building import load_tokenizer
 from tests.tiny import make_tiny_language_model
@@ -107,3 +107,9 @@ def test_turns_that_do_not_alternate_are_named() -> None:
     talk = [*TALK[:2], {"from": "gpt", "value": "again"}]
     with pytest.raises(UserError, match='turn 3 is from "gpt", expected "human": turns must alternate'):
         encode(talk, "vicuna_v1", None)
+
+
+@pytest.mark.parametrize(("template", "marked"), [("v1_mmtag", True), ("v0_mmtag", True), ("vicuna_v1", False)])
+def test_templates_with_tags_put_them_around_the_picture(template: str, marked: bool) -> None:
+    text = "".join(piece.text for piece in segments(TALK, template))
+    assert ("<Image><image></Image>\nwhat is it?" in text) is marked and text.count("<Image>") == int(marked)
