@@ -15,10 +15,13 @@ COCO's captions, COCO's instances, and the same as tables (boxes in pixels, from
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
 
 from data_prep.converters.captions import CAPTION_NAMES
 from data_prep.converters.cells import IMAGE_NAMES, local_name
@@ -26,11 +29,28 @@ from data_prep.converters.coco import caption_rows, coco_of, picture_of
 from data_prep.converters.rows import Reading, Row, column, read_rows
 from data_prep.converters.texts import NoText, text_of
 from data_prep.errors import DataError, PictureError
-from data_prep.records.json_text import read_json
+from data_prep.records.json_text import conform, read_json
 from data_prep.records.picture import open_image, resolve_image
 
 LABEL_NAMES = ("label", "category", "class", "object", "name")
 SIDES = ("x", "y", "width", "height")
+
+
+Pixels = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+
+
+class Category(Struct):
+    """An entry of COCO's categories."""
+
+    id: int | str
+    name: str
+
+
+class Sized(Struct):
+    """What is needed of an entry of COCO's images beside a box."""
+
+    width: Pixels
+    height: Pixels
 
 
 @dataclass(frozen=True)
@@ -97,16 +117,19 @@ def _text(value: Any, path: Path, place: str) -> str:
 def _coco_boxes(path: Path) -> Iterator[tuple[str, Box]]:
     value = read_json(path)
     pictures, annotations = coco_of(value, path, ("category_id", "bbox"))
-    labels = {row["id"]: str(row["name"]) for row in value.get("categories", [])}
+    categories = value.get("categories", [])
+    conform(categories, list[Category], f'{path}: under "categories"')
+    labels = {row["id"]: row["name"] for row in categories}
     for number, row in enumerate(annotations, 1):
         where = f"annotations, entry {number}"
         picture = picture_of(path, pictures, row, number)
-        if row["category_id"] not in labels:
+        if not isinstance(row["category_id"], int | str) or row["category_id"] not in labels:
             raise DataError(path, f'{where}: category {row["category_id"]} is not under "categories"')
         if not (picture.get("width") and picture.get("height")):
             raise DataError(path, f'{where}: picture {row["image_id"]} has no "width" and "height" under "images"')
+        conform(picture, Sized, f"{path}: {where}: picture {row['image_id']}")
         sides = [str(side) for side in row["bbox"]] if isinstance(row["bbox"], list) else []
-        box = _box(labels[row["category_id"]], sides, (int(picture["width"]), int(picture["height"])), path, where)
+        box = _box(labels[row["category_id"]], sides, (picture["width"], picture["height"]), path, where)
         yield str(picture["file_name"]), box
 
 
@@ -155,9 +178,9 @@ def _box(label: str, sides: list[str], size: tuple[int, int], path: Path, where:
     """Return a box in shares, cut to the picture; raise DataError when the four sides are no box."""
     try:
         x, y, width, height = (float(side) for side in sides)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise DataError(path, f"{where}: a box is four numbers x, y, width, height, found {sides!r:.60}") from None
-    if not label or width <= 0 or height <= 0:
+    if not label or width <= 0 or height <= 0 or not all(map(math.isfinite, (x, y, width, height))):
         raise DataError(
             path, f"{where}: a box needs a label, a width and a height above 0, found {label!r} {sides!r:.60}"
         )

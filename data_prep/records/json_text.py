@@ -135,8 +135,22 @@ def conform(value: Any, kind: Any, file: object) -> None:
         place = place.strip("`").removeprefix("key` in `")
         raise DataError(file, _in_words(said, place, value)) from None
     except UnicodeEncodeError:
-        problem = "a text holds half of a surrogate pair, which is no character; write the file again"
-        raise DataError(file, problem) from None
+        raise _half_a_character(file) from None
+
+
+def require_characters(value: Any, file: object) -> None:
+    """Raise DataError where a text in `value` holds half of a surrogate pair: no library that is given it takes it."""
+    try:
+        try:
+            msgspec.json.encode(value)
+        except OverflowError:  # integers of more than 64 bits, as some tokenizers' longest length
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise _half_a_character(file) from None
+
+
+def _half_a_character(file: object) -> DataError:
+    return DataError(file, "a text holds half of a surrogate pair, which is no character; write the file again")
 
 
 def _in_words(said: str, place: str, value: Any) -> str:

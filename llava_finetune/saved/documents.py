@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from data_prep.records.json_text import conform, read_json
+from data_prep.records.json_text import conform, read_json, require_characters
 
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Width = Annotated[int, Meta(ge=1, le=2**20)]
@@ -336,4 +336,5 @@ def read_document(path: Path, kind: Any = None) -> Any:
     wanted = kind or KINDS.get(path.name)
     if wanted is not None:
         conform(value, wanted, path)
+        require_characters(value, path)
     return value

@@ -125,7 +125,8 @@ def _compare(folder: Path, config: Mapping[str, Any], shapes: Shapes, sizes: Map
 def _language_sizes(config: Mapping[str, Any]) -> dict[str, dict[int, Any]]:
     """Endings of tensor names, with the config's field for each axis."""
     get = config.get
-    heads = [get(name) and get("head_dim") and get(name) * get("head_dim") for name in HEADS]
+    size = get("head_dim")
+    heads = [int(get(name) or 0) * size if size else None for name in HEADS]
     return {
         "self_attn.q_proj.weight": {0: ("num_attention_heads x head_dim", heads[0])},
         "self_attn.k_proj.weight": {0: ("num_key_value_heads x head_dim", heads[1])},

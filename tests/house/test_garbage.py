@@ -17,7 +17,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.house.garbage import COMMANDS, DATA_PREP, LLAVA, Spoilt, make_world, places, replaced, run
+from tests.house.command_lines import COMMANDS, DATA_PREP, LLAVA
+from tests.house.garbage import Spoilt, make_world, places, replaced, run
 from tests.warm import warm_up
 
 NUM_DATA_PREP, NUM_LLAVA = 150, 60
@@ -130,7 +131,21 @@ def test_garbage_is_told_in_words_or_used_and_leaves_nothing(
     try_one()
 
 
+def _boxes(category: Any, width: Any = 40, wanted: Any = 1) -> bytes:
+    images = [{"id": 1, "file_name": "1.png", "width": width, "height": 30}]
+    boxes = [{"image_id": 1, "category_id": wanted, "bbox": [1, 1, 2, float("nan")]}]
+    return json.dumps({"images": images, "annotations": boxes, "categories": [category]}).encode()
+
+
+CAT = {"id": 1, "name": "cat"}
 MENDED = [
+    (Spoilt("data_prep generate", "boxes.json", _boxes(1)), 'under "categories": [0]: expected an object, found 1'),
+    (
+        Spoilt("data_prep generate", "boxes.json", _boxes(CAT, "x")),
+        'width: expected a whole number, found a string "x"',
+    ),
+    (Spoilt("data_prep generate", "boxes.json", _boxes(CAT, wanted=[])), 'category [] is not under "categories"'),
+    (Spoilt("data_prep generate", "boxes.json", _boxes(CAT)), "a box needs a label, a width and a height above 0"),
     (Spoilt("data_prep table csv", flag="--encoding", value="hex"), "no encoding 'hex'; there are utf-8"),
     (Spoilt("data_prep table csv", flag="--encoding", value="punycode"), "no encoding 'punycode'"),
     (Spoilt("data_prep table csv", flag="--encoding", value="\udc80"), "no encoding"),

@@ -39,6 +39,12 @@ def folder(tmp_path: Path) -> Path:
         ("config.json", '{"a": ' + "1" * 5000 + "}", "line 1: an integer of 5,000 digits, at most 300"),
         ("config.json", "[]", "expected an object, found a list"),
         ("config.json", '"\\ud800"', "a text holds half of a surrogate pair"),
+        (
+            "tokenizer_config.json",
+            '{"model_max_length": 1' + "0" * 30 + ', "a": ["\\ud800"]}',
+            "half of a surrogate pair",
+        ),
+        ("tokenizer.json", '{"model": {"merges": [["\\ud800", "a"]]}}', "a text holds half of a surrogate pair"),
         ("tokenizer_config.json", '{"tokenizer_class": 5}', "tokenizer_class: expected a string, found 5"),
         ("preprocessor_config.json", "[]", "expected an object, found a list"),
         ("preprocessor_config.json", '{"crop_size": 1000000}', "crop_size: expected a whole number of at most 8192"),
