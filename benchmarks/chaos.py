@@ -107,6 +107,7 @@ def kill_once(way: str, folder: Path, output: Path, pace: float, pick: random.Ra
     code = run.wait()
     if code == 0:
         return None
+    assert code == -signal.SIGKILL or len(run.pids) > 1, run.text
     return "save" if is_saving else "start" if not any(output.glob("checkpoint-*")) else "step"
 
 
@@ -133,29 +134,41 @@ def resumed(way: str, folder: Path, output: Path, usual: Path) -> str | None:
     return f"left {left}" if left else None
 
 
-def try_way(way: str, kills: int, folder: Path, pick: random.Random) -> Tally:
-    """Kill a way to train so many times."""
+@dataclass
+class Way:
+    """A way to train: its uninterrupted run, the seconds of half a step, and what became of its kills."""
+
+    name: str
+    usual: Path
+    pace: float
+    tally: Tally = field(default_factory=Tally)
+
+
+def begin(name: str, folder: Path) -> Way:
+    """Train once without a kill."""
     from tests.training.forked import train
 
-    tally, usual = Tally(), folder / "usual" / re.sub(r"\W+", "-", way)
-    begun = time.monotonic()
-    code, text = train(flags(way, folder, usual), folder / "usual" / "out", WAYS[way][0])
+    usual, begun = folder / "usual" / re.sub(r"\W+", "-", name), time.monotonic()
+    code, text = train(flags(name, folder, usual), folder / "usual" / "out", WAYS[name][0])
     assert code == 0, text
-    pace = (time.monotonic() - begun) / STEPS / 2
-    while tally.kills < kills:
-        work = Path(tempfile.mkdtemp(dir=folder))
-        found = kill_once(way, folder, work / "run", pace, pick)
-        if found:
-            tally.kills += 1
-            tally.at_a_save += found == "save"
-            tally.before_a_checkpoint += found == "start"
-            fault = resumed(way, folder, work / "run", usual)
-            tally.same += fault is None
-            if fault:
-                tally.others.append(fault)
-                print(f"{way}, kill {tally.kills}: {fault}", flush=True)
-        shutil.rmtree(work)
-    return tally
+    return Way(name, usual, (time.monotonic() - begun) / STEPS / 2)
+
+
+def kill_and_compare(way: Way, folder: Path, pick: random.Random) -> None:
+    """One kill, at another moment where the run had ended before."""
+    work, found, tally = Path(tempfile.mkdtemp(dir=folder)), None, way.tally
+    while not found:
+        shutil.rmtree(work / "run", ignore_errors=True)
+        found = kill_once(way.name, folder, work / "run", way.pace, pick)
+    tally.kills += 1
+    tally.at_a_save += found == "save"
+    tally.before_a_checkpoint += found == "start"
+    fault = resumed(way.name, folder, work / "run", way.usual)
+    tally.same += fault is None
+    if fault:
+        tally.others.append(fault)
+        print(f"{way.name}, kill {tally.kills}: {fault}", flush=True)
+    shutil.rmtree(work)
 
 
 def table(tallies: dict[str, Tally]) -> Iterator[str]:
@@ -184,6 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out.add_argument("--kills", type=int, default=200, help="in all, shared among the ways (default: 200)")
     out.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="how is trained (default: all)")
     out.add_argument("--seed", type=int, default=1, help="of the moments")
+    out.add_argument("--minutes", type=float, default=600, help="stop after so many (default: 600)")
     out.add_argument("--docs", action="store_true", help="write the table into docs/reliability.md")
     a = out.parse_args(argv)
     os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", DS_ACCELERATOR="cpu")
@@ -195,13 +209,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     import llava_finetune.training.trainer  # noqa: F401
 
     warm_up()
-    pick, tallies = random.Random(a.seed), {}
+    pick, end = random.Random(a.seed), time.monotonic() + a.minutes * 60
     with tempfile.TemporaryDirectory() as folder:
         make_inputs(Path(folder))
-        for place, way in enumerate(a.ways):
-            share = a.kills // len(a.ways) + (place < a.kills % len(a.ways))
-            tallies[way] = try_way(way, share, Path(folder), pick)
-            print(list(table({way: tallies[way]}))[2], flush=True)
+        ways = [begin(name, Path(folder)) for name in a.ways]
+        for number in range(a.kills):
+            if time.monotonic() > end:
+                print(f"{number} of {a.kills} kills in {a.minutes:g} minutes", flush=True)
+                break
+            kill_and_compare(ways[number % len(ways)], Path(folder), pick)
+            if number % 20 == 19:
+                print("\n".join(table({way.name: way.tally for way in ways})), flush=True)
+    tallies = {way.name: way.tally for way in ways}
     lines = list(table(tallies))
     print("\n".join(lines))
     if a.docs:

@@ -102,7 +102,10 @@ def fork(run: Callable[[], int | None], files: Sequence[int]) -> int:
     try:
         for number, file in enumerate(files, start=3 - len(files)):
             os.dup2(file, number)
-        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, "rww"[n], buffering=1, closefd=False) for n in range(3))
+        errors = ("strict", "strict", "backslashreplace")  # as Python opens them
+        sys.stdin, sys.stdout, sys.stderr = (
+            os.fdopen(n, "rww"[n], buffering=1, errors=errors[n], closefd=False) for n in range(3)
+        )
         # Torch makes its thread pool anew in a forked child, which fails if two threads are the first to need it.
         import torch
 
