@@ -17,13 +17,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from data_prep.converters.options import converter_parser
-from data_prep.errors import DataError, UsageError
+from data_prep.errors import DataError, PictureError, UsageError, printable
 from data_prep.files import write_problem, write_text
 from data_prep.picture_folder import add_images_option
 from data_prep.progress import Progress
 from data_prep.publishing import publish, require_name
-from data_prep.records.picture import resolve_image
+from data_prep.records.json_text import conform, require_characters
+from data_prep.records.picture import read_picture, resolve_image
 from data_prep.records.record import Record, Records, images_of, read_records
 
 EXAMPLES = """  python -m data_prep push train.json OWNER/NAME --images pictures
@@ -32,6 +35,21 @@ EXAMPLES = """  python -m data_prep push train.json OWNER/NAME --images pictures
 SHARD_BYTES = 400_000_000
 """Bytes of pictures in a shard, about: the hub's viewer and our own reader take shards of this size well."""
 ROWS_AT_ONCE = 100
+
+
+class Turn(Struct, rename={"speaker": "from"}):
+    """A turn of a conversation."""
+
+    speaker: str
+    value: str
+
+
+class Pushed(Struct):
+    """What is needed of a record."""
+
+    conversations: list[Turn]
+
+
 OWN_COLUMNS = ("id", "image", "conversations", "answers")
 
 
@@ -50,6 +68,9 @@ def parse_splits(words: Sequence[str]) -> dict[str, Path]:
 
 def row_of(record: Record, folder: Path | None) -> dict[str, Any]:
     """A row of a shard: pictures by their bytes and names, turns, answers, and what else the record holds as JSON."""
+    where = f'record "{printable(record.get("id"))[:80]}"'
+    conform(record, Pushed, where)
+    require_characters(record, where)
     names = images_of(record)
     if names and folder is None:
         raise UsageError(f'record "{record.get("id")}" names a picture; say where it lies with --images FOLDER')
@@ -57,9 +78,9 @@ def row_of(record: Record, folder: Path | None) -> dict[str, Any]:
     for name in names:
         path = resolve_image(folder or Path(), name)
         try:
-            pictures.append({"bytes": path.read_bytes(), "path": name})
-        except OSError as error:
-            raise DataError(path, f'cannot be read ({error.strerror}); record "{record.get("id")}" names it') from None
+            pictures.append({"bytes": read_picture(path), "path": name})
+        except PictureError as error:
+            raise DataError(path, f'{error.problem}; record "{record.get("id")}" names it') from None
     more = {key: value for key, value in record.items() if key not in OWN_COLUMNS}
     answers = record.get("answers")
     if not (isinstance(answers, list) and all(isinstance(answer, str) for answer in answers)):

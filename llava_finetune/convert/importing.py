@@ -95,7 +95,7 @@ def import_model(
     from llava_finetune.convert import configs
     from llava_finetune.saved import new_folder
     from llava_finetune.saved.manifest import read_json, read_manifest
-    from llava_finetune.saved.sound import require_sound
+    from llava_finetune.saved.sound import blamed_on, require_sound
 
     start = time.monotonic()
     new_folder.check_free(output)
@@ -109,7 +109,9 @@ def import_model(
     with new_folder.new_folder(output) as partial:
         tally = _write(source, partial, output, config, aspect, manifest.get("upstream_vocab_size"))
         _write_manifest(partial, source, template, config)
-        verified = _verify(source, partial, config, template, aspect, dtype, device)
+        remedy = "download its tokenizer, processor and chat template again"
+        with blamed_on(source, "what was written of it cannot be compared with it", remedy):
+            verified = _verify(source, partial, config, template, aspect, dtype, device)
     model_type = configs.UPSTREAM_TYPES[config["text_config"].get("model_type", "llama")][0]
     shown = "anyres" if family is configs.Family.LLAVA_NEXT else aspect
     return Imported(str(output), model_type, template, shown, tally, verified, tuple(notes), time.monotonic() - start)

@@ -156,6 +156,17 @@ MENDED = [
     (Spoilt("serve", flag="--api-key-file", value="table.xlsx"), "a key is one word of ASCII characters"),
     (Spoilt("serve", flag="--port", value="70000"), "expected a whole number from 0 to 65535"),
     (Spoilt("serve", flag="--grace", value="nan"), "expected a number from 0 to 86400"),
+    (Spoilt("train", "model/model.safetensors", kind="fifo"), "model.safetensors: is a FIFO"),
+    (Spoilt("import", "hf/chat_template.jinja", b"\xeb"), "hf: what was written of it cannot be compared with it"),
+    (
+        Spoilt("data_prep push", "records.json", b'[{"id": 7, "conversations": [{"from": []}]}]'),
+        'record "7": conversations',
+    ),
+    (
+        Spoilt("data_prep push", "records.json", b'[{"id": 7, "x": "\\ud800", "conversations": []}]'),
+        "half of a surrogate",
+    ),
+    (Spoilt("data_prep push", "pictures/1.png", kind="fifo"), "not a file but a pipe, a socket or a device"),
     (Spoilt("merge", "adapter/non_lora_trainables.bin", b"[]"), "no file of tensors can be read from it"),
 ]
 
