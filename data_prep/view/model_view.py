@@ -49,11 +49,12 @@ class ModelView:
 
     def prompts(self, record: Mapping[str, Any]) -> list[list[tuple[str, bool]]]:
         """Return the exact text as (text, is it taught) pieces: one prompt, or one for each independent question."""
+        from llava_finetune.data.dataset import is_independent
         from llava_finetune.data.masking import separate
         from llava_finetune.data.segments import segments
 
         turns = record["conversations"]
-        shown = separate(turns) if self._encoder.is_independent(record) else [turns]
+        shown = separate(turns) if is_independent(record, None) else [turns]
         return [[(piece.text, piece.supervised) for piece in segments(one, self.template)] for one in shown]
 
     def image_tokens(self, size: tuple[int, int]) -> int:
@@ -70,23 +71,101 @@ class ModelView:
 
     def views(self, image: Image.Image) -> list[Image.Image]:
         """Return what the vision tower sees of an RGB picture: padded, or cut into views, normalisation undone."""
-        from PIL import Image as pillow
-
         from llava_finetune.data.dataset import process_image
 
         pixels = process_image(image, self.image_processor, self.config)
-        stacked = pixels[None] if pixels.ndim == 3 else pixels
-        mean, std = self.image_processor.image_mean, self.image_processor.image_std
-        views = []
-        for view in stacked:
-            channels = [(view[i].float() * std[i] + mean[i]).clamp(0, 1) * 255 for i in range(3)]
-            bands = [pillow.fromarray(channel.round().byte().numpy(), "L") for channel in channels]
-            views.append(pillow.merge("RGB", bands))
-        return views
+        return _as_pictures(pixels[None] if pixels.ndim == 3 else pixels, self.image_processor)
+
+
+@dataclass(frozen=True)
+class FamilyView(ModelView):
+    """The same for a family of transformers' own classes, by its own chat template.
+
+    A picture's tokens are those it takes as the only one: several share marks in Idefics2, and cost less in
+    LLaVA-OneVision.
+    """
+
+    family: Any = None
+
+    def encode(self, record: Mapping[str, Any]) -> Any:
+        """Return `llava_finetune.data.masking.Encoded`, a picture as one -200; raise ValueError with the reason."""
+        from data_prep.records.marks import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+        from llava_finetune.data.dataset import require_marks
+        from llava_finetune.data.masking import Encoded, spans_of
+        from llava_finetune.errors import UserError
+        from llava_finetune.model.families.encoder import encode
+
+        ids: list[int] = []
+        labels: list[int] = []
+        branches = []
+        try:
+            require_marks(record)
+            conversations = self._conversations(record)
+            for pieces in conversations:
+                made = encode(self.family, pieces, self._marks(pieces))
+                branches.append(len(ids))
+                ids += made.input_ids
+                labels += made.labels
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        if not any(label != IGNORE_INDEX for label in labels):
+            raise ValueError("no supervised token: the answers are empty")
+        token = self.tokenizer.convert_tokens_to_ids(self.family.image_token)
+        shown = [IMAGE_TOKEN_INDEX if one == token else one for one in ids]
+        return Encoded(shown, labels, spans_of(labels), tuple(branches) if len(branches) > 1 else ())
+
+    def prompts(self, record: Mapping[str, Any]) -> list[list[tuple[str, bool]]]:
+        """Return the exact text as (text, is it taught) pieces, a picture as `<image>`."""
+        return [[(piece.text, piece.supervised) for piece in pieces] for pieces in self._conversations(record)]
+
+    def image_tokens(self, size: tuple[int, int]) -> int:
+        """Return how many positions a picture of `size` (width, height) takes, the marks around it counted."""
+        from PIL import Image as pillow
+
+        text = self.family.see([pillow.new("RGB", size, (128, 128, 128))])[0].text
+        return len(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def cut_share(self, size: tuple[int, int]) -> float:
+        """Return 0: no family cuts a part of a picture off."""
+        return 0.0
+
+    def views(self, image: Image.Image) -> list[Image.Image]:
+        """Return the tiles of an RGB picture, normalisation undone."""
+        pixels = self.family.see([image])[0].inputs["pixel_values"]
+        return _as_pictures(pixels if pixels.ndim == 4 else pixels[None], self.image_processor)
+
+    def _conversations(self, record: Mapping[str, Any]) -> list[Any]:
+        from llava_finetune.data.dataset import is_independent
+        from llava_finetune.data.masking import separate
+        from llava_finetune.model.families.chat import segments
+
+        turns = record["conversations"]
+        shown = separate(turns) if is_independent(record, None) else [turns]
+        return [segments(one, self.family.render, self.family.end) for one in shown]
+
+    def _marks(self, pieces: Any) -> list[Any]:
+        from llava_finetune.model.families.chat import pictures_in
+        from llava_finetune.model.families.family import Seen
+
+        count = sum(pictures_in(piece.text) for piece in pieces if not piece.supervised)
+        return [Seen({}, self.family.image_token, 1)] * count
+
+
+def _as_pictures(views: Any, processor: Any) -> list[Image.Image]:
+    """Views (N x 3 x H x W) as RGB pictures, the processor's normalisation undone."""
+    from PIL import Image as pillow
+
+    mean, std = processor.image_mean, processor.image_std
+    out = []
+    for view in views:
+        channels = [(view[i].float() * std[i] + mean[i]).clamp(0, 1) * 255 for i in range(3)]
+        bands = [pillow.fromarray(channel.round().byte().numpy(), "L") for channel in channels]
+        out.append(pillow.merge("RGB", bands))
+    return out
 
 
 def open_model(name: str, template: str | None = None, max_length: int | None = None) -> ModelView:
-    """Return the view of a LLaVA: a folder (model, adapter or projector) or a hub name.
+    """Return the view of a model that is trained here: a folder (model, adapter or projector) or a hub name.
 
     Raises DataError when it cannot be opened, with the reason.
     """
@@ -96,7 +175,7 @@ def open_model(name: str, template: str | None = None, max_length: int | None = 
         return _open(name, template, max_length)
     except (UserError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(name, f"the model cannot be opened ({reason}); give a LLaVA folder or hub name") from None
+        raise DataError(name, f"the model cannot be opened ({reason}); give a model's folder or hub name") from None
 
 
 def _open(name: str, template: str | None, max_length: int | None) -> ModelView:
@@ -105,9 +184,15 @@ def _open(name: str, template: str | None, max_length: int | None) -> ModelView:
     from transformers import CLIPImageProcessor, CLIPVisionConfig
 
     from llava_finetune.model.building import load_config, load_tokenizer, template_of
-    from llava_finetune.model.loading import base_of, kind_of
+    from llava_finetune.model.families.known import open_family
+    from llava_finetune.model.loaded import base_of, kind_of
     from llava_finetune.saved.manifest import read_manifest
 
+    if (family := open_family(name)) is not None:
+        if template is not None:
+            raise DataError(name, f"--conversation {template}: {family.name} has its own chat template; leave it out")
+        pictures, length = family.image_processor, max_length or family.context_length
+        return FamilyView(name, family.tokenizer, family.name, family.config, None, pictures, int(length), family)
     manifest = read_manifest(name)
     source = base_of(name, None, manifest) if kind_of(name) != "model" else name
     config = load_config(name)

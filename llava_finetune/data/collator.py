@@ -47,8 +47,9 @@ class Batch(ModelInputs, total=False):
 
 
 def model_inputs(batch: Batch) -> ModelInputs:
-    """The part of a batch that the model takes."""
-    return {key: value for key, value in batch.items() if key in ModelInputs.__annotations__}  # type: ignore[return-value]
+    """The part of a batch that the model takes: all but the trainer's, for a family of transformers' own has others."""
+    kept_back = Batch.__annotations__.keys() - ModelInputs.__annotations__.keys()
+    return {key: value for key, value in batch.items() if key not in kept_back}  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -112,45 +112,18 @@ class Encoder:
 
     def encode(self, record: Mapping[str, Any]) -> Encoded:
         """Token ids and labels, checked: as many `<image>` as pictures, and something to learn."""
-        conversations = record["conversations"]
-        marks = sum(str(turn["value"]).count(IMAGE_TOKEN) for turn in conversations)
-        names = images_of(record)
-        if marks != len(names):
-            raise UserError(
-                f"record {record.get('id')!r}: {marks} {IMAGE_TOKEN} for {len(names)} pictures; "
-                f"write one {IMAGE_TOKEN} per picture in the human's words"
-            )
-        how = encode_independent if self.is_independent(record) else encode
+        require_marks(record)
+        how = encode_independent if is_independent(record, self.independent_turns) else encode
         try:
-            return how(conversations, self.template, self.tokenizer, self.max_length)
+            return how(record["conversations"], self.template, self.tokenizer, self.max_length)
         except UserError as error:
             raise UserError(f"record {record.get('id')!r}: {error}") from None
 
-    def is_independent(self, record: Mapping[str, Any]) -> bool:
-        """Whether the questions of a record of several are learned each as if asked alone."""
-        said = record.get("independent_turns", False) if self.independent_turns is None else self.independent_turns
-        return bool(said) and len(record["conversations"]) > 3
-
-
-class RecordDataset(Dataset[Example]):  # type: ignore[misc]  # torch is not followed
-    """Records as examples, each made when it is asked for."""
-
-    def __init__(self, records: Sequence[Mapping[str, Any]], encoder: Encoder, real_lengths: bool = False) -> None:
-        self.records = records
-        self.encoder = encoder
-        self.real_lengths = real_lengths
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> Example:
-        record = taught(self.records[index])
-        try:
-            pictures = self.encoder.pictures(record)
-        except DataError as error:
-            raise PictureLost(f"record {record.get('id')!r}: {error}") from None
-        encoded = self.encoder.encode(record)
-        config, tower = self.encoder.config, self.encoder.tower
+    def example(self, record: Mapping[str, Any], index: int) -> Example:
+        """The record as an example. Raises UserError that names it; DataError for a picture that cannot be read."""
+        pictures = self.pictures(record)
+        encoded = self.encode(record)
+        config, tower = self.config, self.tower
         image_tokens = [num_image_tokens(config, tower, one.size) if tower is not None else 1 for one in pictures]
         return Example(
             id=str(record.get("id", index)),
@@ -164,6 +137,65 @@ class RecordDataset(Dataset[Example]):  # type: ignore[misc]  # torch is not fol
             index=index,
         )
 
+    def num_tokens(self, record: Mapping[str, Any]) -> int:
+        """Positions that a record takes, pictures counted; negative for text alone."""
+        names = images_of(record)
+        length = len(self.encode(record).input_ids) - len(names)
+        if not names:
+            return -length
+        anyres = getattr(self.config, "image_aspect_ratio", None) == "anyres"
+        # Only anyres makes the number of tokens a matter of the picture's size; it has to be opened then.
+        sizes = [one.size for one in self.pictures(record)] if anyres else [(1, 1)] * len(names)
+        return length + sum(num_image_tokens(self.config, self.tower, size) for size in sizes)
+
+
+class Encodes(Protocol):
+    """What makes examples of records: `Encoder` for LLaVA, `FamilyEncoder` for families of transformers' classes."""
+
+    image_folder: Path | None
+
+    def example(self, record: Mapping[str, Any], index: int) -> Example:
+        """The record as an example."""
+
+    def num_tokens(self, record: Mapping[str, Any]) -> int:
+        """Positions that the record takes, negative for text alone."""
+
+
+def require_marks(record: Mapping[str, Any]) -> None:
+    """Raise UserError for a record that has more or fewer `<image>` than pictures."""
+    marks = sum(str(turn["value"]).count(IMAGE_TOKEN) for turn in record["conversations"])
+    names = images_of(record)
+    if marks != len(names):
+        raise UserError(
+            f"record {record.get('id')!r}: {marks} {IMAGE_TOKEN} for {len(names)} pictures; "
+            f"write one {IMAGE_TOKEN} per picture in the human's words"
+        )
+
+
+def is_independent(record: Mapping[str, Any], asked: bool | None) -> bool:
+    """Whether the questions of a record of several are learned each as if asked alone; `asked` None: as it says."""
+    said = record.get("independent_turns", False) if asked is None else asked
+    return bool(said) and len(record["conversations"]) > 3
+
+
+class RecordDataset(Dataset[Example]):  # type: ignore[misc]  # torch is not followed
+    """Records as examples, each made when it is asked for."""
+
+    def __init__(self, records: Sequence[Mapping[str, Any]], encoder: Encodes, real_lengths: bool = False) -> None:
+        self.records = records
+        self.encoder = encoder
+        self.real_lengths = real_lengths
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Example:
+        record = taught(self.records[index])
+        try:
+            return self.encoder.example(record, index)
+        except DataError as error:
+            raise PictureLost(f"record {record.get('id')!r}: {error}") from None
+
     @property
     def modality_lengths(self) -> list[int]:
         """Words per record, negative for text only: upstream's measure, so that grouped orders are upstream's.
@@ -171,7 +203,7 @@ class RecordDataset(Dataset[Example]):  # type: ignore[misc]  # torch is not fol
         With `real_lengths` tokens, pictures counted: what a record costs. Tokenises every record once.
         """
         if self.real_lengths:
-            return [self._num_tokens(record) for record in map(taught, self.records)]
+            return [self.encoder.num_tokens(record) for record in map(taught, self.records)]
         if isinstance(self.records, Records):
             return kept_lengths(self.records.path, len(self.records), self._num_words)
         return self._num_words()
@@ -188,13 +220,3 @@ class RecordDataset(Dataset[Example]):  # type: ignore[misc]  # torch is not fol
             words = sum(len(turn["value"].split()) for turn in record["conversations"])
             lengths.append(words if "image" in record else -words)
         return lengths
-
-    def _num_tokens(self, record: Mapping[str, Any]) -> int:
-        names = images_of(record)
-        length = len(self.encoder.encode(record).input_ids) - len(names)
-        if not names:
-            return -length
-        anyres = getattr(self.encoder.config, "image_aspect_ratio", None) == "anyres"
-        # Only anyres makes the number of tokens a matter of the picture's size; it has to be opened then.
-        sizes = [one.size for one in self.encoder.pictures(record)] if anyres else [(1, 1)] * len(names)
-        return length + sum(num_image_tokens(self.encoder.config, self.encoder.tower, size) for size in sizes)

@@ -110,7 +110,8 @@ def adds_bos(tokenizer: Any) -> bool:
     return bool(ids) and ids[0] == tokenizer.bos_token_id
 
 
-def _spans(labels: Sequence[int]) -> list[tuple[int, int]]:
+def spans_of(labels: Sequence[int]) -> list[tuple[int, int]]:
+    """The half-open ranges of taught tokens."""
     spans = []
     start: int | None = None
     for index, label in enumerate([*labels, IGNORE_INDEX]):
@@ -130,7 +131,7 @@ def encode(conversations: Sequence[Turn], template_name: str, tokenizer: Any, ma
     """
     ids, labels = encode_segments(segments(conversations, template_name), tokenizer)
     is_cut = len(ids) > (max_length or len(ids))
-    encoded = Encoded(ids[:max_length], labels[:max_length], _spans(labels[:max_length]), is_cut=is_cut)
+    encoded = Encoded(ids[:max_length], labels[:max_length], spans_of(labels[:max_length]), is_cut=is_cut)
     if not encoded.num_supervised:
         cut = f" within {max_length} tokens (the record has {len(ids)})" if is_cut else ""
         raise UserError(f"no supervised token{cut}: the answers are empty or cut off; lengthen --model_max_length")
@@ -181,7 +182,7 @@ def encode_independent(
         branches.append(len(ids))
         ids += path.input_ids[shared:]
         labels += path.labels[shared:]
-    return Encoded(ids, labels, _spans(labels), tuple(branches), any(path.is_cut for path in paths))
+    return Encoded(ids, labels, spans_of(labels), tuple(branches), any(path.is_cut for path in paths))
 
 
 def prompt_ids(turns: Sequence[Turn], template_name: str, tokenizer: Any) -> list[int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from data_prep.records.record import read_records
-from llava_finetune.data.dataset import Encoder, RecordDataset
+from llava_finetune.data.dataset import Encodes, RecordDataset
 from llava_finetune.data.example import Example
 from llava_finetune.errors import UserError
 from llava_finetune.planning.picture_batches import PictureKey
@@ -52,7 +52,7 @@ def split_spec(spec: str) -> tuple[Path, float]:
     return Path(path), float(share)
 
 
-def mixed(main: RecordDataset, spec: str, encoder: Encoder, seed: int) -> Mixed:
+def mixed(main: RecordDataset, spec: str, encoder: Encodes, seed: int) -> Mixed:
     """`main` with so many general records that they are SHARE of the whole; drawn by `seed`, repeated when too few."""
     path, share = split_spec(spec)
     records = read_records(path)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_finetune.errors import UserError
-from llava_finetune.model.loading import kind_of
+from llava_finetune.model.loaded import kind_of
 from llava_finetune.saved.manifest import read_manifest, weights_sha256
 
 

@@ -166,27 +166,23 @@ def _with_losses(arguments: argparse.Namespace, loaded: Any, questions: list[Any
     """The predictions, each with its record's mean loss per answer token in `loss`."""
     import torch
 
-    from llava_finetune.data.collator import Collator, ModelInputs
-    from llava_finetune.data.dataset import Encoder, RecordDataset
+    from llava_finetune.data.collator import ModelInputs
+    from llava_finetune.data.dataset import RecordDataset
     from llava_finetune.evaluation.record_losses import record_losses
 
-    tower, tokenizer = loaded.model.get_vision_tower(), loaded.tokenizer
-    encoder = Encoder(
-        tokenizer, loaded.template, loaded.image_processor, loaded.model.config, arguments.image_folder, tower
-    )
+    encoder, collator = _readers(loaded, arguments.image_folder)
     records = list({id(one.record): one.record for one in questions}.values())
     places = {id(record): place for place, record in enumerate(records)}
-    side = tower.config.image_size
-    collator = Collator(tokenizer.pad_token_id, torch.zeros(3, side, side))
 
     def forward(batch: ModelInputs) -> Any:
-        images = batch["images"]
-        seen = [image.to(loaded.device, loaded.dtype) for image in images]
-        batch["images"] = torch.stack(seen) if isinstance(images, torch.Tensor) else seen
+        if (images := batch.get("images")) is not None:
+            seen = [image.to(loaded.device, loaded.dtype) for image in images]
+            batch["images"] = torch.stack(seen) if isinstance(images, torch.Tensor) else seen
         moved = {key: value.to(loaded.device) if hasattr(value, "to") else value for key, value in batch.items()}
         return loaded.model(**moved)
 
-    loaded.model.config.tokenizer_padding_side = "right"
+    if loaded.family is None:
+        loaded.model.config.tokenizer_padding_side = "right"
     with torch.inference_mode():
         losses = record_losses(
             forward, RecordDataset(records, encoder), range(len(records)), collator, arguments.batch_size
@@ -195,6 +191,22 @@ def _with_losses(arguments: argparse.Namespace, loaded: Any, questions: list[Any
         {**one, "loss": losses[places[id(question.record)]].mean}
         for one, question in zip(predictions, questions, strict=True)
     ]
+
+
+def _readers(loaded: Any, folder: Path | None) -> tuple[Any, Any]:
+    """What makes examples of records, and batches of examples, for a loaded model."""
+    import torch
+
+    from llava_finetune.data.collator import Collator
+    from llava_finetune.data.dataset import Encoder
+    from llava_finetune.model.families.encoder import FamilyCollator, FamilyEncoder
+
+    if loaded.family is not None:
+        return FamilyEncoder(loaded.family, folder), FamilyCollator(loaded.family)
+    tower = loaded.model.get_vision_tower()
+    side = tower.config.image_size
+    encoder = Encoder(loaded.tokenizer, loaded.template, loaded.image_processor, loaded.model.config, folder, tower)
+    return encoder, Collator(loaded.tokenizer.pad_token_id, torch.zeros(3, side, side))
 
 
 def _output(arguments: argparse.Namespace) -> Path:

@@ -25,6 +25,7 @@ from llava_finetune.data.masking import asked_alone, prompt_ids
 from llava_finetune.data.templates import end_text
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation import metrics
+from llava_finetune.evaluation.family_answers import FamilyAsker
 
 Say = Callable[[str], None]
 
@@ -165,21 +166,18 @@ def answer(
 
     With `same_passes` a batch of text alone runs the tower too, as ranks that share the weights (ZeRO-3) must.
     """
-    prompts = [
-        prompt_ids([{"from": "human", "value": question.asked}], loaded.template, loaded.tokenizer)
-        for question in questions
-    ]
-    names = [name for question in questions for name in question.images]
-    pictures = Pictures(image_folder, loaded.image_processor, loaded.model.config, mode, names)
+    asker: Any = (
+        FamilyAsker(loaded, questions, image_folder, mode)
+        if loaded.family is not None
+        else _LlavaAsker(loaded, questions, image_folder, mode, same_passes)
+    )
     # Like lengths together, and within a length the questions on one picture together: its pixels are read once.
-    order = sorted(range(len(questions)), key=lambda index: (len(prompts[index]), index))
+    order = sorted(range(len(questions)), key=lambda index: (asker.cost(index), index))
     done: dict[int, dict[str, Any]] = {}
     start = last = time.monotonic()
     for batch in _batches(order, batch_size):
-        images = _images(loaded, [questions[i] for i in batch], pictures, same_passes)
-        ids = _generate(loaded, [prompts[i] for i in batch], *images, max_new_tokens)
-        for index, tokens in zip(batch, ids, strict=True):
-            done[index] = _prediction(loaded, questions[index], tokens, max_new_tokens)
+        for index, tokens in zip(batch, asker.generate(batch, max_new_tokens), strict=True):
+            done[index] = _prediction(loaded, asker, questions[index], tokens, max_new_tokens)
         now = time.monotonic()
         if now - last > 10:
             last = now
@@ -191,8 +189,42 @@ def answer(
 
 def stop_ids(loaded: Any) -> list[int]:
     """Tokens that end an answer: the template's end of turn and the tokenizer's end of text."""
+    if loaded.family is not None:
+        return list(loaded.family.stop_ids)
     ids = loaded.tokenizer(end_text(loaded.template), add_special_tokens=False).input_ids
     return sorted({loaded.tokenizer.eos_token_id, *(ids if len(ids) == 1 else [])} - {None})
+
+
+class _LlavaAsker:
+    """Prompts of questions in upstream's layout, and the ids of answers to some of them."""
+
+    def __init__(
+        self, loaded: Any, questions: Sequence[Question], folder: Path | None, mode: str, same_passes: bool
+    ) -> None:
+        self.loaded, self.questions, self.same_passes = loaded, questions, same_passes
+        self.prompts = [
+            prompt_ids([{"from": "human", "value": question.asked}], loaded.template, loaded.tokenizer)
+            for question in questions
+        ]
+        names = [name for question in questions for name in question.images]
+        self.pictures = Pictures(folder, loaded.image_processor, loaded.model.config, mode, names)
+
+    def cost(self, index: int) -> int:
+        """The length of a question's prompt: what decides which are asked together."""
+        return len(self.prompts[index])
+
+    def generate(self, indices: Sequence[int], max_new_tokens: int) -> list[list[int]]:
+        """New token ids for each of these questions."""
+        images = _images(self.loaded, [self.questions[i] for i in indices], self.pictures, self.same_passes)
+        return _generate(self.loaded, [self.prompts[i] for i in indices], *images, max_new_tokens)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """An answer's text, up to the template's end of turn where that is not one token."""
+        text = str(self.loaded.tokenizer.decode(tokens, skip_special_tokens=True))
+        ending, end_id = end_text(self.loaded.template), self.loaded.tokenizer.eos_token_id
+        if self.loaded.tokenizer(ending, add_special_tokens=False).input_ids != [end_id] and ending in text:
+            text = text.split(ending, 1)[0]
+        return text.strip()
 
 
 def _generate(
@@ -235,15 +267,8 @@ def _images(
     return (torch.stack(tensors) if same else tensors), [size for _, size in found]
 
 
-def _prediction(loaded: Any, question: Question, tokens: list[int], max_new_tokens: int) -> dict[str, Any]:
+def _prediction(loaded: Any, asker: Any, question: Question, tokens: list[int], max_new_tokens: int) -> dict[str, Any]:
     stops = set(stop_ids(loaded))
     length = next((index for index, token in enumerate(tokens) if token in stops), None)
     kept = tokens if length is None else tokens[:length]
-    text = loaded.tokenizer.decode(kept, skip_special_tokens=True)
-    ending = end_text(loaded.template)
-    if (
-        loaded.tokenizer(ending, add_special_tokens=False).input_ids != [loaded.tokenizer.eos_token_id]
-        and ending in text
-    ):
-        text = text.split(ending, 1)[0]
-    return question.prediction(text.strip(), len(kept), length is None and len(tokens) >= max_new_tokens)
+    return question.prediction(asker.text(kept), len(kept), length is None and len(tokens) >= max_new_tokens)

@@ -12,6 +12,7 @@ from typing import Any
 
 from llava_finetune.data.collator import Collator, ModelInputs, model_inputs
 from llava_finetune.data.example import Example
+from llava_finetune.model.families.encoder import FamilyCollator
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def record_losses(
     forward: Callable[[ModelInputs], Any],
     dataset: Any,
     indices: Sequence[int],
-    collator: Collator,
+    collator: Collator | FamilyCollator,
     batch_size: int,
     num_counted: int | None = None,
 ) -> dict[int, RecordLoss]:

@@ -51,7 +51,8 @@ class Merged:
     """What was written and how it was verified; differences are of logits over all text positions of all records.
 
     Of `answers` greedy answers, all are those of the adapter as every command loads it; `same_beside` are also those of
-    the adapter run beside the base, as in training, whose activations round at other places.
+    the adapter run beside the base, as in training, whose activations round at other places. `layout`: upstream's, or
+    transformers' for its own families.
     """
 
     adapter: str
@@ -68,6 +69,7 @@ class Merged:
     same_beside: int
     difference_4bit: float | None
     seconds: float
+    layout: str = "upstream"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -133,7 +135,10 @@ def describe(result: Merged) -> str:
         )
     if result.difference_4bit is not None:
         lines.append(f"4-bit: logits of merged and of base plus adapter differ by at most {result.difference_4bit:.2e}")
-    return "\n".join([*lines, f"{result.seconds:.0f} s; next: llava-finetune export {result.folder} exported"])
+    following = f"llava-finetune export {result.folder} exported"
+    if result.layout == "transformers":
+        following = f"it is in transformers' own layout: llava-finetune evaluate --model {result.folder}"
+    return "\n".join([*lines, f"{result.seconds:.0f} s; next: {following}"])
 
 
 def merge(
@@ -152,7 +157,8 @@ def merge(
     tensor that is missing or not in the base, logits that differ by more than the dtype's noise, or another answer.
     """
     from llava_finetune.merge import weights
-    from llava_finetune.model.loading import kind_of, load
+    from llava_finetune.model.loaded import kind_of
+    from llava_finetune.model.loading import load
     from llava_finetune.saved import new_folder
 
     start = time.monotonic()
@@ -166,6 +172,7 @@ def merge(
         # As chat, evaluate and serve load it: the product of the factors is added in fp32 and rounded once.
         folded = load(adapter, base=base, dtype=beside.dtype, device=beside.device)
         answers = greedy_answers(folded, adapter, wanted)
+        layout = "upstream" if folded.family is None else "transformers"
         tensors = weights.write_model(partial, folded, Path(adapter), beside.base, in_tower=beside.in_tower)
         del folded
         gc.collect()
@@ -187,6 +194,7 @@ def merge(
         same_beside=sum(a == b for a, b in zip(answers, beside.answers, strict=True)),
         difference_4bit=four,
         seconds=time.monotonic() - start,
+        layout=layout,
     )
 
 

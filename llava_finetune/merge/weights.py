@@ -17,6 +17,7 @@ import torch
 from llava_finetune.convert.parity import forward, logit_tolerance, probe_ids, usable_probes
 from llava_finetune.convert.tokenizer_files import FILES as TOKENIZER_FILES
 from llava_finetune.errors import UserError
+from llava_finetune.merge.family import family_logits, generated_cases, record_cases, write_family
 from llava_finetune.saved import tensor_names
 from llava_finetune.saved.shards import ShardWriter, StoredTensor, tensor_inventory
 
@@ -60,9 +61,11 @@ def run_records(adapter: Path) -> tuple[Path, Path | None] | None:
 
 def load_cases(
     adapter: str, loaded: Any, records: Path | None, images: Path | None, count: int
-) -> tuple[list[Case], str]:
+) -> tuple[list[Any], str]:
     """Cases to compare on, and what they are in words."""
     found = (records, images) if records else run_records(Path(adapter))
+    if loaded.family is not None:
+        return _family_cases(loaded, found, count)
     if found is None:
         size = loaded.model.get_vision_tower().config.image_size
         chosen = usable_probes(loaded.template, size)
@@ -72,6 +75,14 @@ def load_cases(
     return [
         _record_case(record, loaded, found[1]) for record in _first(found[0], count)
     ], f"held-out records of {found[0]}"
+
+
+def _family_cases(loaded: Any, found: tuple[Path, Path | None] | None, count: int) -> tuple[list[Any], str]:
+    family = loaded.family
+    if found is None:
+        return generated_cases(family, family.config.vision_config.image_size), "generated conversations"
+    records = _first(found[0], count)
+    return record_cases(family, records, found[1], loaded.context_length), f"held-out records of {found[0]}"
 
 
 def _first(path: Path, count: int) -> list[Any]:
@@ -96,16 +107,20 @@ def _record_case(record: Any, loaded: Any, folder: Path | None) -> Case:
     )
 
 
-def logits_of(loaded: Any, cases: Sequence[Case]) -> list[torch.Tensor]:
+def logits_of(loaded: Any, cases: Sequence[Any]) -> list[torch.Tensor]:
     """Logits (text positions x vocabulary, fp32, CPU) of every case. Raises UserError when one is not a number."""
     out = []
     for case in cases:
-        run = forward(loaded, case.input_ids, case.pictures)
-        if not bool(torch.isfinite(run.logits).all()):
+        if loaded.family is not None:
+            logits = family_logits(loaded, case)
+        else:
+            run = forward(loaded, case.input_ids, case.pictures)
+            logits = run.logits[run.is_text]
+        if not bool(torch.isfinite(logits).all()):
             raise UserError(
                 "the model's logits are NaN or infinite; its weights or its dtype are broken (try --dtype float32)"
             )
-        out.append(run.logits[run.is_text])
+        out.append(logits)
     return out
 
 
@@ -169,8 +184,11 @@ def check_tensors(tensors: dict[str, torch.Tensor], base: str | None) -> None:
 
 def write_model(folder: Path, loaded: Any, adapter: Path, base: str, *, in_tower: bool) -> int:
     """Write `folder` from a model whose adapter is merged; returns the number of tensors. `in_tower`: so it is, too."""
-    from llava_finetune.saved.manifest import write_manifest
-
+    if loaded.family is not None:
+        tensors = write_family(folder, loaded)
+        check_tensors(tensors, None)
+        _write_merged_manifest(folder, loaded, adapter, base)
+        return len(tensors)
     model, config = loaded.model, loaded.model.config
     config.unfreeze_mm_vision_tower = bool(getattr(config, "unfreeze_mm_vision_tower", False) or in_tower)
     config.tokenizer_padding_side = "right"
@@ -179,6 +197,13 @@ def write_model(folder: Path, loaded: Any, adapter: Path, base: str, *, in_tower
     tensors = model_tensors(model, with_tower=config.unfreeze_mm_vision_tower)
     check_tensors(tensors, base)
     save(folder, tensors, config, model.generation_config, (adapter, Path(base)))
+    _write_merged_manifest(folder, loaded, adapter, base)
+    return len(tensors)
+
+
+def _write_merged_manifest(folder: Path, loaded: Any, adapter: Path, base: str) -> None:
+    from llava_finetune.saved.manifest import write_manifest
+
     write_manifest(
         folder,
         kind="model",
@@ -187,7 +212,6 @@ def write_model(folder: Path, loaded: Any, adapter: Path, base: str, *, in_tower
         dtype=str(loaded.dtype).removeprefix("torch."),
         merged_from=str(adapter.resolve()),
     )
-    return len(tensors)
 
 
 def note_check(folder: Path, found: Difference, num_records: int, num_answers: int) -> None:

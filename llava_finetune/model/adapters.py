@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,26 +46,30 @@ class Lora:
     named: frozenset[str] = frozenset()
 
 
-def target_modules(targets: str, model: Any) -> list[str]:
+def target_modules(targets: str, model: Any, parts: Mapping[str, str] = PART_TARGETS) -> list[str]:
     """Full names of the linear modules that `targets` (parts, comma-separated, or one regular expression) selects."""
     names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    patterns = [PART_TARGETS.get(part.strip(), part.strip()) for part in targets.split(",")]
+    patterns = [parts.get(part.strip(), part.strip()) for part in targets.split(",")]
     try:
         chosen = [name for name in names if any(re.fullmatch(pattern, name) for pattern in patterns)]
     except re.error as error:
         raise UserError(f"--lora_targets {targets}: not a regular expression ({error})") from None
     if not chosen:
         raise UserError(
-            f"--lora_targets {targets} selects no linear layer; parts are {', '.join(PART_TARGETS)}; "
+            f"--lora_targets {targets} selects no linear layer; parts are {', '.join(parts)}; "
             f"names look like {names[0]}"
         )
     layers = max((int(found[1]) for found in map(TOWER_LAYER.match, names) if found), default=-1) + 1
-    select = getattr(model.config, "mm_vision_select_layer", -2)
+    # LLaVA-OneVision has a vision_tower too, and names the layer otherwise.
+    select = getattr(model.config, "mm_vision_select_layer", getattr(model.config, "vision_feature_layer", -2))
     return [name for name in chosen if not TOWER_LAYER.match(name) or in_use(name, layers, select)]
 
 
-def add_adapters(model: Any, lora: Lora) -> Any:
-    """LoRA by full module names, so that the tower is never adapted by accident (a suffix would match it too)."""
+def add_adapters(model: Any, lora: Lora, parts: Mapping[str, str] = PART_TARGETS) -> Any:
+    """LoRA by full module names, so that the tower is never adapted by accident (a suffix would match it too).
+
+    `parts`: the linear layers of each part, as regular expressions.
+    """
     from peft import LoraConfig, PeftModel, get_peft_model
 
     if lora.init:
@@ -74,7 +79,7 @@ def add_adapters(model: Any, lora: Lora) -> Any:
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
-        target_modules=target_modules(lora.targets, model),
+        target_modules=target_modules(lora.targets, model, parts),
         lora_dropout=lora.dropout,
         bias=lora.bias,
         use_dora=lora.use_dora,

@@ -7,6 +7,7 @@ so.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ UPSTREAM_DEFAULTS: dict[str, Any] = {
     "mm_vision_select_feature": "patch",
     "image_aspect_ratio": "square",
 }
+KEPT_WHOLE = ("model.mm_projector", "model.vision_tower", "lm_head")
 GUESSED_TEMPLATES = (("mistral", "mistral_instruct"), ("llama", "vicuna_v1"))
 
 
@@ -167,7 +169,13 @@ def attention(asked: str, cuda: bool) -> str:
     return "sdpa" if cuda else "eager"
 
 
-def quantization(bits: int, dtype: torch.dtype, double_quant: bool = True, quant_type: str = "nf4") -> Any:
+def quantization(
+    bits: int,
+    dtype: torch.dtype,
+    double_quant: bool = True,
+    quant_type: str = "nf4",
+    kept_whole: Sequence[str] = KEPT_WHOLE,
+) -> Any:
     """bitsandbytes' config for a 4- or 8-bit base; projector, tower and head stay in 16 bit. None for 16."""
     if bits == 16:
         return None
@@ -176,7 +184,7 @@ def quantization(bits: int, dtype: torch.dtype, double_quant: bool = True, quant
     return transformers.BitsAndBytesConfig(
         load_in_4bit=bits == 4,
         load_in_8bit=bits == 8,
-        llm_int8_skip_modules=["model.mm_projector", "model.vision_tower", "lm_head"],
+        llm_int8_skip_modules=list(kept_whole),
         llm_int8_threshold=6.0,
         bnb_4bit_compute_dtype=dtype,
         bnb_4bit_use_double_quant=double_quant,

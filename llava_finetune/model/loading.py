@@ -10,99 +10,35 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from llava_finetune.config.precision import choose_precision
 from llava_finetune.errors import UserError
 from llava_finetune.kernels import rotary
 from llava_finetune.model.building import attention, load_config, load_tokenizer, quantization, template_of
+from llava_finetune.model.families.known import open_family
+from llava_finetune.model.families.loading import load_family
+from llava_finetune.model.loaded import (
+    Loaded,
+    base_of,
+    choose_device,
+    choose_dtype,
+    forget_sampling,
+    kind_of,
+    load_adapter,
+    refuse_unset,
+)
 from llava_finetune.model.modeling import model_class
 from llava_finetune.saved.checkpoints import require_whole
 from llava_finetune.saved.folders import find_tower
-from llava_finetune.saved.manifest import NAME, read_manifest, weights_sha256
+from llava_finetune.saved.manifest import read_manifest
 from llava_finetune.saved.pickles import load_pickle
 from llava_finetune.saved.shards import weight_files
 from llava_finetune.saved.sound import blamed_on, require_sound
 from llava_finetune.saved.tensor_names import is_buffer
-
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-SHORT = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model ready to answer, with all that prompts and pictures need. `seconds` is the load time."""
-
-    tokenizer: Any
-    model: Any
-    image_processor: Any
-    template: str
-    dtype: torch.dtype
-    device: torch.device
-    context_length: int
-    manifest: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
-
-
-def kind_of(folder: str | Path) -> str:
-    """adapter, projector or model, by the files of a folder; a hub id is taken for a model."""
-    path = Path(folder)
-    if not path.is_dir():
-        return "model"
-    if (path / "adapter_config.json").is_file():
-        return "adapter"
-    weights = any(path.glob("*.safetensors")) or any(path.glob("pytorch_model*.bin"))
-    if (path / "mm_projector.bin").is_file() and not weights:
-        return "projector"
-    if not weights:
-        raise UserError(f"{path}: no model weights, adapter_config.json or mm_projector.bin; give what training wrote")
-    return "model"
-
-
-def base_of(folder: str | Path, base: str | None, manifest: dict[str, Any]) -> str:
-    """The base an adapter or projector was trained on: as given, else the manifest's; checked by its weights' hash."""
-    named = base or manifest.get("base")
-    if not named:
-        raise UserError(f"{folder}: no {NAME} names its base; give the base with --base")
-    expected = manifest.get("base_sha256")
-    found = weights_sha256(named) if expected else None
-    if found and expected and found != expected:
-        raise UserError(
-            f"{folder} was trained on {manifest.get('base')} (weights {expected[:12]}), but {named} holds other "
-            f"weights ({found[:12]}); give the base it was trained on with --base"
-        )
-    if not base and named.startswith("/") and not Path(named).is_dir():
-        raise UserError(f"{folder}: its base {named} is gone; give where it is now with --base")
-    return str(named)
-
-
-def choose_dtype(asked: str, manifest: dict[str, Any], config: Any, device: str) -> torch.dtype:
-    """auto: what the model was trained or saved in, where the device computes in it; else the hardware's best."""
-    name = SHORT.get(asked, asked)
-    if name != "auto":
-        if name not in DTYPES:
-            raise UserError(f"dtype {asked}: expected auto, {', '.join(SHORT)} or {', '.join(DTYPES)}")
-        return DTYPES[name]
-    native = choose_precision("auto", device).dtype
-    saved = manifest.get("dtype") or str(getattr(config, "dtype", None) or native).removeprefix("torch.")
-    wanted = DTYPES.get(saved, native)
-    return wanted if wanted in (native, torch.float32) or device == "cuda" else native
-
-
-def choose_device(asked: str) -> torch.device:
-    """auto: the GPU where there is one. Raises UserError for a device that this machine has not."""
-    if asked == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(asked)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"--device {asked}: {str(error).splitlines()[0]}; give auto, cpu, cuda or cuda:N") from None
-    return device
 
 
 def load(
@@ -129,6 +65,9 @@ def load(
     source = base_of(path, base, manifest) if kind != "model" else path
     place = choose_device(device)
     require_sound(source)
+    if (family := open_family(path) or open_family(source)) is not None:
+        found = load_family(family, path, source, kind, dtype, place, bits, merge_adapter and bits == 16)
+        return replace(found, manifest=manifest, seconds=time.monotonic() - start)
     config = _config(path, source, vision_tower, bits)
     require_sound(config.mm_vision_tower)
     chosen = choose_dtype(dtype, manifest, config, place.type)
@@ -142,8 +81,8 @@ def load(
     tower.to(device=place, dtype=chosen)
     missing -= _load_beside(model, Path(path), kind, chosen)
     if kind == "adapter":
-        model = _load_adapter(model, Path(path), merge_adapter and bits == 16)
-    _refuse_unset(model, path, missing)
+        model = load_adapter(model, Path(path), merge_adapter and bits == 16)
+    refuse_unset(model, path, missing)
     _finish(model, place, chosen, bits)
     tokenizer = load_tokenizer(path if _has_tokenizer(path) else source, None, 2048)
     template = template_of(None, path if manifest else source, config, tokenizer)
@@ -230,30 +169,6 @@ def _load_state(model: Any, state: dict[str, torch.Tensor], file: Path) -> set[s
     return set(plain)
 
 
-def _load_adapter(model: Any, folder: Path, merge: bool) -> Any:
-    from peft import PeftModel
-
-    try:
-        model = PeftModel.from_pretrained(model, str(folder))
-    except Exception as error:  # peft's, safetensors', torch's
-        raise UserError(f"{folder}: the adapter cannot be loaded, it may be cut off: {error}") from error
-    return model.merge_and_unload() if merge else model
-
-
-def _refuse_unset(model: Any, path: str, missing: set[str]) -> None:
-    """A tensor that was in no file, or is not finite, would answer nonsense instead of failing."""
-    unset = dict.fromkeys(missing, "missing from the weights")
-    for name, parameter in model.named_parameters():
-        if parameter.is_meta:
-            unset[name] = "missing from the weights"
-        elif parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
-            unset[name] = "not finite"
-    if unset:
-        name = min(unset)
-        count = f" (and {len(unset) - 1} more)" if len(unset) > 1 else ""
-        raise UserError(f"{path}: {name} is {unset[name]}{count}; the folder is incomplete or damaged")
-
-
 def _finish(model: Any, device: torch.device, dtype: torch.dtype, bits: int) -> None:
     if bits == 16:
         model.to(device=device, dtype=dtype)
@@ -267,6 +182,4 @@ def _finish(model: Any, device: torch.device, dtype: torch.dtype, bits: int) -> 
     model.eval()
     model.config.use_cache = True
     model.config.tokenizer_padding_side = "left"
-    # Greedy answers with a base's sampling values left in would warn, and refuse to save.
-    for name in ("temperature", "top_p", "top_k"):
-        setattr(model.generation_config, name, None)
+    forget_sampling(model)

@@ -75,6 +75,8 @@ def load_trained(model: Any, folder: Path, kind: str) -> None:
 
         for file in sorted(folder.glob("*.safetensors")):
             state.update(load_file(file))
+        if not state.keys() & missing:  # transformers writes some classes under the names that they had before
+            state = dict(type(model).from_pretrained(folder, dtype=torch.float32).named_parameters())
     parameters = dict(model.named_parameters(remove_duplicate=False))
     loaded: set[int] = set()
     with torch.no_grad():
@@ -161,6 +163,10 @@ class FolderWriter:
             keys += ["embed_tokens", "embed_in"]
         return any(key in name for key in keys)
 
+    def _write_processing(self, folder: Path) -> None:
+        copy_tokenizer(self.base, folder, self.tokenizer)
+        self.image_processor.save_pretrained(folder)
+
     def _describe(self, model: Any, folder: Path) -> None:
         config = model.config
         use_cache, config.use_cache = config.use_cache, True
@@ -172,8 +178,7 @@ class FolderWriter:
         if quantized is not None:
             config.quantization_config = quantized
         config.use_cache = use_cache
-        copy_tokenizer(self.base, folder, self.tokenizer)
-        self.image_processor.save_pretrained(folder)
+        self._write_processing(folder)
         write_json(folder / "generation_config.json", model.generation_config.to_diff_dict())
         write_manifest(
             folder,

@@ -7,10 +7,24 @@ for part, trained, total in trainable_table(model): print(part, trained, total)
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+PARTS: Sequence[tuple[str, tuple[str, ...]]] = (
+    ("vision tower", ("vision_tower", "vision_model.")),
+    ("newline", ("image_newline",)),
+    ("projector", ("mm_projector", "connector.", "multi_modal_projector", "perceiver_resampler")),
+    ("cross-attention", ("gated_cross_attn_layers",)),
+)
+"""The parts of a model, and what the names of their tensors hold: upstream's layout, and those of the families."""
+
+
+def part_of(name: str) -> str:
+    """The part that a tensor belongs to by its name; what is no other part's is the language model's."""
+    return next((part for part, marks in PARTS if any(mark in name for mark in marks)), "language model")
 
 
 @dataclass(frozen=True)
@@ -80,18 +94,10 @@ def restore_trainable(model: Any, building: Building, targets: str) -> None:
 
 
 def trainable_table(model: Any) -> list[tuple[str, int, int]]:
-    """(part, trainable, all) parameters of language model, projector, vision tower and adapters."""
+    """(part, trainable, all) parameters of each part and of the adapters."""
     counts: dict[str, list[int]] = {}
     for name, parameter in model.named_parameters():
-        part = (
-            "LoRA"
-            if "lora_" in name
-            else "vision tower"
-            if "vision_tower" in name
-            else "projector"
-            if "mm_projector" in name or "image_newline" in name
-            else "language model"
-        )
+        part = "LoRA" if "lora_" in name else part_of(name).replace("newline", "projector")
         size = getattr(parameter, "ds_numel", parameter.numel())
         row = counts.setdefault(part, [0, 0])
         row[0] += size if parameter.requires_grad else 0

@@ -19,7 +19,7 @@ from llava_finetune.machine import GB, gpus, readable
 from llava_finetune.planning.memory import Estimate, estimate, host_ram
 from llava_finetune.planning.picture_batches import most_pictures
 from llava_finetune.planning.setting import LORA_RANK, Setting
-from llava_finetune.planning.shapes import Shape, read_shape
+from llava_finetune.planning.shapes import FamilyShape, Shape, read_shape
 
 MODES = ("pretrain", "qlora", "lora", "full")
 BATCHES = (16, 8, 4, 2, 1)
@@ -186,6 +186,8 @@ def too_small(shape: Shape, wanted: Setting, gpu_bytes: int, config: str | None 
 
 def max_length(shape: Shape) -> int:
     """Tokens that a record may have where no flag says: as the published bases, 4096 for those that cut pictures."""
+    if isinstance(shape, FamilyShape):
+        return 8192  # FAMILY_LENGTH of training/model_setup.py
     return 4096 if shape.anyres else 2048
 
 

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from llava_finetune.errors import UserError
+from llava_finetune.planning.family_pictures import COSTS, PictureCost, Widths, picture_cost
 from llava_finetune.saved.documents import read_document
 from llava_finetune.saved.promises import require_projector
 
 KNOWN_MODELS = Path(__file__).with_name("known_models.json")
 DEFAULT_TOWER = "openai/clip-vit-large-patch14-336"
 FAMILIES = ("llama", "llava", "llava_llama", "mistral", "llava_mistral")
+IDEFICS = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -154,6 +156,51 @@ class Shape:
         )
 
 
+@dataclass(frozen=True)
+class SigLip(Vision):
+    """A tower without a class token."""
+
+    @property
+    def num_parameters(self) -> int:
+        """All parameters but those of a head."""
+        h, i = self.hidden, self.intermediate
+        layer = 4 * (h * h + h) + 2 * h * i + h + i + 4 * h
+        return self.layers * layer + (3 * self.patch_size**2 + 1) * h + self.num_patches * h + 2 * h
+
+
+NO_PICTURE = PictureCost(connector=0, tokens=0, views=1)
+
+
+@dataclass(frozen=True)
+class FamilyShape(Shape):
+    """The shape of a family of transformers' own classes; gated cross-attention counts as layers of the language model.
+
+    LoRA on the connector is counted as on one layer from the tower's width to the language model's and back.
+    """
+
+    picture: PictureCost = NO_PICTURE
+
+    @property
+    def projector_parameters(self) -> int:
+        """Parameters of the connector."""
+        return self.picture.connector
+
+    @property
+    def image_tokens(self) -> int:
+        """Most tokens that one picture takes, cut into as many tiles as it can be."""
+        return self.picture.tokens
+
+    @property
+    def views(self) -> int:
+        """Most views of one picture that go through the tower."""
+        return self.picture.views
+
+    def _adapter(self, part: str, rank: int) -> int:
+        if part == "projector":
+            return rank * 2 * (self.vision.hidden + self.language.hidden)
+        return super()._adapter("language" if part == "cross" else part, rank)
+
+
 def read_shape(model: str, vision_tower: str | None = None) -> Shape:
     """The shape of a hub id that is built in, or of a folder with config.json. UserError says what else is possible."""
     config, where = read_config(model)
@@ -180,6 +227,8 @@ def read_config(model: str) -> tuple[dict[str, Any], str]:
 
 def shape_of(config: Mapping[str, Any], name: str, vision_tower: str | None = None) -> Shape:
     """The shape that a config.json describes (upstream's, llava-hf's, or a plain language model's)."""
+    if config.get("model_type") in COSTS:
+        return _family_shape(config, name)
     if "text_config" in config:
         return _hf_shape(config, name)
     family = config.get("model_type", "llama")
@@ -206,6 +255,25 @@ def _hf_shape(config: Mapping[str, Any], name: str) -> Shape:
     vision = {**known["towers"][DEFAULT_TOWER], **config.get("vision_config", {})}
     anyres = config.get("model_type") == "llava_next"
     return Shape(name, language, _vision(vision), "mlp2x_gelu", anyres, _pinpoints(config))
+
+
+def _family_shape(config: Mapping[str, Any], name: str) -> FamilyShape:
+    text = config.get("text_config") or {**IDEFICS, **config}
+    vision = dict(config.get("vision_config") or {})
+    vision["hidden_size"] = vision.get("hidden_size") or vision.get("embed_dim")
+    tower = _vision(vision)
+    language = _language(text, str(text.get("model_type", "llama")))
+    crossed = language.layers // int(config.get("cross_layer_interval") or 10**9)
+    language = replace(
+        language,
+        layers=language.layers + crossed,
+        vocabulary=language.vocabulary + int(config.get("additional_vocab_size") or 0),
+        tied=bool(config.get("tie_word_embeddings", language.tied)),
+    )
+    widths = Widths(language.hidden, language.intermediate, tower.hidden, tower.image_size, tower.patch_size)
+    return FamilyShape(
+        name, language, SigLip(**vars(tower)), "connector", select_layer=-1, picture=picture_cost(config, widths)
+    )
 
 
 def _language(config: Mapping[str, Any], family: str) -> Language:

@@ -19,6 +19,8 @@ PROJECTOR = re.compile(r"linear|identity|mlp([1-9]\d{0,1})x_gelu")
 MAX_PROJECTOR_DEPTH = 16
 LAYER = re.compile(r"(?:^|\.)(?:encoder\.)?layers\.(\d+)\.")
 HEADS = ("num_attention_heads", "num_key_value_heads")
+BESIDE_LANGUAGE = ("vision_tower", "vision_model", "resampler")
+"""In the names of tensors that are not the language model's; a perceiver has layers of its own."""
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -50,10 +52,8 @@ def require_kept(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> Non
         return
     vision = config.get("vision_config") or (config if "patch_size" in config else {})
     _require_tokens(folder, text)
-    language = {
-        name: shape for name, shape in shapes.items() if "vision_tower" not in name and "vision_model" not in name
-    }
-    tower = {name: shape for name, shape in shapes.items() if name not in language}
+    language = {name: shape for name, shape in shapes.items() if not any(part in name for part in BESIDE_LANGUAGE)}
+    tower = {name: shape for name, shape in shapes.items() if name not in language and "resampler" not in name}
     if "patch_size" not in config:
         _compare(folder, text, language, _language_sizes(text))
     _compare(folder, vision, tower, _tower_sizes(vision))

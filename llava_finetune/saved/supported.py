@@ -18,9 +18,12 @@ TOWERS = ("clip", "clip_vision_model")
 OF_TRANSFORMERS = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")
 """llava-hf's classes, whose checkpoints `llava-finetune import` converts."""
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "vocab.json")
+FAMILIES = ("idefics", "idefics2", "idefics3", "smolvlm", "llava_onevision")
+"""`model_type` of the families of transformers' own classes that are trained as they are (docs/families.md)."""
 SUPPORTED = (
     "Supported are LLaVA-1.5 and 1.6 on Llama, Vicuna, Yi or Mistral (liuhaotian/llava-v1.5-7b, "
-    "liuhaotian/llava-v1.6-mistral-7b), and for stage 1 their language models (lmsys/vicuna-7b-v1.5)"
+    "liuhaotian/llava-v1.6-mistral-7b), for stage 1 their language models (lmsys/vicuna-7b-v1.5), "
+    f"and of transformers' own classes {', '.join(FAMILIES)}"
 )
 
 
@@ -35,12 +38,20 @@ def require_language(path: str, config: Mapping[str, Any]) -> None:
         )
     if kind in ("llava_mpt", "mpt"):
         raise UserError(f"{path}: an MPT model, which upstream's own class no longer runs. {SUPPORTED}")
+    if kind in FAMILIES:
+        raise UserError(
+            f"{path}: a model of transformers' own class ({kind}), which this command does not take; train, evaluate, "
+            "merge, chat, serve and python -m data_prep show take it as it is (docs/families.md)"
+        )
     if kind in LANGUAGES and not any(name.endswith("ForConditionalGeneration") for name in architectures):
         return
     if kind in TOWERS or kind.startswith("siglip"):
         raise UserError(f"{path}: a vision tower ({kind}), not a language model; name it with --vision_tower")
     named = f"model_type {kind or 'not said'}" + (f", {architectures[0]}" if architectures else "")
-    raise UserError(f"{path}: a model of another family ({named}). {SUPPORTED}; give one of them as MODEL")
+    raise UserError(
+        f"{path}: a model of another family ({named}). {SUPPORTED}; give one of them as MODEL, or add "
+        'the family (docs/architecture.md, "Where do I add")'
+    )
 
 
 def require_tower(tower: str) -> None:

@@ -32,10 +32,10 @@ class Batch:
         """Read new prompts; they become the last rows. Returns their next-token logits (prompts x vocabulary, fp32)."""
         from transformers import DynamicCache
 
-        embeds, mask = self._embed(prompts)
+        inputs, mask = self._read(prompts)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         cache = DynamicCache()
-        logits = self._forward(cache, mask, positions, inputs_embeds=embeds)
+        logits = self._forward(cache, mask, positions, **inputs)
         self._append(cache, mask)
         self.positions = torch.cat([self.positions, positions[:, -1] + 1])
         return logits
@@ -67,10 +67,22 @@ class Batch:
 
     def _forward(self, cache: Any, mask: torch.Tensor, positions: torch.Tensor, **inputs: Any) -> torch.Tensor:
         model = self.loaded.model
-        out = model.get_model()(
+        if self.loaded.family is not None:
+            model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        out = (model.get_model() if self.loaded.family is None else model.model)(
             attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **inputs
         )
         return model.lm_head(out.last_hidden_state[:, -1]).float()  # type: ignore[no-any-return]
+
+    def _read(self, prompts: Sequence[Prompt]) -> tuple[dict[str, Any], torch.Tensor]:
+        """What the model reads of new prompts, left padded, and the mask (rows x length)."""
+        if self.loaded.family is None:
+            embeds, mask = self._embed(prompts)
+            return {"inputs_embeds": embeds}, mask
+        ids, seen = [torch.tensor(prompt.input_ids) for prompt in prompts], [prompt.seen for prompt in prompts]
+        batch = self.loaded.family.batch(ids, seen, "left")
+        moved = {name: value.to(self.loaded.device) for name, value in batch.items()}
+        return moved, moved.pop("attention_mask")
 
     def _embed(self, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings of left-padded prompts with their pictures in place, and the mask (both rows x length)."""

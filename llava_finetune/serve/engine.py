@@ -112,6 +112,11 @@ class Engine:
     def __init__(self, loaded: Any, *, max_batch: int = 8, max_queue: int = 32) -> None:
         from llava_finetune.evaluation.generate_answers import stop_ids
 
+        if loaded.family is not None and not loaded.family.serves:
+            raise UserError(
+                f"{loaded.family.source}: {loaded.family.name} cannot be chatted with or served: its cross-attention "
+                "does not fit a batch that others join; ask it with llava-finetune evaluate"
+            )
         self.loaded = loaded
         self.max_batch, self.max_queue = max_batch, max_queue
         self.stops = set(stop_ids(loaded))

@@ -27,12 +27,16 @@ class Message:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids with -200 for a picture, pixel values and (width, height) of each picture, positions it all takes."""
+    """Token ids with -200 for a picture, pixel values and (width, height) of each picture, positions it all takes.
+
+    A family of transformers' own classes has every token of a picture in its ids, and its pictures in `seen`.
+    """
 
     input_ids: list[int]
     pixel_values: list[torch.Tensor]
     sizes: list[tuple[int, int]]
     length: int
+    seen: Sequence[Any] = ()
 
 
 def build_prompt(loaded: Any, messages: Sequence[Message]) -> Prompt:
@@ -43,15 +47,13 @@ def build_prompt(loaded: Any, messages: Sequence[Message]) -> Prompt:
     from llava_finetune.data.dataset import num_image_tokens, process_image
 
     system, turns = turns_of(messages)
+    if loaded.family is not None:
+        return _family_prompt(loaded, system, turns, [picture for each in messages for picture in each.pictures])
     ids = ids_with_system(turns, system, loaded.template, loaded.tokenizer)
     pictures = [picture for message in messages for picture in message.pictures]
     config, tower = loaded.model.config, loaded.model.get_vision_tower()
     length = len(ids) + sum(num_image_tokens(config, tower, picture.size) - 1 for picture in pictures)
-    if length >= loaded.context_length:
-        raise UserError(
-            f"the conversation takes {length} tokens, pictures included, and the model reads {loaded.context_length}; "
-            "shorten it, or send fewer pictures"
-        )
+    _require_room(loaded, length)
     pixels = [process_image(picture, loaded.image_processor, config) for picture in pictures]
     return Prompt(ids, pixels, [picture.size for picture in pictures], length)
 
@@ -80,6 +82,27 @@ def turns_of(messages: Sequence[Message]) -> tuple[str | None, list[dict[str, st
     if len(turns) % 2 == 0:
         raise UserError("the last message must be the user's: there is nothing to answer")
     return system, turns
+
+
+def _require_room(loaded: Any, length: int) -> None:
+    if length >= loaded.context_length:
+        raise UserError(
+            f"the conversation takes {length} tokens, pictures included, and the model reads {loaded.context_length}; "
+            "shorten it, or send fewer pictures"
+        )
+
+
+def _family_prompt(loaded: Any, system: str | None, turns: Sequence[dict[str, str]], pictures: Sequence[Any]) -> Prompt:
+    """The prompt by the family's own chat template and pictures."""
+    from llava_finetune.model.families.chat import segments
+    from llava_finetune.model.families.encoder import encode
+
+    family = loaded.family
+    begin: list[dict[str, Any]] = [{"from": "system", "value": system}] if system is not None else []
+    pieces = segments([*begin, *turns, {"from": "gpt", "value": None}], family.render, family.end)
+    made = encode(family, pieces, family.see(pictures))
+    _require_room(loaded, len(made.input_ids))
+    return Prompt(made.input_ids, [], [], len(made.input_ids), made.seen)
 
 
 def ids_with_system(turns: Sequence[dict[str, str]], system: str | None, template: str, tokenizer: Any) -> list[int]:

@@ -19,6 +19,7 @@ from llava_finetune.data.collator import Collator
 from llava_finetune.data.dataset import Encoder, RecordDataset
 from llava_finetune.data.replay import mixed
 from llava_finetune.data.unreadable_pictures import WithSubstitutes
+from llava_finetune.model.families.encoder import FamilyCollator, FamilyEncoder
 from llava_finetune.planning.picture_batches import most_pictures
 from llava_finetune.training.beginning import Run
 from llava_finetune.training.evaluator import EvaluationSettings, Evaluator, with_folder
@@ -30,33 +31,19 @@ class RunData:
     """What is trained on, how it becomes batches, and what the run is examined with."""
 
     dataset: WithSubstitutes
-    collator: Collator
+    collator: Collator | FamilyCollator
     evaluators: Sequence[Evaluator]
 
 
 def load_data(run: Run, built: Built, records: Any) -> RunData:
     """The run's records as examples, general ones mixed in, and its held-out questions."""
     data, training = run.arguments.data, run.arguments.training
-    tower, max_length = built.tower, built.tokenizer.model_max_length
-    encoder = Encoder(
-        built.tokenizer,
-        built.template,
-        tower.image_processor,
-        built.model.config,
-        Path(data.image_folder) if data.image_folder else None,
-        tower,
-        max_length,
-        TURNS[data.independent_turns.lower()],
-        built.cache,
-    )
+    encoder, collator = _readers(run, built)
     dataset: Any = RecordDataset(records, encoder, training.group_by_real_length)
     if data.replay:
         dataset = mixed(dataset, data.replay, with_folder(encoder, data.replay_image_folder), training.seed)
         run.say(f"replay: {len(dataset) - len(records)} general records beside {len(records)} ({data.replay})")
-    size = tower.config.image_size
-    blank, shared = torch.zeros(3, size, size), training.share_pictures
-    collator = Collator(built.tokenizer.pad_token_id, blank, max_length, built.unpadded, shared)
-    if shared:
+    if training.share_pictures:
         keys = dataset.picture_keys
         pictures = len({key for key in keys if key is not None}) + keys.count(None)
         run.say(
@@ -66,7 +53,31 @@ def load_data(run: Run, built: Built, records: Any) -> RunData:
     return RunData(WithSubstitutes(dataset), collator, _evaluators(run, encoder, collator))
 
 
-def _evaluators(run: Run, encoder: Encoder, collator: Collator) -> Sequence[Evaluator]:
+def _readers(run: Run, built: Built) -> tuple[Any, Any]:
+    """What makes examples of records, and batches of examples: LLaVA's or the family's."""
+    data, max_length = run.arguments.data, built.tokenizer.model_max_length
+    folder = Path(data.image_folder) if data.image_folder else None
+    independent = TURNS[data.independent_turns.lower()]
+    if built.family is not None:
+        return FamilyEncoder(built.family, folder, max_length, independent), FamilyCollator(built.family, max_length)
+    tower = built.tower
+    encoder = Encoder(
+        built.tokenizer,
+        built.template,
+        tower.image_processor,
+        built.model.config,
+        folder,
+        tower,
+        max_length,
+        independent,
+        built.cache,
+    )
+    size = tower.config.image_size
+    blank, shared = torch.zeros(3, size, size), run.arguments.training.share_pictures
+    return encoder, Collator(built.tokenizer.pad_token_id, blank, max_length, built.unpadded, shared)
+
+
+def _evaluators(run: Run, encoder: Any, collator: Any) -> Sequence[Evaluator]:
     """Held-out questions and, beside them, general ones; none where nothing is held out."""
     data, training = run.arguments.data, run.arguments.training
     if not data.eval_data_path:

@@ -20,12 +20,12 @@ from typing import Any
 import torch
 
 from llava_finetune.data.collator import ModelInputs
-from llava_finetune.data.dataset import Encoder, RecordDataset
+from llava_finetune.data.dataset import RecordDataset
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation import metrics
 from llava_finetune.evaluation.generate_answers import Question, answer, held_out_questions
 from llava_finetune.evaluation.record_losses import RecordLoss, mean_loss, record_losses
-from llava_finetune.model.loading import Loaded
+from llava_finetune.model.loaded import Loaded
 from llava_finetune.training.ranks import Group
 from llava_finetune.training.watch import FiniteWatch
 
@@ -50,7 +50,7 @@ class Evaluator:
     """Scores one records file under one name: `eval` (held-out data) or `probe` (general data, to see forgetting)."""
 
     def __init__(
-        self, name: str, path: Path, encoder: Encoder, collator: Any, template: str, settings: EvaluationSettings
+        self, name: str, path: Path, encoder: Any, collator: Any, template: str, settings: EvaluationSettings
     ) -> None:
         self.name, self.path, self.template, self.settings = name, path, template, settings
         self.encoder, self.collator = encoder, collator
@@ -112,15 +112,16 @@ class Evaluator:
     def _answers(self, trainer: Any, group: Group) -> list[dict[str, Any]]:
         indices, num_own = shard(len(self.questions), group)
         model = trainer.model.get_base_model() if hasattr(trainer.model, "get_base_model") else trainer.model
-        tokenizer = trainer.processing_class
+        tokenizer, family = trainer.processing_class, getattr(self.encoder, "family", None)
         loaded = Loaded(
             tokenizer,
             model,
-            self.encoder.image_processor,
+            None if family else self.encoder.image_processor,
             self.template,
-            model.get_vision_tower().dtype,
+            model.dtype if family else model.get_vision_tower().dtype,
             trainer.args.device,
             tokenizer.model_max_length,
+            family=family,
         )
         with trainer.compute_loss_context_manager():
             # Not under inference_mode: ZeRO-3 leaves gathered weights in the parameters, and training uses them.
@@ -141,19 +142,23 @@ class Evaluator:
 def _inference(trainer: Any) -> Iterator[None]:
     """Evaluation mode without gradients, left padding and a cache; all is as before afterwards, random state too."""
     model, config = trainer.model, trainer.model.config
-    before = (model.training, config.use_cache, config.tokenizer_padding_side, torch.random.get_rng_state())
+    before = (model.training, config.use_cache, torch.random.get_rng_state())
+    side = getattr(config, "tokenizer_padding_side", None)  # upstream's; a family is told its side with each batch
     model.eval()
     config.use_cache = True
     try:
         with torch.no_grad():
-            config.tokenizer_padding_side = "left"
+            if side is not None:
+                config.tokenizer_padding_side = "left"
             yield
     finally:
         model.train(before[0])
-        config.use_cache, config.tokenizer_padding_side = before[1:3]
-        torch.random.set_rng_state(before[3])
+        config.use_cache = before[1]
+        if side is not None:
+            config.tokenizer_padding_side = side
+        torch.random.set_rng_state(before[2])
 
 
-def with_folder(encoder: Encoder, folder: str | None) -> Encoder:
+def with_folder(encoder: Any, folder: str | None) -> Any:
     """The encoder for records whose pictures lie in another folder."""
     return replace(encoder, image_folder=Path(folder)) if folder else encoder

@@ -16,17 +16,27 @@ from llava_finetune.errors import UserError
 from llava_finetune.kernels.fast_lora import speed_up
 from llava_finetune.kernels.unpadded_attention import can_unpad, unpad_attention
 from llava_finetune.model.adapters import Lora, add_adapters, require_same_adapter
-from llava_finetune.model.building import build_model, load_config, load_tokenizer, resolve, template_of
+from llava_finetune.model.building import build_model as build_llava
+from llava_finetune.model.building import load_config, load_tokenizer, resolve, template_of
+from llava_finetune.model.families.building import build_model, family_writer
+from llava_finetune.model.families.family import Family
+from llava_finetune.model.families.known import open_family
 from llava_finetune.model.forward_parts import ForwardParts
 from llava_finetune.model.modeling import ForwardSettings
 from llava_finetune.model.saving import FolderWriter
 from llava_finetune.model.trained_parts import Building, restore_trainable, settle_dtypes, trainable_table
 from llava_finetune.training.beginning import Run
 
+FAMILY_LENGTH = 8192
+"""Tokens per record of a family without --model_max_length: tiles take thousands, and a card's memory has an end."""
+
 
 @dataclass(frozen=True)
 class Built:
-    """A model ready to be trained, and what goes with it. `unpadded`: it takes batches without padding."""
+    """A model ready to be trained, and what goes with it. `unpadded`: it takes batches without padding.
+
+    `family` where it is one of transformers' own classes, None for a LLaVA.
+    """
 
     model: Any
     tokenizer: Any
@@ -34,6 +44,7 @@ class Built:
     writer: FolderWriter
     unpadded: bool
     cache: FeatureCache | None
+    family: Family | None = None
 
     @property
     def tower(self) -> Any:
@@ -43,6 +54,9 @@ class Built:
 
 def build(run: Run) -> Built:
     """The run's model with its adapters, and how it goes forward."""
+    model_path, cache_dir = run.arguments.model.model_name_or_path, run.arguments.training.cache_dir
+    if (family := open_family(model_path, cache_dir)) is not None:
+        return _build_family(run, family)
     model, tokenizer, writer = put_together(run)
     unpadded = _make_fast(model, run)
     cache = _feature_cache(model, run, unpadded)
@@ -52,6 +66,27 @@ def build(run: Run) -> Built:
     parts = ForwardParts(training.process_index) if unpadded and together else None
     _base_of(model).go_forward_by(ForwardSettings(training.loss_chunk, parts, cache))
     return Built(model, tokenizer, writer.template, writer, unpadded, cache)
+
+
+def _build_family(run: Run, family: Family) -> Built:
+    """The same for a family of transformers' own classes."""
+    training = run.arguments.training
+    lora = _lora(run.arguments) if training.lora_enable else None
+    if lora is not None:
+        require_same_adapter(lora)
+    if (aspect := run.arguments.data.image_aspect_ratio) is not None:
+        family.split_pictures(aspect == "anyres")
+    family.tokenizer.model_max_length = training.model_max_length or min(family.context_length, FAMILY_LENGTH)
+    run.say(f"base {family.source}: {family.name}, its own chat template, {len(family.tokenizer)} tokens")
+    building = _building(run.arguments)
+    model = build_model(family, building, lora)
+    _say_trainable(run, model)
+    writer = family_writer(family, building, "adapter" if lora else "model", run.is_main)
+    if training.fast_lora and lora is not None and (replaced := speed_up(model)):
+        run.say(f"fast LoRA in {replaced} layers (--fast_lora False for peft's own)")
+    run.say("padded batches: each picture's tiles beside its ids, as transformers' own class takes them")
+    _base_of(model).go_forward_by(ForwardSettings(training.loss_chunk))
+    return Built(model, family.tokenizer, family.name, writer, False, None, family)
 
 
 def put_together(run: Run) -> tuple[Any, Any, FolderWriter]:
@@ -67,15 +102,13 @@ def put_together(run: Run) -> tuple[Any, Any, FolderWriter]:
     template = template_of(arguments.model.version, base, config, tokenizer)
     run.say(f"base {base}: {config.model_type}, template {template}, vision tower {values.vision_tower}")
     building = _building(arguments)
-    model, is_new = build_model(building, config, values, tokenizer)
+    model, is_new = build_llava(building, config, values, tokenizer)
     if training.lora_enable:
         model = add_adapters(model, lora)
         restore_trainable(model, building, lora.targets)
     else:  # adapters freeze what they are added to: before that no dtype is settled
         settle_dtypes(model, building)
-    run.say("trainable parameters:")
-    for part, trained, total in trainable_table(model):
-        run.say(f"  {part:<16}{trained:>14,} of {total:>14,}")
+    _say_trainable(run, model)
     kind = "projector" if building.projector_only else "adapter" if training.lora_enable else "model"
     writer = FolderWriter(
         kind,
@@ -91,6 +124,12 @@ def put_together(run: Run) -> tuple[Any, Any, FolderWriter]:
         is_main=run.is_main,
     )
     return model, tokenizer, writer
+
+
+def _say_trainable(run: Run, model: Any) -> None:
+    run.say("trainable parameters:")
+    for part, trained, total in trainable_table(model):
+        run.say(f"  {part:<16}{trained:>14,} of {total:>14,}")
 
 
 def _building(arguments: Arguments) -> Building:

@@ -17,6 +17,7 @@ import torch
 from transformers import TrainerCallback
 
 from llava_finetune.errors import UserError
+from llava_finetune.model.trained_parts import part_of as named_part
 
 EARLY = 3
 """Steps at a rate above 0 after which every part that can have moved must have moved."""
@@ -26,7 +27,7 @@ SAMPLE = 65_536
 """Elements of a tensor that are looked at, spread over all of it."""
 TENSORS = 32
 """Tensors of a part that are looked at, spread over all of it; of adapters every one."""
-PICTURE_PARTS = ("projector", "vision tower", "vision tower's adapters", "newline")
+PICTURE_PARTS = ("projector", "vision tower", "vision tower's adapters", "newline", "cross-attention")
 
 
 @dataclass
@@ -42,13 +43,11 @@ class Part:
 
 
 def part_of(name: str) -> str:
-    """The part that a trained parameter belongs to, by its name in upstream's layout."""
+    """The part that a trained parameter belongs to, by its name."""
+    part = named_part(name)
     if "lora_" in name or "magnitude" in name:
-        return "vision tower's adapters" if "vision_tower" in name else "adapters"
-    for mark, part in (("mm_projector", "projector"), ("vision_tower", "vision tower"), ("image_newline", "newline")):
-        if mark in name:
-            return part
-    return "language model"
+        return "vision tower's adapters" if part == "vision tower" else "adapters"
+    return part
 
 
 def parts_of(model: Any) -> dict[str, Part]:

@@ -20,6 +20,7 @@ from llava_finetune.config.arguments import Arguments, parse
 from llava_finetune.config.short_help import show_short_help
 from llava_finetune.training.beginning import check, find_start, prepare
 from llava_finetune.training.data_setup import load_data
+from llava_finetune.training.family_modes import refuse_impossible
 from llava_finetune.training.finishing import finish
 from llava_finetune.training.loop_setup import make_loop
 from llava_finetune.training.model_setup import build
@@ -46,6 +47,7 @@ def train(arguments: Arguments) -> RunTrainer | None:
         start = find_start(run)
         if start.is_finished:
             return None
+        refuse_impossible(arguments)
         records = check(run, start)
         set_seed(arguments.training.seed)
         built = build(run)

@@ -15,7 +15,8 @@ from llava_finetune.errors import UsageError, UserError
 from llava_finetune.evaluation import metrics
 from llava_finetune.evaluation.evaluate import main
 from llava_finetune.evaluation.generate_answers import Pictures, answer, questions_from, stop_ids
-from llava_finetune.model.loading import Loaded, kind_of, load
+from llava_finetune.model.loaded import Loaded, kind_of
+from llava_finetune.model.loading import load
 from llava_finetune.saved.manifest import weights_sha256, write_json
 
 

@@ -14,7 +14,7 @@ from llava_finetune.model.adapters import Lora, add_adapters, target_modules
 from llava_finetune.model.building import load_config
 from llava_finetune.model.modeling import model_class
 from llava_finetune.model.trained_parts import Building, restore_trainable, settle_dtypes, trainable_table
-from llava_finetune.training.learning_rates import use_tower_learning_rate
+from llava_finetune.training.learning_rates import use_learning_rate
 
 
 def building(precision: str = "bf16", deepspeed: bool = False) -> Building:
@@ -152,7 +152,7 @@ def test_deepspeed_gets_one_dtype() -> None:
 def test_the_tower_has_its_own_learning_rate() -> None:
     model = torch.nn.ModuleDict({"vision_tower": torch.nn.Linear(2, 2), "layers": torch.nn.Linear(2, 2)})
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
-    use_tower_learning_rate(optimizer, model, 1e-6)
+    use_learning_rate(optimizer, model, "vision tower", 1e-6)
     rates = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
     assert rates[id(model["vision_tower"].weight)] == (1e-6, 0.1)
     assert rates[id(model["layers"].weight)] == (1e-3, 0.1)

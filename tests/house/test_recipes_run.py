@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.tiny import IMAGE_SIZE, make_tiny_clip, make_tiny_language_model, make_tiny_llava
+from tests.tiny_families import BUILDERS, make_tiny_family
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,6 +42,9 @@ RUNS = [
     Run("recipes/llava16_34b_lora_captions.sh", "1.6-yi"),
     Run("recipes/llava15_7b_lora_665k.sh", "language-model", TOWER),
     Run("recipes/llava15_7b_full_665k.sh", "language-model", TOWER, result="model.safetensors"),
+    Run("recipes/smolvlm_lora_captions.sh", "smolvlm"),
+    Run("recipes/llava_onevision_05b_lora.sh", "llava_onevision"),
+    Run("recipes/idefics_9b_qlora_captions.sh", "idefics"),
 ]
 
 
@@ -76,6 +80,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(shop: Path, model: str) -> Path:
     """The tiny model that stands in for a recipe's own."""
     folder = shop / model
+    if not folder.exists() and model in BUILDERS:
+        make_tiny_family(folder, model)
     if not folder.exists():
         make_tiny_language_model(folder) if model == "language-model" else make_tiny_llava(folder, model)
     return folder

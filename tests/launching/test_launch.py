@@ -92,6 +92,14 @@ PUBLISHED = {
     "llava15_7b_lora_665k": {
         **UPSTREAM, "--lora_r": "128", "--lora_alpha": "256", "--learning_rate": "2e-4", "--mm_projector_lr": "2e-5",
     },
+    "smolvlm_lora_captions": {
+        "--lora_r": "64", "--lora_alpha": "128", "--lora_targets": "language,vision", "--image_aspect_ratio": "pad",
+        "--learning_rate": "1e-4", "--mm_projector_lr": "1e-4", "--num_train_epochs": "3",
+    },
+    "llava_onevision_05b_lora": {"--lora_r": "64", "--lora_alpha": "128", "--learning_rate": "2e-4"},
+    "idefics_9b_qlora_captions": {
+        "--bits": "4", "--lora_r": "64", "--lora_targets": "language,projector", "--learning_rate": "1e-4",
+    },
     "llava15_7b_full_665k": {**UPSTREAM, "--learning_rate": "2e-5", "--lora_enable": None, "--mm_projector_lr": None},
 }  # fmt: skip
 BATCHES = {"small_llava_qlora_instruct_mix": 8, "llava16_mistral_7b_lora_captions": 4, "llava16_34b_lora_captions": 4}

@@ -168,7 +168,7 @@ def test_a_base_of_the_hub_is_told_from_another_by_its_cached_files(
     """The manifest of a run over a hub id holds the hash of what the hub gave; a clone of it is the same base."""
     from huggingface_hub import constants
 
-    from llava_finetune.model.loading import base_of
+    from llava_finetune.model.loaded import base_of
     from llava_finetune.saved.manifest import weights_sha256, write_manifest
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))

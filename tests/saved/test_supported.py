@@ -10,7 +10,7 @@ import pytest
 from llava_finetune.errors import UserError
 from llava_finetune.model.building import load_config, load_tokenizer
 from llava_finetune.saved.folders import describe
-from llava_finetune.saved.supported import require_language, require_tower
+from llava_finetune.saved.supported import FAMILIES, require_language, require_tower
 
 OTHERS = {
     "gemma": {"model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"]},
@@ -18,7 +18,6 @@ OTHERS = {
     "qwen": {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]},
     "qwen-vl": {"model_type": "qwen2_vl", "architectures": ["Qwen2VLForConditionalGeneration"]},
     "llava-next on qwen": {"model_type": "llava_qwen", "architectures": ["LlavaQwenForCausalLM"]},
-    "onevision": {"model_type": "llava_onevision", "architectures": ["LlavaOnevisionForConditionalGeneration"]},
     "unheard of": {"model_type": "tomorrows"},
     "nothing said": {"architectures": ["SomeModel"]},
 }
@@ -39,6 +38,12 @@ def test_a_base_of_another_family_says_what_is_supported(name: str, tmp_path: Pa
     assert text.startswith(f"{folder}: a model of another family (model_type ") and "\n" not in text
     assert "Supported are LLaVA-1.5 and 1.6 on Llama, Vicuna, Yi or Mistral (liuhaotian/llava-v1.5-7b" in text
     assert "llava-finetune import" not in text, "import would not convert it"
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_family_of_transformers_is_told_what_takes_it(kind: str) -> None:
+    with pytest.raises(UserError, match=f"transformers' own class .{kind}., which this command does not take; train,"):
+        require_language("base", {"model_type": kind})
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip_vision_model"])
