@@ -43,7 +43,7 @@ def test_a_built_in_model_has_its_published_size(model: str, language: int, lora
 @pytest.mark.parametrize(
     ("model", "billions", "tokens"),
     [
-        ("HuggingFaceTB/SmolVLM-256M-Instruct", 0.256, 1129),
+        ("HuggingFaceTB/SmolVLM-256M-Instruct", 0.2565, 1129),
         ("HuggingFaceTB/SmolVLM-500M-Instruct", 0.507, 1129),
         ("HuggingFaceTB/SmolVLM-Instruct", 2.246, 1418),
         ("HuggingFaceM4/Idefics3-8B-Llama3", 8.462, 2914),
