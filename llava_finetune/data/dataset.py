@@ -152,7 +152,9 @@ class Encoder:
 class Encodes(Protocol):
     """What makes examples of records: `Encoder` for LLaVA, `FamilyEncoder` for families of transformers' classes."""
 
-    image_folder: Path | None
+    @property
+    def image_folder(self) -> Path | None:
+        """The folder that pictures are named in."""
 
     def example(self, record: Mapping[str, Any], index: int) -> Example:
         """The record as an example."""
