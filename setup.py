@@ -31,6 +31,7 @@ RUNTIME = [
     "pillow-heif",
     "datasets",
     "xxhash",
+    "pyyaml",
     "charset-normalizer",
     "gguf",
     "msgspec",

@@ -100,6 +100,15 @@ KINDS: dict[str, Kind] = {
         Kind("turned by EXIF", _N, "shown upright here; upstream would train on it sideways", "nothing here"),
         Kind("same picture twice", _N, "two names for the same bytes", "use one name: split keeps them together"),
         Kind("similar pictures", _N, "they look the same at low resolution", "split by picture does not see that"),
+        # boxes in texts
+        Kind("box not readable", _W, "marks of a box without its four numbers: no place is taught",
+             "write four numbers: left, top, right, bottom"),
+        Kind("box reversed", _W, "its second corner is not right of and below its first: no place is taught",
+             "write left, top, right, bottom; x, y, width, height: python -m data_prep boxes --order xywh"),
+        Kind("box outside the picture", _W, "the model would learn to point at what is not there",
+             "correct the box, or its scale: python -m data_prep boxes --from"),
+        Kind("boxes on several scales", _W, "the same place has different numbers in different records",
+             "write all on one scale: python -m data_prep boxes --to"),
         # the whole file
         Kind("no records", _E, "there is nothing to learn", "see what the converter dropped"),
         Kind("no id", _N, "reports and predictions name records by id", "give each record an id", "numbers it"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from data_prep.check.boxes import Boxed, boxes_of
 from data_prep.check.report import Example, Report
 from data_prep.check.texts import faults, images_under_wrong_key
 from data_prep.errors import DataError
@@ -26,6 +27,7 @@ class RecordPass:
         """Keep the report to write to."""
         self.report = report
         self.pictures: dict[str, list[int]] = {}
+        self.boxes: list[Boxed] = []
         self._ids: dict[int, int] = {}
         self._bodies: dict[int, int] = {}
         self._answers: Counter[str] = Counter()
@@ -57,6 +59,9 @@ class RecordPass:
                 self.pictures.setdefault(picture, []).append(index)
             if not names and "image" not in record and not any(fault.kind == "wrong image key" for fault in found):
                 self.report.add("no picture", Example(line, index, name, "text only"))
+        if boxes := boxes_of(record):
+            place = Example(line, index, name, "", _first_image(record))
+            self.boxes.append(Boxed(place, *boxes))
         self._look_for_repeats(record, index, line, name)
         self._count_answers(record)
 

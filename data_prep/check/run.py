@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.check.boxes import box_findings
 from data_prep.check.inspect import Facts
 from data_prep.check.passes import RecordPass
 from data_prep.check.pictures import leak_findings, picture_findings
@@ -30,7 +31,7 @@ from data_prep.records.picture import VERSION as PICTURE_VERSION
 from data_prep.records.pixels import pixel_limit
 from data_prep.records.record import Records, images_of, read_records
 
-VERSION = 3
+VERSION = 4
 """Part of the cache's key: one more whenever a check changes."""
 
 Name = str | os.PathLike[str]
@@ -105,6 +106,7 @@ def _check(
     if folder is not None:
         facts = look(folder, list(seen.pictures), depth.decode, workers)
         picture_findings(report, records, seen.pictures, facts)
+    box_findings(report, seen.boxes, folder, facts)
     if test is not None:
         names = list(dict.fromkeys(name for names in names_of(test) for name in names))
         test_facts = look(test_folder, names, True, workers) if test_folder is not None and depth.decode else {}

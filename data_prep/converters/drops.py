@@ -15,8 +15,8 @@ from data_prep.records.output import Counts, Reason, meta_path
 ALLOWED = 0.05
 FEW = 10
 SHOWN = 3
-MEANT = {Reason.NO_CAPTION.value, Reason.SAME.value}
-"""Rows left out on purpose: their source tells no caption, or tells the same twice."""
+MEANT = {Reason.NO_CAPTION.value, Reason.SAME.value, Reason.CROWD.value}
+"""Rows left out on purpose: their source tells no caption, tells the same twice, or marks many objects as one box."""
 
 
 def add_drops_option(parser: argparse.ArgumentParser) -> None:

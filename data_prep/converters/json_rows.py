@@ -108,7 +108,7 @@ def rows_of_object(value: Any, path: Path, part: str | None = None) -> Iterator[
 def _coco(value: Mapping[str, Any], path: Path) -> Iterator[Placed]:
     first: Any = next(iter(value["annotations"]), {})
     if isinstance(first, Mapping) and "bbox" in first and "caption" not in first:
-        raise DataError(path, "COCO's boxes; python -m data_prep generate --boxes makes conversations of them")
+        raise DataError(path, "COCO's boxes; python -m data_prep coco-boxes makes questions and answers of them")
     yield from caption_rows(value, path)
 
 

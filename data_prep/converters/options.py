@@ -10,10 +10,12 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from data_prep.boxes.scale import Scale
 from data_prep.converters.drops import add_drops_option, loss_status, say_drops
 from data_prep.converters.finish import add_check_option, finish
 from data_prep.errors import PictureError, UsageError
 from data_prep.files import copy_file
+from data_prep.numbers import whole
 from data_prep.picture_folder import add_images_option
 from data_prep.records.output import REASON_OF_FAULT, Converted, Drop, Origin, Reason, write_output
 from data_prep.records.picture import resolve_image
@@ -41,6 +43,17 @@ def add_output_options(parser: argparse.ArgumentParser, pictures: bool = True) -
         parser.add_argument("--copy", type=Path, metavar="FOLDER", help="copy the pictures here, bytes as they are")
     add_drops_option(parser)
     add_check_option(parser)
+
+
+def add_scale_option(parser: argparse.ArgumentParser, default: Scale | None = Scale.NORMALISED) -> None:
+    """Add --to and --decimals."""
+    meaning = "shares of the picture, of the padded square (LLaVA-1.5's own), thousandths (Qwen), or pixels"
+    text = f"{meaning}; default {default.value}" if default else meaning
+    parser.add_argument(
+        "--to", choices=[one.value for one in Scale], default=default.value if default else None,
+        required=default is None, help=text,
+    )  # fmt: skip
+    parser.add_argument("--decimals", type=whole(1, 6), default=3, help="of shares; LLaVA-1.5's have 2; default 3")
 
 
 def count(text: str) -> int:

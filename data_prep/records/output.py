@@ -42,6 +42,10 @@ class Reason(Enum):
     INVALID_ANSWER = "generated text not valid"
     NOT_ANSWERED = "no answer from the endpoint"
     SAME = "same as an earlier row"
+    BAD_BOX = "box not readable"
+    NO_LABEL = "object without a name"
+    CROWD = "a crowd, not one object"
+    TOO_MANY = "too many boxes of one name"
 
 
 REASON_OF_FAULT = {

@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from data_prep.errors import PictureError, PictureFault, shortened
-from data_prep.records.exif import jpeg_with_plain_exif, turn_of
+from data_prep.records.exif import jpeg_with_plain_exif, orientation_of, turn_of
 from data_prep.records.foreign import HEAD, HEIF_BRANDS, MAGIC, RAW_ENDINGS, extension_of, foreign_kind
 from data_prep.records.greys import Greys, eight_bits
 from data_prep.records.names import resolve_image
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMATS", "MAX_PIXELS", "decode", "extension_of", "load", "num_frames", "open_image", "open_lazily",
-    "read_picture", "resolve_image", "rgb", "upright_rgb",
+    "read_picture", "resolve_image", "rgb", "stored_size", "upright_rgb",
 ]  # fmt: skip
 
 VERSION = 2
@@ -68,6 +68,16 @@ def read_picture(path: str | os.PathLike[str], max_pixels: int | None = None) ->
     """Return the bytes of the picture at `path`; raise PictureError where there is no file that can be read."""
     with _opened_file(path, max_pixels) as stream:
         return stream.read()
+
+
+def stored_size(path: str | os.PathLike[str], max_pixels: int | None = None) -> tuple[tuple[int, int], int]:
+    """Return (width, height) of the stored pixels of the picture at `path`, and its EXIF orientation, 1 to 8.
+
+    Only the header is read. Raises PictureError as `open_image` does.
+    """
+    with _opened_file(path, max_pixels) as stream:
+        image = open_lazily(stream, path, max_pixels)
+        return image.size, orientation_of(image)
 
 
 @contextmanager

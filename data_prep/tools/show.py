@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.boxes.box import Box
+from data_prep.boxes.overlay import boxes_in_pixels, overlay
 from data_prep.converters.options import converter_parser
 from data_prep.errors import DataError, UsageError
 from data_prep.numbers import seed, whole
@@ -34,6 +36,8 @@ STYLE = """
 pre .yes { background: var(--taught); border-radius: 3px; }
 .legend span { padding: .12rem .4rem; border-radius: 4px; margin-right: .6rem; font-size: .85rem; }
 summary { cursor: pointer; margin-top: .6rem; }
+.boxed { position: relative; display: block; width: max-content; max-width: 100%; }
+.boxed svg { position: absolute; inset: 0; width: 100%; height: 100%; }
 """
 
 
@@ -94,13 +98,27 @@ def _pictures(record: Record, folder: Path | None, view: ModelView) -> tuple[str
         size = f"{image.width} x {image.height}"
         cut = f"; {share:.0%} of the picture is cut off" if (share := view.cut_share(image.size)) >= 0.01 else ""
         facts = f"{name}: {size}, seen as {seen} of {views[0].width} x {views[0].height}, {counts[-1]} tokens{cut}"
-        figures.append(_figure(image, f"as it is: {facts}", 224))
-        figures += [_figure(one, f"view {number} of the model", 224) for number, one in enumerate(views, 1)]
+        boxes = _boxes(record, image.size)
+        figures.append(_figure(image, f"as it is: {facts}", 224, boxes))
+        seen_boxes = view.boxes_seen(image.size, boxes) if boxes else [[] for _ in views]
+        for number, (one, inside) in enumerate(zip(views, seen_boxes, strict=True), 1):
+            figures.append(_figure(one, f"view {number} of the model", 224, inside))
     return f'<div class="pictures">{"".join(figures)}</div>' if figures else "", counts
 
 
-def _figure(image: Any, caption: str, side: int) -> str:
-    return f"<figure>{picture_tag(image, caption, side)}<figcaption>{escape(caption)}</figcaption></figure>"
+def _boxes(record: Record, size: tuple[int, int]) -> list[Box]:
+    """Return the boxes of a record's texts in pixels of its picture; none where it has several pictures."""
+    if len(images_of(record)) != 1:
+        return []
+    texts = [turn["value"] for turn in record["conversations"] if isinstance(turn.get("value"), str)]
+    return [box for boxes in boxes_in_pixels(texts, size, record) for box in boxes]
+
+
+def _figure(image: Any, caption: str, side: int, boxes: Sequence[Box] = ()) -> str:
+    drawn = overlay(image.size, [(box, "reference") for box in boxes])
+    picture = picture_tag(image, caption, side)
+    shown = f'<span class="boxed">{picture}{drawn}</span>' if drawn else picture
+    return f"<figure>{shown}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _tokens(encoded: Any, counts: Sequence[int], view: ModelView) -> str:

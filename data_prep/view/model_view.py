@@ -9,7 +9,7 @@ picture processing that training uses.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,8 @@ from data_prep.errors import DataError
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from data_prep.boxes.box import Box
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,13 @@ class ModelView:
         if getattr(self.config, "image_aspect_ratio", None) in {"pad", "anyres"}:
             return 0.0
         return 1 - min(size) / max(size)
+
+    def boxes_seen(self, size: tuple[int, int], boxes: Sequence[Box]) -> list[list[Box]]:
+        """Return, for each view of a picture of `size`, what it shows of the boxes, in pixels of the view."""
+        from llava_finetune.data.geometry import views_of
+
+        views = views_of(size, self.image_processor, self.config)
+        return [[seen for box in boxes if (seen := view.visible(box))] for view in views]
 
     def views(self, image: Image.Image) -> list[Image.Image]:
         """Return what the vision tower sees of an RGB picture: padded, or cut into views, normalisation undone."""

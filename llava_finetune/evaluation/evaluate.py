@@ -307,6 +307,13 @@ def _show(scores: dict[str, Any], as_json: bool, name: str) -> None:
         low, high = row["interval"]
         interval = f"95 % [{low:.2%}, {high:.2%}]"
         print(f"{name:<12}{label:<8} exact match {row['exact_match']:7.2%}  {interval}  of {row['count']}")
+    if scores.get("box_count"):
+        (low, high), (least, most) = scores["box_iou_interval"], scores["box_accuracy_interval"]
+        print(
+            f"{name:<12}{'boxes':<8} mean IoU {scores['box_iou']:.3f}  95 % [{low:.3f}, {high:.3f}]  at IoU 0.5 "
+            f"{scores['box_accuracy']:.2%}  95 % [{least:.2%}, {most:.2%}]  of {scores['box_count']}, "
+            f"{scores['box_unread']} without a box"
+        )
 
 
 if __name__ == "__main__":

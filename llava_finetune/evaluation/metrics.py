@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from data_prep.boxes.told import KEY as BOX_SCALE
 from data_prep.records.marks import IMAGE_TOKEN
 from data_prep.records.usable import usable
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation import text_overlap, vqa_scorer
+from llava_finetune.evaluation.box_metrics import score_boxes
 from llava_finetune.evaluation.intervals import bootstrap, wilson
 
 Prediction = Mapping[str, Any]
@@ -84,7 +86,7 @@ def references_of(prediction: Prediction) -> list[str]:
 
 
 def kept_for(record: Mapping[str, Any], turn: int) -> dict[str, Any]:
-    """Return `answers`, `question_type` and `question_id` of one question of a record; turn counts from 0.
+    """Return `answers`, `question_type`, `question_id`, `box_scale` of one question of a record; turn counts from 0.
 
     A record of several questions (`--merge-by-image`) keeps a list with an entry for each: `answers` as lists of texts,
     `question_types`, `question_ids`. Raises UserError naming the record when such a list is too short.
@@ -99,7 +101,7 @@ def kept_for(record: Mapping[str, Any], turn: int) -> dict[str, Any]:
         name = _entry(record, "question_ids", turn)
         number = NUMBER_AT_END.search(str(name))
         kept["question_id"] = int(number.group()) if number else name
-    return kept
+    return {**kept, BOX_SCALE: record[BOX_SCALE]} if record.get(BOX_SCALE) else kept
 
 
 def _entry(record: Mapping[str, Any], key: str, turn: int) -> Any:
@@ -158,8 +160,9 @@ def score(predictions: Sequence[Prediction]) -> Scores:
     All are between 0 and 1: `exact_match` (Wilson interval in `interval`), and with intervals in `NAME_interval`:
     `token_f1`, `vqa_accuracy` (questions with at least four references; `vqa_accuracy_count` of them, and
     `vqa_accuracy_official` in percent as the scorer prints it), `rouge_l` and `bleu` (when a reference has at
-    least four words). `by_type` holds `yes_no`, `number`, `open`; `by_question_type` what the data itself names.
-    `count` is the number of questions, `num_images` of different pictures, `num_truncated` of answers cut at the limit.
+    least four words), `box_iou` and `box_accuracy` (see `box_metrics`). `by_type` holds `yes_no`, `number`, `open`;
+    `by_question_type` what the data itself names. `count` is the number of questions, `num_images` of different
+    pictures, `num_truncated` of answers cut at the limit.
     """
     scores = _exact(predictions)
     scores["num_images"] = len({name for prediction in predictions for name in _image_names(prediction)})
@@ -172,6 +175,7 @@ def score(predictions: Sequence[Prediction]) -> Scores:
     if predictions:
         scores.update(_vqa(predictions))
         scores.update(_overlap(predictions))
+        scores.update(score_boxes(predictions))
     return scores
 
 

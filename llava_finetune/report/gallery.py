@@ -15,6 +15,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from data_prep.boxes.overlay import boxes_in_pixels, overlay
 from llava_finetune.evaluation import metrics
 from llava_finetune.report.outcomes import GAINED, LOST, OUTCOMES, RIGHT, WRONG, Outcome
 from llava_finetune.report.tables import shortened
@@ -36,6 +37,17 @@ class Pictures:
         self.folders = folders
         self.unreadable: dict[str, str] = {}
         self._made: dict[str, str] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
+
+    def with_boxes(self, prediction: Mapping[str, Any]) -> str:
+        """Return the prediction's picture as `tag` does, the boxes of its reference and its answer drawn on it."""
+        image = prediction.get("image")
+        tag = self.tag(image)
+        if not isinstance(image, str) or image not in self._sizes:
+            return tag
+        size, texts = self._sizes[image], [str(prediction["reference"]), prediction["answer"]]
+        kinds = zip(boxes_in_pixels(texts, size, prediction), ("reference", "answer"), strict=True)
+        return tag + overlay(size, [(box, kind) for boxes, kind in kinds for box in boxes])
 
     def tag(self, image: Any) -> str:
         """Return an `<img>` with the (first) picture inside it, or a note that says why there is none."""
@@ -53,7 +65,9 @@ class Pictures:
         self.unreadable[name] = "no image folder is known: give --images"
         for folder in self.folders:
             try:
-                made = image_tag(open_image(resolve_image(folder, name)), name)
+                picture = open_image(resolve_image(folder, name))
+                self._sizes[name] = picture.size
+                made = image_tag(picture, name)
             except Exception as error:  # any decoder's error: the page shows the rest and says this
                 self.unreadable[name] = str(error)
             else:
@@ -157,7 +171,7 @@ def _card(one: Outcome, pictures: Pictures) -> str:
     kind = escape(metrics.type_of(now), quote=True)
     return (
         f'<article class="card {one.kind}" data-kind="{one.kind}" data-type="{kind}">'
-        f'<div class="pic">{pictures.tag(now.get("image"))}</div>'
+        f'<div class="pic">{pictures.with_boxes(now)}</div>'
         f'<p class="q">{escape(shortened(now["question"], 300))}</p>'
         f'<dl>{rows}</dl><p class="id">{escape(shortened(str(now.get("id")), 60))}</p></article>'
     )

@@ -114,7 +114,7 @@ def worst_section(run: Run, pictures: Pictures) -> str:
         count = f"{len(wrong)} of {len(group)} wrong"
         title = f"loss {short(loss)}</b> <small>{count}</small>" if loss is not None else f"{count}</b>"
         items.append(
-            f'<li><div class="pic">{pictures.tag(group[0].get("image"))}</div><div>'
+            f'<li><div class="pic">{pictures.with_boxes(wrong[0] if wrong else group[0])}</div><div>'
             f"<b>{title} <code>{escape(shortened(name, 60))}</code>"
             f"<ul>{lines}{more}{right}</ul></div></li>"
         )
@@ -180,7 +180,7 @@ def _score_series(run: Run) -> list[Series]:
     names = {"exact_match": "exact match", **METRIC_NAMES}
     series = [
         Series(text, colour, run.points(f"eval_{key}"), dots=True)
-        for (key, text), colour in zip(names.items(), "acdfg", strict=True)
+        for (key, text), colour in zip(names.items(), "acdfgeh", strict=True)
     ]
     # A metric that only repeats exact match would hide its line.
     told = [one for one in series[1:] if one.points != series[0].points]

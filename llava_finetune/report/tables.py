@@ -21,6 +21,8 @@ METRIC_NAMES = {
     "token_f1": "Token F1",
     "rouge_l": "ROUGE-L",
     "bleu": "BLEU",
+    "box_iou": "Box IoU",
+    "box_accuracy": "Boxes at IoU 0.5",
 }
 MAX_CONFUSION_SIZE = 16
 MAX_CONFUSION_LIST = 12

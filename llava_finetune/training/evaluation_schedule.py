@@ -134,9 +134,8 @@ class Examiner(TrainerCallback):
 
     def _tell(self, evaluator: Evaluator, step: int, row: Mapping[str, float]) -> None:
         name = evaluator.name
-        more = "".join(
-            f"  {key} {row[f'{name}_{key}']:.2%}" for key in ("vqa_accuracy", "token_f1") if f"{name}_{key}" in row
-        )
+        shown = ("vqa_accuracy", "token_f1", "box_iou", "box_accuracy")
+        more = "".join(f"  {key} {row[f'{name}_{key}']:.2%}" for key in shown if f"{name}_{key}" in row)
         self.log.say(
             f"{name} at step {step}: loss {row[f'{name}_loss']:.4f}  "
             f"exact match {row[f'{name}_exact_match']:.2%}{more}  of {row[f'{name}_count']:.0f} questions "
@@ -156,7 +155,7 @@ class Examiner(TrainerCallback):
 
 def lower_is_better(metric: str) -> bool:
     """Whether a smaller value of this number is the better one."""
-    return metric.endswith(("loss", "seconds", "num_truncated", "num_cut"))
+    return metric.endswith(("loss", "seconds", "num_truncated", "num_cut", "box_unread"))
 
 
 def refresh_report(output: Path, curves: bool = False, say: Callable[[str], None] | None = None) -> None:

@@ -79,6 +79,25 @@ def _write_coco(folder: Path) -> None:
     (folder / "captions_train.json").write_text(json.dumps({"images": images, "annotations": captions}))
     instances = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "dog"}]}
     (folder / "instances_train.json").write_text(json.dumps(instances))
+    qwen = record("dog", images[0]["file_name"], answer="<|box_start|>(100,100),(600,600)<|box_end|>")
+    (folder / "qwen-boxes.json").write_text(json.dumps([qwen]))
+    _write_boxes(folder)
+
+
+def _write_boxes(folder: Path) -> None:
+    """One dog in 0.jpg, as four annotation tools export it."""
+    for name in ("labels", "marks", "xml"):
+        (folder / name).mkdir()
+    (folder / "labels/0.txt").write_text("0 0.35 0.35 0.5 0.5\n")
+    (folder / "classes.txt").write_text("dog\n")
+    shape = {"label": "dog", "shape_type": "rectangle", "points": [[8, 6], [48, 36]]}
+    (folder / "marks/0.json").write_text(json.dumps({"imagePath": "0.jpg", "shapes": [shape]}))
+    region = {"shape_attributes": {"name": "rect", "x": 8, "y": 6, "width": 40, "height": 30}}
+    region["region_attributes"] = {"label": "dog"}
+    (folder / "via.json").write_text(json.dumps({"0.jpg9": {"filename": "0.jpg", "regions": [region]}}))
+    edges = "<xmin>9</xmin><ymin>7</ymin><xmax>48</xmax><ymax>36</ymax>"
+    content = f"<filename>0.jpg</filename><object><name>dog</name><bndbox>{edges}</bndbox></object>"
+    (folder / "xml/0.xml").write_text(f"<annotation>{content}</annotation>")
 
 
 def _write_parquet(folder: Path) -> None:

@@ -1,0 +1,83 @@
+"""COCO's instances to questions and answers with boxes.
+
+{"images": [{"id": 7, "file_name": "7.jpg", "width": 640, "height": 480}],
+ "annotations": [{"image_id": 7, "category_id": 18, "bbox": [x, y, width, height], "iscrowd": 0}],
+ "categories": [{"id": 18, "name": "dog"}]}
+
+python -m data_prep coco-boxes instances.json --images coco --output boxes.json
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_prep.boxes.box import Box, Size
+from data_prep.converters.coco import coco_of, picture_of
+from data_prep.converters.options import converter_parser
+from data_prep.detection.convert import add_box_options, run
+from data_prep.detection.objects import Marked, NoBox, Sheet, numbers_of, of_points, of_sides
+from data_prep.errors import DataError
+from data_prep.records.json_text import read_json
+from data_prep.records.output import Reason
+
+EXAMPLES = """  python -m data_prep coco-boxes instances.json --images coco --to square --output boxes.json
+  python -m data_prep coco-boxes instances.json --images coco --ask where --output where.json"""
+
+
+def sheets_of(path: Path) -> Iterator[Sheet]:
+    """Yield the pictures of a COCO file in its order, each with its objects; raise DataError for a broken file."""
+    value = read_json(path)
+    pictures, annotations = coco_of(value, path, ("category_id",))
+    labels = _labels(value, path)
+    objects: dict[Any, list[Marked]] = {name: [] for name in pictures}
+    for number, row in enumerate(annotations, 1):
+        picture_of(path, pictures, row, number)
+        objects[row["image_id"]].append(_marked(row, labels))
+    for name, picture in pictures.items():
+        yield Sheet(str(picture["file_name"]), size_of(picture), objects[name], f"{path.name} image {name}")
+
+
+def _labels(value: Mapping[str, Any], path: Path) -> dict[Any, str]:
+    rows = value.get("categories")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and {"id", "name"} <= row.keys() for row in rows):
+        raise DataError(path, 'no list "categories" of {"id": ..., "name": ...}; boxes without names teach nothing')
+    return {row["id"]: str(row["name"]) for row in rows if isinstance(row["id"], int | str)}
+
+
+def size_of(row: Mapping[str, Any], width: str = "width", height: str = "height") -> Size | None:
+    """Return the size that an export says of a picture; None where it says none."""
+    sides = row.get(width), row.get(height)
+    if all(isinstance(side, int | float) and side >= 1 for side in sides):
+        return int(sides[0] or 0), int(sides[1] or 0)
+    return None
+
+
+def _marked(row: Mapping[str, Any], labels: Mapping[Any, str]) -> Marked:
+    category = row["category_id"]
+    label = labels.get(category, "") if isinstance(category, int | str) else ""
+    if row.get("iscrowd"):
+        return Marked(label, None, "one box around many", Reason.CROWD)
+    if not label:
+        return Marked("", None, f'category {category!r:.40} is not under "categories"', Reason.NO_LABEL)
+    try:
+        return Marked(label, of_sides(row["bbox"]) if row.get("bbox") else _around(row.get("segmentation")))
+    except NoBox as error:
+        return Marked(label, None, str(error))
+
+
+def _around(outline: Any) -> Box:
+    """Return the box around a segmentation's polygons."""
+    if not isinstance(outline, list) or not outline:
+        raise NoBox('no "bbox", and no polygon under "segmentation"')
+    return of_points([number for polygon in outline for number in numbers_of(polygon)])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert a COCO file."""
+    parser = converter_parser("coco-boxes", "COCO's instances to questions and answers with boxes.", EXAMPLES)
+    parser.add_argument("export", type=Path, help="instances_train2017.json, or any file in its format")
+    add_box_options(parser)
+    args = parser.parse_args(argv)
+    return run(args, sheets_of(args.export), "coco-boxes", [args.export])

@@ -1,0 +1,89 @@
+"""What annotation tools export, in one form: pictures with named objects, each with its box or why it has none.
+
+Sheet("a.jpg", (640, 480), [Marked("dog", Box(10, 20, 300, 400))], "instances.json image 7")
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from data_prep.boxes.box import Box, Size
+from data_prep.records.output import Reason
+
+LABELS = ("label", "class", "name", "category", "type", "object", "object_name")
+"""Attributes that hold an object's name, where --label does not say which; else an only attribute does."""
+
+
+class NoBox(ValueError):
+    """A shape that is no box and holds none; the message says what it is."""
+
+
+class Marked(NamedTuple):
+    """One object: its name, its box in pixels of the size that the export names, or else why it cannot be used."""
+
+    label: str
+    box: Box | None
+    problem: str = ""
+    reason: Reason = Reason.BAD_BOX
+
+
+class Sheet(NamedTuple):
+    """One picture of an export. `size` is what the export says, None where it says none; `are_shares`: as in YOLO.
+
+    `where` names the place in the export for messages.
+    """
+
+    image: str
+    size: Size | None
+    objects: Sequence[Marked]
+    where: str
+    are_shares: bool = False
+
+
+def numbers_of(values: Any, count: int | None = None) -> list[float]:
+    """Return finite numbers; raise NoBox for another count, text that is no number, NaN and infinity."""
+    if not isinstance(values, list | tuple) or (count is not None and len(values) != count):
+        raise NoBox(f"expected {count or 'a list of'} numbers, found {values!r:.60}")
+    try:
+        numbers = [float(value) for value in values if not isinstance(value, bool)]
+    except (TypeError, ValueError, OverflowError):
+        raise NoBox(f"expected numbers, found {values!r:.60}") from None
+    if len(numbers) != len(values) or not all(map(math.isfinite, numbers)):
+        raise NoBox(f"expected finite numbers, found {values!r:.60}")
+    return numbers
+
+
+def of_sides(values: Any) -> Box:
+    """Return the box of x, y, width, height; raise NoBox for what are not four numbers, or no width or height."""
+    x, y, width, height = numbers_of(values, 4)
+    return whole(Box(x, y, x + width, y + height))
+
+
+def of_points(values: Sequence[float]) -> Box:
+    """Return the box around the points x1, y1, x2, y2, ...; raise NoBox for less than two, and for a flat one."""
+    across, down = values[::2], values[1::2]
+    if len(across) < 2 or len(across) != len(down):
+        raise NoBox(f"{len(values)} numbers are no outline")
+    return whole(Box(min(across), min(down), max(across), max(down)))
+
+
+def whole(box: Box) -> Box:
+    """Return a box; raise NoBox where it encloses nothing."""
+    if box.is_reversed:
+        raise NoBox(f"no width or no height: {', '.join(f'{side:g}' for side in box)}")
+    return box
+
+
+def label_of(attributes: Any, wanted: str | None) -> str:
+    """Return the name in a region's attributes: a text, a chosen option, or several ticked ones; "" for none."""
+    if not isinstance(attributes, dict):
+        return attributes.strip() if isinstance(attributes, str) else ""
+    names = [wanted] if wanted else [name for name in LABELS if name in attributes]
+    if not names and len(attributes) == 1:
+        names = list(attributes)
+    value = attributes.get(names[0]) if names else None
+    if isinstance(value, Mapping):
+        return " and ".join(str(name) for name, ticked in value.items() if ticked)
+    return "" if value is None else str(value).strip()

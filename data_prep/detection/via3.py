@@ -1,0 +1,66 @@
+"""VIA 3's projects, in which regions, views and files are tables that name each other.
+
+{"file": {"1": {"fname": "a.jpg"}}, "view": {"1": {"fid_list": ["1"]}},
+ "attribute": {"1": {"aname": "label", "options": {"0": "dog"}}},
+ "metadata": {"1_x": {"vid": "1", "xy": [2, 12, 30, 200, 100], "av": {"1": "0"}}}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from data_prep.boxes.box import Box
+from data_prep.detection.objects import Marked, NoBox, Sheet, label_of, numbers_of, of_points, of_sides, whole
+from data_prep.errors import DataError
+
+RECTANGLE, CIRCLE, ELLIPSE, OUTLINES = 2, 3, 4, (6, 7)
+
+
+def sheets_of_via3(value: Mapping[str, Any], path: Path, attribute: str | None) -> Iterator[Sheet]:
+    """Yield the pictures of a VIA 3 project; raise DataError where its tables do not fit together."""
+    files, attributes = value.get("file"), value.get("attribute") or {}
+    if not isinstance(files, dict) or not isinstance(attributes, dict):
+        raise DataError(path, 'no "file" or "attribute" in it; a project of VIA 3 has both')
+    try:
+        views = {view: str(row["fid_list"][0]) for view, row in value["view"].items() if row.get("fid_list")}
+        names = {number: str(row["fname"]) for number, row in files.items()}
+        pictures: dict[str, list[Marked]] = {names[views[view]]: [] for view in views}
+        for row in value["metadata"].values():
+            if row.get("xy"):
+                pictures[names[views[str(row["vid"])]]].append(_marked(row, attributes, attribute))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(path, f"its tables do not fit together ({error!r:.80})") from None
+    for name, objects in pictures.items():
+        yield Sheet(name, None, objects, f"{path.name} {name}")
+
+
+def _marked(row: Mapping[str, Any], attributes: Mapping[str, Any], wanted: str | None) -> Marked:
+    label = _label(row.get("av") or {}, attributes, wanted)
+    try:
+        kind, *numbers = numbers_of(row["xy"])
+        return Marked(label, _box(int(kind), numbers))
+    except NoBox as error:
+        return Marked(label, None, str(error))
+
+
+def _label(values: Mapping[str, Any], attributes: Mapping[str, Any], wanted: str | None) -> str:
+    named = {}
+    for number, value in values.items():
+        about = attributes.get(number) or {}
+        options = about.get("options") or {}
+        chosen = [str(options.get(one, one)) for one in str(value).split(",")]
+        named[str(about.get("aname", number))] = " and ".join(chosen)
+    return label_of(named, wanted)
+
+
+def _box(kind: int, numbers: list[float]) -> Box:
+    if kind == RECTANGLE:
+        return of_sides(numbers)
+    if kind in OUTLINES:
+        return of_points(numbers)
+    if kind in {CIRCLE, ELLIPSE}:
+        x, y, *radii = numbers_of(numbers, 3 if kind == CIRCLE else 4)
+        return whole(Box(x - radii[0], y - radii[-1], x + radii[0], y + radii[-1]))
+    raise NoBox(f"shape {kind} of VIA 3 is no box")

@@ -1,0 +1,110 @@
+"""YOLO's label files to questions and answers with boxes: a .txt for each picture, a line for each object.
+
+0 0.53 0.42 0.20 0.31            # class, middle x, middle y, width, height as shares; outlines have more numbers
+
+python -m data_prep yolo labels --names data.yaml --images images --output boxes.json
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from data_prep.boxes.box import Box
+from data_prep.converters.options import converter_parser
+from data_prep.detection.convert import add_box_options, run
+from data_prep.detection.files import files_below, picture_of_stem, stems_of
+from data_prep.detection.objects import Marked, NoBox, Sheet, numbers_of, of_points, whole
+from data_prep.errors import DataError
+from data_prep.records.json_text import decode_utf8, require_regular
+from data_prep.records.output import Drop, Reason
+
+EXAMPLES = """  python -m data_prep yolo labels --names data.yaml --images images --output boxes.json
+  python -m data_prep yolo roboflow/train --images roboflow/train --output boxes.json"""
+NAME_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names", "_darknet.labels", "classes.names")
+NO_LABELS = {"classes.txt", "requirements.txt", "notes.txt", "train.txt", "val.txt", "test.txt"}
+
+
+def names_file(source: Path, folder: Path) -> Path:
+    """Return the file beside, above or among the labels that names the classes; raise DataError where there is none."""
+    places = [source if source.is_dir() else source.parent]
+    places += [places[0].parent, places[0].parent.parent, folder, folder.parent]
+    found = next((place / name for place in places for name in NAME_FILES if (place / name).is_file()), None)
+    if found is None:
+        raise DataError(source, f"no file names its classes; give one with --names ({', '.join(NAME_FILES[:4])})")
+    return found
+
+
+def class_names(path: Path) -> dict[int, str]:
+    """Return the names of classes by number: `names` of a data.yaml (list or mapping), else a name a line."""
+    text = decode_utf8(require_regular(path, "file of class names").read_bytes(), path)
+    if path.suffix.lower() not in {".yaml", ".yml"}:
+        return dict(enumerate(line.strip() for line in text.splitlines() if line.strip()))
+    yaml: Any = importlib.import_module("yaml")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise DataError(path, f"broken YAML ({str(error).splitlines()[0]})") from None
+    names = value.get("names") if isinstance(value, Mapping) else None
+    if isinstance(names, list):
+        return {number: str(name) for number, name in enumerate(names)}
+    if isinstance(names, Mapping) and all(str(number).isdecimal() for number in names):
+        return {int(number): str(name) for number, name in names.items()}
+    raise DataError(path, 'no "names" in it, as a list or by number')
+
+
+def sheets_of(source: Path, folder: Path, names: Mapping[int, str]) -> Iterator[Sheet | Drop]:
+    """Yield the pictures of label files; a file whose picture is not there is dropped with all of its lines."""
+    for path in files_below(source, (".txt",)):
+        if path.name.lower() in NO_LABELS or path.name.lower().startswith("readme"):
+            continue
+        where = path.name if path == source else path.relative_to(source).as_posix()
+        try:
+            lines = [line for line in decode_utf8(path.read_bytes(), path).splitlines() if line.strip()]
+        except DataError as error:
+            yield Drop(Reason.BAD_BOX, f"{where}: {error.problem}")
+            continue
+        objects = [_marked(line, names) for line in lines]
+        label = PurePosixPath(where if path == source else (Path(source.name) / where).as_posix())
+        picture = picture_of_stem(folder, stems_of(label))
+        if picture is None and objects:
+            yield Drop(Reason.IMAGE_MISSING, f"{where}: no picture {path.stem} in {folder}", len(objects))
+        elif picture is not None:
+            yield Sheet(picture, None, objects, where, are_shares=True)
+
+
+def _marked(line: str, names: Mapping[int, str]) -> Marked:
+    words = line.split()
+    number = int(words[0]) if words[0].isdecimal() and len(words[0]) < 10 else None
+    label = names.get(number, "") if number is not None else ""
+    if not label:
+        return Marked("", None, f"class {words[0]!r:.40} has no name among {len(names)}", Reason.NO_LABEL)
+    try:
+        return Marked(label, _box(numbers_of(words[1:])))
+    except NoBox as error:
+        return Marked(label, None, str(error))
+
+
+def _box(numbers: Sequence[float]) -> Box:
+    """Return a line's box: middle and sides (a sixth number is a confidence), or what spans an outline's points."""
+    if len(numbers) not in {4, 5}:
+        box = of_points(numbers)
+    else:
+        x, y, width, height = numbers[:4]
+        box = whole(Box(x - width / 2, y - height / 2, x + width / 2, y + height / 2))
+    if box.excess((1, 1)) > 1:
+        raise NoBox(f"shares go from 0 to 1, found {', '.join(f'{number:g}' for number in numbers[:4])}")
+    return box
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert YOLO's label files."""
+    parser = converter_parser("yolo", "YOLO's label files to questions and answers with boxes.", EXAMPLES)
+    parser.add_argument("export", type=Path, help="the folder with the .txt files, or the data set's folder")
+    parser.add_argument("--names", type=Path, help="data.yaml, or a file with a class name a line; default: found")
+    add_box_options(parser)
+    args = parser.parse_args(argv)
+    named = args.names or names_file(args.export, args.image_folder)
+    return run(args, sheets_of(args.export, args.image_folder, class_names(named)), "yolo", [named])

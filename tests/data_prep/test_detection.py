@@ -1,0 +1,263 @@
+"""Exports of annotation tools become questions and answers with boxes; what is no box is dropped and counted."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from data_prep.__main__ import main
+from data_prep.records.exif import only_orientation
+from data_prep.records.record import read_records
+
+WANTED = [
+    ("<image>\nWhere is the dog?", "[20, 10, 60, 40]"),
+    ("Where is the traffic light?", "[100, 50, 140, 90], [150, 50, 160, 90]"),
+    ("What is in this box? [20, 10, 60, 40]", "dog"),
+    ("What is in this box? [100, 50, 140, 90]", "traffic light"),
+    ("What is in this box? [150, 50, 160, 90]", "traffic light"),
+]
+"""What every tool's export of the same three objects in a picture of 200 x 100 becomes."""
+
+BOXES = [("dog", (20, 10, 60, 40)), ("traffic_light", (100, 50, 140, 90)), ("traffic_light", (150, 50, 160, 90))]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (200, 100), (70, 120, 20)).save("photos/a.jpg")
+    Image.new("RGB", (100, 100), (20, 20, 120)).save("photos/b.png")
+    return tmp_path
+
+
+def coco() -> list[str]:
+    value = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 200, "height": 100}, {"id": 2, "file_name": "b.png"}],
+        "categories": [{"id": 3, "name": "dog"}, {"id": 5, "name": "traffic_light"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 3 if name == "dog" else 5, "bbox": [x, y, right - x, bottom - y]}
+            for name, (x, y, right, bottom) in BOXES
+        ],
+    }
+    Path("coco.json").write_text(json.dumps(value))
+    return ["coco-boxes", "coco.json"]
+
+
+def yolo() -> list[str]:
+    Path("labels").mkdir()
+    lines = [
+        f"{int(name != 'dog')} {(x + r) / 400} {(y + b) / 200} {(r - x) / 200} {(b - y) / 100}"
+        for name, (x, y, r, b) in BOXES[:2]
+    ]
+    lines.append("1 " + " ".join(f"{x / 200} {y / 100}" for x, y in ((150, 50), (160, 50), (155, 90))))
+    Path("labels/a.txt").write_text("\n".join(lines) + "\n")
+    Path("labels/b.txt").write_text("")
+    Path("data.yaml").write_text("names:\n  0: dog\n  1: traffic_light\n")
+    return ["yolo", "labels"]
+
+
+def labelme() -> list[str]:
+    shapes = [
+        {"label": name, "shape_type": "rectangle", "points": [[r, b], [x, y]]} for name, (x, y, r, b) in BOXES[:2]
+    ]
+    shapes.append({"label": "traffic_light", "points": [[150, 60], [160, 50], [155, 90]], "shape_type": "polygon"})
+    value = {"imagePath": "..\\photos\\a.jpg", "imageWidth": 200, "imageHeight": 100, "shapes": shapes}
+    Path("marks").mkdir()
+    Path("marks/a.json").write_text(json.dumps(value))
+    return ["labelme", "marks"]
+
+
+def regions() -> list[dict[str, Any]]:
+    made = [
+        {
+            "shape_attributes": {"name": "rect", "x": x, "y": y, "width": r - x, "height": b - y},
+            "region_attributes": {"label": name},
+        }
+        for name, (x, y, r, b) in BOXES[:2]
+    ]
+    outline = {"name": "polygon", "all_points_x": [150, 160, 155], "all_points_y": [50, 60, 90]}
+    return [*made, {"shape_attributes": outline, "region_attributes": {"label": {"traffic_light": True, "dog": False}}}]
+
+
+def via() -> list[str]:
+    picture = {"filename": "a.jpg", "size": 12, "regions": regions()}
+    Path("via.json").write_text(json.dumps({"_via_img_metadata": {"a.jpg12": picture}, "_via_settings": {}}))
+    return ["via", "via.json"]
+
+
+def via_1() -> list[str]:
+    numbered = {str(number): region for number, region in enumerate(regions())}
+    Path("via.json").write_text(json.dumps({"a.jpg12": {"filename": "a.jpg", "regions": numbered}}))
+    return ["via", "via.json"]
+
+
+def via_csv() -> list[str]:
+    with Path("via.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        names = "#filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"
+        rows.writerow(names.split(","))
+        for number, region in enumerate(regions()):
+            cells = [json.dumps(region[name]) for name in ("shape_attributes", "region_attributes")]
+            rows.writerow(["a.jpg", 12, "{}", 3, number, *cells])
+        rows.writerow(["b.png", 12, "{}", 0, 0, "{}", "{}"])
+    return ["via", "via.csv"]
+
+
+def via_3() -> list[str]:
+    rows = {
+        str(number): {"vid": "7", "xy": [2, x, y, r - x, b - y], "av": {"1": "0" if name == "dog" else "1"}}
+        for number, (name, (x, y, r, b)) in enumerate(BOXES)
+    }
+    value = {
+        "file": {"4": {"fname": "a.jpg"}},
+        "view": {"7": {"fid_list": ["4"]}},
+        "attribute": {"1": {"aname": "label", "options": {"0": "dog", "1": "traffic_light"}}},
+        "metadata": rows,
+    }
+    Path("via3.json").write_text(json.dumps(value))
+    return ["via", "via3.json"]
+
+
+def voc() -> list[str]:
+    objects = "".join(
+        f"<object><name>{name}</name><bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}</ymin><xmax>{r}</xmax><ymax>{b}</ymax>"
+        "</bndbox></object>"
+        for name, (x, y, r, b) in BOXES
+    )
+    size = "<size><width>200</width><height>100</height></size>"
+    Path("xml").mkdir()
+    Path("xml/a.xml").write_text(f"<annotation><filename>a.jpg</filename>{size}{objects}</annotation>")
+    return ["voc", "xml"]
+
+
+def run(*words: str) -> int:
+    return main([*words, "--image-folder", "photos", "--output", "out.json"])
+
+
+def pairs(index: int = 0) -> list[tuple[str, str]]:
+    turns = [turn["value"] for turn in read_records("out.json")[index]["conversations"]]
+    return list(zip(turns[::2], turns[1::2], strict=True))
+
+
+@pytest.mark.parametrize("tool", [coco, yolo, labelme, via, via_1, via_csv, via_3, voc])
+def test_every_tools_export_becomes_the_same_questions(
+    folder: Path, tool: Callable[[], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*tool(), "--to", "pixels") == 0, capsys.readouterr()
+    assert pairs() == WANTED
+    (record,) = read_records("out.json")
+    assert record["image"] == "a.jpg" and record["box_scale"] == "pixels" and record["independent_turns"] is True
+    assert "3 in, 3 converted to 1 records, 0 dropped" in capsys.readouterr().out
+
+
+def test_the_scale_the_questions_and_the_marks_are_chosen(folder: Path) -> None:
+    words = ["--to", "square", "--decimals", "2", "--ask", "where", "--most", "1", "--allow-drops", "1"]
+    assert run(*coco(), *words) == 0
+    assert pairs() == [("<image>\nWhere is the dog?", "[0.10, 0.30, 0.30, 0.45]")]
+    meta = json.loads(Path("out.meta.json").read_text())["counts"]
+    assert meta["dropped"] == {"too many boxes of one name": 2}
+    words = ["--to", "1000", "--marks", "qwen", "--ask", "what", "--what-question", "Name it: {}"]
+    assert run("coco-boxes", "coco.json", *words) == 0
+    assert pairs()[0] == ("<image>\nName it: <|box_start|>(100,100),(300,400)<|box_end|>", "dog")
+
+
+def one_object(**changes: Any) -> dict[str, Any]:
+    return {"image_id": 1, "category_id": 3, "bbox": [20, 10, 40, 30], **changes}
+
+
+def test_what_is_no_box_is_dropped_told_and_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    coco()
+    value = json.loads(Path("coco.json").read_text())
+    value["images"].append({"id": 9, "file_name": "gone.jpg"})
+    value["annotations"] = [
+        one_object(),
+        one_object(bbox=[190, 10, 15, 20]),
+        one_object(bbox=[195, 10, 90, 20]),
+        one_object(bbox=[10, 10, 0, 20]),
+        one_object(bbox=[10, 10, "x", 20]),
+        one_object(bbox=[], segmentation=[[10, 10, 30, 10, 30, 30]]),
+        one_object(bbox=[], segmentation={"counts": "abc", "size": [100, 200]}),
+        one_object(category_id=77),
+        one_object(iscrowd=1),
+        one_object(image_id=9),
+    ]
+    Path("coco.json").write_text(json.dumps(value))
+    assert run("coco-boxes", "coco.json", "--to", "pixels", "--ask", "what") == 1
+    assert [question for question, _ in pairs()] == [
+        "<image>\nWhat is in this box? [20, 10, 60, 40]",
+        "What is in this box? [190, 10, 200, 30]",
+        "What is in this box? [10, 10, 30, 30]",
+    ]
+    counts = json.loads(Path("out.meta.json").read_text())["counts"]
+    assert counts["in"] == 10 and counts["dropped"] == {
+        "box not readable": 4, "object without a name": 1, "a crowd, not one object": 1, "image missing": 1,
+    }  # fmt: skip
+    said = capsys.readouterr()
+    assert "the box 195, 10, 285, 30 lies out of the picture of 200 x 100" in said.out
+    assert "1 boxes cut at the picture's edge" in said.out and "1 pictures without an object" in said.out
+    assert "--allow-drops 0.60" in said.err
+
+
+def test_boxes_of_stored_pixels_are_turned_with_their_picture(folder: Path) -> None:
+    """The export names the stored size of a photo that stands upright: it was made before the turning."""
+    Image.new("RGB", (200, 100)).save("photos/a.jpg", exif=only_orientation(6))
+    assert run(*coco(), "--to", "pixels") == 0
+    assert pairs()[0][1] == "[60, 20, 90, 60]"
+    assert run(*yolo(), "--to", "pixels", "--stored") == 0
+    assert pairs()[0][1] == "[60, 20, 90, 60]"
+
+
+def test_a_picture_that_was_resized_is_followed_and_one_that_was_cut_is_not(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (100, 50)).save("photos/a.jpg")
+    assert run(*coco(), "--to", "pixels") == 0
+    assert pairs()[0][1] == "[10, 5, 30, 20]"
+    Image.new("RGB", (100, 100)).save("photos/a.jpg")
+    assert run("coco-boxes", "coco.json") == 1
+    assert "the export says 200 x 100, the picture has 100 x 100" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "content", "message"),
+    [
+        (["coco-boxes", "x.json"], "[]", "expected COCO's object"),
+        (["coco-boxes", "x.json"], '{"images": [], "annotations": []}', 'no list "categories"'),
+        (["via", "x.json"], '{"a": 1}', "no export of VIA"),
+        (["via", "x.csv"], "filename,label\n", 'no column "region_shape_attributes"'),
+        (["labelme", "x.json"], '{"a": 1}', "not a file of labelme"),
+        (["voc", "x.xml"], "<html></html>", "expected <annotation>"),
+        (["voc", "x.xml"], "<!DOCTYPE a [<!ENTITY b 'c'>]><annotation/>", "it defines entities"),
+        (["voc", "x.xml"], "<annotation>", "broken XML"),
+        (["yolo", "x.txt"], "0 0.5 0.5 0.1 0.1", "no file names its classes; give one with --names"),
+        (["yolo", "gone", "--names", "x.txt"], "dog", "no such file or folder"),
+        (["via", "x.json", "--where-question", "Where?"], "{}", "write {} once"),
+    ],
+)
+def test_what_is_no_export_is_refused_in_words(
+    folder: Path, words: list[str], content: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(next(word for word in words if word.startswith("x."))).write_text(content)
+    assert run(*words) in {1, 2}
+    assert message in capsys.readouterr().err
+    assert not Path("out.json").exists()
+
+
+def test_yolos_layouts_find_their_pictures(folder: Path) -> None:
+    for place in ("set/images/train", "set/labels/train"):
+        Path(place).mkdir(parents=True)
+    Image.new("RGB", (100, 100)).save("set/images/train/c.JPG")
+    Path("set/labels/train/c.txt").write_text("0 0.5 0.5 0.2 0.2 0.98\n7 0.5 0.5 0.2 0.2\n0 5 5 2 2\n")
+    Path("set/classes.txt").write_text("white-rook\n")
+    words = ["--output", "out.json", "--to", "pixels", "--allow-drops", "0.7"]
+    for source, images in (("set", "set"), ("set/labels", "set/images"), ("set/labels/train", "set/images/train")):
+        assert main(["yolo", source, "--image-folder", images, *words]) == 0
+        assert pairs()[0] == ("<image>\nWhere is the white-rook?", "[40, 40, 60, 60]")
+        dropped = json.loads(Path("out.meta.json").read_text())["counts"]["dropped"]
+        assert dropped == {"object without a name": 1, "box not readable": 1}
