@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,18 @@ def test_what_is_gone_on_from(tmp_path: Path) -> None:
     assert said[-1].startswith("WARNING: passed over checkpoint-10: no checkpoint.json")
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", '{"global_step": "2"}', "[" * 9999, ""])
+def test_a_state_of_another_kind_is_told_though_its_seal_holds(text: str, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 2)
+    (folder / "trainer_state.json").write_text(text)
+    (folder / checkpoints.SEAL).unlink()
+    checkpoints.seal(folder, {"step": 2, "settings": SETTINGS})
+    with pytest.raises(
+        UserError, match=r"no whole checkpoint is left to go on from: checkpoint-2: .*trainer_state\.json"
+    ):
+        resume.find(tmp_path, "auto", lambda _: None)
+
+
 def test_settings_that_differ_are_told_once_each_and_refused_unless_allowed(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 2)
     said: list[str] = []
@@ -190,3 +203,24 @@ def test_the_log_and_what_was_answered_later_are_taken_back_to_a_step(tmp_path: 
     assert (tmp_path / "log.jsonl").read_text() == ""
     (tmp_path / "log.jsonl").unlink()
     assert resume.rewind(tmp_path, 2) == 0 and not (tmp_path / "log.jsonl").exists()
+
+
+class Named(Enum):
+    STEPS = "steps"
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (3, 3),
+        (0.5, 0.5),
+        ("a", "a"),
+        (True, True),
+        (None, None),
+        (Path("a"), "a"),
+        (Named.STEPS, "steps"),
+        ([1], "[1]"),
+    ],
+)
+def test_a_setting_is_kept_as_a_seal_can_hold_it(value: object, kept: object) -> None:
+    assert resume._plain(value) == kept and type(resume._plain(value)) is type(kept)
