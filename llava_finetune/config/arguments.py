@@ -20,11 +20,18 @@ from typing import Any
 import transformers
 
 from data_prep.records.pixels import allow_pixels
-from llava_finetune.config.contradictions import refuse_contradictions, refuse_idle, refuse_unshared, zero_stage
+from llava_finetune.config.contradictions import (
+    refuse_base_dtype,
+    refuse_contradictions,
+    refuse_idle,
+    refuse_unshared,
+    zero_stage,
+)
 from llava_finetune.config.precision import Precision
 from llava_finetune.config.ranges import require_ranges
 from llava_finetune.config.translation import translate, value_of
 from llava_finetune.errors import WITHOUT_DEEPSPEED, UsageError
+from llava_finetune.kernels.fp8 import require_hardware
 from llava_finetune.kernels.layer_kernels import LayerKernels, asked_for
 from llava_finetune.planning.activations import LOSS_CHUNK
 from llava_finetune.planning.steps import warmup_of
@@ -106,6 +113,10 @@ class TrainingArguments(transformers.TrainingArguments):
     double_quant: bool = field(default=True, metadata={"help": "4-bit: quantise the quantisation statistics"})
     quant_type: str = field(default="nf4", metadata={"help": "4-bit data type: nf4 or fp4"})
     bits: int = field(default=16, metadata={"help": "16, 8 or 4: bits of the frozen base"})
+    base_dtype: str = field(
+        default="auto",
+        metadata={"help": "fp8: the frozen base's linear layers in e4m3, half the bytes; Hopper, Ada"},
+    )
     lora_enable: bool = field(default=False, metadata={"help": "train a LoRA adapter"})
     lora_r: int = field(default=64, metadata={"help": "LoRA rank"})
     lora_alpha: int = field(default=16, metadata={"help": "LoRA alpha"})
@@ -233,7 +244,10 @@ def parse(argv: Sequence[str]) -> Arguments:
     refuse_contradictions(model, training)
     refuse_idle(data, training)
     refuse_unshared(training)
+    refuse_base_dtype(model, training)
     arguments = Arguments(model, data, training, precision, tuple(argv), tuple(notices))
+    if training.base_dtype == "fp8":
+        require_hardware()
     arguments.kernels.require_usable(training.bits, arguments.zero_stage)
     return arguments
 

@@ -91,6 +91,25 @@ def refuse_unshared(training: Any) -> None:
         raise UsageError(f"{asked} contradicts DeepSpeed's sequence_parallel_size: a sequence is not cut among ranks")
 
 
+def refuse_base_dtype(model: Any, training: Any) -> None:
+    """What a base in e4m3 cannot do: be trained, be cut up among ranks, be normalised by DoRA, be quantised twice."""
+    if training.base_dtype not in ("auto", "fp8"):
+        raise UsageError(f"--base_dtype {training.base_dtype}: expected auto (the run's precision) or fp8")
+    if training.base_dtype == "auto":
+        return
+    asked = "--base_dtype fp8"
+    if not training.lora_enable and not model.tune_mm_mlp_adapter:
+        raise UsageError(f"{asked} without --lora_enable True: weights in e4m3 cannot be trained")
+    if training.bits != 16:
+        raise UsageError(f"{asked} contradicts --bits {training.bits}: both say how the frozen base is kept; give one")
+    if training.use_dora:
+        raise UsageError(f"{asked} contradicts --use_dora True: DoRA takes norms of the base's own weights")
+    if training.bf16 is False and training.fp16:
+        raise UsageError(f"{asked} contradicts fp16: its products give bf16; leave --precision and --fp16 out")
+    if training.deepspeed and zero_stage(training) == 3:
+        raise UsageError(f"{asked} with ZeRO-3: it partitions weights of one type; use deepspeed_configs/zero2.json")
+
+
 def zero_stage(training: Any) -> int:
     config = getattr(training.hf_deepspeed_config, "config", {}) or {}
     return int(config.get("zero_optimization", {}).get("stage", 0))

@@ -15,6 +15,8 @@ import torch
 from peft.tuners.lora import Linear
 from torch.nn import functional
 
+from llava_finetune.kernels.fp8 import Fp8Linear, input_gradient, product
+
 _STEPS = 1 << 15  # 15 random bits per element: four elements from each 64-bit draw
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -68,51 +70,54 @@ def dropped_again(x: torch.Tensor, mask: torch.Tensor | None, probability: float
 class _LoraLinear(torch.autograd.Function):
     """The gradient of y = x W' + b + s dropped(x) A' B' with W and b frozen, without y itself, which _Output computes.
 
-    x: N x in; W: out x in; A: r x in; B: out x r. Returns a stand-in for y that takes no memory, and s dropped(x) A'.
+    x: N x in; W: out x in, in e4m3 where it has scales (fp8.py); A: r x in; B: out x r. Returns a stand-in for y that
+    takes no memory, and s dropped(x) A'.
     All that is saved is saved before y is: a checkpoint that runs again stops there, and spares the widest products.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Any, weight: Any, a: Any, b: Any, scaling: float, probability: float) -> Any:
+    def forward(ctx: Any, x: Any, weight: Any, scales: Any, a: Any, b: Any, scaling: float, probability: float) -> Any:
         kept, mask, factor = dropped(x, probability)
         scale = scaling * factor
         inner = kept @ a.T
         if scale != 1:
             inner.mul_(scale)
-        ctx.save_for_backward(x, weight, a, b, inner, mask)
+        ctx.save_for_backward(x, weight, scales, a, b, inner, mask)
         ctx.mark_non_differentiable(inner)
         ctx.scale, ctx.probability = scale, probability
         return x.new_empty(()).expand(len(x), len(weight)), inner
 
     @staticmethod
     def backward(ctx: Any, grad: Any, _: Any) -> Any:
-        x, weight, a, b, inner, mask = ctx.saved_tensors
-        grad_b = grad.T @ inner if ctx.needs_input_grad[3] else None
+        x, weight, scales, a, b, inner, mask = ctx.saved_tensors
+        grad_b = grad.T @ inner if ctx.needs_input_grad[4] else None
         grad_inner = grad @ b
         if ctx.scale != 1:
             grad_inner.mul_(ctx.scale)
         grad_a = grad_x = None
-        if ctx.needs_input_grad[2]:
+        if ctx.needs_input_grad[3]:
             grad_a = grad_inner.T @ dropped_again(x, mask, ctx.probability)
         if ctx.needs_input_grad[0]:
-            grad_x = grad @ weight
+            grad_x = grad @ weight if scales is None else input_gradient(grad, weight, scales)
             if mask is None:
                 grad_x.addmm_(grad_inner, a)
             else:
                 grad_x.add_(dropped_again(grad_inner @ a, mask, ctx.probability))
-        return grad_x, None, grad_a, grad_b, None, None
+        return grad_x, None, None, grad_a, grad_b, None, None
 
 
 class _Output(torch.autograd.Function):
     """x W' + b + inner B'. Its gradient goes to `stand_in` as it is: _LoraLinear knows the rest."""
 
     @staticmethod
-    def forward(ctx: Any, stand_in: Any, x: Any, weight: Any, bias: Any, inner: Any, b: Any) -> Any:
-        return functional.linear(x, weight, bias).addmm_(inner, b.T)
+    def forward(ctx: Any, stand_in: Any, x: Any, weight: Any, scales: Any, bias: Any, inner: Any, b: Any) -> Any:
+        plain = scales is None
+        wide = functional.linear(x, weight, bias) if plain else product(x, weight, scales, bias)
+        return wide.addmm_(inner, b.T)
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
-        return grad, None, None, None, None, None
+        return grad, None, None, None, None, None, None
 
 
 class FastLoraLinear(Linear):  # type: ignore[misc]
@@ -128,9 +133,10 @@ class FastLoraLinear(Linear):  # type: ignore[misc]
         # The casts are outside of the function, so that gradients reach fp32 adapters in fp32 as under autocast.
         flat = x.reshape(-1, x.shape[-1]).to(dtype)
         with torch.autocast(x.device.type, enabled=False):
-            weight, b = base.weight.to(dtype), b.to(dtype)
-            stand_in, inner = _LoraLinear.apply(flat, weight, a.to(dtype), b, scaling, probability)
-            out = _Output.apply(stand_in, flat.detach(), weight, bias, inner, b.detach())
+            scales, b = getattr(base, "scales", None), b.to(dtype)
+            weight = base.weight.to(dtype) if scales is None else base.weight
+            stand_in, inner = _LoraLinear.apply(flat, weight, scales, a.to(dtype), b, scaling, probability)
+            out = _Output.apply(stand_in, flat.detach(), weight, scales, bias, inner, b.detach())
         return out.view(*x.shape[:-1], out.shape[-1])  # type: ignore[no-any-return]
 
     def _plain(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.dtype, float, float] | None:
@@ -149,7 +155,8 @@ class FastLoraLinear(Linear):  # type: ignore[misc]
             return None
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        if not torch.is_autocast_enabled(device) and any(weight.dtype != dtype for weight in weights):
+        computed = [weight for weight in weights if weight.is_floating_point()]  # a base of bytes fits any
+        if not torch.is_autocast_enabled(device) and any(weight.dtype != dtype for weight in computed):
             return None
         dropout = self.lora_dropout[name]
         probability = dropout.p if self.training and isinstance(dropout, torch.nn.Dropout) else 0.0
@@ -157,9 +164,9 @@ class FastLoraLinear(Linear):  # type: ignore[misc]
 
 
 def speed_up(model: torch.nn.Module) -> int:
-    """Let every plain LoRA layer over an unquantised linear layer use the fast forward. Returns how many do."""
+    """Let every plain LoRA layer over a linear layer, or one in e4m3, use the fast forward. Returns how many do."""
     plain = [module for module in model.modules() if type(module) is Linear and not module.fan_in_fan_out]
     for module in plain:
-        if type(module.get_base_layer()) is torch.nn.Linear:
+        if type(module.get_base_layer()) in (torch.nn.Linear, Fp8Linear):
             module.__class__ = FastLoraLinear
     return sum(type(module) is FastLoraLinear for module in plain)

@@ -33,6 +33,8 @@ trainings gave 3.4 % for a whole 7B LoRA, 3 to 11 % for two layers (llava_finetu
 PYTHON = {True: 3_000_000_000, False: 700_000_000}
 """Host bytes of one rank with torch, transformers and DeepSpeed imported: with CUDA's libraries, and without."""
 BYTES_PER_WEIGHT = {16: 2.0, 8: 1.002, 4: 0.5 + 1 / 64 + 4 / (64 * 256)}
+FP8_BYTES = 1.001
+"""Bytes of a weight in e4m3 with an fp32 scale for each row."""
 LIVE_PARAMETERS = 10**9
 """stage3_max_live_parameters of deepspeed_configs/zero3*.json: what ZeRO-3 gathers at a time."""
 SUB_GROUP = 10**9
@@ -108,6 +110,7 @@ def _weight_bytes(shape: Shape, setting: Setting) -> float:
     linears = language.layers * language.layer_linear_parameters
     rest = language.num_parameters - linears + shape.vision.num_parameters + shape.projector_parameters
     per_linear = float(setting.weight_bytes) if setting.base_bits == 16 else BYTES_PER_WEIGHT[setting.base_bits]
+    per_linear = FP8_BYTES if setting.in_fp8 else per_linear
     extra = (4 - setting.weight_bytes) * (language.num_parameters - linears) if setting.wide_stream else 0
     return per_linear * linears + setting.weight_bytes * rest + extra
 
@@ -137,6 +140,9 @@ def _temporary(shape: Shape, setting: Setting, trained: int, shards: int) -> int
     if setting.base_bits != 16:  # one weight unpacked: 8-bit ones in the type of the hidden states
         unpacked = setting.stream_bytes if setting.base_bits == 8 else 2
         backward += unpacked * max(rows * columns for rows, columns in language.linears().values())
+    if setting.in_fp8:  # a gradient scaled, rounded and in bytes; a weight turned
+        backward += tokens * language.intermediate * (2 * setting.weight_bytes + 1)
+        backward += max(rows * columns for rows, columns in language.linears().values())
     if setting.mode == "full":
         backward += setting.weight_bytes * max(rows * columns for rows, columns in language.linears().values())
     step = _step_bytes(setting, trained // shards)

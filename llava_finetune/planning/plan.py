@@ -90,6 +90,7 @@ def _wanted_setting(options: argparse.Namespace, shape: Shape, num_gpus: int) ->
         mode=options.mode,
         num_gpus=num_gpus,
         bits=options.bits,
+        base_dtype=options.base_dtype,
         rank=options.lora_r,
         targets=options.lora_targets,
         max_length=options.model_max_length or max_length(shape),
@@ -205,6 +206,7 @@ def _asked(shape: Shape, setting: Setting) -> list[str]:
     usual = Setting(setting.mode, max_length=max_length(shape))
     flags = {"--lora_r": "rank", "--lora_targets": "targets"} if setting.has_adapters else {}
     flags |= {"--bits": "bits"} if setting.mode == "qlora" else {}
+    flags |= {"--base_dtype": "base_dtype"} if setting.in_fp8 else {}
     values = {flag: (getattr(setting, name), getattr(usual, name)) for flag, name in flags.items()}
     values["--model_max_length"] = (setting.max_length, usual.max_length)
     sharing = ["--share_pictures True"] if setting.shared else []
@@ -257,6 +259,13 @@ def _parser() -> argparse.ArgumentParser:
         help="records per optimizer step (default 128, pretrain 256; with --data fewer where there are few records)",
     )
     parser.add_argument("--bits", type=int, choices=(4, 8), default=4, help="bits of the base for qlora (default 4)")
+    parser.add_argument(
+        "--base_dtype",
+        "--base-dtype",
+        choices=("auto", "fp8"),
+        default="auto",
+        help="fp8: the frozen base of lora and pretrain in e4m3 (Hopper, Ada)",
+    )
     parser.add_argument(
         "--lora_r", "--lora-r", type=whole(1, 65_536), default=LORA_RANK, help=f"LoRA rank (default {LORA_RANK})"
     )

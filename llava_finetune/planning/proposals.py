@@ -151,6 +151,7 @@ def choose_for_launch(
         mode=mode,
         num_gpus=num_gpus,
         bits=int(flag(flags, "--bits") or 4),
+        base_dtype=flag(flags, "--base_dtype") or "auto",
         rank=int(flag(flags, "--lora_r") or LORA_RANK),
         dropout=float(flag(flags, "--lora_dropout") or 0.05),
         targets=flag(flags, "--lora_targets") or "language",

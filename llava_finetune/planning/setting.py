@@ -16,6 +16,7 @@ class Setting:
 
     `mask_bytes` of an element under dropout is a GPU's; on a CPU 4. `accumulated`: a step has several batches, so that
     gradients lie beside activations. `shared`, with --share_pictures: (records of a batch, different pictures in it).
+    `base_dtype` fp8: the frozen linear weights of the language model in e4m3.
     """
 
     mode: str
@@ -25,6 +26,7 @@ class Setting:
     stage: int = 2
     offload: bool = False
     bits: int = 4
+    base_dtype: str = "auto"
     rank: int = LORA_RANK
     dropout: float = 0.05
     targets: str = "language"
@@ -46,6 +48,11 @@ class Setting:
     def base_bits(self) -> int:
         """Bits of the language model's linear weights."""
         return self.bits if self.mode == "qlora" else 16
+
+    @property
+    def in_fp8(self) -> bool:
+        """Whether the frozen linear weights are kept in e4m3: only what is frozen can be."""
+        return self.base_dtype == "fp8" and self.mode in ("lora", "pretrain")
 
     @property
     def wide_stream(self) -> bool:

@@ -135,6 +135,7 @@ def command(job: Job, folder: Path) -> list[str]:
         "--per_device_train_batch_size", setting.batch, "--gradient_accumulation_steps", job.accumulation,
         "--gradient_checkpointing", setting.checkpointing, "--model_max_length", setting.max_length,
         "--share_pictures", bool(setting.shared),
+        "--base_dtype", setting.base_dtype if setting.in_fp8 else "auto",
         "--save_strategy", "no", "--check_data", "False", "--dataloader_num_workers", 0, *modes[setting.mode],
     ]  # fmt: skip
     return [*(str(word) for word in words), *job.flags]

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from llava_finetune.config.arguments import Arguments
 from llava_finetune.data.feature_cache import FeatureCache, fingerprint, reason_against
 from llava_finetune.errors import UserError
 from llava_finetune.kernels.fast_lora import speed_up
+from llava_finetune.kernels.fp8 import to_fp8
 from llava_finetune.kernels.unpadded_attention import can_unpad, unpad_attention
 from llava_finetune.model.adapters import Lora, add_adapters, require_same_adapter
 from llava_finetune.model.building import build_model as build_llava
@@ -108,6 +111,8 @@ def put_together(run: Run) -> tuple[Any, Any, FolderWriter]:
         restore_trainable(model, building, lora.targets)
     else:  # adapters freeze what they are added to: before that no dtype is settled
         settle_dtypes(model, building)
+    if training.base_dtype == "fp8":
+        run.say(_in_fp8(model, building.device))
     _say_trainable(run, model)
     kind = "projector" if building.projector_only else "adapter" if training.lora_enable else "model"
     writer = FolderWriter(
@@ -130,6 +135,13 @@ def _say_trainable(run: Run, model: Any) -> None:
     run.say("trainable parameters:")
     for part, trained, total in trainable_table(model):
         run.say(f"  {part:<16}{trained:>14,} of {total:>14,}")
+
+
+def _in_fp8(model: Any, device: torch.device) -> str:
+    """Keep the frozen linear layers in e4m3; the sentence that says so. What is saved and merged has the base's own."""
+    count = to_fp8(model, device)
+    where = "" if torch.cuda.is_available() else "; on a CPU slowly, for its numbers alone"
+    return f"{count} frozen linear layers in e4m3, a scale for each row (--base_dtype fp8){where}"
 
 
 def _building(arguments: Arguments) -> Building:

@@ -33,7 +33,8 @@ MODEL = (
 TRAINING = (
     "learning_rate", "weight_decay", "max_grad_norm",
     "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps", "optim", "adam_beta1", "adam_beta2",
-    "adam_epsilon", "seed", "data_seed", "bits", "lora_enable", "lora_r", "lora_alpha", "lora_dropout", "lora_bias",
+    "adam_epsilon", "seed", "data_seed", "bits", "base_dtype",
+    "lora_enable", "lora_r", "lora_alpha", "lora_dropout", "lora_bias",
     "lora_targets", "use_dora", "use_rslora", "tune_vision_tower", "vision_tower_lr", "mm_projector_lr",
     "freeze_mm_mlp_adapter", "group_by_modality_length", "train_sampling_strategy", "model_max_length",
     "quant_type", "double_quant",

@@ -16,11 +16,13 @@ from llava_finetune.pretended_gpu.training import STEPS
 from tests.pretended_gpu.jobs import JOBS, SHORT
 
 BF16, FP16, FP32, BYTES = "torch.bfloat16", "torch.float16", "torch.float32", "torch.uint8"
+FP8 = "torch.float8_e4m3fn"
 TYPES = {
     "lora": {("frozen", BF16), ("trained", FP32)},
     "lora in the tower": {("frozen", BF16), ("trained", FP32)},
     "lora on a T4": {("frozen", FP16), ("trained", FP32)},
     "qlora": {("frozen", BYTES), ("frozen", BF16), ("frozen", FP32), ("trained", FP32)},
+    "lora, fp8 base": {("frozen", BYTES), ("frozen", BF16), ("trained", FP32)},
     "full": {("frozen", BF16), ("trained", BF16), ("trained", FP32)},
     "pretrain": {("frozen", BF16), ("trained", FP32)},
     "1.6": {("frozen", BF16), ("trained", BF16), ("trained", FP32)},
@@ -49,7 +51,8 @@ def test_every_parameter_has_the_stated_type(name: str, facts: Callable[[str], F
 
 @EACH
 def test_every_product_is_computed_in_16_bit(name: str, facts: Callable[[str], Facts]) -> None:
-    assert facts(name).product_types() == {FP16 if "T4" in name else BF16}
+    assert facts(name).product_types() - {FP8} == {FP16 if "T4" in name else BF16}
+    assert (FP8 in facts(name).product_types()) == ("fp8" in name)
 
 
 @pytest.mark.parametrize("name", [name for name in JOBS if name != "profiled"])
@@ -71,6 +74,14 @@ def test_operations_are_those_that_the_work_needs_and_no_more(name: str, facts: 
 
 def test_pefts_own_layers_need_the_same_operations(facts: Callable[[str], Facts]) -> None:
     assert facts("lora, peft's layers").flops() == facts("lora").flops()
+
+
+def test_a_base_in_fp8_needs_the_same_operations_and_half_its_memory(facts: Callable[[str], Facts]) -> None:
+    plain, small = facts("lora"), facts("lora, fp8 base")
+    assert small.flops() == plain.flops()
+    shape = read_shape("liuhaotian/llava-v1.5-7b")
+    spared = plain.parts["weights"] - small.parts["weights"]
+    assert spared == pytest.approx(2 * shape.language.layer_linear_parameters, rel=0.002), "a byte of two, two layers"
 
 
 def test_accumulated_batches_do_the_work_of_a_step_each(facts: Callable[[str], Facts]) -> None:
