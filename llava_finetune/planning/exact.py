@@ -1,7 +1,7 @@
 """`plan --exact`: the plan's bytes beside those of a pretended training of the same model, mode and lengths.
 
 The training is llava_finetune/pretended_gpu's, in a process of its own: planning itself loads no torch. It runs as one
-process without DeepSpeed, two steps of at most two accumulated batches.
+process without DeepSpeed, a step of at most two accumulated batches, with the optimizer's state made before it.
 
     seen = pretend("liuhaotian/llava-v1.5-7b", Setting("lora", batch=4), accumulation=8)
 """
@@ -37,7 +37,7 @@ def pretend(
     alone = replace(setting, stage=0, offload=False, num_gpus=1, accumulated=batches > 1)
     values = asdict(alone)
     del values["accumulated"]
-    job = values | {"model": model, "accumulation": batches, "vision_tower": vision_tower, "record": False}
+    job = values | {"model": model, "accumulation": batches, "vision_tower": vision_tower, "record": False, "steps": 1}
     command = [sys.executable, "-m", "llava_finetune.pretended_gpu", json.dumps(job)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 
@@ -27,6 +28,18 @@ class Steps(TrainerCallback):
         for parameter in parameters:
             kind = "trained" if parameter.requires_grad else "frozen"
             self.seen.dtypes[kind, str(parameter.dtype)] += parameter.numel()
+
+        if self.seen.job.steps == 1:
+            self._make_optimizer_state()
+
+    def _make_optimizer_state(self) -> None:
+        """A step of the optimizer before the first: what it keeps is there in every step but a training's first."""
+        wrapped = self.trainer.optimizer
+        optimizer = getattr(wrapped, "optimizer", wrapped)
+        for parameter in [one for group in optimizer.param_groups for one in group["params"]]:
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        optimizer.zero_grad()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
         self.trace.step += 1

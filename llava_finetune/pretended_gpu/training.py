@@ -33,7 +33,7 @@ from llava_finetune.pretended_gpu.trace import Trace, marks_recomputation
 from llava_finetune.pretended_gpu.weightless import from_config_alone
 
 STEPS = 2
-"""The optimizer's state is there from the second step on."""
+"""The optimizer's state is there from the second step on; a training of one step makes it beforehand."""
 
 
 @dataclass(frozen=True)
