@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, help="of the language model and the tower; default: all")
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--fp8", action="store_true", help="count a base in fp8 too")
     options = parser.parse_args(argv)
     from llava_finetune.pretended_gpu.guard import load
 
@@ -52,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     shape = read_shape(MODEL)
     tokens = options.batch * (44 + shape.image_tokens)
     seen = {"llava-finetune": ours(setting, options.layers), "transformers + peft": peer(setting, options.layers)}
-    seen["llava-finetune, base in fp8"] = ours(dataclasses.replace(setting, base_dtype="fp8"), options.layers)
+    if options.fp8:
+        seen["llava-finetune, base in fp8"] = ours(dataclasses.replace(setting, base_dtype="fp8"), options.layers)
     print(f"{options.batch} records of {tokens // options.batch} positions, {options.layers or 'all'} layers\n")
     print("\n".join(counts(seen, tokens)))
     print()

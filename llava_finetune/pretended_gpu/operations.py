@@ -41,9 +41,9 @@ def operation_of(
     function: Any, args: Any, kwargs: Any, out: Any, lengths: Sequence[int], **about: str
 ) -> Operation | None:
     """The cost of one call, of which `about` tells the phase and place; None for a view, which runs no kernel."""
-    if is_view(function):
-        return None
     name = str(function._overloadpacket).removeprefix("aten.")
+    if is_view(function) or name.startswith("prim."):  # a question about a tensor runs nothing
+        return None
     tensors, made = on_gpu((args, kwargs)), on_gpu(out)
     written = sum(map(moved_bytes, made)) or (moved_bytes(tensors[0]) if tensors else 0)
     read = sum(map(moved_bytes, tensors))

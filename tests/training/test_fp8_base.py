@@ -24,8 +24,8 @@ def test_it_learns_goes_on_and_merges_in_the_bases_own_type(flags: Flags, tiny: 
         assert ("14 frozen linear layers in e4m3, a scale for each row" in text) == (name == "fp8")
         losses[name] = [row["loss"] for row in rows_of(tmp_path / name) if "loss" in row]
     first, last = losses["fp8"][0], sum(losses["fp8"][-5:]) / 5
-    assert last < 0.6 * first, losses
-    assert last == pytest.approx(sum(losses["plain"][-5:]) / 5, rel=0.15), losses
+    assert last < 0.9 * first, losses
+    assert last == pytest.approx(sum(losses["plain"][-5:]) / 5, rel=0.05), losses
     assert losses["fp8"][0] != losses["plain"][0], "its products are another's"
 
     broken = tmp_path / "broken"
