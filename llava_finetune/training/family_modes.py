@@ -57,6 +57,7 @@ def _impossible(arguments: Any, family: Any) -> Iterator[tuple[str, str]]:
     for flag, value, why in (
         ("--cache_features", training.cache_features, "features are kept for upstream's towers alone; leave it out"),
         ("--share_pictures", training.share_pictures, "each record has its own tiles here; leave it out"),
+        ("--base_dtype", training.base_dtype == "fp8" and "fp8", "made for upstream's layers alone; leave it out"),
         ("--use_liger_kernel", training.use_liger_kernel, "Liger is put into upstream's layers alone; leave it out"),
         ("--torch_compile", training.torch_compile, "compiled are upstream's layers alone; leave it out"),
         ("--profile", training.profile, "phases are known of upstream's layout alone; leave it out"),
