@@ -1,7 +1,8 @@
 """`plan --exact`: the plan's bytes beside those of a pretended training of the same model, mode and lengths.
 
 The training is llava_finetune/pretended_gpu's, in a process of its own: planning itself loads no torch. It runs as one
-process without DeepSpeed, a step of at most two accumulated batches, with the optimizer's state made before it.
+process without DeepSpeed, one step of one batch, with the optimizer's state made before it and, where batches are
+accumulated, an earlier one's gradients.
 
     seen = pretend("liuhaotian/llava-v1.5-7b", Setting("lora", batch=4), accumulation=8)
 """
@@ -26,18 +27,18 @@ ROWS = {
     "activations, logits, temporary": ("activations", "logits", "temporary", "rest"),
 }
 ACCUMULATED = 2
-"""Batches of a pretended step: from the second on, gradients lie beside activations."""
+"""Batches of a step where nothing is proposed: from the second on, gradients lie beside activations."""
 
 
 def pretend(
     model: str, setting: Setting, accumulation: int, vision_tower: str | None = None
 ) -> tuple[Setting, dict[str, Any]]:
     """What was pretended, and its facts: peak, reserved, parts, flops, tokens, seconds. UserError says why not."""
-    batches = min(accumulation, ACCUMULATED)
-    alone = replace(setting, stage=0, offload=False, num_gpus=1, accumulated=batches > 1)
+    alone = replace(setting, stage=0, offload=False, num_gpus=1, accumulated=accumulation > 1)
     values = asdict(alone)
     del values["accumulated"]
-    job = values | {"model": model, "accumulation": batches, "vision_tower": vision_tower, "record": False, "steps": 1}
+    one_step = {"steps": 1, "gradients": accumulation > 1, "record": False}
+    job = values | {"model": model, "vision_tower": vision_tower} | one_step
     command = [sys.executable, "-m", "llava_finetune.pretended_gpu", json.dumps(job)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

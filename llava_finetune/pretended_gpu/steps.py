@@ -36,12 +36,18 @@ class Steps(TrainerCallback):
         """A step of the optimizer before the first: what it keeps is there in every step but a training's first."""
         wrapped = self.trainer.optimizer
         optimizer = getattr(wrapped, "optimizer", wrapped)
-        for parameter in [one for group in optimizer.param_groups for one in group["params"]]:
-            parameter.grad = torch.zeros_like(parameter)
+        self._make_gradients()
         optimizer.step()
         optimizer.zero_grad()
 
+    def _make_gradients(self) -> None:
+        for parameter in self.trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+
     def on_step_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        if self.seen.job.gradients:
+            self._make_gradients()
         self.trace.step += 1
         self.trace.stage = "forward"
         self.trace.recording = self.seen.job.record and self.trace.step == self.seen.job.steps

@@ -40,7 +40,8 @@ STEPS = 2
 class Job:
     """A training: model, mode and lengths as in `Setting`; `layers` cuts the model short, `flags` are further ones.
 
-    With `record`, the operations of the last step are kept.
+    With `record`, the operations of the last step are kept. With `gradients`, an earlier batch has left its own when
+    a step begins, as in the second of two accumulated ones.
     """
 
     model: str
@@ -51,6 +52,7 @@ class Job:
     steps: int = STEPS
     flags: tuple[str, ...] = ()
     record: bool = False
+    gradients: bool = False
     vision_tower: str | None = None
 
 

@@ -178,7 +178,8 @@ def test_exact_stands_beside_what_is_counted(
     monkeypatch.setattr(exact.subprocess, "run", run)
     assert main(["plan", "--model", SEVEN, "--gpus", "1x24GB", "--exact"]) == 0
     job = asked[0]
-    assert (job["model"], job["mode"], job["stage"], job["batch"], job["accumulation"]) == (SEVEN, "lora", 0, 4, 2)
+    assert (job["model"], job["mode"], job["stage"], job["batch"]) == (SEVEN, "lora", 0, 4)
+    assert (job["steps"], job["gradients"]) == (1, True)
     table = capsys.readouterr().out.split("\n\n")[-1].splitlines()
     how = "batch 4, checkpointing, accumulating"
     assert table[0] == f"lora in one process without DeepSpeed, {how}, in GB; pretended in 20 s:"

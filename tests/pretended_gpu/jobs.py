@@ -34,6 +34,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "long answers": {"model": SEVEN, "mode": "lora", "supervised_tokens": 700, "text_tokens": 740},
     "lora, shared pictures": {"model": SEVEN, "mode": "lora", "checkpointing": False, "batch": 4, "shared": [[4, 1]]},
     "lora, fp8 base": {"model": SEVEN, "mode": "lora", "base_dtype": "fp8", "checkpointing": False},
+    "lora, one step": {"model": SEVEN, "mode": "lora", "steps": 1, "gradients": True},
     "profiled": {"model": SEVEN, "mode": "lora", "steps": 3, "flags": ["--profile", "1"]},
 }
 
