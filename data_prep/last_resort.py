@@ -26,7 +26,7 @@ LONGEST = 300
 def fault_of_ours(error: BaseException, command: Sequence[str], program: str = "llava-finetune") -> str:
     """Return the line that tells of an error that nobody foresaw; its details are written to a new temporary file.
 
-    Memory that ran out is no fault of ours, and is said to be that.
+    Memory that ran out is no fault of ours, and the line says that it ran out.
     """
     said = printable(str(error).strip().splitlines()[0])[:LONGEST] if str(error).strip() else ""
     what = f"{type(error).__name__}: {said}" if said else type(error).__name__

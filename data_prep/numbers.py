@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 
 MOST = 2**31 - 1
-"""The largest whole number that a flag takes where nothing smaller is said: what every library below can hold."""
+"""The largest whole number that a flag takes unless it sets a smaller one: every library below can hold it."""
 
 
 def whole(low: int, high: int = MOST) -> Callable[[str], int]:

@@ -3,8 +3,8 @@
     llava-finetune doctor --json
     llava-finetune plan --help
 
-Exit codes: 0 done, 1 found or failed, 2 wrong use. Errors are one message on stderr. What nobody foresaw is said to be
-a fault of ours, with a file that holds the details. `--debug` shows the traceback.
+Exit codes: 0 done, 1 found or failed, 2 wrong use. Errors are one message on stderr. An error that nobody foresaw is
+called a fault of ours, and a file holds its details. `--debug` shows the traceback.
 """
 
 import gc
@@ -68,7 +68,7 @@ HEADER = "usage: llava-finetune [--debug] [--version] COMMAND ..."
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code (0 done, 1 found or failed, 2 wrong use)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug, arguments = _take_debug(arguments)
+    debug, arguments = take_debug(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(help_text())
         return 0 if arguments else 2
@@ -178,7 +178,7 @@ def _end_rank(error: Exception, code: int, command: Sequence[str], *, traced: bo
     os._exit(code)
 
 
-def _take_debug(arguments: list[str]) -> tuple[bool, list[str]]:
+def take_debug(arguments: list[str]) -> tuple[bool, list[str]]:
     """Take `--debug` out of the arguments, wherever it stands before a `--`."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     head = [argument for argument in arguments[:end] if argument != "--debug"]

@@ -1,6 +1,6 @@
 """Errors whose message is the whole story: what, where, expected and found, what to do next.
 
-The command line prints them without a traceback (`--debug` shows it); anything else is said to be a fault of ours.
+The command line prints them without a traceback (`--debug` shows it); it calls anything else a fault of ours.
 In a run of several ranks the first one to fail leaves its message for the launcher, which prints it last.
 
     raise UserError("runs/a: no config.json; give the folder that training wrote")

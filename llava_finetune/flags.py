@@ -1,10 +1,35 @@
-"""Flags as words of a command line: of two equal ones the later wins, and secrets are not kept."""
+"""Flags: the parsers' common parts, and a command line as words, of which the later of two equal ones wins.
+
+parser = command_parser("doctor", "Check this machine.", EXAMPLES)
+flag(["--bits", "4", "--bits=8"], "--bits")      # "8"
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
 SECRET_FLAGS = ("token", "key", "password", "secret")
+
+
+def command_parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """A subcommand's parser, whose help ends with its examples as they are written."""
+    return argparse.ArgumentParser(
+        prog=f"llava-finetune {name}",
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_loading_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what `load` is told about a model: --base, --dtype, --device and --bits."""
+    parser.add_argument("--base", help="base of an adapter, when it is not where the manifest says")
+    parser.add_argument("--dtype", default="auto", help="auto, bf16, fp16 or fp32 (default: what it was trained in)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    parser.add_argument(
+        "--bits", type=int, default=16, choices=(16, 8, 4), help="quantise the language model (default: 16)"
+    )
 
 
 def flag(flags: Sequence[str], *names: str) -> str | None:

@@ -32,7 +32,8 @@ sys.addaudithook(_refuse_network)
 
 NOTE = "note"
 pytest_plugins = [
-    f"tests.fixtures.{name}" for name in ("adapters_and_servers", "mixed_batches", "pretended_machine", "run_folders")
+    f"tests.fixtures.{name}"
+    for name in ("adapters_and_servers", "browsers", "mixed_batches", "pretended_machine", "run_folders")
 ]
 """Fixtures that several folders use; what one folder needs stands in its conftest.py."""
 

@@ -115,24 +115,7 @@ def fix(
     work = Fixing(read_records(path), report)
     count = write_records(output, _not_empty(unique_ids(work.run()), path))
     reasons = Counter(entry["reason"] for entry in work.dropped)
-    write_json(
-        meta_path(output),
-        {
-            "kind": "check --fix",
-            "records": output.name,
-            "sha256": sha256_of(output),
-            "image_folder": str(image_folder.resolve()) if image_folder else None,
-            "sources": [source_entry(path)],
-            "counts": {
-                "in": len(work.records),
-                "records": count,
-                "dropped": dict(reasons.most_common()),
-                "mended": dict(work.mended.most_common()),
-            },
-            "dropped": work.dropped,
-            "mended": work.mended_records,
-        },
-    )
+    _write_meta(path, image_folder, output, work, {"in": len(work.records), "records": count}, reasons)
     left = check_records(output, image_folder, decode=False)
     if not quiet:
         print(_account(output, len(work.records), count, work, reasons))
@@ -145,6 +128,25 @@ def fix(
         print(f"{output}: {lost}, more than {allowed_drops:.0%}; {advice}", file=sys.stderr)
         return 1
     return 0 if left.ok else 1
+
+
+def _write_meta(
+    path: Path, image_folder: Path | None, output: Path, work: Fixing, counts: dict[str, object], reasons: Counter[str]
+) -> None:
+    counts |= {"dropped": dict(reasons.most_common()), "mended": dict(work.mended.most_common())}
+    write_json(
+        meta_path(output),
+        {
+            "kind": "check --fix",
+            "records": output.name,
+            "sha256": sha256_of(output),
+            "image_folder": str(image_folder.resolve()) if image_folder else None,
+            "sources": [source_entry(path)],
+            "counts": counts,
+            "dropped": work.dropped,
+            "mended": work.mended_records,
+        },
+    )
 
 
 def _not_empty(records: Iterator[Record], path: Path) -> Iterator[Record]:

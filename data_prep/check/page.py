@@ -104,14 +104,15 @@ def _answers(report: Report) -> str:
 def _numbers(report: Report) -> str:
     rows = "".join(
         f"<tr><td>{escape(group)}: {escape(name.replace('_', ' '))}</td>"
-        f'<td class="number">{_number(value, name)}</td></tr>'
+        f'<td class="number">{number(value, name)}</td></tr>'
         for group in ("pictures", "tokens")
         for name, value in report.statistics.get(group, {}).items()
     )
     return f'<div class="card"><h2>Sizes</h2><table>{rows}</table></div>' if rows else ""
 
 
-def _number(value: object, name: str) -> str:
+def number(value: object, name: str) -> str:
+    """A value of the report as the page shows it: shares in percent, numbers with separators."""
     if name.endswith("share") and isinstance(value, int | float):
         return f"{value:.0%}" if value >= 0.01 or not value else f"{value:.1%}"
     return f"{value:,.0f}" if isinstance(value, int | float) else escape(value)

@@ -19,7 +19,7 @@ from data_prep.view.model_view import ModelView, open_model
 
 UNKNOWN_SIZE = (336, 336)
 LARGE_CUT = 0.1
-"""Share of a picture beyond which it is said that it is cut off."""
+"""Share of a picture beyond which the check says that it is cut off."""
 
 
 class Lengths(NamedTuple):

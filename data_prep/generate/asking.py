@@ -1,6 +1,6 @@
 """Ask for everything that the journal does not hold, several at a time, within the limits; keep every answer.
 
-outcome = asyncio.run(ask_all(tasks, endpoint, journal, Limits(concurrency=8), progress))
+spent = asyncio.run(Asking(endpoint, journal, Limits(concurrency=8), progress).run(tasks))
 """
 
 from __future__ import annotations

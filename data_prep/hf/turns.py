@@ -2,7 +2,7 @@
 
     talk_of(row, layout, 1, "What is it?", "")      # Talk([("human", "<image>\\nWhat is it?"), ("gpt", "a dog")], [])
 
-A system text and the list of tools go before the first question, a tool's result is said by the human, a call by gpt:
+A system text and the list of tools go before the first question, the human says a tool's result, gpt says the call:
 human/gpt records have no other place for them.
 """
 

@@ -15,14 +15,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from llava_finetune.flags import command_parser
+
 
 def conversion_parser(name: str, description: str, examples: str, *, model: str) -> argparse.ArgumentParser:
     """A parser with the model, the output folder, --conversation and the flags of the check. `model`: its help."""
-    out = argparse.ArgumentParser(
-        prog=f"llava-finetune {name}",
-        description=description,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    out = command_parser(
+        name,
+        description,
+        examples,
     )
     out.add_argument("model", help=model)
     out.add_argument("output", type=Path, help="folder to write; must be new or empty")

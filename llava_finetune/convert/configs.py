@@ -16,6 +16,7 @@ from typing import Any
 
 from llava_finetune.errors import UserError
 from llava_finetune.saved.manifest import read_json
+from llava_finetune.saved.model_files import ADAPTER_CONFIG, BESIDE_ADAPTER, PROJECTOR_WEIGHTS
 
 Config = dict[str, Any]
 
@@ -47,9 +48,9 @@ class Family(Enum):
 
 def read_config(source: Path) -> Config:
     """config.json of a whole model of upstream's layout. Raises UserError for an adapter or a projector alone."""
-    if (source / "adapter_config.json").is_file() or (source / "non_lora_trainables.bin").is_file():
+    if any((source / name).is_file() for name in (ADAPTER_CONFIG, BESIDE_ADAPTER)):
         raise UserError(f"{source} is an adapter; merge it first: llava-finetune merge {source} merged")
-    if (source / "mm_projector.bin").is_file() and not any(source.glob("*model*")):
+    if (source / PROJECTOR_WEIGHTS).is_file() and not any(source.glob("*model*")):
         raise UserError(f"{source} holds only a projector; merge it first: llava-finetune merge {source} merged")
     return dict(read_json(source / "config.json"))
 

@@ -15,22 +15,13 @@ from typing import Any
 from data_prep.records.marks import IMAGE_TOKEN
 from llava_finetune.errors import UserError
 from llava_finetune.saved.manifest import read_json, write_json
-
-FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
+from llava_finetune.saved.model_files import TOKENIZER_FILES, TOKENIZERS
 
 
 def copy_tokenizer(source: Path, target: Path) -> list[str]:
     """Copy a folder's tokenizer files; returns their names. Raises UserError when there are none."""
-    names = [name for name in FILES if (source / name).is_file()]
-    if not {"tokenizer.json", "tokenizer.model", "vocab.json"} & set(names):
+    names = [name for name in TOKENIZER_FILES if (source / name).is_file()]
+    if not set(TOKENIZERS) & set(names):
         raise UserError(f"{source}: no tokenizer files (tokenizer.json or tokenizer.model); the base model has them")
     target.mkdir(parents=True, exist_ok=True)
     for name in names:

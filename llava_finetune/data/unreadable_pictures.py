@@ -1,8 +1,8 @@
 """A picture that cannot be read during a run costs its record, not the run: the next record is taught in its place.
 
 The check before a run finds what is bad by then; a disk or a network drive can lose a picture afterwards. An error in
-one rank's data would end that rank and leave the others waiting for it. Each loss is said; more than LIMIT in a process
-end the run. Both drivers use this: ours by the data set, upstream's by a patch (lost_picture).
+one rank's data would end that rank and leave the others waiting for it. Each loss is printed; more than LIMIT in a
+process end the run. Both drivers use this: ours by the data set, upstream's by a patch (lost_picture).
 
     dataset = WithSubstitutes(RecordDataset(records, encoder))
 """

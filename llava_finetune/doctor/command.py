@@ -19,6 +19,7 @@ from pathlib import Path
 
 from llava_finetune import ROOT
 from llava_finetune.doctor.machine_checks import BROKEN, LINUX, OK, SETUP, WARNING, Finding, check_machine
+from llava_finetune.flags import add_loading_flags, command_parser
 
 
 @dataclass(frozen=True)
@@ -48,20 +49,21 @@ FLASH = (
 LLAVA = "import llava, llava.model, llava.train.llava_trainer; print(llava.__file__)"
 
 
-def _plain(name: str, module: str | None = None) -> str:
+def plain(name: str, module: str | None = None) -> str:
+    """Code that imports a package and prints its version."""
     return f"import importlib.metadata as m, {module or name}; print(m.version({name!r}))"
 
 
 PACKAGES = (
     Package("torch", TORCH),
-    Package("transformers", _plain("transformers")),
-    Package("accelerate", _plain("accelerate")),
-    Package("peft", _plain("peft")),
-    Package("deepspeed", _plain("deepspeed"), LINUX, "training runs in one process: DEEPSPEED_CONFIG=none"),
-    Package("datasets", _plain("datasets")),
-    Package("libcst", _plain("libcst")),
-    Package("pillow-heif", _plain("pillow-heif", "pillow_heif")),
-    Package("bitsandbytes", _plain("bitsandbytes"), False, "no 4-bit and 8-bit", f"{SETUP} quant"),
+    Package("transformers", plain("transformers")),
+    Package("accelerate", plain("accelerate")),
+    Package("peft", plain("peft")),
+    Package("deepspeed", plain("deepspeed"), LINUX, "training runs in one process: DEEPSPEED_CONFIG=none"),
+    Package("datasets", plain("datasets")),
+    Package("libcst", plain("libcst")),
+    Package("pillow-heif", plain("pillow-heif", "pillow_heif")),
+    Package("bitsandbytes", plain("bitsandbytes"), False, "no 4-bit and 8-bit", f"{SETUP} quant"),
     Package(
         "flash-attn",
         FLASH,
@@ -69,7 +71,7 @@ PACKAGES = (
         "SDPA is used, which is as good for most",
         "pip uninstall -y flash-attn; pip install --no-build-isolation --no-cache-dir flash-attn",
     ),
-    Package("gradio", _plain("gradio"), False, "no web page", f"{SETUP} serve"),
+    Package("gradio", plain("gradio"), False, "no web page", f"{SETUP} serve"),
     Package("llava (patched)", LLAVA, True, "", "python -m patches apply"),
 )
 WIDTH = max(len(package.name) for package in PACKAGES)
@@ -195,17 +197,13 @@ def read_pins(path: Path) -> list[tuple[str, str]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="llava-finetune doctor",
-        description="Check this machine and set-up, or with --model the dtypes and devices of a model after loading.",
-        epilog="examples:\n  llava-finetune doctor\n  llava-finetune doctor --json\n"
+    parser = command_parser(
+        "doctor",
+        "Check this machine and set-up, or with --model the dtypes and devices of a model after loading.",
+        "examples:\n  llava-finetune doctor\n  llava-finetune doctor --json\n"
         "  llava-finetune doctor --model runs/a --dtype bf16\n\nexit codes: 0 sound, 1 something is broken or stray",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", help="model, adapter or projector folder to load and check")
-    parser.add_argument("--base", help="the base of an adapter, where its manifest's is somewhere else")
-    parser.add_argument("--dtype", default="auto", help="auto, bf16, fp16 or fp32 (default auto)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default auto)")
-    parser.add_argument("--bits", type=int, default=16, choices=(16, 8, 4), help="bits of the base (default 16)")
+    add_loading_flags(parser)
     parser.add_argument("--json", action="store_true", help="print the findings for a program")
     return parser

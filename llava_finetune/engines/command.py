@@ -21,6 +21,7 @@ from typing import Any
 from data_prep.numbers import whole
 from data_prep.picture_folder import add_images_option
 from llava_finetune.errors import UsageError, UserError
+from llava_finetune.flags import command_parser
 
 ENGINES = ("adapter", "merged", "transformers", "api", "llama.cpp", "vllm")
 DEFAULT = ("adapter", "merged", "transformers", "api", "llama.cpp")
@@ -36,11 +37,10 @@ exit codes: 0 every engine answers as the model, 1 one differs beyond rounding o
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    out = argparse.ArgumentParser(
-        prog="llava-finetune certify",
-        description="Ask every engine the same questions and certify which answer as the model does.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    out = command_parser(
+        "certify",
+        "Ask every engine the same questions and certify which answer as the model does.",
+        EXAMPLES,
     )
     out.add_argument("model", help="folder that training wrote, or a merged model")
     out.add_argument(

@@ -25,6 +25,7 @@ from data_prep.numbers import whole
 from data_prep.picture_folder import add_images_option
 from data_prep.records.pixels import add_pixel_option, allow_pixels
 from llava_finetune.errors import UsageError, UserError
+from llava_finetune.flags import add_loading_flags
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
         prog="llava-finetune evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     out.add_argument("--model", help="model, adapter or projector folder, or a hub id")
-    out.add_argument("--base", help="base of an adapter; default: what its manifest names")
+    add_loading_flags(out)
     out.add_argument("--predictions", type=Path, help="score this file instead of a model")
     out.add_argument("--data", type=Path, help="records with the questions and references")
     add_images_option(out)
@@ -46,9 +47,6 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--max_images", type=whole(0), default=0, help="records at most")
     out.add_argument("--batch_size", type=whole(1), default=32)
     out.add_argument("--max_new_tokens", type=whole(1), default=64)
-    out.add_argument("--dtype", default="auto", help="auto, bf16, fp16 or fp32")
-    out.add_argument("--bits", type=int, default=16, choices=(16, 8, 4))
-    out.add_argument("--device", default="auto")
     out.add_argument("--losses", action="store_true", help="also each record's loss, by which a report finds the worst")
     out.add_argument("--num_processes", type=whole(1, 1024), default=1, help="answer with this many processes")
     out.add_argument("--partial", action="store_true", help="with --predictions: some questions may be unanswered")
@@ -239,7 +237,7 @@ def _spread(arguments: argparse.Namespace, argv: list[str]) -> list[dict[str, An
     running = [
         subprocess.Popen(
             [*command, "--num_processes", "1", "--shard", shard],
-            env={**environment, "CUDA_VISIBLE_DEVICES": str(index)} if _has_gpus(count) else environment,
+            env={**environment, "CUDA_VISIBLE_DEVICES": str(index)} if has_gpus(count) else environment,
             stdout=None if index == 0 else subprocess.DEVNULL,
         )
         for index, shard in enumerate(shards)
@@ -257,7 +255,8 @@ def _spread(arguments: argparse.Namespace, argv: list[str]) -> list[dict[str, An
     return [parts[index % count][index // count] for index in range(total)]
 
 
-def _has_gpus(count: int) -> bool:
+def has_gpus(count: int) -> bool:
+    """Whether there is a GPU for each of `count` processes."""
     import torch
 
     return torch.cuda.is_available() and torch.cuda.device_count() >= count

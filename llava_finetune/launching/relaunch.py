@@ -1,7 +1,7 @@
 """Run a launch, and after out of memory run it again in smaller micro-batches: the same records make every step.
 
-One process halves its batch by itself (`out_of_memory`). Ranks cannot, for the others wait in a collective: they end
-together with their own exit code, and the launcher starts them again from the last whole checkpoint.
+One process halves its batch by itself (`out_of_memory`). Ranks cannot, because the others wait in a collective: they
+end together with their own exit code, and the launcher starts them again from the last whole checkpoint.
 
     run_until_it_fits(["deepspeed", ...], os.environ, batch=4, accumulation=8)
 """

@@ -22,6 +22,8 @@ from typing import Any
 from data_prep.numbers import whole
 from data_prep.picture_folder import add_images_option
 from llava_finetune.errors import UserError
+from llava_finetune.flags import command_parser
+from llava_finetune.saved.model_files import ADAPTER_CONFIG, PROJECTOR_WEIGHTS
 
 EXAMPLES = """examples:
   llava-finetune merge runs/mine merged
@@ -74,11 +76,10 @@ class Merged:
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    out = argparse.ArgumentParser(
-        prog="llava-finetune merge",
-        description="Merge an adapter (or a projector) into its base, in upstream's layout, verified.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    out = command_parser(
+        "merge",
+        "Merge an adapter (or a projector) into its base, in upstream's layout, verified.",
+        EXAMPLES,
     )
     out.add_argument("adapter", help="folder that training wrote: a LoRA adapter, or a projector")
     out.add_argument("output", type=Path, help="folder to write; must be new or empty")
@@ -164,7 +165,7 @@ def merge(
     start = time.monotonic()
     new_folder.check_free(output)
     if kind_of(adapter) == "model":
-        raise UserError(f"{adapter} is a whole model: it has no adapter_config.json or mm_projector.bin to merge")
+        raise UserError(f"{adapter} is a whole model: it has no {ADAPTER_CONFIG} or {PROJECTOR_WEIGHTS} to merge")
     wanted = held_out or HeldOut()
     beside = _ask_beside(adapter, base, dtype, device, wanted)
     gc.collect()

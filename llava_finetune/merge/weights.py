@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from llava_finetune.convert.parity import forward, logit_tolerance, probe_ids, usable_probes
-from llava_finetune.convert.tokenizer_files import FILES as TOKENIZER_FILES
 from llava_finetune.errors import UserError
 from llava_finetune.merge.family import family_logits, generated_cases, record_cases, write_family
 from llava_finetune.saved import tensor_names
+from llava_finetune.saved.model_files import TOKENIZER_FILES
 from llava_finetune.saved.shards import ShardWriter, StoredTensor, tensor_inventory
 
 SHARD_BYTES = 5_000_000_000

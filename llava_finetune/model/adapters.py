@@ -17,6 +17,7 @@ import torch
 from llava_finetune.errors import UserError
 from llava_finetune.model.trained_parts import in_use
 from llava_finetune.saved.documents import read_document
+from llava_finetune.saved.model_files import ADAPTER_CONFIG, BESIDE_ADAPTER
 from llava_finetune.saved.pickles import load_pickle
 from llava_finetune.saved.sound import require_sound
 
@@ -93,9 +94,9 @@ def require_same_adapter(lora: Lora) -> None:
     """Raise UserError where a flag asks for another rank, alpha or kind than the adapter that is continued."""
     if not lora.init:
         return
-    file = Path(lora.init) / "adapter_config.json"
+    file = Path(lora.init) / ADAPTER_CONFIG
     if not file.is_file():
-        raise UserError(f"--init_lora {lora.init}: no adapter_config.json in it; give a LoRA run's folder")
+        raise UserError(f"--init_lora {lora.init}: no {ADAPTER_CONFIG} in it; give a LoRA run's folder")
     require_sound(lora.init)
     saved = read_document(file)
     for flag, key, given in (
@@ -117,7 +118,7 @@ def restore_beside_adapter(model: Any, folder: Path) -> None:
 
     peft loads the adapter alone; without this a continued run starts from the base's projector.
     """
-    file = folder / "non_lora_trainables.bin"
+    file = folder / BESIDE_ADAPTER
     if not file.is_file():
         raise UserError(f"{file}: missing; the projector that was trained beside the adapter is in it")
     state = load_pickle(file)

@@ -1,8 +1,8 @@
 """Out of memory in the forward pass of one rank: its batch goes on in parts, and no other rank notices.
 
-Ranks cannot go back a step, for the others wait in a collective. But until the backward pass nothing has been handed to
-them: the layers run again part by part, each part computed once more in the backward pass, so that the activations of
-one part are held at a time. There is one backward pass, with the same loss and the same gradients.
+Ranks cannot go back a step, because the others wait in a collective. But until the backward pass nothing has been
+handed to them: the layers run again part by part, each part computed once more in the backward pass, so that the
+activations of one part are held at a time. There is one backward pass, with the same loss and the same gradients.
 
     parts = ForwardParts(rank=1)
     hidden = parts.run(layers, embeddings, layout)

@@ -15,24 +15,16 @@ import torch
 
 from llava_finetune.errors import UserError
 from llava_finetune.saved.manifest import write_json, write_manifest
-
-# transformers 5 drops `legacy` and tokenizer.model when it saves: a legacy tokenizer would reload as another one.
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
+from llava_finetune.saved.model_files import BESIDE_ADAPTER, PROJECTOR_WEIGHTS, TOKENIZER_FILES
 
 
 def copy_tokenizer(base: str, folder: Path, tokenizer: Any) -> None:
-    """The base's own tokenizer files where it is a folder and gained no token, else the tokenizer's own save."""
+    """The base's own tokenizer files where it is a folder and gained no token, else the tokenizer's own save.
+
+    transformers 5 drops `legacy` and tokenizer.model when it saves: a legacy tokenizer would reload as another one.
+    """
     source = Path(base)
-    files = [source / name for name in TOKENIZER_FILES if (source / name).is_file()]
+    files = [source / name for name in (*TOKENIZER_FILES, "chat_template.jinja") if (source / name).is_file()]
     added = len(tokenizer) != getattr(tokenizer, "base_length", len(tokenizer))
     if not files or added:
         tokenizer.save_pretrained(folder)
@@ -67,9 +59,9 @@ def load_trained(model: Any, folder: Path, kind: str) -> None:
 
         set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
         missing = {name for name in missing if "lora_" not in name}
-        state = torch.load(folder / "non_lora_trainables.bin", map_location="cpu", weights_only=True)
+        state = torch.load(folder / BESIDE_ADAPTER, map_location="cpu", weights_only=True)
     elif kind == "projector":
-        state = torch.load(folder / "mm_projector.bin", map_location="cpu", weights_only=True)
+        state = torch.load(folder / PROJECTOR_WEIGHTS, map_location="cpu", weights_only=True)
     else:
         from safetensors.torch import load_file
 
@@ -135,11 +127,11 @@ class FolderWriter:
             }
             if self.is_main:
                 model.save_pretrained(folder, state_dict=adapters, save_embedding_layers=False)
-                save_torch(others, folder / "non_lora_trainables.bin")
+                save_torch(others, folder / BESIDE_ADAPTER)
         elif self.kind == "projector":
             state = gathered([pair for pair in model.named_parameters() if self._projector_key(pair[0])])
             if self.is_main:
-                save_torch(state, folder / "mm_projector.bin")
+                save_torch(state, folder / PROJECTOR_WEIGHTS)
         if self.is_main:
             self._describe(model, folder)
 

@@ -16,6 +16,7 @@ from typing import Any
 from llava_finetune.errors import UserError
 from llava_finetune.planning.family_pictures import COSTS, PictureCost, Widths, picture_cost
 from llava_finetune.saved.documents import read_document
+from llava_finetune.saved.model_files import ADAPTER_CONFIG
 from llava_finetune.saved.promises import require_projector
 
 KNOWN_MODELS = Path(__file__).with_name("known_models.json")
@@ -212,8 +213,8 @@ def read_config(model: str) -> tuple[dict[str, Any], str]:
     folder = Path(model)
     if (folder / "config.json").is_file():
         return _load(folder / "config.json"), str(model)
-    if (folder / "adapter_config.json").is_file():
-        return read_config(_load(folder / "adapter_config.json").get("base_model_name_or_path") or "")
+    if (folder / ADAPTER_CONFIG).is_file():
+        return read_config(_load(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
     known = json.loads(KNOWN_MODELS.read_text(encoding="utf-8"))["models"]
     if model in known:
         return dict(known[model]), model

@@ -8,12 +8,13 @@ optimizer, no log, no predictions, and no report, which holds pictures.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep.publishing import publish, require_login, require_name
 from llava_finetune.errors import UserError
+from llava_finetune.flags import command_parser
+from llava_finetune.saved.model_files import BESIDE_ADAPTER, MANIFEST, PROJECTOR_WEIGHTS, TOKENIZER_FILES
 
 EXAMPLES = """examples:
   llava-finetune push runs/mine OWNER/NAME             the adapter of a run
@@ -31,18 +32,15 @@ SENT = (
     "LICENSE*",
     "NOTICE*",
     "certificate.json",
-    "llava_finetune.json",
+    MANIFEST,
     "*config.json",
     "adapter_model.*",
-    "non_lora_trainables.bin",
-    "mm_projector.bin",
+    BESIDE_ADAPTER,
+    PROJECTOR_WEIGHTS,
     "pytorch_model*.bin",
     "pytorch_model.bin.index.json",
     "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
+    *TOKENIZER_FILES,
     "chat_template*",
 )
 """Names of files that a model consists of."""
@@ -70,11 +68,10 @@ def _is_part(folder: Path) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """List what belongs to the model, and send it."""
-    parser = argparse.ArgumentParser(
-        prog="llava-finetune push",
-        description="Publish a model on the Hugging Face hub.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "push",
+        "Publish a model on the Hugging Face hub.",
+        EXAMPLES,
     )
     parser.add_argument("model", type=Path, help="folder of an adapter, a merged, an exported or a GGUF model")
     parser.add_argument("repository", metavar="OWNER/NAME", help="the model on the hub")

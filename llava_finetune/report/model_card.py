@@ -3,8 +3,8 @@
 Everything in it comes from `llava_finetune.json` beside the weights and from the run folder; what is not known is not
 said.
 
-    write_model_card(Path("runs/mine"))                              the adapter lies in the run folder
-    write_model_card(Path("models/merged"), Path("runs/mine"))       a merged model, with the scores of its run
+    write_model_card(Path("runs/mine"))                              # the adapter lies in the run folder
+    write_model_card(Path("models/merged"), Path("runs/mine"))       # a merged model, with the scores of its run
 """
 
 from __future__ import annotations

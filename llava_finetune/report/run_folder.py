@@ -1,4 +1,4 @@
-"""Read whatever a run folder holds so far; nothing in it is required, and what is missing is said.
+"""Read whatever a run folder holds so far; nothing in it is required, and the report lists what is missing.
 
 A report is written while the run goes on, after a crash, and from a folder that someone copied half of. So every file
 is optional, a line that is just being written is left for the next time, and `problems` lists what could not be read.
@@ -228,11 +228,15 @@ def _lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
         try:
             value = parse_json(line.encode(), path, number) if line.strip() else None
         except (ValueError, DataError):
-            # The last line has no end yet while the trainer writes it.
-            num_broken += number < len(lines)
+            # The last line of a log has no end yet while the trainer writes it.
+            num_broken += number < len(lines) or path.name != "log.jsonl"
             continue
         if isinstance(value, dict):
             rows.append(value)
+        elif line.strip():
+            num_broken += 1
     if num_broken:
         problems.append(f"{path.name}: {num_broken} lines are not JSON and are left out")
+    elif not rows:
+        problems.append(f"{path.name} holds no line that can be used")
     return rows

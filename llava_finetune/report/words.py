@@ -55,7 +55,7 @@ def sentences(run: Run, results: list[Outcome]) -> list[str]:
     """Return the further sentences of the summary, the most telling first."""
     made = [
         _looking(run),
-        _doubt(run),
+        doubt(run),
         *_by_type(run),
         _changed(results),
         _probe(run),
@@ -135,14 +135,15 @@ def _looking(run: Run) -> str:
     return f"{text[0].upper()}{text[1:]}{gain}."
 
 
-def _doubt(run: Run) -> str:
+def doubt(run: Run) -> str:
+    """That nothing shows the model to use the picture, where its score cannot be told apart from a control's."""
     now = current(run)
     if now is None or now.name == "baseline" or not _bounds(now.scores):
         return ""
     close = [
         one.label.lower()
         for one in _controls(run)
-        if _bounds(one.scores) and now.scores["interval"][0] <= one.scores["interval"][1] and not _beats(now, one)
+        if _bounds(one.scores) and now.scores["interval"][0] <= one.scores["interval"][1] and not beats(now, one)
     ]
     if not close:
         return ""
@@ -153,7 +154,7 @@ def _doubt(run: Run) -> str:
     return f"{text} On these questions nothing shows that the model uses the picture."
 
 
-def _beats(now: Evaluation, control: Evaluation) -> bool:
+def beats(now: Evaluation, control: Evaluation) -> bool:
     """Whether the paired test over the same questions tells them apart, which overlapping intervals may hide."""
     test = paired(control, now)
     return test is not None and test.p_value < 0.05 and now.scores["exact_match"] > control.scores["exact_match"]
@@ -208,7 +209,7 @@ def _not_finite(run: Run) -> str:
 
 
 def _warnings(run: Run) -> list[str]:
-    """What training itself warned of, but for overfitting, which is said from all numbers."""
+    """What training itself warned of, without overfitting, which the report judges from all numbers."""
     said = [str(row["warning"]) for row in run.rows if row.get("warning")]
     return [text[0].upper() + text[1:] for text in dict.fromkeys(said) if not text.startswith("overfitting")]
 

@@ -1,9 +1,8 @@
 """Checkpoint folders that are whole or not there: written aside, sealed with hashes of their files, then renamed.
 
-with staged(output, "checkpoint-20") as folder:      # output/.saving/checkpoint-20
-    ...                                              # every file of the checkpoint
-    seal(folder, {"step": 20})
-publish(folder, output)                              # output/checkpoint-20
+folder = output / STAGING / "checkpoint-20"      # every file of the checkpoint is written into it
+seal(folder, {"step": 20})
+publish(folder, output)                          # output/checkpoint-20
 """
 
 from __future__ import annotations
@@ -18,13 +17,14 @@ from typing import Any
 from llava_finetune.errors import UserError
 from llava_finetune.saved.digests import digests, settled, sync
 from llava_finetune.saved.manifest import read_json, write_json
+from llava_finetune.saved.model_files import ADAPTER_CONFIG, MANIFEST, PROJECTOR_WEIGHTS
 
 SEAL = "checkpoint.json"
 STAGING = ".saving"
 DELETING = ".deleting"
 NAME = re.compile(r"checkpoint-(\d+)")
 # What tells a loader that a folder is a model: these go last into a result that is moved file by file.
-DECIDING = ("mm_projector.bin", "adapter_config.json", "config.json", "llava_finetune.json")
+DECIDING = (PROJECTOR_WEIGHTS, ADAPTER_CONFIG, "config.json", MANIFEST)
 # What only a resumed training reads.
 TRAINING_ONLY = re.compile(
     r"optimizer\.pt|scheduler\.pt|scaler\.pt|rng_state.*\.pth|position.*\.pth|trainer_state\.json|global_step\d+|latest"

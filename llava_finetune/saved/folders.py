@@ -15,16 +15,8 @@ from typing import Any
 
 from llava_finetune.errors import UserError
 from llava_finetune.saved.documents import read_document
+from llava_finetune.saved.model_files import ADAPTER, ADAPTER_CONFIG, MANIFEST, MODEL, PROJECTOR_WEIGHTS, kind_by
 from llava_finetune.saved.sound import require_sound
-
-ADAPTER, PROJECTOR, MODEL = "adapter", "projector", "model"
-WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-MANIFEST = "llava_finetune.json"
 
 
 @dataclass(frozen=True)
@@ -90,16 +82,14 @@ def describe(model_path: str, model_base: str | None = None, vision_tower: str |
     """What is at `model_path` (a folder or a hub id). Raises UserError when it cannot be loaded, saying what to do."""
     require_sound(model_path)
     manifest = read_json(model_path, MANIFEST) or {}
-    adapter = read_json(model_path, "adapter_config.json")
-    if adapter is not None:
-        kind, base = ADAPTER, model_base or manifest.get("base") or adapter.get("base_model_name_or_path")
-    elif find_file(model_path, "mm_projector.bin") and not has_weights(model_path):
-        kind, base = PROJECTOR, model_base or manifest.get("base")
-    else:
-        kind, base = MODEL, None
+    kind, base = kind_by(lambda name: find_file(model_path, name)), model_base or manifest.get("base")
+    if kind == ADAPTER:
+        base = base or (read_json(model_path, ADAPTER_CONFIG) or {}).get("base_model_name_or_path")
+    elif kind == MODEL:
+        base = None
         if model_base:
             raise UserError(
-                f"{model_path}: a whole model (no adapter_config.json, no mm_projector.bin), and --model-base "
+                f"{model_path}: a whole model (no {ADAPTER_CONFIG}, no {PROJECTOR_WEIGHTS}), and --model-base "
                 f"{model_base} was given; leave --model-base out"
             )
     if kind != MODEL and not base:
@@ -146,11 +136,6 @@ def is_llava(config: dict[str, Any]) -> bool:
     """True when the config belongs to one of upstream's multimodal classes."""
     architectures = config.get("architectures") or []
     return "mm_vision_tower" in config or any(name.startswith("Llava") for name in architectures)
-
-
-def has_weights(model_path: str) -> bool:
-    """True when whole-model weights are there."""
-    return any(find_file(model_path, name) for name in WEIGHTS)
 
 
 def find_file(model_path: str, name: str) -> str | None:

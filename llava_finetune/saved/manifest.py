@@ -22,14 +22,13 @@ from data_prep.files import write_json as write_unsorted
 from llava_finetune.errors import UserError
 from llava_finetune.flags import without_secrets
 from llava_finetune.saved.documents import read_document
+from llava_finetune.saved.model_files import BESIDE_ADAPTER, MANIFEST, PROJECTOR_WEIGHTS
 
-NAME = "llava_finetune.json"
+NAME = MANIFEST
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "deepspeed", "bitsandbytes", "safetensors")
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "mm_projector.bin")
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin", PROJECTOR_WEIGHTS)
 """A model's weights, the first kind that a folder has: what a loader reads of it. A clone of a hub's repository holds
 other kinds beside it, a hub's cache does not."""
-BESIDE_AN_ADAPTER = "non_lora_trainables.bin"
-"""What an adapter's run trained besides: the projector, and a tuned tower."""
 
 
 write_json = functools.partial(write_unsorted, sort_keys=True)
@@ -59,7 +58,7 @@ def weights_sha256(model: str | Path) -> str | None:
     files = next((found for kind in WEIGHTS if folder and (found := sorted(folder.glob(kind)))), None)
     if not folder or not files:
         return None
-    files += folder.glob(BESIDE_AN_ADAPTER)
+    files += folder.glob(BESIDE_ADAPTER)
     digest = hashlib.sha256()
     for file in files:
         state = file.stat()

@@ -4,7 +4,9 @@ Why: a 7B model is 13 GB; converting must not need that much memory. `.bin` file
 pickle cannot run code. Files are written by hand (safetensors is a JSON header and the bytes), because the library's
 writer holds a whole shard.
 
-    for tensor in read_tensors(weight_files(folder)): ...
+    for file in weight_files(folder):
+        with open_shard(file) as tensors:
+            print([(tensor.name, tensor.shape, tensor.load().mean()) for tensor in tensors])
 """
 
 from __future__ import annotations
@@ -22,11 +24,10 @@ import torch
 
 from llava_finetune.errors import UserError
 from llava_finetune.saved.manifest import read_json, write_json
+from llava_finetune.saved.model_files import INDEX_FILES, SINGLE_FILES
 from llava_finetune.saved.pickles import load_pickle, require_file
 from llava_finetune.saved.sound import require_inside
 
-INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 DTYPE_NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",

@@ -20,6 +20,7 @@ from data_prep.numbers import real, seed, whole
 from data_prep.records.marks import IMAGE_TOKEN
 from data_prep.records.pixels import add_pixel_option, allow_pixels
 from llava_finetune.errors import UsageError, UserError
+from llava_finetune.flags import command_parser
 from llava_finetune.model.costs import loaded_line, rate_text
 from llava_finetune.serve.models import add_model_flags, choice_of, load_model
 
@@ -46,11 +47,10 @@ commands inside:
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    out = argparse.ArgumentParser(
-        prog="llava-finetune chat",
-        description="Talk to a model in the terminal.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    out = command_parser(
+        "chat",
+        "Talk to a model in the terminal.",
+        EXAMPLES,
     )
     add_model_flags(out)
     out.add_argument(

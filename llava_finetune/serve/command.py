@@ -27,6 +27,7 @@ from data_prep.picture_folder import add_images_option
 from data_prep.records.json_text import require_regular
 from data_prep.records.pixels import add_pixel_option, allow_pixels
 from llava_finetune.errors import UsageError, UserError
+from llava_finetune.flags import command_parser
 from llava_finetune.model.costs import loaded_line, rate_text
 from llava_finetune.serve.models import ModelChoice, add_model_flags, base_model_of, choice_of, load_model
 
@@ -48,11 +49,10 @@ LONGEST_KEY = 4096
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    out = argparse.ArgumentParser(
-        prog="llava-finetune serve",
-        description="A web page and an OpenAI-compatible API for a model.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    out = command_parser(
+        "serve",
+        "A web page and an OpenAI-compatible API for a model.",
+        EXAMPLES,
     )
     add_model_flags(out)
     out.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_finetune.errors import UsageError
+from llava_finetune.flags import add_loading_flags
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "model", nargs="?", help="run, adapter, projector or model folder, or a hub id, upstream's layout"
     )
     parser.add_argument("--model", dest="named_model", metavar="MODEL", help="the same, as evaluate takes it")
-    parser.add_argument("--base", help="base of an adapter, when it is not where the manifest says")
-    parser.add_argument("--dtype", default="auto", help="auto, bf16, fp16 or fp32 (default: what it was trained in)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
-    parser.add_argument(
-        "--bits", type=int, default=16, choices=(16, 8, 4), help="quantise the language model (default: 16)"
-    )
+    add_loading_flags(parser)
     parser.add_argument("--vision-tower", help="the tower's folder, when it is not where config.json says")
 
 

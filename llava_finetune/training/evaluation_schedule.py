@@ -159,7 +159,7 @@ def lower_is_better(metric: str) -> bool:
 
 
 def refresh_report(output: Path, curves: bool = False, say: Callable[[str], None] | None = None) -> None:
-    """Rewrite report.html; a report that cannot be written is said and never ends a training."""
+    """Rewrite report.html; when it cannot be written the run says so and goes on."""
     from llava_finetune.report import write_report
 
     try:

@@ -125,6 +125,6 @@ class HalvedBatches:
             except UserError as error:
                 why_not = str(error)
         if why_not:
-            print(f"{why_not} (after running out of memory; an earlier checkpoint is gone on from)", flush=True)
+            print(f"{why_not} (after running out of memory; the run goes on from an earlier checkpoint)", flush=True)
         else:
             print(f"checkpoint-{step} is saved, the last whole step", flush=True)

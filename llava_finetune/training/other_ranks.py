@@ -2,7 +2,7 @@
 
 The way that works is a new run that starts from the checkpoint's weights; the message names it for the mode.
 
-    refuse_other_ranks(checkpoint, {"ranks": 2, "zero_stage": 2, ...}, {"ranks": 1, "zero_stage": 2, ...})
+    refuse_other_ranks(checkpoint, {"ranks": 2, "zero_stage": 2}, {"ranks": 1, "zero_stage": 2})
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Experiment trackers: Weights & Biases, TensorBoard, trackio. None by default, and never a login prompt.
 
 A run is whole without them: `log.jsonl` and `report.html` hold everything. A tracker is for teams that keep their runs
-elsewhere. One that fails while training goes on is said once and left out from then on.
+elsewhere. When one fails while training goes on, the run says so once and leaves it out from then on.
 
     trackers = make_trackers(["wandb"], Path("runs/mine"), run_config)      # --report_to wandb
     for tracker in trackers:
@@ -175,7 +175,7 @@ class Trackio:
 
 
 class Guarded:
-    """A tracker whose failures cost its own rows and never the training: the first is said, the rest is not tried."""
+    """A tracker whose failures cost its own rows and never the training: after the first one it is not tried again."""
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker: Tracker | None = tracker

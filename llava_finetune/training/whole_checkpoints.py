@@ -85,7 +85,7 @@ class WholeCheckpoints(LLaVATrainer):  # type: ignore[misc]
     def write_own_part(self, folder: Path) -> None:
         """This rank's part of a checkpoint of the last whole step, while the others cannot answer: no collective.
 
-        Under ZeRO-3 it can be gone on from and not be used by itself, for no rank holds the weights whole.
+        Under ZeRO-3 a run can go on from it, but it cannot be used by itself: no rank holds the whole weights.
         """
         is_partitioned = self.plan.zero_stage == 3
         if not is_partitioned:

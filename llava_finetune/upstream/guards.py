@@ -1,4 +1,4 @@
-"""Checks in upstream's own trainer and forward pass: what went wrong in silence is said, with the record.
+"""Checks in upstream's own trainer and forward pass: what went wrong in silence is now an error that names the record.
 
 Behind seams in upstream's `train` and `prepare_inputs_labels_for_multimodal`.
 """

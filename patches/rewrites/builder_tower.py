@@ -19,7 +19,7 @@ PATCH = Patch(
             put="vision_tower = placement.place_vision_tower(model, dtype)",
         ),
     ),
-    proven_by="test_upstream_loads.py::test_every_float_has_the_asked_dtype_and_the_model_answers[llava-1.5-float32]",
+    proven_by="test_upstream_loads.py::test_every_float_has_the_asked_dtype_and_the_model_answers[llava-1.5-bfloat16]",
     needs=("builder_dtype",),
     imports=(Import("llava/model/builder.py", "load_pretrained_model", ("placement",)),),
 )

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from data_prep.__main__ import main
-from data_prep.check.page import _number
+from data_prep.check.page import number
 from data_prep.check.report import Example, Report
 from data_prep.check.tokens import tell_what_is_cut
 from data_prep.records.record import write_records
@@ -55,5 +55,5 @@ def test_what_is_cut_off_is_told_where_nothing_is_padded(aspect: str | None, sha
 
 
 def test_shares_are_shown_in_percent_on_the_page_of_a_check() -> None:
-    shown = [_number(value, "taught_share") for value in (0.0712, 0.004, 0.0)]
-    assert [*shown, _number(1234.5, "mean")] == ["7%", "0.4%", "0%", "1,234"]
+    shown = [number(value, "taught_share") for value in (0.0712, 0.004, 0.0)]
+    assert [*shown, number(1234.5, "mean")] == ["7%", "0.4%", "0%", "1,234"]

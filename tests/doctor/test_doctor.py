@@ -13,7 +13,7 @@ from llava_finetune.machine import Gpu
 
 
 def test_a_package_that_imports_is_ok_with_its_version() -> None:
-    found = doctor.check_package(Package("numpy", doctor._plain("numpy")))
+    found = doctor.check_package(Package("numpy", doctor.plain("numpy")))
     assert found.status == OK and found.found[0].isdigit()
 
 

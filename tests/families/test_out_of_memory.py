@@ -174,7 +174,7 @@ def losses(folder: Path) -> list[float]:
 def test_a_launcher_starts_ranks_again_with_half_the_batch_and_the_curve_is_the_undisturbed_one(
     models: dict[str, Path], data: Path, tmp_path: Path
 ) -> None:
-    """The last whole step is saved and gone on from."""
+    """The last whole step is saved, and the run goes on from it."""
     launched(tmp_path / "calm", models, data, 1, 0)
     done = launched(tmp_path / "two", models, data, 2, 3, "--save_steps", "500")
     again = "# out of memory: once more, from the last checkpoint, with --per_device_train_batch_size 1"

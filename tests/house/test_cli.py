@@ -112,7 +112,7 @@ def test_memory_that_ran_out_is_not_called_a_fault_of_ours(tmp_path: Path) -> No
 
 
 def test_debug_is_taken_from_anywhere_before_a_double_dash() -> None:
-    assert cli._take_debug(["a", "--debug", "--", "--debug"]) == (True, ["a", "--", "--debug"])
+    assert cli.take_debug(["a", "--debug", "--", "--debug"]) == (True, ["a", "--", "--debug"])
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:

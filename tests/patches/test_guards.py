@@ -20,8 +20,10 @@ def ids(*images: int) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(("tokens", "num_pictures"), [((1, 1), 2), ((2, 1), 3), ((0, 1), 2), ((0,), 1)])
-def test_matching_counts_pass(tokens: tuple[int, ...], num_pictures: int) -> None:
+def test_matching_counts_pass_and_one_picture_more_does_not(tokens: tuple[int, ...], num_pictures: int) -> None:
     guards.check_image_counts(ids(*tokens), [0] * num_pictures, IMAGE)
+    with pytest.raises(UserError, match=rf"{num_pictures + 1} pictures"):
+        guards.check_image_counts(ids(*tokens), [0] * (num_pictures + 1), IMAGE)
 
 
 @pytest.mark.parametrize(("tokens", "num_pictures"), [((2, 1), 2), ((1, 1), 3), ((0, 1), 1)])

@@ -202,7 +202,7 @@ def test_a_tower_can_be_named_at_load_time_and_is_found_after_a_move(tiny: Path,
     assert model.get_vision_tower().vision_tower_name == str(tiny / "1.6-yi/clip")
 
 
-def test_a_generation_config_that_cannot_be_saved_is_mended(tiny: Path, tmp_path: Path) -> None:
+def test_a_model_with_vicunas_sampling_values_can_be_saved(tiny: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny / "llava-1.5", tmp_path / "vicuna")
     (tmp_path / "vicuna/generation_config.json").write_text(json.dumps({"temperature": 0.9, "top_p": 0.6}))
     _, model, _, _ = load(tmp_path / "vicuna")

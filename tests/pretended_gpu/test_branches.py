@@ -67,4 +67,4 @@ def test_the_last_step_is_written_beside_what_waits(card: str) -> None:
 
 
 def test_ranks_of_an_evaluation_take_a_gpu_each(card: str) -> None:
-    assert [evaluate._has_gpus(count) for count in (1, 2)] == [True, False]
+    assert [evaluate.has_gpus(count) for count in (1, 2)] == [True, False]

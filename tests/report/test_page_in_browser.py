@@ -2,27 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import pytest
 
 from llava_finetune.report import write_report
 from tests.fixtures import run_maker
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright (extra dev) is not installed")
-
-
-@pytest.fixture(scope="module")
-def browser(root):
-    found = subprocess.run(["bash", "scripts/browser.sh"], cwd=root, capture_output=True, text=True, check=False)
-    if found.returncode:
-        pytest.skip(found.stderr.strip().splitlines()[-1])
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=found.stdout.strip(), args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -177,7 +177,9 @@ def test_any_one_file_may_be_missing(make_run, name):
 def test_any_one_file_may_be_broken(make_run, name, content):
     folder = make_run(num_images=1, steps=6)
     (folder / name).write_bytes(content)
-    report_of(folder)
+    page, data = report_of(folder)
+    assert any(name in line for line in data["missing"]), "what is broken is named"
+    assert "scores" in page.sections or "curves" in page.sections
 
 
 def test_a_broken_line_in_the_log_is_counted_and_the_last_is_left_for_later(make_run):
@@ -269,8 +271,8 @@ def test_a_paired_test_that_tells_them_apart_is_no_doubt(make_run, monkeypatch):
     control = run.evaluations["blind"]
     monkeypatch.setitem(control.scores, "interval", overlapping["interval"])
     assert now.scores["exact_match"] > control.scores["exact_match"]
-    assert words._beats(now, control)
-    assert "blind" not in words._doubt(run)
+    assert words.beats(now, control)
+    assert "blind" not in words.doubt(run)
 
 
 def test_scores_are_computed_where_only_predictions_are_there(make_run):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -25,14 +24,6 @@ import pytest
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 PATIENCE = 60_000
 EXAMPLE = "What colour is the shape?"
-
-
-@pytest.fixture(scope="module")
-def chromium(root: Path) -> str:
-    done = subprocess.run(["bash", "scripts/browser.sh"], cwd=root, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(done.stderr.strip().splitlines()[-1])
-    return done.stdout.strip()
 
 
 class Elsewhere:
@@ -73,16 +64,6 @@ def page_server(
         yield running
     elsewhere.watching = False
     assert not elsewhere.asked
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        instance = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        yield instance
-        instance.close()
 
 
 @pytest.fixture

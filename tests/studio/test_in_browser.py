@@ -7,9 +7,7 @@ launcher does by a small script in its place; one real training of a tiny model 
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,22 +19,9 @@ from tests.fixtures import run_maker
 from tests.studio.conftest import Page
 from tests.tiny import make_tiny_llava
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright (extra dev) is not installed")
 WIDE, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 PATIENCE = 30_000
 TRAINING_PATIENCE = 280_000
-
-
-@pytest.fixture(scope="module")
-def browser(root: Path) -> Iterator[Any]:
-    found = subprocess.run(["bash", "scripts/browser.sh"], cwd=root, capture_output=True, text=True, check=False)
-    if found.returncode:
-        pytest.skip(found.stderr.strip().splitlines()[-1])
-    with sync_api.sync_playwright() as playwright:
-        path = found.stdout.strip()
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -70,7 +55,9 @@ def answer(window: Any, place: int) -> Any:
 
 
 def saved(window: Any) -> None:
-    sync_api.expect(window.locator("#saved")).to_have_text("Saved", timeout=PATIENCE)
+    from playwright.sync_api import expect
+
+    expect(window.locator("#saved")).to_have_text("Saved", timeout=PATIENCE)
 
 
 def test_a_table_is_taken_answers_are_typed_and_saved_and_split(opened: Any, page: Page) -> None:

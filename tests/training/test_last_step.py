@@ -1,4 +1,4 @@
-"""A rank runs out of memory where the step cannot be redone: the last step is saved, by all, and gone on from."""
+"""A rank runs out of memory where the step cannot be redone: all ranks save the last step, and the run goes on."""
 
 from __future__ import annotations
 

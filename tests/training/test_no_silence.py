@@ -23,14 +23,20 @@ from tests.training.forked import Wound, at_step, train
 def poisoned(step: int, value: float) -> Wound:
     """A wound that puts a value into a trained weight after this step."""
 
-    def act() -> None:
-        import gc
+    def wound() -> None:
+        from llava_finetune.training.course import Course
 
-        model = next(one for one in gc.get_objects() if type(one).__name__ == "PeftModelForCausalLM")
-        with torch.no_grad():
-            next(one for name, one in model.named_parameters() if "lora_B" in name).fill_(value)
+        usual = Course.on_step_end
 
-    return at_step(step, act)
+        def on_step_end(self: Course, args: Any, state: Any, control: Any, *, model: Any, **more: Any) -> None:
+            if state.global_step == step:
+                with torch.no_grad():
+                    next(one for name, one in model.named_parameters() if "lora_B" in name).fill_(value)
+            usual(self, args, state, control, model=model, **more)
+
+        Course.on_step_end = on_step_end  # type: ignore[method-assign, assignment]
+
+    return wound
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
