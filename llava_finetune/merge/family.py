@@ -1,6 +1,6 @@
 """A family's adapter merged: what it is verified on, and the folder in transformers' own layout.
 
-cases, source = family_cases(loaded, records=None, images=None, count=8)
+cases = record_cases(loaded.family, records, images, max_length=2048)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Rows of a source into answers.csv, joined with what is there: nothing that was typed is lost.
 
-counts = take(Store(workspace), Choice("pets.csv", images="photos", roles={"image": "file", ...}))
+counts = take(Store(workspace), Choice("pets.csv", images="photos", roles={"image": "file"}))
 counts.words        # "120 added, 3 filled in, 7 there already"
 """
 

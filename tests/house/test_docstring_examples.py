@@ -27,8 +27,8 @@ def examples(tree: ast.Module) -> Iterator[str]:
         lines = block.strip("\n").split("\n")
         code = textwrap.dedent(block.strip("\n"))
         if all(line.startswith("    ") for line in lines) or BEGINS.match(code):
-            asked = [line for line in code.split("\n") if line.startswith(">>> ")]  # without the answers below them
-            yield re.sub(r"(?m)^>>> |  -> .*$", "", "\n".join(asked) or code)
+            asked = [line for line in code.split("\n") if line.startswith((">>> ", "... "))]  # and no answers
+            yield re.sub(r"(?m)^(?:>>>|[.]{3}) |  -> .*$", "", "\n".join(asked) or code)
 
 
 def names_in(tree: ast.AST) -> set[str]:
