@@ -31,6 +31,8 @@ KINDS = {
     "mix": ("data_prep.tools.mix", "mix several records files with weights"),
     "check": ("data_prep.check.command", "find everything that would make training fail or go wrong"),
     "show": ("data_prep.tools.show", "a page of records as the model will see them"),
+    "probes": ("data_prep.tools.probes", "yes/no questions about what is and is not in the pictures"),
+    "preferences": ("data_prep.tools.preferences", "pairs of a better and a worse answer, for DPO"),
     "push": ("data_prep.tools.push", "records and their pictures to a data set of the hub"),
 }
 

@@ -133,7 +133,7 @@ def help_text() -> str:
             *lines,
             "",
             "`llava-finetune COMMAND --help` shows a command's flags and examples. Training is started by",
-            "scripts/pretrain.sh, finetune_full.sh, finetune_lora.sh and finetune_qlora.sh, which call `train`.",
+            "scripts/pretrain.sh, finetune_lora.sh, _qlora.sh, _full.sh and _dpo.sh, which call `train`.",
             "",
             "examples:",
             "  llava-finetune doctor",

@@ -60,6 +60,12 @@ KINDS: dict[str, Kind] = {
         Kind("mark of another tool", _E, "<image1>, <img>a.jpg</img>, <video> ... are learned letter by letter",
              "write <image> for each picture; videos are not taken",
              "a picture's mark becomes <image>, its name goes to `image`; others: drops the record"),
+        Kind("pair not whole", _E, "DPO needs a question and two answers to it, `chosen` and `rejected`, both texts",
+             "write both answers, or make pairs: python -m data_prep preferences"),
+        Kind("chosen is rejected", _E, "both answers are the same: nothing is preferred, and nothing is learned",
+             "write the worse answer under `rejected`, or remove the record"),
+        Kind("pair without a picture", _W, "what is preferred cannot be about what is seen",
+             "name the picture, when there is one"),
         Kind("key nothing reads", _W, "another tool's key, and training does not see what it holds",
              "put it into the conversation, or convert with python -m data_prep hf"),
         # pictures and their tokens

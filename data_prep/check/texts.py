@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from data_prep.errors import DataError
+from data_prep.records.preference import is_pair, pair_of, text_of
 from data_prep.records.record import IMAGE_TOKEN, images_of
 
 ROLES = {"human", "gpt"}
@@ -69,13 +70,32 @@ def faults(record: Mapping[str, Any]) -> Iterator[Fault]:
         bad = next(turn for turn in turns if not (isinstance(turn, dict) and "from" in turn and "value" in turn))
         yield Fault("no conversation", f'a turn is {{"from": ..., "value": ...}}, found {bad!r:.80}')
         return
+    if is_pair(record):
+        yield from _pair_faults(record)
+        if turns[-1]["from"] == "human" and (chosen := text_of(record.get("chosen"))):
+            turns = [*turns, {"from": "gpt", "value": chosen}]
     yield from _order_faults([turn["from"] for turn in turns])
     for number, turn in enumerate(turns, 1):
         yield from _text_faults(number, turn["from"], turn["value"])
     yield from _image_faults(record, turns)
-    if unread := [key for key in UNREAD_KEYS if record.get(key)]:
+    read = {"chosen", "rejected"} if is_pair(record) else set()
+    if unread := [key for key in UNREAD_KEYS if record.get(key) and key not in read]:
         shown = ", ".join(f'"{key}": {record[key]!r:.40}' for key in unread[:3])
         yield Fault("key nothing reads", shown)
+
+
+def _pair_faults(record: Mapping[str, Any]) -> Iterator[Fault]:
+    try:
+        pair = pair_of(record)
+    except DataError as error:
+        yield Fault("pair not whole", error.problem)
+        return
+    if " ".join(pair.chosen.split()) == " ".join(pair.rejected.split()):
+        yield Fault("chosen is rejected", f"both are {pair.chosen!r:.60}")
+    if not record.get("image"):
+        yield Fault("pair without a picture", f"rejected {pair.rejected!r:.40}")
+    for fault in _text_faults(len(pair.turns) + 1, "gpt", pair.rejected):
+        yield Fault(fault.kind, f"rejected, {fault.detail}")
 
 
 def _why_no_conversation(record: Mapping[str, Any]) -> str:

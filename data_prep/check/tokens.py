@@ -14,6 +14,7 @@ from data_prep.check.texts import faults
 from data_prep.errors import DataError, printable, shortened
 from data_prep.progress import Progress
 from data_prep.records.marks import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from data_prep.records.preference import is_pair, pair_of
 from data_prep.records.record import Record, Records, images_of
 from data_prep.view.model_view import ModelView, open_model
 
@@ -54,14 +55,24 @@ def token_findings(
                 continue
             if any(report_fault.kind in _BLOCKING for report_fault in faults(record)):
                 continue
-            lengths = _examine(report, record, index, records.line(index), view, sizes)
-            if lengths:
-                totals.append(lengths.total)
-                taught += lengths.taught
+            for form in _forms(record):
+                lengths = _examine(report, form, index, records.line(index), view, sizes)
+                if lengths:
+                    totals.append(lengths.total)
+                    taught += lengths.taught
     report.statistics["tokens"] = _statistics(totals, taught, view, sizes)
 
 
+def _forms(record: Record) -> list[Record]:
+    """A record of two answers as one with each; any other as it is."""
+    if not is_pair(record):
+        return [record]
+    pair = pair_of(record)
+    return [{**record, "conversations": pair.answered(answer)} for answer in (pair.chosen, pair.rejected)]
+
+
 _BLOCKING = {
+    "pair not whole",
     "no conversation", "unknown role", "turns not alternating", "text not a string", "broken Unicode",
     "image not a name",
     "<image> count", "<image> in answer", "<image> without picture",

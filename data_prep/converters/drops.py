@@ -15,8 +15,18 @@ from data_prep.records.output import Counts, Reason, meta_path
 ALLOWED = 0.05
 FEW = 10
 SHOWN = 3
-MEANT = {Reason.NO_CAPTION.value, Reason.SAME.value, Reason.CROWD.value}
-"""Rows left out on purpose: their source tells no caption, tells the same twice, or marks many objects as one box."""
+MEANT = {
+    reason.value
+    for reason in (
+        Reason.NO_CAPTION,
+        Reason.SAME,
+        Reason.CROWD,
+        Reason.RIGHT,
+        Reason.NO_FALSE_YES,
+        Reason.TESTED_ON,
+    )
+}
+"""Rows left out on purpose: their source tells no caption, the same twice or a crowd, or not what is asked for."""
 
 
 def add_drops_option(parser: argparse.ArgumentParser) -> None:

@@ -46,6 +46,18 @@ class Reason(Enum):
     NO_LABEL = "object without a name"
     CROWD = "a crowd, not one object"
     TOO_MANY = "too many boxes of one name"
+    YES_NO = "yes or no already"
+    NOTHING_NAMED = "no short answer and no thing named"
+    NO_OTHER_ANSWER = "no other answer that is surely false"
+    SEVERAL_IMAGES = "several pictures"
+    TRAINED_ON = "picture of the training records"
+    TESTED_ON = "picture of the test records"
+    RIGHT = "right already"
+    NO_FALSE_YES = "no false yes"
+    CUT_OFF = "answer cut off"
+    SAME_ANSWERS = "chosen is rejected"
+    NO_PAIR = "no two answers"
+    ENOUGH = "enough questions on its picture"
 
 
 REASON_OF_FAULT = {

@@ -24,6 +24,7 @@ from llava_finetune.config.contradictions import (
     refuse_base_dtype,
     refuse_contradictions,
     refuse_idle,
+    refuse_unfit_for_dpo,
     refuse_unshared,
     zero_stage,
 )
@@ -79,6 +80,10 @@ class DataArguments:
         default=None, metadata={"help": "general questions, scored at the same moments: shows what is forgotten"}
     )
     probe_image_folder: str | None = field(default=None, metadata={"help": "default: --image_folder"})
+    hallucination_data_path: str | None = field(
+        default=None, metadata={"help": "questions of data_prep probes, scored at the same moments: does it say yes"}
+    )
+    hallucination_image_folder: str | None = field(default=None, metadata={"help": "default: --image_folder"})
     replay: str | None = field(
         default=None, metadata={"help": "FILE:SHARE, general records mixed in, e.g. general.json:0.1 for a tenth"}
     )
@@ -109,6 +114,17 @@ class TrainingArguments(transformers.TrainingArguments):
     mpt_attn_impl: str | None = field(default=None, metadata={"help": "accepted for upstream's scripts; MPT is not"})
     model_max_length: int | None = field(
         default=None, metadata={"help": "tokens per record, pictures counted; default: the base's, else 2048"}
+    )
+    dpo: bool = field(default=False, metadata={"help": "learn from records with `chosen` and `rejected` answers"})
+    dpo_beta: float = field(default=0.1, metadata={"help": "DPO: smaller goes further from the reference"})
+    dpo_label_smoothing: float = field(
+        default=0.0, metadata={"help": "conservative DPO: share of the pairs that may be the wrong way round"}
+    )
+    dpo_length_normalised: bool = field(
+        default=False, metadata={"help": "DPO by log-likelihoods per token; needs a larger beta, such as 5"}
+    )
+    sft_weight: float = field(
+        default=0.0, metadata={"help": "DPO: weight of the chosen answers' own loss beside, so that they stay likely"}
     )
     double_quant: bool = field(default=True, metadata={"help": "4-bit: quantise the quantisation statistics"})
     quant_type: str = field(default="nf4", metadata={"help": "4-bit data type: nf4 or fp4"})
@@ -200,7 +216,7 @@ class Arguments:
     def metric(self) -> str | None:
         """The row of log.jsonl that decides which checkpoint is best, e.g. eval_exact_match."""
         name = self.training.metric_for_best_model or ("loss" if self.training.early_stopping_patience else None)
-        return name if name is None or name.startswith(("eval_", "probe_")) else f"eval_{name}"
+        return name if name is None or name.startswith(("eval_", "probe_", "hallucination_")) else f"eval_{name}"
 
     @property
     def eval_every(self) -> int:
@@ -245,6 +261,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     refuse_idle(data, training)
     refuse_unshared(training)
     refuse_base_dtype(model, training)
+    refuse_unfit_for_dpo(data, training)
     arguments = Arguments(model, data, training, precision, tuple(argv), tuple(notices))
     if training.base_dtype == "fp8":
         require_hardware()

@@ -23,6 +23,8 @@ def refuse_idle(data: Any, training: Any) -> None:
         for flag, given in (
             ("--metric_for_best_model", training.metric_for_best_model),
             ("--early_stopping_patience", training.early_stopping_patience),
+            ("--probe_data_path", data.probe_data_path),
+            ("--hallucination_data_path", data.hallucination_data_path),
             ("--eval_strategy", None if training.eval_strategy.value == "no" else training.eval_strategy.value),
         ):
             if given:
@@ -108,6 +110,32 @@ def refuse_base_dtype(model: Any, training: Any) -> None:
         raise UsageError(f"{asked} contradicts fp16: its products give bf16; leave --precision and --fp16 out")
     if training.deepspeed and zero_stage(training) == 3:
         raise UsageError(f"{asked} with ZeRO-3: it partitions weights of one type; use deepspeed_configs/zero2.json")
+
+
+def refuse_unfit_for_dpo(data: Any, training: Any) -> None:
+    """The reference is the model without its adapter: nothing else may be trained, and no older adapter be in it."""
+    if not training.dpo:
+        if training.sft_weight or training.dpo_label_smoothing or training.dpo_length_normalised:
+            raise UsageError("--sft_weight and the flags of DPO do nothing without --dpo True")
+        return
+    if not training.lora_enable:
+        raise UsageError("--dpo True without --lora_enable True: its reference is the model with the adapter off")
+    if not training.freeze_mm_mlp_adapter or training.tune_vision_tower:
+        raise UsageError(
+            "--dpo True needs --freeze_mm_mlp_adapter True and a frozen tower: what is trained beside the adapter "
+            "would move the reference too (--lora_targets language,projector adapts the projector instead)"
+        )
+    if adapter := training.init_lora or training.lora_weight_path:
+        raise UsageError(
+            f"--dpo True with --init_lora {adapter}: the reference would be the base without that "
+            "adapter; merge it first (llava-finetune merge RUN MERGED) and give the merged model"
+        )
+    if training.lora_bias != "none":
+        raise UsageError(f"--dpo True with --lora_bias {training.lora_bias}: biases cannot be switched off again")
+    if training.share_pictures:
+        raise UsageError("--dpo True with --share_pictures True: a pair shares its picture already; leave it out")
+    if data.replay:
+        raise UsageError("--dpo True with --replay: general records are no pairs; keep answers with --sft_weight")
 
 
 def zero_stage(training: Any) -> int:

@@ -44,6 +44,7 @@ class Batch(ModelInputs, total=False):
     num_tokens: int
     num_pictures: int
     num_cut: int
+    path_counts: torch.Tensor
 
 
 def model_inputs(batch: Batch) -> ModelInputs:

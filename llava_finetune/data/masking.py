@@ -171,7 +171,11 @@ def encode_independent(
     turns = from_human(conversations)
     if any(IMAGE_TOKEN in turn["value"] for turn in turns[1:]):
         raise UserError(f"independent turns share the first question's pictures, and a later turn has {IMAGE_TOKEN}")
-    paths = [encode(pair, template_name, tokenizer, max_length) for pair in separate(turns)]
+    return joined([encode(pair, template_name, tokenizer, max_length) for pair in separate(turns)])
+
+
+def joined(paths: Sequence[Encoded]) -> Encoded:
+    """Conversations that begin alike as one: what all share up to their first taught token, then a branch for each."""
     # A branch begins with a token that is not taught: what teaches its first answer token is then in the branch itself.
     shared = min(path.spans[0][0] for path in paths) - 1
     first = paths[0].input_ids

@@ -2,6 +2,7 @@
 
     llava-finetune evaluate --model runs/mine --data test.json --images pictures --output runs/mine --name final
     llava-finetune evaluate --model runs/mine --data test.json --images pictures --blind blank
+    llava-finetune evaluate --model runs/mine --data probes.json --images pictures --name hallucination --before
     llava-finetune evaluate --predictions answers.jsonl --data test.json
 
 Writes predictions-NAME.jsonl and scores-NAME.json. `--train_data` adds the text-only prior of the training file.
@@ -41,6 +42,13 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--train_data", type=Path, help="training records: adds the text-only prior")
     out.add_argument("--output", type=Path, help="folder for predictions and scores; default: the model's")
     out.add_argument("--name", default=None, help="final by default, blind or shuffled with --blind")
+    out.add_argument(
+        "--before",
+        nargs="?",
+        const="",
+        metavar="MODEL",
+        help="answer with this model too (default: the adapter's base), and say what changed",
+    )
     out.add_argument("--blind", choices=("blank", "shuffled"), help="withhold the pictures, or give another's")
     out.add_argument("--limit", type=whole(0), default=0, help="questions at most")
     out.add_argument("--sample", type=whole(0), default=0, help="draw this many questions, always the same")
@@ -76,11 +84,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(f"--model {arguments.model} is no folder here: say with --output where the results go")
     if arguments.shard:
         return _shard(arguments)
+    name = arguments.name or {"blank": "blind", "shuffled": "shuffled", None: "final"}[arguments.blind]
+    before = _before(arguments, given, name) if arguments.before is not None else None
     start = time.monotonic()
     predictions = _spread(arguments, given) if arguments.num_processes > 1 else _answer(arguments)
-    name = arguments.name or {"blank": "blind", "shuffled": "shuffled", None: "final"}[arguments.blind]
     _finish(arguments, predictions, name, time.monotonic() - start)
+    if before is not None and not arguments.json:
+        from llava_finetune.evaluation.before import changes
+
+        for line in changes(before, predictions):
+            print(line)
     return 0
+
+
+def _before(arguments: argparse.Namespace, given: list[str], name: str) -> list[dict[str, Any]]:
+    """The answers of the model before training, written beside those after it: `baseline`, or `NAME-baseline`."""
+    from llava_finetune.evaluation.before import model_before
+
+    model = model_before(arguments.model, arguments.before, arguments.base)
+    earlier = argparse.Namespace(**{**vars(arguments), "model": model, "base": None, "output": _output(arguments)})
+    words = [*given, "--model", model, "--output", str(earlier.output)]
+    start = time.monotonic()
+    predictions = _spread(earlier, words) if arguments.num_processes > 1 else _answer(earlier)
+    label = "baseline" if name == "final" else f"{name}-baseline"
+    _finish(earlier, predictions, label, time.monotonic() - start)
+    return predictions
 
 
 def require_run(model: str) -> None:
@@ -313,6 +341,11 @@ def _show(scores: dict[str, Any], as_json: bool, name: str) -> None:
             f"{scores['box_accuracy']:.2%}  95 % [{least:.2%}, {most:.2%}]  of {scores['box_count']}, "
             f"{scores['box_unread']} without a box"
         )
+    for label, row in [("all", scores), *scores.get("by_question_type", {}).items()]:
+        for key, text in (("yes_share", "says yes"), ("false_yes", "false yes")):
+            if f"{key}_interval" in row:
+                low, high = row[f"{key}_interval"]
+                print(f"{name:<12}{label:<12} {text} {row[key]:7.2%}  95 % [{low:.2%}, {high:.2%}]")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from llava_finetune.errors import UserError
 from llava_finetune.evaluation import text_overlap, vqa_scorer
 from llava_finetune.evaluation.box_metrics import score_boxes
 from llava_finetune.evaluation.intervals import bootstrap, wilson
+from llava_finetune.evaluation.yes_no import yes_no_scores
 
 Prediction = Mapping[str, Any]
 Scores = dict[str, Any]
@@ -160,9 +161,9 @@ def score(predictions: Sequence[Prediction]) -> Scores:
     All are between 0 and 1: `exact_match` (Wilson interval in `interval`), and with intervals in `NAME_interval`:
     `token_f1`, `vqa_accuracy` (questions with at least four references; `vqa_accuracy_count` of them, and
     `vqa_accuracy_official` in percent as the scorer prints it), `rouge_l` and `bleu` (when a reference has at
-    least four words), `box_iou` and `box_accuracy` (see `box_metrics`). `by_type` holds `yes_no`, `number`, `open`;
-    `by_question_type` what the data itself names. `count` is the number of questions, `num_images` of different
-    pictures, `num_truncated` of answers cut at the limit.
+    least four words), `box_iou` and `box_accuracy` (see `box_metrics`), and of questions answered yes or no what
+    `yes_no_scores` returns. `by_type` holds `yes_no`, `number`, `open`; `by_question_type` what the data itself names.
+    `count` is the number of questions, `num_images` of different pictures, `num_truncated` of answers cut at the limit.
     """
     scores = _exact(predictions)
     scores["num_images"] = len({name for prediction in predictions for name in _image_names(prediction)})
@@ -176,6 +177,7 @@ def score(predictions: Sequence[Prediction]) -> Scores:
         scores.update(_vqa(predictions))
         scores.update(_overlap(predictions))
         scores.update(score_boxes(predictions))
+        scores.update(yes_no_scores(predictions))
     return scores
 
 
@@ -251,7 +253,11 @@ def _grouped(predictions: Sequence[Prediction], key: Callable[[Prediction], str]
     groups: dict[str, list[Prediction]] = {}
     for prediction in predictions:
         groups.setdefault(key(prediction), []).append(prediction)
-    return {name: {**_exact(groups[name]), **_vqa(groups[name])} for name in names if name in groups}
+    return {
+        name: {**_exact(groups[name]), **_vqa(groups[name]), **yes_no_scores(groups[name])}
+        for name in names
+        if name in groups
+    }
 
 
 def _vqa(predictions: Sequence[Prediction]) -> Scores:

@@ -1,6 +1,6 @@
 """Start training: batch arithmetic, checks of the machine, then deepspeed, torchrun or one process.
 
-scripts/pretrain.sh, finetune_full.sh, finetune_lora.sh and finetune_qlora.sh call it with a mode and flags of
+scripts/pretrain.sh and scripts/finetune_*.sh call it with a mode and flags of
 `llava-finetune train`; what it works out is printed, and `--dry-run` prints the command alone.
 
     python -m llava_finetune.launching.launch lora --dry-run --lora_enable True --num_train_epochs 1
@@ -29,7 +29,7 @@ from llava_finetune.planning.proposals import workers
 
 MODES = ("pretrain", "full", "lora", "qlora")
 
-HELP = """usage: scripts/{pretrain,finetune_full,finetune_lora,finetune_qlora}.sh [--dry-run] [--auto] [TRAIN FLAGS ...]
+HELP = """usage: scripts/{pretrain,finetune_{full,lora,qlora,dpo}}.sh [--dry-run] [--auto] [TRAIN FLAGS ...]
 
 Environment:
   MODEL             model to tune: hub id or folder                                     (needed)

@@ -53,12 +53,21 @@ def newline_anchor(model: Any) -> torch.Tensor | float:
 class ForwardSettings:
     """How a model goes forward, at the same loss. `loss_chunk`: taught tokens whose logits exist at one time; 0: all.
 
+    `keep_tokens`: the result holds `token_losses` (M) and `hidden` (M x H) of the taught tokens, row by row.
+
     `parts` is for ranks, which cannot go back a step when memory runs out; `cache` keeps a frozen tower's features.
     """
 
     loss_chunk: int = LOSS_CHUNK
     parts: ForwardParts | None = None
     cache: FeatureCache | None = None
+    keep_tokens: bool = False
+
+    def add_tokens(self, output: Any, losses: torch.Tensor, hidden: torch.Tensor) -> Any:
+        """The output, with losses and hidden states of taught tokens where they are wanted."""
+        if self.keep_tokens:
+            output["token_losses"], output["hidden"] = losses, hidden
+        return output
 
 
 class SupervisedHead:
@@ -104,7 +113,7 @@ class SupervisedHead:
             output = CausalLMOutputWithPast(loss=losses.mean() + anchor)
             if not self.training:
                 output["row_losses"] = row_losses(losses, layout.owners, layout.num_records)
-            return output
+            return self.forward_settings.add_tokens(output, losses, hidden)
         if labels is None:
             return super().forward(  # type: ignore[misc]
                 input_ids=input_ids,
@@ -129,11 +138,12 @@ class SupervisedHead:
         ).last_hidden_state
         targets = labels[:, 1:]
         taught = targets != IGNORE_INDEX
-        losses = token_losses(hidden[:, :-1][taught], targets[taught], self.lm_head, self.forward_settings.loss_chunk)
+        hidden = hidden[:, :-1][taught]
+        losses = token_losses(hidden, targets[taught], self.lm_head, self.forward_settings.loss_chunk)
         output = CausalLMOutputWithPast(loss=losses.mean() + anchor)
         if not self.training:
             output["row_losses"] = row_losses(losses, taught.nonzero()[:, 0], len(taught))
-        return output
+        return self.forward_settings.add_tokens(output, losses, hidden)
 
 
 @functools.cache

@@ -3,10 +3,12 @@
 No weights are loaded and nothing is downloaded. A GPU's size is read as its maker writes it: 24GB is 24 * 10^9 bytes.
 
     llava-finetune plan --model liuhaotian/llava-v1.5-7b --mode lora --gpus 1x24GB
+    llava-finetune plan --learning-rate --help              which rate: short trainings, held-out loss with intervals
 """
 
 import argparse
 import json
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -43,7 +45,11 @@ SCRIPTS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the plan; exit code 1 where the wanted mode fits in no way."""
-    options = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--learning-rate" in words:  # short trainings, in a process of their own: planning itself loads no torch
+        words.remove("--learning-rate")
+        return subprocess.call([sys.executable, "-m", "llava_finetune.training.rate_sweep", *words])
+    options = _parser().parse_args(words)
     if options.share_pictures and not options.data:
         raise UsageError("--share_pictures without --data: which records share a picture is read from there")
     shape = read_shape(options.model, options.vision_tower)

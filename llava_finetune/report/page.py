@@ -37,6 +37,7 @@ def run_page(run: Run, image_folder: Path | None = None) -> str:
         ("answers", "Answers", gallery(results, pictures)),
         ("confusions", "Confusions", parts.confusions_section(run)),
         ("worst", "Hardest records", parts.worst_section(run, pictures)),
+        ("hallucination", "What is not there", parts.hallucination_section(run)),
         ("probe", "Forgetting", parts.probe_section(run)),
         ("engines", "In other engines", engines_section(run)),
         ("data", "Data", data_section(run.check)),

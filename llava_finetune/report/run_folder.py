@@ -30,6 +30,9 @@ LABELS = {
     "final": ("After training", "on pictures it has not seen"),
 }
 PROBE = "probe"
+GAUGE = "hallucination"
+BESIDE = re.compile(rf"({PROBE}|{GAUGE})-?")
+"""How the name of an evaluation begins that stands beside the main ones."""
 # What training with --eval_data_path calls the evaluation before its first step.
 FIRST = "eval-0"
 CERTIFICATE = "certificate.json"
@@ -50,7 +53,7 @@ class Evaluation:
         """The name as a reader sees it: `After training`, `Step 60`."""
         if self.name in LABELS:
             return LABELS[self.name][0]
-        name = self.name.removeprefix(f"{PROBE}-")
+        name = BESIDE.sub("", self.name, count=1) or "final"
         if name in LABELS:
             return LABELS[name][0]
         number = NUMBER_IN_NAME.search(name)
@@ -71,6 +74,7 @@ class Run:
     rows: list[dict[str, Any]]
     evaluations: dict[str, Evaluation]
     probes: list[Evaluation]
+    gauges: list[Evaluation]
     check: dict[str, Any]
     problems: list[str]
     # Stages that came before this one in the same run: projector pretraining before fine-tuning.
@@ -138,13 +142,16 @@ def read_run(folder: Path) -> Run:
             stage = last.name
             manifest, rows, check = last.manifest, last.rows, check or last.check
             problems += [f"{last.name}/{problem}" for problem in last.problems]
-            found = {**{one.name: one for one in [*last.evaluations.values(), *last.probes]}, **found}
+            inner = [*last.evaluations.values(), *last.probes, *last.gauges]
+            found = {**{one.name: one for one in inner}, **found}
     if "baseline" not in found and FIRST in found:
         found["baseline"] = replace(found.pop(FIRST), name="baseline")
     probes = sorted((e for name, e in found.items() if name.startswith(PROBE)), key=_order)
-    main = sorted((e for name, e in found.items() if not name.startswith(PROBE)), key=_order)
+    gauges = sorted((e for name, e in found.items() if name.startswith(GAUGE)), key=_order)
+    main = sorted((e for name, e in found.items() if not name.startswith((PROBE, GAUGE))), key=_order)
     certificate = _object(_certificate(folder), problems)
-    return Run(folder, manifest, rows, {e.name: e for e in main}, probes, check, problems, earlier, stage, certificate)
+    evaluations = {e.name: e for e in main}
+    return Run(folder, manifest, rows, evaluations, probes, gauges, check, problems, earlier, stage, certificate)
 
 
 def _certificate(folder: Path) -> Path:
@@ -176,7 +183,7 @@ def key_of(prediction: Mapping[str, Any]) -> tuple[str, int]:
 
 
 def _order(evaluation: Evaluation) -> tuple[int, int, str]:
-    name = evaluation.name.removeprefix(f"{PROBE}-")
+    name = BESIDE.sub("", evaluation.name, count=1) or "final"
     number = NUMBER_IN_NAME.search(name)
     ranks = {"baseline": 0, "text_prior": 1, "blind": 2, "shuffled": 3, "final": 6}
     return ranks.get(name, 5), int(number.group(1)) if number else 0, name

@@ -14,9 +14,10 @@ from typing import Any
 from llava_finetune.evaluation import metrics
 from llava_finetune.report.charts import Level, Series, line_chart
 from llava_finetune.report.gallery import Pictures
-from llava_finetune.report.numbers import plural, short
+from llava_finetune.report.hallucination import false_yes_test, gauged
+from llava_finetune.report.numbers import percent, plural, short
 from llava_finetune.report.outcomes import confusions, current, loss_of, paired, paired_vqa, worst_records
-from llava_finetune.report.run_folder import CONTROLS, LABELS, Run, key_of
+from llava_finetune.report.run_folder import CONTROLS, LABELS, Run, is_number, key_of
 from llava_finetune.report.tables import (
     METRIC_NAMES,
     Row,
@@ -26,6 +27,7 @@ from llava_finetune.report.tables import (
     facts,
     group_table,
     metric_table,
+    rate_table,
     score_table,
     shortened,
 )
@@ -33,6 +35,7 @@ from llava_finetune.report.words import missing
 
 NUM_WRONG_SHOWN = 4
 NUM_LOST_SHOWN = 12
+RATES = {"yes_share": "Says yes", "false_yes": "False yes", "false_no": "False no", "unclear": "Neither"}
 
 
 def main_rows(run: Run) -> list[Row]:
@@ -70,6 +73,18 @@ def curves_section(run: Run) -> str:
     charts = [
         *(line_chart(f"Loss, {one.name}", [_loss(one)]) for one in run.earlier),
         line_chart(f"Loss, {run.stage}" if run.stage else "Loss", loss),
+        line_chart(
+            "Pairs: chosen before rejected",
+            [Series("right", "a", run.points("margin_accuracy"), smooth=True)],
+            share=True,
+        ),
+        line_chart(
+            "Pairs: margin of rewards, and KL from the reference",
+            [
+                Series("margin", "c", run.points("margin"), smooth=True),
+                Series("KL", "b", run.points("kl"), smooth=True),
+            ],
+        ),
         line_chart("Scores on held-out data", _score_series(run), levels=levels, share=True),
         line_chart("Gradient norm", [Series("norm", "d", run.points("grad_norm"), smooth=True)]),
         line_chart("Learning rate", [Series("rate", "c", run.points("learning_rate"))]),
@@ -131,7 +146,12 @@ def probe_section(run: Run) -> str:
     first, last = run.probes[0], run.probes[-1]
     rows = [(one.label, "", one.scores) for one in run.probes]
     intro = "<p class=note>General questions that training does not teach: what falls here is forgotten.</p>"
-    html = intro + score_table(rows, last.label)
+    series = [
+        Series("general answers", "b", run.points("probe_perplexity"), dots=True),
+        Series("the base's own answers", "c", run.points("probe_own_perplexity"), dots=True),
+    ]
+    chart = line_chart("Perplexity", series)
+    html = intro + score_table(rows, last.label) + (f'<div class="charts">{chart}</div>' if chart else "")
     test = paired(first, last) if first is not last else None
     if test is None:
         return html
@@ -143,6 +163,38 @@ def probe_section(run: Run) -> str:
     return html + (
         f"<h3>{plural(len(lost), 'answer')} lost{more}</h3><ul class=confusions>{items}</ul>" if lost else ""
     )
+
+
+def hallucination_section(run: Run) -> str:
+    """Shares of yes and false yes before, during and after training, by how what is absent was drawn."""
+    found = gauged(run)
+    if not found:
+        return ""
+    first, last = found[0], found[-1]
+    expected = percent(last.scores["yes_share_expected"])
+    intro = (
+        f'<p class="note">{plural(int(last.scores["yes_no_count"]), "question")} whose answer is yes or no; {expected} '
+        "should be yes. False yes: of the questions about what is not there, those that were answered yes. "
+        f"{'' if run.gauges else 'These are the yes/no questions among the held-out data; a gauge was not given.'}</p>"
+    )
+    rows: list[Row] = [(one.label, "", one.scores) for one in found]
+    html = intro + rate_table(rows, RATES, "What is said")
+    test = false_yes_test(first, last)
+    if test is not None:
+        html += f'<ul class="tests"><li>{difference(test)} false yes from {escape(first.label.lower())} to '
+        html += f"{escape(last.label.lower())}</li></ul>"
+    groups: list[Row] = [
+        (name, "", scores)
+        for name, scores in last.scores.get("by_question_type", {}).items()
+        if is_number(scores.get("false_yes"))
+    ]
+    html += rate_table(groups, RATES, f"By question type, {last.label.lower()}") if run.gauges and groups else ""
+    series = [
+        Series(text.lower(), colour, run.points(f"hallucination_{key}"), dots=True)
+        for (key, text), colour in zip(list(RATES.items())[:2], "ab", strict=True)
+    ]
+    chart = line_chart("Yes to what is not there", series, share=True)
+    return html + (f'<div class="charts">{chart}</div>' if chart else "")
 
 
 def manifest_section(run: Run) -> str:

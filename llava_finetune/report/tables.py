@@ -54,10 +54,13 @@ def score_table(rows: Sequence[Row], highlight: str = "After training") -> str:
 
 def metric_table(rows: Sequence[Row]) -> str:
     """Return the table of the other metrics, those that differ from exact match anywhere, or an empty text."""
-    names = [name for name in METRIC_NAMES if any(_adds(scores, name) for _, _, scores in rows)]
-    if not names:
-        return ""
-    head = "".join(f'<th scope="col">{METRIC_NAMES[name]}</th>' for name in names)
+    names = {name: text for name, text in METRIC_NAMES.items() if any(_adds(scores, name) for _, _, scores in rows)}
+    return rate_table(rows, names, "Other metrics") if names else ""
+
+
+def rate_table(rows: Sequence[Row], names: Mapping[str, str], title: str) -> str:
+    """Return a table of scores by their names in Scores, each with its interval; `names` are the columns' heads."""
+    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in names.values())
     body = []
     for label, _, scores in rows:
         cells = "".join(
@@ -66,7 +69,7 @@ def metric_table(rows: Sequence[Row]) -> str:
         )
         body.append(f'<tr><th scope="row">{escape(label)}</th>{cells}</tr>')
     return (
-        "<h3>Other metrics <small>percent, 95\u00a0% interval</small></h3>"
+        f"<h3>{escape(title)} <small>percent, 95\u00a0% interval</small></h3>"
         f'<div class="wide"><table class="plain"><thead><tr><td></td>{head}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )

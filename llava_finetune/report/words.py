@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llava_finetune.evaluation.forgetting import kept_of
+from llava_finetune.report.hallucination import hallucination_sentence
 from llava_finetune.report.numbers import duration, interval, percent, plural, points, short
 from llava_finetune.report.outcomes import GAINED, LOST, Outcome, current, paired
 from llava_finetune.report.run_folder import Evaluation, Run, is_broken, is_number
@@ -58,7 +60,10 @@ def sentences(run: Run, results: list[Outcome]) -> list[str]:
         doubt(run),
         *_by_type(run),
         _changed(results),
+        hallucination_sentence(run),
+        _pairs(run),
         _probe(run),
+        _kept(run),
         overfitting(run),
         *_warnings(run),
         _truncated(run),
@@ -177,6 +182,17 @@ def _changed(results: list[Outcome]) -> str:
     return f"{plural(gained, 'answer')} changed from wrong to right, {lost:,} from right to wrong."
 
 
+def _pairs(run: Run) -> str:
+    right, margins, drift = (run.points(name) for name in ("margin_accuracy", "margin", "kl"))
+    if not right or not margins:
+        return ""
+    last = right[-max(1, len(right) // 10) :]
+    share = sum(value for _, value in last) / len(last)
+    text = f"Of the pairs of answers it set {percent(share)} the right way round in the last {plural(len(last), 'row')}"
+    far = f", KL {short(drift[-1][1])} a token from the reference" if drift else ""
+    return f"{text} (margin {short(margins[-1][1])}{far})."
+
+
 def _probe(run: Run) -> str:
     if len(run.probes) < 2:
         return ""
@@ -191,6 +207,13 @@ def _probe(run: Run) -> str:
         f"{percent(last.scores['exact_match'])} {'at ' if last.label.startswith('Step') else ''}{last.label.lower()} "
         f"({plural(int(last.scores['count']), 'question')})."
     )
+
+
+def _kept(run: Run) -> str:
+    if len(run.probes) < 2 or not run.probes[0].predictions or not run.probes[-1].predictions:
+        return ""
+    text = kept_of(run.probes[0].predictions, run.probes[-1].predictions).in_words()
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _truncated(run: Run) -> str:

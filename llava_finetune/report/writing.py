@@ -50,6 +50,7 @@ def summary(run: Run) -> dict[str, Any]:
         "current": now.name if now else None,
         **{name: dict(one.scores) for name, one in run.evaluations.items()},
         "probe": {one.name: dict(one.scores) for one in run.probes},
+        "hallucination": {one.name: dict(one.scores) for one in run.gauges},
         "changes": {kind: sum(one.kind == kind for one in results) for kind in (GAINED, LOST, RIGHT, WRONG)},
         "paired_tests": {
             name: {

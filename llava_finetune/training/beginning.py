@@ -116,6 +116,7 @@ def _files(arguments: Arguments) -> list[Checked]:
         ("--data_path", data.data_path, data.image_folder),
         ("--eval_data_path", data.eval_data_path, data.eval_image_folder),
         ("--probe_data_path", data.probe_data_path, data.probe_image_folder),
+        ("--hallucination_data_path", data.hallucination_data_path, data.hallucination_image_folder),
         ("--replay", str(split_spec(data.replay)[0]) if data.replay else None, data.replay_image_folder),
     ]
     return [Checked(flag, path, folder or data.image_folder) for flag, path, folder in given if path]

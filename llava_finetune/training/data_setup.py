@@ -17,12 +17,15 @@ import torch
 from llava_finetune.config.contradictions import TURNS
 from llava_finetune.data.collator import Collator
 from llava_finetune.data.dataset import Encoder, RecordDataset
+from llava_finetune.data.pairs import pair_encoder
 from llava_finetune.data.replay import mixed
 from llava_finetune.data.unreadable_pictures import WithSubstitutes
+from llava_finetune.errors import UserError
 from llava_finetune.model.families.encoder import FamilyCollator, FamilyEncoder
 from llava_finetune.planning.picture_batches import most_pictures
 from llava_finetune.training.beginning import Run
 from llava_finetune.training.evaluator import EvaluationSettings, Evaluator, with_folder
+from llava_finetune.training.forgetting_gauge import ForgettingGauge
 from llava_finetune.training.model_setup import Built
 
 
@@ -39,7 +42,8 @@ def load_data(run: Run, built: Built, records: Any) -> RunData:
     """The run's records as examples, general ones mixed in, and its held-out questions."""
     data, training = run.arguments.data, run.arguments.training
     encoder, collator = _readers(run, built)
-    dataset: Any = RecordDataset(records, encoder, training.group_by_real_length)
+    taught = _of_pairs(encoder) if training.dpo else encoder
+    dataset: Any = RecordDataset(records, taught, training.group_by_real_length)
     if data.replay:
         dataset = mixed(dataset, data.replay, with_folder(encoder, data.replay_image_folder), training.seed)
         run.say(f"replay: {len(dataset) - len(records)} general records beside {len(records)} ({data.replay})")
@@ -51,6 +55,15 @@ def load_data(run: Run, built: Built, records: Any) -> RunData:
             f"records that stand together hold up to {most_pictures(keys, training.sharing)} of them"
         )
     return RunData(WithSubstitutes(dataset), collator, _evaluators(run, encoder, collator))
+
+
+def _of_pairs(encoder: Encoder | FamilyEncoder) -> Encoder:
+    if isinstance(encoder, FamilyEncoder):
+        raise UserError(
+            "--dpo True: pairs of answers are learned by LLaVA's layouts alone, and this base is a family of "
+            "transformers' own classes; tune it without --dpo"
+        )
+    return pair_encoder(encoder)
 
 
 def _readers(run: Run, built: Built) -> tuple[Any, Any]:
@@ -87,9 +100,12 @@ def _evaluators(run: Run, encoder: Any, collator: Any) -> Sequence[Evaluator]:
     files = [
         ("eval", data.eval_data_path, data.eval_image_folder),
         ("probe", data.probe_data_path, data.probe_image_folder),
+        ("hallucination", data.hallucination_data_path, data.hallucination_image_folder),
     ]
     return [
-        Evaluator(name, Path(path), with_folder(encoder, folder), collator, encoder.template, how)
+        (ForgettingGauge if name == "probe" else Evaluator)(
+            name, Path(path), with_folder(encoder, folder), collator, encoder.template, how
+        )
         for name, path, folder in files
         if path
     ]

@@ -18,7 +18,12 @@ from llava_finetune.evaluation import metrics
 from llava_finetune.evaluation.scoring import write_predictions
 from llava_finetune.saved.manifest import write_json
 from llava_finetune.training.evaluator import Evaluator
+from llava_finetune.training.forgetting_gauge import ForgettingGauge
 from llava_finetune.training.watch import overfitting
+
+MORE = {name: name for name in ("vqa_accuracy", "token_f1", "box_iou", "box_accuracy")}
+GAUGED = {"yes_share": "says yes", "false_yes": "false yes"}
+"""What is told beside loss and exact match: of ordinary questions, and of those about what is not there."""
 
 
 class Examiner(TrainerCallback):
@@ -62,6 +67,8 @@ class Examiner(TrainerCallback):
             if self.trainer.is_world_process_zero():
                 self._keep(evaluator, state.global_step, predictions)
                 self._tell(evaluator, state.global_step, row)
+                if isinstance(evaluator, ForgettingGauge):
+                    self._tell_kept(evaluator, row, state)
                 if evaluator.name == "eval" and state.global_step == 0:
                     self._keep_prior(predictions)
         if self.metric and self.metric not in numbers:
@@ -123,7 +130,11 @@ class Examiner(TrainerCallback):
         """What guessing from the training file reaches without looking: no score says anything below it."""
         dataset = self.trainer.train_dataset
         records = getattr(dataset, "main", dataset).records
-        prior = metrics.text_prior(records, predictions)
+        try:
+            prior = metrics.text_prior(records, predictions)
+        except ValueError as error:  # pairs whose chosen answer stands outside of their conversation
+            self.log.say(f"no text-only prior: {error}")
+            return
         scores = metrics.score(prior)
         write_predictions(self.output / "predictions-text_prior.jsonl", prior)
         write_json(self.output / "scores-text_prior.json", scores)
@@ -134,8 +145,8 @@ class Examiner(TrainerCallback):
 
     def _tell(self, evaluator: Evaluator, step: int, row: Mapping[str, float]) -> None:
         name = evaluator.name
-        shown = ("vqa_accuracy", "token_f1", "box_iou", "box_accuracy")
-        more = "".join(f"  {key} {row[f'{name}_{key}']:.2%}" for key in shown if f"{name}_{key}" in row)
+        shown = GAUGED if name == "hallucination" else MORE
+        more = "".join(f"  {text} {row[f'{name}_{key}']:.2%}" for key, text in shown.items() if f"{name}_{key}" in row)
         self.log.say(
             f"{name} at step {step}: loss {row[f'{name}_loss']:.4f}  "
             f"exact match {row[f'{name}_exact_match']:.2%}{more}  of {row[f'{name}_count']:.0f} questions "
@@ -152,10 +163,27 @@ class Examiner(TrainerCallback):
                 "the loss is of the rest"
             )
 
+    def _tell_kept(self, gauge: ForgettingGauge, row: Mapping[str, float], state: Any) -> None:
+        """What of the base's knowledge is left, and at the run's end what to do where it is surely less."""
+        if gauge.kept is None:
+            return
+        own = row.get(f"{gauge.name}_own_perplexity")
+        drift = f"; perplexity of the base's own answers {own:.3g}" if own is not None else ""
+        if state.global_step == 0:
+            kept = gauge.kept
+            self.log.say(f"{gauge.name}: the base answers {kept.num_known} of {kept.count} general questions{drift}")
+            return
+        self.log.say(f"{gauge.name}: {gauge.kept.in_words()}{drift}")
+        if state.global_step >= state.max_steps and (advice := gauge.kept.advice()):
+            self.log.say(f"WARNING: {advice}")
+            self.log.write({"step": state.global_step, "warning": advice})
+
 
 def lower_is_better(metric: str) -> bool:
     """Whether a smaller value of this number is the better one."""
-    return metric.endswith(("loss", "seconds", "num_truncated", "num_cut", "box_unread"))
+    return metric.endswith(
+        ("loss", "seconds", "num_truncated", "num_cut", "box_unread", "false_yes", "false_no", "unclear", "perplexity")
+    )
 
 
 def refresh_report(output: Path, curves: bool = False, say: Callable[[str], None] | None = None) -> None:

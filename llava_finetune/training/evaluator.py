@@ -47,7 +47,7 @@ def shard(count: int, group: Group) -> tuple[list[int], int]:
 
 
 class Evaluator:
-    """Scores one records file under one name: `eval` (held-out data) or `probe` (general data, to see forgetting)."""
+    """Scores one records file under one name: `eval` (held out), `probe` (general, for forgetting), `hallucination`."""
 
     def __init__(
         self, name: str, path: Path, encoder: Any, collator: Any, template: str, settings: EvaluationSettings
@@ -65,8 +65,8 @@ class Evaluator:
     def run(self, trainer: Any, group: Group) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Numbers as NAME_loss, NAME_exact_match ..., and the predictions in the order of the questions."""
         start = time.monotonic()
-        with _inference(trainer):
-            losses = self._losses(trainer, group)
+        with inference(trainer):
+            losses = self.losses(trainer, group, self.dataset)
             self._require_sound(losses, trainer.state.global_step)
             predictions = self._answers(trainer, group)
         for question, prediction in zip(self.questions, predictions, strict=True):
@@ -97,16 +97,16 @@ class Evaluator:
         if broken:
             FiniteWatch().note(f"{self.name} loss", step, [ids[index] for index in broken], losses[broken[0]].total)
 
-    def _losses(self, trainer: Any, group: Group) -> dict[int, RecordLoss]:
+    def losses(self, trainer: Any, group: Group, dataset: RecordDataset) -> dict[int, RecordLoss]:
         """The loss of every record, by its index in the data set, on every rank."""
-        indices, num_own = shard(len(self.dataset), group)
+        indices, num_own = shard(len(dataset), group)
 
         def forward(batch: ModelInputs) -> Any:
             with trainer.compute_loss_context_manager():
                 return trainer.model(**trainer._prepare_inputs(batch))
 
         size = self.settings.batch_size
-        own = record_losses(forward, self.dataset, indices, self.collator, size, num_own)
+        own = record_losses(forward, dataset, indices, self.collator, size, num_own)
         return {index: loss for part in group.gather(own) for index, loss in part.items()}
 
     def _answers(self, trainer: Any, group: Group) -> list[dict[str, Any]]:
@@ -139,7 +139,7 @@ class Evaluator:
 
 
 @contextmanager
-def _inference(trainer: Any) -> Iterator[None]:
+def inference(trainer: Any) -> Iterator[None]:
     """Evaluation mode without gradients, left padding and a cache; all is as before afterwards, random state too."""
     model, config = trainer.model, trainer.model.config
     before = (model.training, config.use_cache, torch.random.get_rng_state())

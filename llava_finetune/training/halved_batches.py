@@ -9,7 +9,7 @@ their summed gradient is the whole batch's, and the loss curve is the one that a
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,18 +58,26 @@ class HalvedBatches:
             todo = self.step_indices
 
     def compute_loss(self: Any, *arguments: Any, **keywords: Any) -> Any:
-        """The loss of a part counts by its share of the batch's supervised tokens."""
-        return super().compute_loss(*arguments, **keywords) * self.loss_weight  # type: ignore[misc]
+        """The loss of a part counts by its share of the batch."""
+        return self.micro_loss(*arguments, **keywords) * self.loss_weight
+
+    def micro_loss(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        """The loss of a micro-batch by itself."""
+        return super().compute_loss(*arguments, **keywords)  # type: ignore[misc]
+
+    def shares(self, batches: Sequence[Mapping[str, Any]]) -> list[float]:
+        """How much each part of a batch counts: by its supervised tokens, of which the loss is a mean."""
+        return [float((batch["labels"][:, 1:] != IGNORE_INDEX).sum()) for batch in batches]
 
     def _in_parts(self: Any, model: Any, indices: Sequence[int], num_items_in_batch: Any) -> torch.Tensor:
         dataset = self.train_dataset
         batches = [self.data_collator([dataset[i] for i in part]) for part in halves(indices, self.num_parts)]
-        taught = [int((batch["labels"][:, 1:] != IGNORE_INDEX).sum()) for batch in batches]
+        shares = self.shares(batches)
         losses = []
         try:
-            for batch, count in zip(batches, taught, strict=True):
+            for batch, count in zip(batches, shares, strict=True):
                 batch.pop("record_indices")
-                self.loss_weight = count / sum(taught)
+                self.loss_weight = count / sum(shares)
                 losses.append(super().training_step(model, batch, num_items_in_batch))  # type: ignore[misc]
         finally:
             self.loss_weight = 1.0

@@ -13,13 +13,16 @@ from typing import Any
 from data_prep.files import sha256_of
 from llava_finetune.config.arguments import for_the_loop
 from llava_finetune.data.collator import TeachingCollator
+from llava_finetune.data.pairs import PairCollator
 from llava_finetune.launching import launch_command
 from llava_finetune.model.trained_parts import trainable_table
 from llava_finetune.saved.manifest import run_manifest, write_json
 from llava_finetune.training.beginning import Run
 from llava_finetune.training.data_setup import RunData
+from llava_finetune.training.dpo import PairSettings
 from llava_finetune.training.loop_plan import LoopPlan
 from llava_finetune.training.model_setup import Built
+from llava_finetune.training.pair_trainer import PairTrainer
 from llava_finetune.training.trackers import make_trackers
 from llava_finetune.training.trainer import RunTrainer
 from llava_finetune.training.watch import StopSignal
@@ -43,14 +46,21 @@ def make_loop(run: Run, built: Built, data: RunData, signals: StopSignal) -> Run
         profile=arguments.training.profile,
         sharing=arguments.training.sharing,
     )
-    return RunTrainer(
-        plan,
-        model=built.model,
-        processing_class=built.tokenizer,
-        args=for_the_loop(arguments.training),
-        train_dataset=data.dataset,
-        data_collator=TeachingCollator(data.collator, built.tokenizer.model_max_length),
+    training, max_length = arguments.training, built.tokenizer.model_max_length
+    kind: Any = TeachingCollator if not training.dpo else PairCollator
+    parts = {
+        "model": built.model,
+        "processing_class": built.tokenizer,
+        "args": for_the_loop(training),
+        "train_dataset": data.dataset,
+        "data_collator": kind(data.collator, max_length),
+    }
+    if not training.dpo:
+        return RunTrainer(plan, **parts)
+    pairs = PairSettings(
+        training.dpo_beta, training.dpo_label_smoothing, training.dpo_length_normalised, training.sft_weight
     )
+    return PairTrainer(plan, pairs, **parts)
 
 
 def write_run(run: Run, built: Built, data: RunData) -> dict[str, Any]:

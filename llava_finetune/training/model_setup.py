@@ -67,7 +67,7 @@ def build(run: Run) -> Built:
     # Under ZeRO-3 layers that run twice would gather their weights twice, and the other ranks would not.
     together = (training.world_size > 1 or training.deepspeed) and run.arguments.zero_stage < 3
     parts = ForwardParts(training.process_index) if unpadded and together else None
-    _base_of(model).go_forward_by(ForwardSettings(training.loss_chunk, parts, cache))
+    _base_of(model).go_forward_by(ForwardSettings(training.loss_chunk, parts, cache, training.dpo))
     return Built(model, tokenizer, writer.template, writer, unpadded, cache)
 
 

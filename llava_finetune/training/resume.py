@@ -37,7 +37,7 @@ TRAINING = (
     "lora_enable", "lora_r", "lora_alpha", "lora_dropout", "lora_bias",
     "lora_targets", "use_dora", "use_rslora", "tune_vision_tower", "vision_tower_lr", "mm_projector_lr",
     "freeze_mm_mlp_adapter", "group_by_modality_length", "train_sampling_strategy", "model_max_length",
-    "quant_type", "double_quant",
+    "quant_type", "double_quant", "dpo", "dpo_beta", "dpo_label_smoothing", "dpo_length_normalised", "sft_weight",
 )  # fmt: skip
 
 
@@ -167,7 +167,7 @@ def rewind(output: Path, step: int) -> int:
         temporary.write_text("".join(kept), encoding="utf-8")
         temporary.replace(log)
     for file in [*output.glob("predictions-*.jsonl"), *output.glob("scores-*.json")]:
-        found = re.fullmatch(r"(?:predictions|scores)-(?:eval|probe)-(\d+)\.jsonl?", file.name)
+        found = re.fullmatch(r"(?:predictions|scores)-(?:eval|probe|hallucination)-(\d+)\.jsonl?", file.name)
         if found and int(found.group(1)) > step:
             file.unlink()
     return dropped

@@ -50,7 +50,7 @@ class RunLog(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **keywords: Any) -> None:
         logs = dict(logs or {})
         if "loss" not in logs:
-            if any(key.startswith(("eval_", "probe_")) for key in logs):
+            if any(key.startswith(("eval_", "probe_", "hallucination_")) for key in logs):
                 self.write({"step": state.global_step, **logs})
             return
         now = time.monotonic()
@@ -66,6 +66,7 @@ class RunLog(TrainerCallback):
             "loss": logs["loss"],
             "grad_norm": logs.get("grad_norm"),
             "learning_rate": logs.get("learning_rate"),
+            **self.trainer.take_numbers(),
             "samples_per_second": self.world_size * (self.trainer.num_samples - samples) / span,
             "tokens_per_second": self.world_size * (self.trainer.num_tokens - tokens) / span,
             "memory_gb": memory_gb(),
@@ -74,10 +75,12 @@ class RunLog(TrainerCallback):
         self._check(row, args, state)
         self.write(row)
         if state.is_world_process_zero:
+            pairs = f"margin {row['margin']:.3f} right {row['margin_accuracy']:.0%}  " if "margin" in row else ""
             print(
-                f"step {row['step']}/{state.max_steps}  loss {row['loss']:.4f}  grad {row['grad_norm'] or 0:.3f}  "
-                f"lr {row['learning_rate']:.2e}  {row['samples_per_second']:.1f} samples/s  "
-                f"{row['tokens_per_second']:.0f} tokens/s  {row['memory_gb']:.2f} GB  {clock(left)} left",
+                f"step {row['step']}/{state.max_steps}  loss {row['loss']:.4f}  {pairs}"
+                f"grad {row['grad_norm'] or 0:.3f}  lr {row['learning_rate']:.2e}  "
+                f"{row['samples_per_second']:.1f} samples/s  {row['tokens_per_second']:.0f} tokens/s  "
+                f"{row['memory_gb']:.2f} GB  {clock(left)} left",
                 flush=True,
             )
 

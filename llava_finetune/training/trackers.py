@@ -226,7 +226,7 @@ def _numbers(row: Row) -> dict[str, float]:
         if name == "step" or isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
         group, _, rest = name.partition("_")
-        numbers[f"{group}/{rest}" if group in ("eval", "probe") and rest else f"train/{name}"] = value
+        numbers[f"{group}/{rest}" if group in ("eval", "probe", "hallucination") and rest else f"train/{name}"] = value
     return numbers
 
 

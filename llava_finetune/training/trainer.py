@@ -133,6 +133,10 @@ class RunTrainer(HalvedBatches, PartLearningRates, WholeCheckpoints):
         self.watch.note("loss", self.state.global_step + 1, ids, value)
         return loss
 
+    def take_numbers(self) -> dict[str, float]:
+        """Further numbers of the steps since the last log; every rank calls."""
+        return {}
+
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
         self.watch.note("gradient norm", self.state.global_step + 1, self.step_ids, norm)

@@ -66,10 +66,37 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     broken = [record("a", "0.jpg", "What?"), record("b", "1.jpg"), record("c", "gone.jpg")]
     (tmp_path / "broken.json").write_text(json.dumps(broken))
     (tmp_path / "phrasings.txt").write_text("What is this?\nWhich piece do you see?\n")
+    write_preferences(tmp_path)
     _write_parquet(tmp_path)
     _write_coco(tmp_path)
     write_others(tmp_path)
     return tmp_path
+
+
+def write_preferences(folder: Path) -> None:
+    """A file of every layout of two answers, about 0.jpg, 1.jpg and 2.jpg."""
+    said = [("0.jpg", "yes"), ("1.jpg", "No."), ("2.jpg", "Yes, a dog.")]
+    rows: list[dict[str, object]] = [
+        {"id": f"p{n}", "turn": 0, "image": image, "question": "Is there a dog?", "answer": answer, "reference": "no",
+         "answers": None, "truncated": False} for n, (image, answer) in enumerate(said)
+    ]  # fmt: skip
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    two = {"chosen": "a cat", "rejected": "a dog on a sofa"}
+    rows = [{"image": f"{n}.jpg", "question": "What is it?", **two, "origin_dataset": "x"} for n in range(3)]
+    (folder / "rlaif.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    parts = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
+    sides = {key: [{"role": "assistant", "content": [{"type": "text", "text": text}]}] for key, text in two.items()}
+    asked = [{"role": "user", "content": parts}]
+    whole = {key: [*asked, *answer] for key, answer in sides.items()}
+    rows = [{"images": ["0.jpg"], "prompt": asked, **sides}, {"images": ["1.jpg"], **whole},
+            {"images": ["2.jpg"], "prompt": "What is it?", **two}]  # fmt: skip
+    (folder / "trl.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked_of = {"question": "Is there a dog?", "answer": "yes", "chosen": "No.", "reject": "Yes."}
+    (folder / "pope_data.json").write_text(
+        json.dumps([{"image_id": n, **asked_of, "correct": False} for n in range(2)])
+    )
+    described = {"chosen": ["A cat.", "One cat."], "rejected": ["A dog.", "Two dogs."]}
+    (folder / "desc_data.json").write_text(json.dumps({"0": described, "1": described}))
 
 
 def _write_coco(folder: Path) -> None:

@@ -341,3 +341,26 @@ def test_what_is_mended_comes_out_right_and_the_rest_is_listed(
     meta = json.loads((tmp_path / "m.meta.json").read_text())
     assert [entry["record"] for entry in meta["dropped"]] == ["role"]
     assert meta["counts"]["mended"]["unknown role"] == 1
+
+
+def preferred(rejected: object, *, chosen: object = "yes", answered: bool = False, **more: object) -> dict[str, object]:
+    asked = [("human", "<image>\nIs it?"), ("gpt", "yes")][: 1 + answered]
+    return {**turns(*asked), "image": "a.jpg", "chosen": chosen, "rejected": rejected, **more}
+
+
+@pytest.mark.parametrize(
+    ("bad", "kinds"),
+    [
+        (preferred("no"), []),
+        (preferred("no", answered=True), []),
+        (preferred({"from": "gpt", "value": "no"}), []),
+        (preferred(" yes"), ["chosen is rejected"]),
+        (preferred(None), ["pair not whole"]),
+        (preferred(""), ["pair not whole"]),
+        (preferred("no", chosen="maybe", answered=True), ["pair not whole"]),
+        (preferred("no</s>"), ["end token in text"]),
+        ({**turns(("human", "Is it?")), "chosen": "yes", "rejected": "no"}, ["pair without a picture"]),
+    ],
+)
+def test_bad_pairs_are_findings(bad: dict[str, object], kinds: list[str]) -> None:
+    assert [fault.kind for fault in faults(bad)] == kinds

@@ -180,3 +180,19 @@ def test_an_adapter_without_a_known_base_says_what_to_give(tiny: Path, tmp_path:
     gone = adapter_folder(tiny, tmp_path / "moved", base="/gone/base", base_sha256=None)
     with pytest.raises(UserError, match="/gone/base is gone"):
         load(gone)
+
+
+def test_the_base_is_asked_too_and_the_change_is_told(
+    adapter: Path, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model", str(adapter), "--data", str(questions / "records.json"), "--image_folder", str(questions)]
+    words += ["--output", str(tmp_path), "--max_new_tokens", "2", "--dtype", "fp32", "--limit", "4"]
+    assert main([*words, "--name", "hallucination", "--before"]) == 0
+    text = capsys.readouterr().out
+    assert "exact match against before:" in text and "false yes against before:" in text
+    for name in ("hallucination", "hallucination-baseline"):
+        assert json.loads((tmp_path / f"scores-{name}.json").read_text())["false_yes_interval"]
+    named = json.loads((tmp_path / "scores-hallucination-baseline.json").read_text())["model"]
+    assert named != str(adapter) and kind_of(named) == "model"
+    with pytest.raises(UsageError, match="is no adapter, so nothing names its base"):
+        main([*words[:1], named, *words[2:], "--before"])

@@ -34,6 +34,7 @@ RUNS = [
     Run("finetune_lora.sh", "llava-1.5"),
     Run("finetune_qlora.sh", "llava-1.5"),
     Run("finetune_full.sh", "llava-1.5", result="model.safetensors"),
+    Run("finetune_dpo.sh", "llava-1.5"),
     Run("recipes/llava15_7b_qlora_instruct_mix.sh", "llava-1.5"),
     Run("recipes/small_llava_qlora_instruct_mix.sh", "llava-1.5"),
     Run("recipes/llama2_7b_lora_okvqa.sh", "language-model", TOWER),
@@ -63,6 +64,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 {"from": "human", "value": "<image>\nWhat color is it?"},
                 {"from": "gpt", "value": colors[index % 4]},
             ],
+            "rejected": colors[(index + 1) % 4],  # read by DPO alone
         }
         for index in range(16)
     ]

@@ -16,7 +16,7 @@ from llava_finetune.launching.ssh_environment import forwarded
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden"
-LAUNCHERS = ["pretrain", "finetune_full", "finetune_lora", "finetune_qlora"]
+LAUNCHERS = ["pretrain", "finetune_full", "finetune_lora", "finetune_qlora", "finetune_dpo"]
 RECIPES = sorted(path.stem for path in (ROOT / "scripts" / "recipes").glob("*.sh"))
 SCRIPTS = [f"scripts/{name}.sh" for name in LAUNCHERS] + [f"scripts/recipes/{name}.sh" for name in RECIPES]
 RUN = {"MODEL": "liuhaotian/llava-v1.5-7b", "DATA": "train.json", "IMAGES": "images", "OUTPUT": "runs/a"}

@@ -64,7 +64,7 @@ def written_report_of(folder):
 
 def test_a_whole_run_has_every_part(make_run):
     page, data = written_report_of(make_run())
-    expected = ["scores", "curves", "answers", "confusions", "worst", "probe", "data", "manifest"]
+    expected = ["scores", "curves", "answers", "confusions", "worst", "hallucination", "probe", "data", "manifest"]
     assert page.sections == expected
     for name in ("baseline", "text_prior", "blind", "final"):
         assert {"exact_match", "interval", "count", "num_images", "by_type"} <= set(data[name])

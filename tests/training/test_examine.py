@@ -210,3 +210,50 @@ def test_overfitting_needs_a_held_out_loss_that_rises_while_the_training_loss_fa
     assert overfitting(rows([3, 2, 1, 0.5], [5, 3, 2])) is None
     assert overfitting(rows([3, 1, 2, 3], [2, 3, 4])) is None
     assert overfitting(rows([1, 2], [3])) is None
+
+
+def test_a_hallucination_gauge_is_asked_while_training_and_told_in_the_report(
+    flags: Flags, data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    asked = [
+        record(
+            f"{n}-{said}", "<image>\nIs it red? Answer with yes or no.", said, image=f"{n}.png", question_type="random"
+        )
+        for n in range(2)
+        for said in ("yes", "no")
+    ]
+    (tmp_path / "probes.json").write_text(json.dumps(asked))
+    gauge = f"--hallucination_data_path {tmp_path / 'probes.json'} --metric_for_best_model hallucination_false_yes"
+    words = flags("lora", output, f"--eval_data_path {data / 'eval.json'} {gauge} {EVERY_TWO} --max_steps 2")
+    code, text = train(words, tmp_path / "out")
+    assert code == 0, text
+    assert evaluated(output, "hallucination_false_yes") == [0, 2]
+    assert "hallucination at step 2: loss" in text and "  says yes " in text and "  false yes " in text
+    run = read_run(output)
+    assert [one.label for one in run.gauges] == ["Step 0", "Step 2"]
+    assert run.gauges[-1].scores["by_question_type"]["random"]["false_yes_interval"]
+    page = (output / "report.html").read_text()
+    assert "What is not there" in page and "Asked about what is not there, it says yes" in page
+    # A resumed run asks again what came after its checkpoint.
+    (output / "scores-hallucination-9.json").write_text("{}")
+    from llava_finetune.training.resume import rewind
+
+    rewind(output, 2)
+    assert not (output / "scores-hallucination-9.json").exists() and (output / "scores-hallucination-2.json").exists()
+
+
+def test_what_the_base_knew_is_the_gauge_of_forgetting_and_its_own_words_too(
+    flags: Flags, data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    more = f"--eval_data_path {data / 'eval.json'} --probe_data_path {data / 'probe.json'} {EVERY_TWO} --max_steps 2"
+    code, text = train(flags("lora", output, more), tmp_path / "out")
+    assert code == 0, text
+    assert "probe: the base answers 0 of 2 general questions; perplexity of the base's own answers " in text
+    assert "the base answers none of the 2 general questions, so they cannot show what is forgotten" in text
+    rows = [row for row in rows_of(output) if "probe_own_perplexity" in row]
+    assert [row["step"] for row in rows] == [0, 2] and rows[0]["probe_known"] == 0
+    # What was said greedily is likelier to who said it than to who was trained since.
+    assert 1 <= rows[0]["probe_own_perplexity"] != rows[1]["probe_own_perplexity"]
+    assert "Perplexity" in (output / "report.html").read_text()

@@ -1,0 +1,95 @@
+"""Two answers to one question, from every layout: what becomes of them, and what gives none and is counted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep.__main__ import main
+from data_prep.check.texts import faults
+from data_prep.records.preference import pair_of
+from data_prep.records.record import read_records
+from tests.data_prep.conftest import draw, write_preferences
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for number in range(3):
+        draw(tmp_path / f"photos/{number}.jpg", number)
+    write_preferences(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def made(
+    capsys: pytest.CaptureFixture[str], source: str, *words: str, code: int = 0
+) -> tuple[list[dict[str, Any]], str]:
+    assert main(["preferences", source, "--images", "photos", "--output", "out.json", *words]) == code
+    found = capsys.readouterr()
+    return list(read_records("out.json")), found.out + found.err
+
+
+@pytest.mark.parametrize(
+    ("source", "count", "question", "chosen", "rejected"),
+    [
+        ("rlaif.jsonl", 3, "What is it?", "a cat", "a dog on a sofa"),
+        ("trl.jsonl", 3, "What is it?", "a cat", "a dog on a sofa"),
+        ("pope_data.json", 2, "Is there a dog?", "No.", "Yes."),
+        ("desc_data.json", 4, "Describe this image in detail.", "A cat.", "A dog."),
+    ],
+)
+def test_every_layout_becomes_sound_pairs(
+    source: str, count: int, question: str, chosen: str, rejected: str, folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    records, text = made(capsys, source)
+    assert len(records) == count and "0 dropped" in text
+    pair = pair_of(records[0])
+    assert pair.turns == [{"from": "human", "value": f"<image>\n{question}"}]
+    assert (pair.chosen, pair.rejected, records[0]["image"]) == (chosen, rejected, "0.jpg")
+    assert [fault for record in records for fault in faults(record)] == []
+    assert len({record["id"] for record in records}) == count
+    # Read again, they stay as they are.
+    Path("again.json").write_text(json.dumps(records))
+    again, _ = made(capsys, "again.json")
+    assert [pair_of(one) for one in again] == [pair_of(one) for one in records]
+
+
+def test_a_runs_wrong_answers_become_pairs_and_the_rest_is_counted(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) for line in Path("predictions.jsonl").read_text().splitlines()]
+    more = [
+        {**rows[0], "id": "cut", "truncated": True, "answer": "yes and"},
+        {**rows[0], "id": "among", "reference": "dog", "answers": ["dog", "puppy"], "answer": "Puppy."},
+        {**rows[0], "id": "open", "reference": "dog", "answer": "cat"},
+        {**rows[0], "id": "nothing", "answer": " "},
+    ]
+    Path("all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, *more]))
+    test = {"id": "t", "image": "./2.jpg", "conversations": []}
+    Path("test.json").write_text(json.dumps([test]))
+    records, text = made(capsys, "all.jsonl", "--test", "test.json", "--allow-drops", "0.5")
+    assert [(one["rejected"], one["chosen"]) for one in records] == [("yes", "no"), ("cat", "dog")]
+    for reason in ("right already 2", "answer cut off 1", "picture of the test records 1", "empty answer 1"):
+        assert reason in text, text
+    records, _ = made(capsys, "all.jsonl", "--false-yes", "--allow-drops", "0.5")
+    assert [one["rejected"] for one in records] == ["yes", "Yes, a dog."]
+    _, text = made(capsys, "predictions.jsonl")
+    assert "without --test nothing says whether these pictures are held out" in text
+
+
+def test_what_is_no_pair_is_dropped_by_its_reason_and_fails(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = {"image": "0.jpg", "question": "What?", "chosen": "a cat", "rejected": "a dog"}
+    bad = [
+        {**good, "rejected": " a  cat"}, {**good, "rejected": None}, {**good, "image": "gone.jpg"},
+        {**good, "chosen": ""}, {**good, "question": "<image> <image> What?"}, {**good, "chosen": {"score": 3}},
+    ]  # fmt: skip
+    Path("bad.json").write_text(json.dumps([good, *bad]))
+    records, text = made(capsys, "bad.json", code=1)
+    assert len(records) == 1
+    for reason in ("chosen is rejected 1", "no two answers 1", "image missing 1", "empty answer 1",
+                   "turns not mendable 1", "not a text 1", "6 of 7 rows were dropped"):  # fmt: skip
+        assert reason in text, text
