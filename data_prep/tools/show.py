@@ -13,8 +13,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.boxes.box import Box
-from data_prep.boxes.overlay import boxes_in_pixels, overlay
 from data_prep.converters.options import converter_parser
 from data_prep.errors import DataError, UsageError
 from data_prep.numbers import seed, whole
@@ -22,8 +20,9 @@ from data_prep.picture_folder import add_images_option
 from data_prep.records.marks import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from data_prep.records.pixels import add_pixel_option, allow_pixels
 from data_prep.records.record import Record, Records, images_of, open_image, read_records, resolve_image
+from data_prep.view.augmented import boxes_of, figure, require_kinds, varied_figures
 from data_prep.view.model_view import ModelView, open_model
-from data_prep.view.page import escape, picture_tag, write_page
+from data_prep.view.page import escape, write_page
 
 EXAMPLES = """  python -m data_prep show records.json --images images --model MODEL --html show.html
   python -m data_prep show records.json --images images --model MODEL --records okvqa-516065 --html show.html"""
@@ -63,12 +62,13 @@ def choose(records: Records, wanted: Sequence[str], count: int, seed: int | None
     return [found[name] for name in wanted]
 
 
-def record_card(record: Record, index: int, folder: Path | None, view: ModelView) -> str:
-    """Return the HTML of one record: pictures, numbers, tokens, prompt."""
+def record_card(record: Record, index: int, folder: Path | None, view: ModelView, augment: str | None = None) -> str:
+    """Return the HTML of one record: pictures, numbers, tokens, prompt; with `augment` how its picture would vary."""
     title = f"<h2>{escape(record.get('id', f'record {index + 1}'))}</h2>"
     try:
         pictures, counts = _pictures(record, folder, view)
         encoded = view.encode(record)
+        varied = varied_figures(record, index, folder, augment) if augment and folder else ""
     except (DataError, ValueError) as error:
         return f'<div class="card">{title}<p class="error">Training would refuse it: {escape(error)}</p></div>'
     total = max(encoded.places) + 1 + sum(count - 1 for count in counts)
@@ -79,7 +79,7 @@ def record_card(record: Record, index: int, folder: Path | None, view: ModelView
     prompts = "".join(f"<pre>{_prompt(pieces)}</pre>" for pieces in view.prompts(record))
     details = f"<details><summary>Exact text of the prompt</summary>{prompts}</details>"
     tokens = f'<p class="tokens">{_tokens(encoded, counts, view)}</p>'
-    return f'<div class="card">{title}{numbers}{pictures}{tokens}{details}</div>'
+    return f'<div class="card">{title}{numbers}{pictures}{varied}{tokens}{details}</div>'
 
 
 def _prompt(pieces: Iterable[tuple[str, bool]]) -> str:
@@ -98,27 +98,12 @@ def _pictures(record: Record, folder: Path | None, view: ModelView) -> tuple[str
         size = f"{image.width} x {image.height}"
         cut = f"; {share:.0%} of the picture is cut off" if (share := view.cut_share(image.size)) >= 0.01 else ""
         facts = f"{name}: {size}, seen as {seen} of {views[0].width} x {views[0].height}, {counts[-1]} tokens{cut}"
-        boxes = _boxes(record, image.size)
-        figures.append(_figure(image, f"as it is: {facts}", 224, boxes))
+        boxes = boxes_of(record, image.size)
+        figures.append(figure(image, f"as it is: {facts}", 224, boxes))
         seen_boxes = view.boxes_seen(image.size, boxes) if boxes else [[] for _ in views]
         for number, (one, inside) in enumerate(zip(views, seen_boxes, strict=True), 1):
-            figures.append(_figure(one, f"view {number} of the model", 224, inside))
+            figures.append(figure(one, f"view {number} of the model", 224, inside))
     return f'<div class="pictures">{"".join(figures)}</div>' if figures else "", counts
-
-
-def _boxes(record: Record, size: tuple[int, int]) -> list[Box]:
-    """Return the boxes of a record's texts in pixels of its picture; none where it has several pictures."""
-    if len(images_of(record)) != 1:
-        return []
-    texts = [turn["value"] for turn in record["conversations"] if isinstance(turn.get("value"), str)]
-    return [box for boxes in boxes_in_pixels(texts, size, record) for box in boxes]
-
-
-def _figure(image: Any, caption: str, side: int, boxes: Sequence[Box] = ()) -> str:
-    drawn = overlay(image.size, [(box, "reference") for box in boxes])
-    picture = picture_tag(image, caption, side)
-    shown = f'<span class="boxed">{picture}{drawn}</span>' if drawn else picture
-    return f"<figure>{shown}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _tokens(encoded: Any, counts: Sequence[int], view: ModelView) -> str:
@@ -171,11 +156,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--records", nargs="+", default=[], metavar="ID", help="show these, by id or number from 1")
     parser.add_argument("--conversation", help="conversation template, in place of the model's own (plain: stage 1)")
     parser.add_argument("--max-length", type=whole(1), help="context length, in place of the model's own")
+    text = "also how training with --augment would vary the pictures: True (the default), or crop,flip,light,colour"
+    parser.add_argument("--augment", nargs="?", const="True", metavar="KINDS", help=text)
     add_pixel_option(parser)
     args = parser.parse_args(argv)
     allow_pixels(args.max_pixels)
     if args.count < 1:
         raise UsageError(f"--count {args.count}: at least 1")
+    if args.augment:
+        require_kinds(args.augment)
     records = read_records(args.records_file)
     numbers = choose(records, args.records, args.count, args.seed)
     view = open_model(args.model, args.conversation, args.max_length)
@@ -195,5 +184,5 @@ def page_body(args: argparse.Namespace, records: Records, numbers: Sequence[int]
         '<p class="legend"><span class="yes">taught</span><span class="end">taught: end of the answer</span>'
         '<span class="no">not taught</span><span class="image">&lt;image&gt; × tokens</span></p>'
     )
-    cards = "\n".join(record_card(records[index], index, args.image_folder, view) for index in numbers)
+    cards = "\n".join(record_card(records[index], index, args.image_folder, view, args.augment) for index in numbers)
     return f'{head}<p class="soft">{facts}; {shown}</p>{legend}{cards}'

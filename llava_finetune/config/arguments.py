@@ -95,6 +95,10 @@ class DataArguments:
             'so with "independent_turns": true)'
         },
     )
+    augment: str | None = field(
+        default=None,
+        metadata={"help": "vary pictures as far as answers stay true: True, or some of crop,flip,light,colour"},
+    )
     max_pixels: int | None = field(
         default=None, metadata={"help": "largest picture that is opened, in pixels; default: 89478485"}
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llava_finetune.config.augmenting import asked_kinds
 from llava_finetune.errors import UsageError
 
 TURNS = {"auto": None, "true": True, "false": False}
@@ -33,6 +34,15 @@ def refuse_idle(data: Any, training: Any) -> None:
         raise UsageError(f"--independent_turns {data.independent_turns}: expected auto, True or False")
     if training.result not in ("auto", "best", "last"):
         raise UsageError(f"--result {training.result}: expected auto, best or last")
+    if asked_kinds(data.augment) and training.cache_features:
+        raise UsageError(
+            f"--augment {data.augment} contradicts --cache_features {training.cache_features}: kept features are of "
+            "pictures as they are, and varied ones are encoded anew; leave one of the two out"
+        )
+    if asked_kinds(data.augment) and training.share_pictures:
+        raise UsageError(
+            f"--augment {data.augment} contradicts --share_pictures True: each record has its own form of a picture"
+        )
     if data.replay:
         share = data.replay.rpartition(":")[2]
         if not share.replace(".", "", 1).isdigit() or not 0 < float(share) < 1:

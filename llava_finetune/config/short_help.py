@@ -20,6 +20,7 @@ how long and how fast
   --learning_rate 2e-4         LoRA; a tenth of it for full fine-tuning
   --warmup_steps 0.03          share of the steps in which the rate rises, or a number of steps
   --per_device_train_batch_size, --gradient_accumulation_steps      GLOBAL_BATCH sets both
+  --augment True               vary pictures from epoch to epoch, as far as every answer stays true
 how good
   --eval_data_path val.json --eval_strategy epoch      questions that are not trained on, asked while training
   --metric_for_best_model eval_exact_match             the result is the best checkpoint, not the last

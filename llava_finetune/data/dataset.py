@@ -95,19 +95,26 @@ class Encoder:
 
     def pictures(self, record: Mapping[str, Any]) -> list[Picture]:
         """Every picture of a record, prepared for the tower or with its features from the cache."""
+        return [self._picture(path) for path in self.paths(record)]
+
+    def paths(self, record: Mapping[str, Any]) -> list[Path]:
+        """Where the pictures of a record lie."""
         names, folder = images_of(record), self.image_folder
         if not names:
             return []
         if folder is None:
             raise UserError(f"record {record.get('id')!r} has a picture, and no --image_folder is given")
-        return [self._picture(resolve_image(folder, name)) for name in names]
+        return [resolve_image(folder, name) for name in names]
 
     def _picture(self, path: Path) -> Picture:
         key = self.cache.key(path) if self.cache else None
         known = self.cache.find(key) if self.cache else None
         if known is not None:
             return Picture(str(path), known.size, features=known.features, key=key)
-        image = open_image(path)
+        return self.prepared(path, open_image(path), key)
+
+    def prepared(self, path: Path, image: Image.Image, key: str | None = None) -> Picture:
+        """A picture that is open, as the tower takes it."""
         return Picture(str(path), image.size, process_image(image, self.image_processor, self.config), key=key)
 
     def encode(self, record: Mapping[str, Any]) -> Encoded:
@@ -119,9 +126,12 @@ class Encoder:
         except UserError as error:
             raise UserError(f"record {record.get('id')!r}: {error}") from None
 
-    def example(self, record: Mapping[str, Any], index: int) -> Example:
-        """The record as an example. Raises UserError that names it; DataError for a picture that cannot be read."""
-        pictures = self.pictures(record)
+    def example(self, record: Mapping[str, Any], index: int, pictures: Sequence[Picture] | None = None) -> Example:
+        """The record as an example, with its own pictures or those given.
+
+        Raises UserError that names it; DataError for a picture that cannot be read.
+        """
+        pictures = self.pictures(record) if pictures is None else pictures
         encoded = self.encode(record)
         config, tower = self.config, self.tower
         image_tokens = [num_image_tokens(config, tower, one.size) if tower is not None else 1 for one in pictures]

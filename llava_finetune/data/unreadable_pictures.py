@@ -66,6 +66,12 @@ class WithSubstitutes(Dataset[Any]):  # type: ignore[misc]  # torch is not follo
                 self.losses.note(error)
         raise lost
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Tell the run's own records which epoch begins, where they change from one to the next."""
+        own = getattr(self.dataset, "main", self.dataset)
+        if hasattr(own, "begin_epoch"):
+            own.begin_epoch(epoch)
+
     @property
     def records(self) -> Any:
         """The run's own records; general ones beside them (replay) are left out."""

@@ -14,12 +14,15 @@ from typing import Any
 
 import torch
 
+from llava_finetune.config.augmenting import KINDS, asked_kinds
 from llava_finetune.config.contradictions import TURNS
+from llava_finetune.data.augmentation import Augmentation
 from llava_finetune.data.collator import Collator
 from llava_finetune.data.dataset import Encoder, RecordDataset
 from llava_finetune.data.pairs import pair_encoder
 from llava_finetune.data.replay import mixed
 from llava_finetune.data.unreadable_pictures import WithSubstitutes
+from llava_finetune.data.varied_records import VariedRecords
 from llava_finetune.errors import UserError
 from llava_finetune.model.families.encoder import FamilyCollator, FamilyEncoder
 from llava_finetune.planning.picture_batches import most_pictures
@@ -27,6 +30,9 @@ from llava_finetune.training.beginning import Run
 from llava_finetune.training.evaluator import EvaluationSettings, Evaluator, with_folder
 from llava_finetune.training.forgetting_gauge import ForgettingGauge
 from llava_finetune.training.model_setup import Built
+
+LOOKED_AT = 2000
+"""Records of which it is said how many --augment may change."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +48,7 @@ def load_data(run: Run, built: Built, records: Any) -> RunData:
     """The run's records as examples, general ones mixed in, and its held-out questions."""
     data, training = run.arguments.data, run.arguments.training
     encoder, collator = _readers(run, built)
-    taught = _of_pairs(encoder) if training.dpo else encoder
-    dataset: Any = RecordDataset(records, taught, training.group_by_real_length)
+    dataset: Any = _own_records(run, records, _of_pairs(encoder) if training.dpo else encoder)
     if data.replay:
         dataset = mixed(dataset, data.replay, with_folder(encoder, data.replay_image_folder), training.seed)
         run.say(f"replay: {len(dataset) - len(records)} general records beside {len(records)} ({data.replay})")
@@ -64,6 +69,26 @@ def _of_pairs(encoder: Encoder | FamilyEncoder) -> Encoder:
             "transformers' own classes; tune it without --dpo"
         )
     return pair_encoder(encoder)
+
+
+def _own_records(run: Run, records: Any, encoder: Any) -> RecordDataset:
+    """The run's records as examples, varied from epoch to epoch where that is asked for; says how many can be."""
+    by_length, asked = run.arguments.training.group_by_real_length, run.arguments.data.augment
+    kinds = asked_kinds(asked)
+    if not kinds:
+        return RecordDataset(records, encoder, by_length)
+    if run.arguments.training.dpo:
+        raise UserError(f"--augment {asked} with --dpo True: only what one answer says is looked at; leave one out")
+    if not isinstance(encoder, Encoder):
+        raise UserError(
+            f"--augment {asked}: only LLaVA's pictures are varied, not those of other families; leave it out"
+        )
+    augmentation = Augmentation(kinds, run.arguments.training.seed)
+    looked_at = min(len(records), LOOKED_AT)
+    reach = augmentation.reach(records[index] for index in range(looked_at))
+    told = ", ".join(f"{kind} {reach[kind]}" for kind in KINDS if kind in kinds)
+    run.say(f"augmentation, of {looked_at} records as their words allow: {told}")
+    return VariedRecords(records, encoder, by_length, augmentation)
 
 
 def _readers(run: Run, built: Built) -> tuple[Any, Any]:

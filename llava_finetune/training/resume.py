@@ -18,6 +18,7 @@ from data_prep.errors import DataError
 from data_prep.files import sha256_of
 from data_prep.records.json_text import parse_json
 from llava_finetune.config.arguments import Arguments
+from llava_finetune.config.augmenting import asked_kinds
 from llava_finetune.errors import UserError
 from llava_finetune.saved.checkpoints import SEAL, fault_of, read_seal, step_of
 from llava_finetune.saved.manifest import read_json, weights_sha256
@@ -53,6 +54,7 @@ def settings_of(arguments: Arguments) -> dict[str, Any]:
         "sharing": training.sharing,
         "independent_turns": data.independent_turns.lower(),
         "image_aspect_ratio": data.image_aspect_ratio,
+        "augment": ",".join(sorted(asked_kinds(data.augment))) or None,
         "data_sha256": sha256_of(Path(data.data_path)),
         "replay": data.replay and data.replay.rpartition(":")[2],
         "replay_sha256": sha256_of(Path(replay)) if replay else None,

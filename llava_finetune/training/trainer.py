@@ -90,6 +90,8 @@ class RunTrainer(HalvedBatches, PartLearningRates, WholeCheckpoints):
     def begin_epoch(self) -> None:
         """Take up a resumed position, and keep the random state that the epoch's order is drawn from."""
         self.restore_position()
+        if hasattr(self.train_dataset, "begin_epoch"):
+            self.train_dataset.begin_epoch(int((self.state.epoch or 0) + 1e-6))
         self.epoch_random = torch.random.get_rng_state()
         self.draw_as_new_workers()
 
