@@ -21,7 +21,7 @@ from data_prep.records.picture import resolve_image
 from llava_finetune.errors import UserError
 from llava_finetune.serve.guards import Guard
 from llava_finetune.serve.limits import Limits
-from llava_finetune.studio import data_calls, run_calls
+from llava_finetune.studio import data_calls, run_calls, use_calls
 from llava_finetune.studio.gate import Gate
 from llava_finetune.studio.shared import Studio
 from llava_finetune.studio.thumbnails import SHOWN_SIDE, smaller, thumbnail
@@ -41,7 +41,7 @@ def limits() -> Limits:
 
 Call = Callable[[Studio, dict[str, Any]], dict[str, Any]]
 
-CALLS: dict[str, Call] = {**data_calls.CALLS, **run_calls.CALLS}
+CALLS: dict[str, Call] = {**data_calls.CALLS, **run_calls.CALLS, **use_calls.CALLS}
 
 
 def build_app(studio: Studio) -> FastAPI:
@@ -92,6 +92,10 @@ def build_app(studio: Studio) -> FastAPI:
     def report(name: str) -> Response:
         path = studio.space.below(f"runs/{name}/report.html")
         return _file(path) if path.is_file() else _nothing(name)
+
+    @app.get("/learned")
+    def learned() -> Response:
+        return _file(studio.space.folder / "show.html")
 
     return app
 

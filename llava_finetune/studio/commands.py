@@ -67,13 +67,6 @@ def prepare(space: Workspace, test: float, *, mend: bool, seed: int = 0) -> list
     ]
 
 
-def heic(space: Workspace) -> tuple[list[Step], str]:
-    """The pictures as JPEG in a folder beside theirs, and that folder's name."""
-    images = _images(space)
-    target = f"{images.rstrip('/') if images != '.' else 'pictures'}-jpeg"
-    return [Step(("python", "-m", "data_prep", "heic", images, "--output-dir", target))], target
-
-
 def train(space: Workspace, asked: Training) -> list[Step]:
     """The launcher's command. Raises UserError for what is missing, a strange name, and flags that name files."""
     if not re.fullmatch(r"[\w][\w.-]{0,59}", asked.name):

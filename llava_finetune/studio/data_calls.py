@@ -168,12 +168,6 @@ def prepared(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     return {"job": jobs.start(studio.space, "prepare", "Check and split", steps).id}
 
 
-def converted(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
-    """Start the conversion of phone pictures; with `use` take the folder that it made."""
-    steps, target = commands.heic(studio.space)
-    return {"job": jobs.start(studio.space, "heic", "Convert to JPEG", steps, target=target).id, "target": target}
-
-
 def kept(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     """Keep the page's language."""
     language = asked.get("language")
@@ -192,6 +186,5 @@ CALLS: dict[str, Callable[[Studio, dict[str, Any]], dict[str, Any]]] = {
     "edit": edited,
     "findings": found,
     "prepare": prepared,
-    "heic": converted,
     "keep": kept,
 }

@@ -37,7 +37,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
-        policy = REPORT_POLICY if scope["path"].startswith("/report/") else PAGE_POLICY
+        policy = REPORT_POLICY if scope["path"].startswith(("/report/", "/learned")) else PAGE_POLICY
 
         async def with_policy(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":

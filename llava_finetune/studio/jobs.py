@@ -107,7 +107,7 @@ def start(space: Workspace, kind: str, title: str, steps: Sequence[Step], *, que
                 stdout=log,
                 stderr=log,
                 cwd=space.folder,
-                env={**os.environ, "PYTHONPATH": _with_root(os.environ.get("PYTHONPATH"))},
+                env=environment(),
                 start_new_session=True,
             )
         _CHILDREN.append(process)
@@ -118,8 +118,10 @@ _CHILDREN: list[subprocess.Popen[bytes]] = []
 """Those that this server started: they are waited for, so that none stays a zombie."""
 
 
-def _with_root(path: str | None) -> str:
-    return os.pathsep.join([str(ROOT), *([path] if path else [])])
+def environment() -> dict[str, str]:
+    """The variables of a command of ours: it finds this checkout from any folder."""
+    before = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *([before] if before else [])])}
 
 
 def _next_number(space: Workspace) -> int:

@@ -21,6 +21,8 @@ from llava_finetune.studio.jobs import BLANK, ENDED, Job, Step, jobs, look, read
 from llava_finetune.studio.workspace import Workspace
 
 LOOK_SECONDS = 0.5
+OWN_WORDS = {"python": (sys.executable,), "llava-finetune": (sys.executable, "-m", "llava_finetune")}
+"""Commands that are this very installation's, whatever PATH says."""
 
 
 class Runner:
@@ -60,7 +62,7 @@ class Runner:
     def _run(self, step: Step) -> int:
         print(f"$ {step.text}", flush=True)
         environment = {**os.environ, **step.env}
-        argv = [sys.executable if step.argv[0] == "python" else step.argv[0], *step.argv[1:]]
+        argv = [*OWN_WORDS.get(step.argv[0], (step.argv[0],)), *step.argv[1:]]
         with contextlib.ExitStack() as stack:
             out = stack.enter_context(Path(f"{step.stdout}.part").open("wb")) if step.stdout else None
             try:

@@ -32,7 +32,9 @@ except ImportError:  # Windows has none: there one page at a time writes
     fcntl = None  # type: ignore[assignment]
 
 SETTINGS = "studio.json"
-OWN = ("answers.csv", "records.json", "mended.json", "check.json", "jobs", "runs", "data", SETTINGS)
+OWN = (
+    "answers.csv", "records.json", "mended.json", "check.json", "show.html", "jobs", "runs", "models", "data", SETTINGS,
+)  # fmt: skip
 """Names in a workspace that the studio writes: no source of pictures or answers."""
 
 

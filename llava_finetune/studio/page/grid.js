@@ -11,6 +11,7 @@ const BLOCK = 100;
 const OVER = 6;
 const SAVE_AFTER = 500;
 const KEPT_BLOCKS = 60;
+const WINDOW = Math.random().toString(36).slice(2, 10).padEnd(8, "0");
 
 export class Grid {
   constructor(trouble) {
@@ -48,19 +49,26 @@ export class Grid {
     addEventListener("pagehide", () => this.flush({ keepalive: true }));
   }
 
-  get key() { return `studio:${find("#workspace").title}`; }
+  // Each window keeps its own texts; the next one that is opened takes over what closed ones left.
+  get key() { return `studio:${find("#workspace").title}:${WINDOW}`; }
 
   // What a browser closed too early had not sent.
   restore() {
     try {
-      for (const [key, edit] of JSON.parse(localStorage.getItem(this.key) ?? "[]")) this.edits.set(key, edit);
+      const prefix = this.key.slice(0, -WINDOW.length);
+      for (const name of Object.keys(localStorage).filter((one) => one.startsWith(prefix))) {
+        for (const [key, edit] of JSON.parse(localStorage.getItem(name))) this.edits.set(key, edit);
+        localStorage.removeItem(name);
+      }
+      this.remember();
     } catch { /* no storage here: typed text is saved after half a second all the same */ }
     if (this.edits.size) this.saveSoon();
   }
 
   remember() {
     try {
-      localStorage.setItem(this.key, JSON.stringify([...this.edits]));
+      if (this.edits.size) localStorage.setItem(this.key, JSON.stringify([...this.edits]));
+      else localStorage.removeItem(this.key);
     } catch { /* as above */ }
   }
 
@@ -73,8 +81,8 @@ export class Grid {
   }
 
   async reload(version) {
-    this.blocks.clear();
     this.asked = new Set();
+    this.isStale = true; // what is shown stays until the new rows are here: somebody may be typing into it
     await this.fetch(Math.floor(this.top() / BLOCK));
     if (version) this.version = version;
     this.draw(true);
@@ -111,6 +119,8 @@ export class Grid {
       if (asked !== this.asked) return;
       this.version = got.version;
       this.total = got.total;
+      if (this.isStale) this.blocks.clear();
+      this.isStale = false;
       this.blocks.set(block, got.rows);
       while (this.blocks.size > KEPT_BLOCKS) {
         const oldest = this.blocks.keys().next().value;
@@ -172,6 +182,7 @@ export class Grid {
   update(made, index, row) {
     const isNew = made.dataset.row !== row.id;
     made.dataset.row = row.id;
+    made.shown = row;
     made.dataset.index = index;
     if (isNew) {
       find(".pic", made).replaceChildren(
@@ -218,7 +229,7 @@ export class Grid {
   }
 
   typed(made, control) {
-    const row = this.at(Number(made.dataset.index));
+    const row = made.shown;
     const key = `${row.id} ${control.dataset.column}`;
     const was = this.edits.get(key)?.was ?? row[control.dataset.column];
     const now = control.value;

@@ -3,9 +3,11 @@ import { call } from "./api.js";
 import { el, fill, find, later } from "./dom.js";
 import { speak, t } from "./texts.js";
 import * as data from "./data.js";
+import * as learn from "./learn.js";
 import * as train from "./train.js";
+import * as use from "./use.js";
 
-const screens = { data, train };
+const screens = { data, learn, train, use };
 const POLL = 1500;
 let shown = null;
 export let state = {};
@@ -41,6 +43,7 @@ async function show() {
   place.className = `screen ${name}`;
   place.replaceChildren();
   delete place.dataset.key;
+  scrollTo(0, 0);
   await screens[name].open(place, state);
 }
 
@@ -52,8 +55,8 @@ async function poll() {
       delete find("#trouble").dataset.lost;
       await screens[shown]?.refresh?.(state);
     } catch (error) {
-      if (error.status === undefined) throw error;
-      trouble(error);
+      if (error.status === undefined) reportError(error);
+      else trouble(error);
       if (error.status === 0 || error.status === 503) find("#trouble").dataset.lost = "yes";
     }
     await later(document.hidden ? 4 * POLL : POLL);

@@ -15,7 +15,7 @@ export async function speak(name) {
   document.querySelectorAll("[data-t]").forEach((place) => { place.textContent = t(place.dataset.t); });
 }
 
-// t("grid.count", {count: 3}): a text with {count} filled in; with `.one` beside it, that one for 1.
+// t("pictures", {count: 3}): a text with {count} filled in; with `.one` beside it, that one for 1.
 export function t(key, values = {}) {
   const chosen = values.count === 1 ? `${key}.one` : key;
   const text = words[chosen] ?? words[key] ?? english[chosen] ?? english[key] ?? key;

@@ -27,6 +27,7 @@ export async function refresh() {
   const list = find("#runs");
   if (!list) return;
   const { runs } = await call("runs");
+  if (!list.isConnected) return; // another screen was opened meanwhile
   if (!runs.some((run) => run.name === chosen)) chosen = runs[0]?.name ?? null;
   fill(list, [runs, chosen], () => (runs.length ? runs.map(runCard) : [el("li", { class: "dim" }, t("runs.none"))]));
   if (!find("#name").value) find("#name").value = freeName(runs);
@@ -79,12 +80,36 @@ async function newRun(state) {
     el("h2", {}, t("run.new")),
     field(t("model"), model, t("model.what")), el("datalist", { id: "models" }, models.map((one) => el("option", { value: one.name }, t(`where.${one.where}`)))),
     el("div", { class: "label" }, t("recipe")), recipe,
+    fitPart(asked),
     field(t("run.name"), name),
     el("details", {}, el("summary", {}, t("more")), el("div", { class: "fields" }, more.map(([flag, input, key]) => field(`${t(`flag.${key}`)} (${flag})`, input, t(`flag.${key}.what`))))),
     problem, el("p", { class: "buttons" }, go), command);
   name.value = freeName((await call("runs")).runs);
   await preview();
   return made;
+}
+
+// Will it fit: plan's answer for a card, in words.
+function fitPart(asked) {
+  const card = el("input", { id: "card", type: "number", min: 1, max: 1000, value: 24, inputmode: "numeric" });
+  const words = el("p", { id: "fits", role: "status" });
+  const box = el("div");
+  const button = el("button", { type: "button", id: "fit", onclick: async () => {
+    button.disabled = true;
+    try {
+      const { model, recipe } = asked();
+      const plan = await call("fit", { model, recipe, card: Number(card.value) });
+      const values = { card: Number(card.value), needs: Math.round(10 * plan.needs) / 10, spare: Math.abs(Math.round(10 * plan.spare) / 10) };
+      words.className = plan.fits ? "good" : "bad";
+      words.textContent = t(plan.fits ? "fit.yes" : "fit.no", values);
+      fill(box, plan.command, () => commandBox(plan.command));
+    } catch (error) {
+      words.className = "bad";
+      words.textContent = error.message;
+    }
+    button.disabled = false;
+  } }, t("fit"));
+  return el("div", {}, el("div", { class: "fit" }, field(t("card"), card), button, words), box);
 }
 
 async function start(asked, go) {
@@ -106,7 +131,7 @@ async function start(asked, go) {
 async function showRun(name) {
   const place = find("#run");
   const run = await call("run", { name });
-  if (name !== chosen) return;
+  if (name !== chosen || !place?.isConnected) return;
   if (place.dataset.name !== name) {
     place.dataset.name = name;
     place.replaceChildren(el("div", { id: "stand" }), el("div", { id: "charts" }), el("div", { id: "asked" }),
@@ -152,6 +177,7 @@ function buttons(run) {
       await refresh();
     } }, run.saved ? t("resume") : t("again")));
   }
+  if (run.state === "done") out.push(el("a", { class: "button main", id: "use", href: `#use/${encodeURIComponent(run.name)}` }, t("use.it")));
   if (run.has?.includes("report.html")) out.push(el("a", { class: "button", href: `/report/${encodeURIComponent(run.name)}`, target: "_blank", rel: "noopener" }, t("report")));
   return out;
 }
