@@ -36,7 +36,6 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(
         "llava_finetune.evaluation.evaluate", "answer the questions of a records file and score the answers"
     ),
-    "lmms-task": Command("llava_finetune.evaluation.lmms_task", "your questions as a task of lmms-eval"),
     "merge": Command("llava_finetune.merge.command", "merge an adapter and projector into its base, and verify it"),
     "import": Command("llava_finetune.convert.importing", "llava-hf layout to upstream's layout"),
     "export": Command(
@@ -46,6 +45,7 @@ COMMANDS: dict[str, Command] = {
     "certify": Command(
         "llava_finetune.engines.command", "ask every engine the same questions: who answers as the model does"
     ),
+    "lmms-task": Command("llava_finetune.evaluation.lmms_task", "your questions as a task of lmms-eval"),
     "chat": Command("llava_finetune.serve.chat", "talk to a model in the terminal"),
     "serve": Command("llava_finetune.serve", "a web page and an OpenAI-compatible API for a model"),
     "studio": Command("llava_finetune.studio", "from a folder of pictures to a tuned model in the browser"),

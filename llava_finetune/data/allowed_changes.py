@@ -1,6 +1,7 @@
 """Which changes of its picture leave a record's texts true, told from its words alone; rather too few than too many.
 
-    allowed({"image": "a.jpg", "conversations": [... "What colour is the dog on the left?" ... "brown" ...]})
+    turns = [{"from": "human", "value": "What colour is the dog on the left?"}, {"from": "gpt", "value": "brown"}]
+    allowed({"image": "a.jpg", "conversations": turns})
     # frozenset({"light"}): a colour and a side are named, and a cut may take the side away
 
 The lists are English. A record in which no common English word stands may name anything: it gets other light at most.
