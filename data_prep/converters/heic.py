@@ -36,6 +36,13 @@ EXAMPLES = """  python -m data_prep heic photos --output-dir jpeg
 QUALITY = 95
 
 
+def _name_part(text: str) -> str:
+    """The value of --prefix: what may stand at the beginning of a file's name."""
+    if "/" in text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"expected the beginning of a file's name, without /, found {text[:40]!r}")
+    return text
+
+
 def target_name(name: str, prefix: str) -> str:
     """Return the JPEG's name: the same below the same folders, with the prefix before the file's name.
 
@@ -137,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = converter_parser("heic", "Phone pictures (HEIC, and any other kind) to upright JPEG.", EXAMPLES)
     parser.add_argument("folder", type=Path, help="the folder with the pictures")
     parser.add_argument("--output-dir", type=Path, required=True, help="folder for the JPEG files")
-    parser.add_argument("--prefix", default="", help="put before each file's name")
+    parser.add_argument("--prefix", type=_name_part, default="", help="put before each file's name")
     parser.add_argument("--keep-metadata", action="store_true", help="keep EXIF: place, time, camera")
     parser.add_argument("--quality", type=whole(1, 100), default=QUALITY, help=f"of JPEG; default {QUALITY}")
     add_pixel_option(parser)

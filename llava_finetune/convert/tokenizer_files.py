@@ -16,6 +16,7 @@ from data_prep.records.marks import IMAGE_TOKEN
 from llava_finetune.errors import UserError
 from llava_finetune.saved.manifest import read_json, write_json
 from llava_finetune.saved.model_files import TOKENIZER_FILES, TOKENIZERS
+from llava_finetune.saved.sound import blamed_on
 
 
 def copy_tokenizer(source: Path, target: Path) -> list[str]:
@@ -30,10 +31,11 @@ def copy_tokenizer(source: Path, target: Path) -> list[str]:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer as upstream's loader builds it. `trust_remote_code` stays off."""
+    """The tokenizer as upstream's loader builds it. `trust_remote_code` stays off. Raises UserError for damaged files."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(str(folder), use_fast=False, trust_remote_code=False)
+    with blamed_on(folder, "its tokenizer or chat template cannot be read", "download or copy these files again"):
+        return AutoTokenizer.from_pretrained(str(folder), use_fast=False, trust_remote_code=False)
 
 
 def image_token_id(tokenizer: Any) -> int | None:
