@@ -31,7 +31,7 @@ def copy_tokenizer(source: Path, target: Path) -> list[str]:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer as upstream's loader builds it. `trust_remote_code` stays off. Raises UserError for damaged files."""
+    """The tokenizer as upstream's loader builds it. `trust_remote_code` stays off. Damaged files raise UserError."""
     from transformers import AutoTokenizer
 
     with blamed_on(folder, "its tokenizer or chat template cannot be read", "download or copy these files again"):

@@ -184,6 +184,7 @@ UNNAMED, FAINT = ((HERE / name).read_text().partition("\n")[2] for name in ("unn
 def test_every_control_has_a_name_and_every_text_stands_out_in_light_and_dark(opened: Any, page: Page) -> None:
     run_maker.make_run(page.folder / "runs" / "whole")
     (page.folder / "runs/whole/result.json").write_text("{}")
+    opened.wait_for_selector(".skip:not(:empty)", state="attached")
     assert opened.evaluate(UNNAMED) == [] and opened.evaluate(FAINT) == []
     take(opened)
     ready = {"data": ".row", "learn": "#look", "train": "#charts svg", "use": "#products li"}
