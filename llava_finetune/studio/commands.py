@@ -1,8 +1,8 @@
 """What each button of the page does, as the commands that it shows and starts.
 
 [step.text for step in prepare(space, Parts(test=0.2))]
-# python -m data_prep table answers.csv --image-folder photos --output records.json
-# python -m data_prep check records.json --image-folder photos --json > check.json ...
+# python -m data_prep table answers.csv --images photos --output records.json
+# python -m data_prep check records.json --images photos --json > check.json ...
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def prepare(space: Workspace, test: float, *, mend: bool, seed: int = 0) -> list
     Any number of rows may be left out: those without an answer or a picture are shown at their place in the grid.
     """
     images = _images(space)
-    table = ("python", "-m", "data_prep", "table", "answers.csv", "--image-folder", images)
-    check = ("python", "-m", "data_prep", "check", "records.json", "--image-folder", images)
+    table = ("python", "-m", "data_prep", "table", "answers.csv", "--images", images)
+    check = ("python", "-m", "data_prep", "check", "records.json", "--images", images)
     parts = ("--parts", f"train={1 - test:g}", f"test={test:g}")
     split = ("python", "-m", "data_prep", "split", "mended.json" if mend else "records.json", *parts)
     fixed = Step((*check, "--fix", "mended.json", "--allow-drops", "1"))
@@ -63,7 +63,7 @@ def prepare(space: Workspace, test: float, *, mend: bool, seed: int = 0) -> list
         Step((*table, "--output", "records.json", "--allow-drops", "1", "--check", "none")),
         Step((*check, "--json", "--places"), stdout="check.json", fine=(0, 1) if mend else (0,), found=(1,)),
         *([fixed] if mend else []),
-        Step((*split, "--output-dir", "data", "--image-folder", images, "--stratify", "answer", *seeded)),
+        Step((*split, "--output-dir", "data", "--images", images, "--stratify", "answer", *seeded)),
     ]
 
 
