@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from data_prep.records.record import read_records
@@ -23,14 +24,8 @@ from llava_finetune.studio.jobs import Step
 from llava_finetune.studio.workspace import Workspace
 
 RECIPES = {"lora": "finetune_lora.sh", "qlora": "finetune_qlora.sh", "full": "finetune_full.sh"}
-FLAG = re.compile(r"--[a-z][a-z0-9_-]{1,60}")
-FORBIDDEN = frozenset({
-    "--output_dir", "--data_path", "--image_folder", "--model_name_or_path", "--images", "--eval_data_path", "--debug",
-    "--deepspeed", "--eval_image_folder", "--probe_data_path", "--replay", "--report_to", "--logging_dir",
-    "--cache_dir", "--resume_from_checkpoint", "--hub_model_id", "--push_to_hub", "--hub_token",
-})  # fmt: skip
-"""Flags that name files or send something away: the page sets these itself, or not at all."""
 NUMBERS = frozenset({"--num_train_epochs", "--max_steps", "--learning_rate", "--lora_r", "--lora_alpha"})
+"""The flags that a page may set. No list of forbidden ones would do: training takes --output-dir and --output_di too."""
 EVALUATIONS = 5
 """How often a run answers its held-out questions."""
 
@@ -107,9 +102,9 @@ def _rhythm(space: Workspace, asked: Training) -> dict[str, str]:
 
 def _checked(flags: Mapping[str, str]) -> dict[str, str]:
     for name, value in flags.items():
-        if not FLAG.fullmatch(name) or name in FORBIDDEN or value.startswith("--") or "\n" in value:
+        if name not in NUMBERS:
             raise UserError(f"{name[:80]} {value[:80]}: is not set on this page; use the command in a terminal")
-        if name in NUMBERS and not _is_positive(value):
+        if not _is_positive(value):
             raise UserError(f"{name} {value[:80]}: give a number above 0")
     return dict(flags)
 
@@ -152,7 +147,7 @@ def script(name: str) -> str:
 
 def shown(steps: list[Step], space: Workspace) -> str:
     """Commands as they can be pasted into a terminal."""
-    return "\n".join([f"cd {space.folder}", *(step.text.replace(f"{sys.executable} ", "python ", 1) for step in steps)])
+    return "\n".join([f"cd {quote(str(space.folder))}", *(step.text.replace(f"{sys.executable} ", "python ", 1) for step in steps)])
 
 
 def run_facts(asked: Training) -> dict[str, Any]:
@@ -170,4 +165,9 @@ def _images(space: Workspace) -> str:
     images = space.settings().get("images")
     if not isinstance(images, str):
         raise UserError("there are no pictures yet: add some first (step 1)")
-    return images
+    return images_word(images)
+
+
+def images_word(images: str) -> str:
+    """A folder of pictures as a command's word: one that is named like a flag is none."""
+    return f"./{images}" if images.startswith("-") else images

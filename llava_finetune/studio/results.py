@@ -16,7 +16,7 @@ from typing import Any
 
 from data_prep.records.foreign import extension_of
 from llava_finetune.errors import UserError
-from llava_finetune.studio.commands import split_file
+from llava_finetune.studio.commands import images_word, split_file
 from llava_finetune.studio.jobs import Step
 from llava_finetune.studio.workspace import Workspace
 
@@ -74,7 +74,7 @@ def _held_out(space: Workspace) -> tuple[str, ...]:
     test, images = split_file(space, "test"), space.settings().get("images")
     if not test.is_file() or not isinstance(images, str):
         return ()
-    return ("--records", space.name_of(test), "--images", images)
+    return ("--records", space.name_of(test), "--images", images_word(images))
 
 
 def serve(space: Workspace, name: str, port: int) -> list[Step]:

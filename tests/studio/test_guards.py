@@ -14,7 +14,7 @@ from llava_finetune.serve.command import access_of
 from llava_finetune.serve.guards import Access
 from llava_finetune.studio.app import build_app
 from llava_finetune.studio.command import parser
-from llava_finetune.studio.commands import FORBIDDEN, Training, train
+from llava_finetune.studio.commands import Training, prepare, shown, train
 from llava_finetune.studio.shared import Studio
 from llava_finetune.studio.workspace import Workspace
 from tests.fixtures.adapters_and_servers import serving
@@ -78,7 +78,8 @@ def test_no_flag_that_names_files_or_sends_data_comes_from_the_page(tmp_path: Pa
     (line,) = train(space, Training("a", "tiny", flags={"--learning_rate": "1e-3"}))
     assert line.text.startswith("MODEL=tiny DATA=data/train.json IMAGES=photos OUTPUT=runs/a ")
     assert line.text.endswith("--learning_rate 1e-3 --resume auto")
-    bad = [{name: "x"} for name in sorted(FORBIDDEN)] + [{"-x": "1"}, {"--x;y": "1"}, {"--lr": "--output_dir"}]
+    names = ("--output_dir", "--output-dir", "--output_di", "--data-path", "--hub-token", "--report_t", "-x", "--x;y")
+    bad = [{name: "x"} for name in names] + [{"--lora_r": "--output_dir"}, {"--lora_r": "1\n2"}]
     for flags in [*bad, {"--learning_rate": "-1"}, {"--max_steps": "many"}]:
         with pytest.raises(UserError):
             train(space, Training("a", "tiny", flags=flags))
@@ -88,6 +89,14 @@ def test_no_flag_that_names_files_or_sends_data_comes_from_the_page(tmp_path: Pa
     for model in ("/etc", "../x", "--help", "", "a/b/c"):
         with pytest.raises(UserError):
             train(space, Training("a", model))
+
+
+def test_names_of_folders_are_never_flags_nor_words_of_the_shell(tmp_path: Path) -> None:
+    space = Workspace.open(fill(tmp_path / "my $(id) pictures"))
+    space.keep(images="--fix")
+    steps = prepare(space, 0.2, mend=False)
+    assert all("--fix" not in step.argv and "./--fix" in step.argv for step in steps)
+    assert shown(steps, space).startswith(f"cd '{space.folder}'\n")
 
 
 def test_with_a_password_nothing_is_seen_without_it(tmp_path: Path) -> None:
