@@ -25,7 +25,7 @@ from llava_finetune.studio.workspace import Workspace
 
 RECIPES = {"lora": "finetune_lora.sh", "qlora": "finetune_qlora.sh", "full": "finetune_full.sh"}
 NUMBERS = frozenset({"--num_train_epochs", "--max_steps", "--learning_rate", "--lora_r", "--lora_alpha"})
-"""The flags that a page may set. No list of forbidden ones would do: training takes --output-dir and --output_di too."""
+"""The flags that a page may set. A list of forbidden ones would not do: training takes --output-dir and --output_di."""
 EVALUATIONS = 5
 """How often a run answers its held-out questions."""
 
@@ -147,7 +147,9 @@ def script(name: str) -> str:
 
 def shown(steps: list[Step], space: Workspace) -> str:
     """Commands as they can be pasted into a terminal."""
-    return "\n".join([f"cd {quote(str(space.folder))}", *(step.text.replace(f"{sys.executable} ", "python ", 1) for step in steps)])
+    return "\n".join(
+        [f"cd {quote(str(space.folder))}", *(step.text.replace(f"{sys.executable} ", "python ", 1) for step in steps)]
+    )
 
 
 def run_facts(asked: Training) -> dict[str, Any]:

@@ -7,7 +7,9 @@ counts.words        # "120 added, 3 filled in, 7 there already"
 from __future__ import annotations
 
 import stat
+import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,6 +23,7 @@ from data_prep.files import atomic_file
 from llava_finetune.errors import UserError
 from llava_finetune.studio.sources import QUESTION, cell_text, folder_row, is_records, record_rows
 from llava_finetune.studio.table import COLUMNS, Cells, Store
+from llava_finetune.studio.uploads import ENDINGS_TAKEN
 from llava_finetune.studio.workspace import OWN, Workspace
 
 MOST_ROWS = 200_000
@@ -134,31 +137,56 @@ def _row(row: Mapping[str, Any], columns: Mapping[str, str], folder: Path, asked
 def unpack(space: Workspace, name: str) -> str:
     """Unpack an archive into a folder beside it; return the folder's name in the workspace.
 
+    Pictures, tables and texts alone are unpacked: a package of Python would be imported by what runs in the workspace.
     Raises UserError for names that lead out, links, and more than is allowed; a half unpacked folder is left out.
     """
     archive = space.below(name)
-    target = space.below(str(PurePosixPath(name).with_suffix("")))
-    if target.name in OWN or target.exists():
-        target = target.with_name(f"{target.name}-unpacked")
-    try:
-        with zipfile.ZipFile(archive) as file:
-            members = [one for one in file.infolist() if _is_wanted(one, name)]
-            total = sum(one.file_size for one in members)
-            if len(members) > MOST_FILES or total > MOST_UNPACKED:
-                raise UserError(f"{name}: {len(members):,} files of {total:,} bytes; unpack it yourself")
-            for one in members:
-                _unpack_one(file, one, target)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{name}: not an archive that can be read ({error}); pack it again as .zip") from None
+    if not archive.is_file():
+        raise UserError(f"{name[:200]}: no such file in the workspace; choose another")
+    space.hidden.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="unpacking-", dir=space.hidden) as begun:
+        whole = Path(begun) / "whole"
+        try:
+            with zipfile.ZipFile(archive) as file:
+                members = [one for one in file.infolist() if _is_wanted(one, name)]
+                total = sum(one.file_size for one in members)
+                if len(members) > MOST_FILES or total > MOST_UNPACKED:
+                    raise UserError(f"{name}: {len(members):,} files of {total:,} bytes; unpack it yourself")
+                if not members:
+                    raise UserError(f"{name}: no picture, table or text is in it; choose another")
+                target = _place_of(space.below(str(PurePosixPath(name).with_suffix(""))), members)
+                if target.exists():
+                    return space.name_of(target)
+                for one in members:
+                    _unpack_one(file, one, whole)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            raise UserError(f"{name}: not an archive that can be read ({error}); pack it again as .zip") from None
+        whole.replace(target)
     return space.name_of(target)
 
 
+def _place_of(wanted: Path, members: list[zipfile.ZipInfo]) -> Path:
+    """The first free name for the folder, or the folder into which the same members were unpacked before."""
+    place, number = wanted, 1
+    while place.name in OWN or (place.exists() and not all(_lies_in(place, one) for one in members)):
+        place = wanted.with_name(f"{wanted.name}-unpacked" + (f"-{number}" if number > 1 else ""))
+        number += 1
+    return place
+
+
+def _lies_in(folder: Path, member: zipfile.ZipInfo) -> bool:
+    path = folder / member.filename.replace("\\", "/")
+    return path.is_file() and path.stat().st_size == member.file_size
+
+
 def _is_wanted(member: zipfile.ZipInfo, name: str) -> bool:
-    """Whether a member is unpacked: no folder, nothing that a system adds. Raises UserError for one that leads out."""
+    """Whether a member is unpacked: data, nothing that a system adds. Raises UserError for one that leads out."""
     parts = PurePosixPath(member.filename.replace("\\", "/")).parts
     if member.filename.startswith("/") or ".." in parts or stat.S_ISLNK(member.external_attr >> 16):
         raise UserError(f"{name}: holds {member.filename[:100]!r}, which leads out of the folder; nothing was unpacked")
-    return not member.is_dir() and parts[0] != "__MACOSX" and not parts[-1].startswith(".")
+    if not parts or member.is_dir() or parts[0] == "__MACOSX" or parts[-1].startswith("."):
+        return False
+    return PurePosixPath(parts[-1]).suffix.lower() in ENDINGS_TAKEN
 
 
 def _unpack_one(file: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:

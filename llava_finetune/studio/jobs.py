@@ -119,9 +119,10 @@ _CHILDREN: list[subprocess.Popen[bytes]] = []
 
 
 def environment() -> dict[str, str]:
-    """The variables of a command of ours: it finds this checkout from any folder."""
+    """The variables of a command of ours: it finds this checkout from any folder, and no module in the workspace."""
     before = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *([before] if before else [])])}
+    path = os.pathsep.join([str(ROOT), *([before] if before else [])])
+    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 def _next_number(space: Workspace) -> int:

@@ -207,7 +207,17 @@ def shown(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     if not data.is_file() or not isinstance(images, str):
         raise UserError("the answers are not split yet: check and split them first (step 1)")
     model = commands.model_name(space, given.model)
-    words = ("python", "-m", "data_prep", "show", space.name_of(data), "--images", commands.images_word(images), "--model", model)
+    words = (
+        "python",
+        "-m",
+        "data_prep",
+        "show",
+        space.name_of(data),
+        "--images",
+        commands.images_word(images),
+        "--model",
+        model,
+    )
     steps = [Step((*words, "--html", "show.html", "--count", "12"))]
     if given.dry:
         return {"command": commands.shown(steps, space), "made": (space.folder / "show.html").is_file()}

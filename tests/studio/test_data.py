@@ -59,6 +59,28 @@ def test_a_zip_is_unpacked_and_one_that_leads_out_is_refused(page: Page) -> None
     assert not (page.folder.parent / "evil.png").exists()
 
 
+def test_a_damaged_zip_leaves_nothing_and_one_is_unpacked_once_and_without_programs(page: Page) -> None:
+    picture = (page.folder / "photos/000.png").read_bytes()
+    with zipfile.ZipFile(page.folder / "torch.zip", "w") as file:
+        file.writestr(".", b"x")
+        file.writestr("__init__.py", "raise SystemExit")
+        file.writestr("a.png", picture)
+        file.writestr("b.txt", "blue " * 500, zipfile.ZIP_DEFLATED)
+    for _ in range(3):
+        assert page.ask("look", name="torch.zip")["name"] == "torch"
+    assert sorted(path.name for path in (page.folder / "torch").iterdir()) == ["a.png", "b.txt"]
+    assert not (page.folder / "torch-unpacked").exists()
+
+    whole = bytearray((page.folder / "torch.zip").read_bytes())
+    place = whole.find(b"b.txt") + 5
+    whole[place : place + 12] = b"\xff" * 12
+    (page.folder / "broken.zip").write_bytes(whole)
+    refused = page.post("look", {"name": "broken.zip"})
+    assert refused.status_code == 400 and "pack it again" in refused.json()["error"]
+    assert not (page.folder / "broken").exists()
+    assert not list((page.folder / ".studio").glob("unpacking-*"))
+
+
 def test_records_of_dialogues_are_refused_with_the_way_to_train_on_them(page: Page) -> None:
     turns = [{"from": who, "value": "x"} for who in ("human", "gpt", "human", "gpt")]
     (page.folder / "talk.json").write_text(json.dumps([{"id": "1", "image": "000.png", "conversations": turns}]))

@@ -72,6 +72,13 @@ def test_a_job_outlives_the_server_that_started_it(space: Workspace) -> None:
     assert ended(job).state == "done" and jobs.log_tail(job).strip().endswith("7")
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="before 3.11 Python looks into the working folder first")
+def test_a_module_that_lies_in_the_workspace_is_not_run(space: Workspace) -> None:
+    (space.folder / "json.py").write_text("open('run', 'w'); raise SystemExit(9)")
+    job = jobs.start(space, "train", "x", [Step(("python", "-m", "json.tool", "--help"))])
+    assert ended(job).state == "done" and not (space.folder / "run").exists()
+
+
 def test_a_stopped_job_saves_and_says_so(space: Workspace) -> None:
     job = jobs.start(space, "train", "x", [python(SAVES)])
     until(job, lambda: jobs.log_tail(job).endswith("working\n"))
