@@ -161,8 +161,8 @@ def prepared(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     steps = commands.prepare(studio.space, given.test, mend=given.mend)
     if given.dry:
         return {"command": commands.shown(steps, studio.space)}
-    running = [one for one in jobs.jobs(studio.space) if one.kind == "prepare" and jobs.look(one).state == "running"]
-    if running:
+    before = [one for one in jobs.jobs(studio.space) if one.kind == "prepare"]
+    if any(jobs.look(one).state not in jobs.ENDED for one in before):
         raise UserError("the answers are being checked already")
     studio.space.keep(mend=given.mend or None, test=given.test)
     return {"job": jobs.start(studio.space, "prepare", "Check and split", steps).id}

@@ -163,6 +163,7 @@ def read_job(folder: Path) -> Job:
 def look(job: Job) -> Look:
     """What is true of a job now."""
     _CHILDREN[:] = [child for child in _CHILDREN if child.poll() is None]
+    has_begun, alive = (job.folder / "pid").exists(), is_alive(job.folder)  # before `exit`, which an end writes first
     code, step = exit_code(job.folder), _number(job.folder / "step")
     begun = _modified(job.folder / "command.json")
     ended = _modified(job.folder / "exit") if code is not None else time.time()
@@ -174,9 +175,9 @@ def look(job: Job) -> Look:
         if code in now.fine or code in now.found:
             return Look("done" if code == 0 else "found", code, step, seconds)
         return Look("stopped" if code in STOPPED_CODES else "failed", code, step, seconds)
-    if is_alive(job.folder):
+    if alive:
         return Look("running" if step else "waiting", None, step, seconds)
-    if not (job.folder / "pid").exists() and time.time() - begun < BEGINNING_SECONDS:
+    if not has_begun and time.time() - begun < BEGINNING_SECONDS:
         return Look("waiting", None, 0, seconds)
     return Look("killed", None, step, max(0.0, _modified(job.folder / "log") - begun))
 
@@ -197,7 +198,10 @@ def is_alive(folder: Path) -> bool:
         pid, began = int(value["pid"]), str(value["started"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return started(pid) == began or (began.split()[0] == _boot() and bool(members(pid)))
+    now = started(pid)
+    if now is not None:
+        return now == began
+    return began.startswith(f"{_boot()} ") and bool(members(pid))
 
 
 def members(session: int) -> list[int]:
@@ -238,10 +242,12 @@ def started(pid: int) -> str | None:
 
 def stop(job: Job, *, now: bool = False) -> None:
     """Ask a job to end: a training saves first. `now` ends all its processes at once."""
-    if not is_alive(job.folder):
+    if look(job).state in ENDED:
         return
     with contextlib.suppress(OSError):
         (job.folder / "stop").touch()
+    if not is_alive(job.folder):
+        return  # it is being started: it looks for `stop` first
     pid = int(json.loads((job.folder / "pid").read_text(encoding="utf-8"))["pid"])
     told = [pid] if started(pid) and not now else members(pid)
     for one in told:

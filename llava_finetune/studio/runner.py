@@ -8,7 +8,6 @@ It is the head of a session of its own, so that stopping it stops what it starte
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_prep.files import write_json
 from llava_finetune.studio.jobs import BLANK, ENDED, Job, Step, jobs, look, read_job, started
 from llava_finetune.studio.workspace import Workspace
 
@@ -31,12 +31,13 @@ class Runner:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.child: subprocess.Popen[bytes] | None = None
-        self.is_stopped = False
+        self.is_stopped = self.is_told = False
 
     def take_signal(self, number: int, _frame: object) -> None:
         """Hand a signal on to the command; before one runs, the job ends."""
         self.is_stopped = True
         if self.child is not None and self.child.poll() is None:
+            self.is_told = True
             self.child.send_signal(number)
 
     def run(self) -> int:
@@ -70,6 +71,8 @@ class Runner:
             except OSError as error:
                 print(f"error: {argv[0]} cannot be started ({error.strerror})", flush=True)
                 return 127
+            if self.is_stopped and not self.is_told:
+                self.child.terminate()  # the signal came while it was being started
             code = self.child.wait()
         if step.stdout:
             part = Path(f"{step.stdout}.part")
@@ -85,12 +88,12 @@ class Runner:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job in the folder that `argv` names; its own exit code is the job's."""
     folder = Path((sys.argv[1:] if argv is None else argv)[0])
-    pid = os.getpid()
-    (folder / "pid").write_text(json.dumps({"pid": pid, "started": started(pid)}) + "\n", encoding="utf-8")
     runner = Runner(read_job(folder))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, runner.take_signal)
     try:
+        write_json(folder / "pid", {"pid": os.getpid(), "started": started(os.getpid())})
+        runner.is_stopped |= (folder / "stop").exists()
         code = runner.run()
     except Exception as error:
         with contextlib.suppress(OSError):

@@ -106,6 +106,25 @@ def test_another_process_of_the_same_number_is_not_the_job(space: Workspace) -> 
     assert jobs.look(job).state == "killed"
 
 
+def test_a_session_of_the_same_number_is_not_the_job(space: Workspace) -> None:
+    job = jobs.start(space, "train", "x", [python("pass")])
+    ended(job)
+    boot = json.loads((job.folder / "pid").read_text())["started"].split()[0]
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
+        (job.folder / "exit").write_text(jobs.BLANK)
+        (job.folder / "pid").write_text(json.dumps({"pid": other.pid, "started": f"{boot} 1"}))
+        assert jobs.look(job).state == "killed"
+        jobs.stop(job, now=True)
+        assert other.poll() is None
+        other.kill()
+
+
+def test_a_job_that_is_stopped_before_its_process_has_begun_does_not_run(space: Workspace) -> None:
+    job = jobs.start(space, "train", "x", [python(SLOW)])
+    jobs.stop(job)
+    assert ended(job).state == "stopped" and "working" not in jobs.log_tail(job)
+
+
 def test_queued_jobs_run_one_after_the_other_and_without_a_server(space: Workspace) -> None:
     first = jobs.start(space, "train", "1", [python("import time; time.sleep(1); print('first')")], queued=True)
     second = jobs.start(space, "train", "2", [python("print(open('../0001-train/exit').read())")], queued=True)
