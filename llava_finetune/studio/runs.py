@@ -12,7 +12,7 @@ from typing import Any
 
 from llava_finetune.report.charts import Level, Series, line_chart
 from llava_finetune.report.numbers import duration
-from llava_finetune.report.run_folder import Run, read_run
+from llava_finetune.report.run_folder import Run, is_number, read_run
 from llava_finetune.studio.jobs import Job, look, reason
 from llava_finetune.studio.workspace import Workspace
 
@@ -23,12 +23,22 @@ SHOWN_STEPS = 6
 def names(space: Workspace, made: Sequence[Job]) -> list[str]:
     """The runs of the workspace, newest first: those on the disk, and those that wait for their turn."""
     space.require()
-    found = {path.name: path.stat().st_mtime for path in space.runs.iterdir()} if space.runs.is_dir() else {}
+    found = {name: (space.runs / name).stat().st_mtime for name in _folders(space)}
     for job in made:
         if job.kind == "train":
             found.setdefault(str(job.about.get("name")), 0.0)
     order = {str(job.about.get("name")): number for number, job in enumerate(made) if job.kind == "train"}
     return sorted(found, key=lambda name: (-order.get(name, -1), -found[name], name))
+
+
+def _folders(space: Workspace) -> list[str]:
+    entries = space.runs.iterdir() if space.runs.is_dir() else ()
+    return [path.name for path in entries if not path.name.startswith(".") and _is_run(space, path)]
+
+
+def _is_run(space: Workspace, path: Path) -> bool:
+    """Whether it is a folder; a file, and a link that leads nowhere or out of the workspace, is no run."""
+    return path.is_dir() and space.folder in path.resolve().parents
 
 
 def job_of(made: Sequence[Job], name: str) -> Job | None:
@@ -38,8 +48,8 @@ def job_of(made: Sequence[Job], name: str) -> Job | None:
 
 def summary(space: Workspace, name: str, made: Sequence[Job]) -> dict[str, Any]:
     """A run as one line of a list."""
-    folder = space.below(f"runs/{name}")
-    run = read_run(folder) if folder.is_dir() else None
+    folder = space.runs / name
+    run = read_run(folder) if _is_run(space, folder) else None
     job = job_of(made, name)
     state = _state(run, job)
     return {
@@ -57,18 +67,17 @@ def summary(space: Workspace, name: str, made: Sequence[Job]) -> dict[str, Any]:
 def live(space: Workspace, name: str, made: Sequence[Job]) -> dict[str, Any]:
     """All that the page shows of one run."""
     short = summary(space, name, made)
-    folder = space.below(f"runs/{name}")
-    if not folder.is_dir():
+    folder = space.runs / name
+    if not _is_run(space, folder):
         return {**short, "charts": "", "questions": [], "steps": 0, "warnings": [], "has": []}
     run = read_run(folder)
-    last: dict[str, Any] = next((row for row in reversed(run.rows) if "seconds_left" in row), {})
-    is_running = short["state"] == "running"
+    last: dict[str, Any] = next((row for row in reversed(run.rows) if is_number(row.get("seconds_left"))), {})
+    is_running, memory = short["state"] == "running", last.get("memory_gb")
     return {
         **short,
         "steps": _total_steps(run, last),
         "left": duration(last["seconds_left"]) if is_running and last.get("seconds_left") else "",
-        "memory": round(float(last.get("memory_gb") or 0), 2),
-        "loss": last.get("loss"),
+        "memory": round(memory, 2) if is_number(memory) else 0,
         "charts": charts(run),
         "questions": questions(run),
         "warnings": [str(row["warning"]) for row in run.rows if "warning" in row][-3:],

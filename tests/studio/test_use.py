@@ -70,6 +70,19 @@ def test_what_is_made_of_a_run_are_commands_of_ours(filled: Page) -> None:
         assert filled.post("make", {"name": name, "kind": "merge", "dry": True}).status_code == 400
 
 
+def test_a_loss_that_is_no_number_and_links_in_runs_leave_the_page_whole(page: Page) -> None:
+    run = page.folder / "runs/one"
+    run.mkdir(parents=True)
+    rows = '{"step": 1, "loss": NaN, "seconds_left": NaN}\n{"step": 2, "lo\n{"step": 3, "loss": 1.5}\n'
+    (run / "log.jsonl").write_text(rows)
+    (run.parent / "file").write_text("x")
+    (run.parent / "gone").symlink_to(page.folder / "nowhere")
+    (page.folder.parent / "elsewhere").mkdir()
+    (run.parent / "outside").symlink_to(page.folder.parent / "elsewhere")
+    assert [one["name"] for one in page.ask("runs")["runs"]] == ["one"]
+    assert page.ask("run", name="one")["step"] == 3
+
+
 class Model(http.server.BaseHTTPRequestHandler):
     """What `llava-finetune serve` answers, without a model."""
 
