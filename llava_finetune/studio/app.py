@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,15 @@ Call = Callable[[Studio, dict[str, Any]], dict[str, Any]]
 CALLS: dict[str, Call] = {**data_calls.CALLS, **run_calls.CALLS, **use_calls.CALLS}
 
 
+class Answer(JSONResponse):
+    """JSON in which what is no text, as of a file's name that is not UTF-8, is a question mark, and no failure."""
+
+    def render(self, content: Any) -> bytes:
+        """The bytes of the answer."""
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode(errors="replace")
+
+
 def build_app(studio: Studio) -> FastAPI:
     """The application with its guards."""
     app = FastAPI(title="llava-finetune studio", docs_url=None, redoc_url=None, openapi_url=None)
@@ -72,7 +82,7 @@ def build_app(studio: Studio) -> FastAPI:
         if known is None:
             return _nothing(name)
         asked = await _asked(request)
-        return JSONResponse(await asyncio.to_thread(known, studio, asked))
+        return Answer(await asyncio.to_thread(known, studio, asked))
 
     @app.put("/upload")
     async def upload(request: Request, name: str, offset: int, size: int) -> Response:
@@ -106,7 +116,7 @@ async def _asked(request: Request) -> dict[str, Any]:
         raise UserError("send JSON with Content-Type: application/json")
     try:
         value = await request.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError("the body is no JSON") from None
     if not isinstance(value, dict):
         raise UserError("the body is no JSON object")
@@ -144,7 +154,7 @@ def _told(request: Request, error: Exception) -> Response:
         text = "the disk is full: nothing was written; free some space and try again" if full else text
     elif "disk is full" in text:
         status = 507
-    return JSONResponse({"error": text[:2000]}, status)
+    return Answer({"error": text[:2000]}, status)
 
 
 def _names(folder: Path) -> set[str]:

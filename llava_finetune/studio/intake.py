@@ -16,12 +16,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_prep.converters.cells import local_name
-from data_prep.converters.folder import pictures_below
 from data_prep.converters.rows import Reading, cell_at, read_rows
 from data_prep.errors import DataError
 from data_prep.files import atomic_file
 from llava_finetune.errors import UserError
-from llava_finetune.studio.sources import QUESTION, cell_text, folder_row, is_records, record_rows
+from llava_finetune.studio.sources import QUESTION, cell_text, folder_row, is_records, picture_names, record_rows
 from llava_finetune.studio.table import COLUMNS, Cells, Store
 from llava_finetune.studio.uploads import ENDINGS_TAKEN
 from llava_finetune.studio.workspace import OWN, Workspace
@@ -111,7 +110,7 @@ def rows_of(space: Workspace, choice: Choice, folder: Path) -> Iterator[Cells]:
     path = space.below(choice.name)
     asked = choice.question.strip() or QUESTION
     if path.is_dir():
-        for name in pictures_below(path):
+        for name in picture_names(path):
             row = folder_row(path, name, choice.labels)
             yield {"id": "", "image": row["image"], "question": asked, "answer": row["answer"]}
         return
@@ -130,7 +129,7 @@ def _row(row: Mapping[str, Any], columns: Mapping[str, str], folder: Path, asked
     cells = {role: cell_text(cell_at(row, columns[role])).strip() if role in columns else "" for role in COLUMNS[1:]}
     cells["image"] = local_name(cells["image"], folder) if cells["image"] else ""
     taken = {*columns.values(), *COLUMNS}
-    more = {str(name): cell_text(value) for name, value in row.items() if name not in taken}
+    more = {str(name).strip(): cell_text(value) for name, value in row.items() if name not in taken}
     return {"id": cell_text(row.get("id")), **cells, "question": cells["question"] or asked, **more}
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from data_prep.converters.beside import text_beside
 from data_prep.converters.captions import CAPTION_NAMES
 from data_prep.converters.cells import IMAGE_NAMES, local_name
+from data_prep.converters.encodings import encoding_of
 from data_prep.converters.folder import pictures_below
 from data_prep.converters.options import picture_problem
 from data_prep.converters.questions import ANSWER_NAMES, QUESTION_NAMES
@@ -93,7 +94,7 @@ def preview(space: Workspace, name: str, images: str | None) -> Preview:
     """Look into a source. Raises DataError or UserError, in words, for what cannot be read."""
     path = space.below(name)
     if path.is_dir():
-        names = pictures_below(path)
+        names = picture_names(path)
         has_labels = len({Path(one).parts[0] for one in names if "/" in one}) > 1
         shown = [folder_row(path, one, has_labels) for one in names[:SHOWN]]
         roles: dict[str, str | None] = {"image": "image", "question": None, "answer": "answer"}
@@ -115,11 +116,27 @@ def preview(space: Workspace, name: str, images: str | None) -> Preview:
     return Preview(name, kind, [str(one) for one in rows[0]], roles, shown, folder, len(rows), found)
 
 
+def picture_names(folder: Path) -> list[str]:
+    """Names of the pictures below a folder. Raises DataError for one that is not UTF-8: no table can hold it."""
+    names = pictures_below(folder)
+    for name in names:
+        if not is_text(name):
+            shown = name.encode(errors="surrogateescape").decode(errors="replace")
+            advice = "rename it, for example with: convmv -r --notest -f latin1 -t utf8 FOLDER"
+            raise DataError(folder, f"the name of the picture {shown} is not UTF-8; {advice}")
+    return names
+
+
+def is_text(name: str) -> bool:
+    """Whether a file's name is UTF-8: the system gives the bytes of others as halves of surrogate pairs."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def folder_row(folder: Path, name: str, has_labels: bool) -> dict[str, str]:
     """A row for a picture: its answer is the text beside it, or with `has_labels` the name of its first folder."""
     beside = text_beside(folder / name)
     label = Path(name).parts[0] if has_labels and "/" in name else ""
-    text = beside.read_text(encoding="utf-8", errors="replace").strip() if beside else label
+    text = beside.read_text(encoding=encoding_of(beside, None, "")).strip() if beside else label
     return {"image": name, "question": "", "answer": text, "": name}
 
 

@@ -101,11 +101,19 @@ def _with_ids(rows: Iterable[Cells]) -> Iterable[Cells]:
 
 
 def table_text(names: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
-    """A table as CSV; it begins with a BOM, so that spreadsheets open it as UTF-8."""
+    """A table as CSV; it begins with a BOM, so that spreadsheets open it as UTF-8.
+
+    A name with another delimiter in it is quoted: whoever reads the table counts them in the header. So is a cell with
+    a lone carriage return, which Python's writer leaves bare before 3.13.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, extrasaction="ignore", restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    usual, quoted = (
+        csv.DictWriter(text, names, extrasaction="ignore", restval="", quoting=quoting, lineterminator="\n")
+        for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+    )
+    (quoted if any(mark in name for name in names for mark in ";\t|") else usual).writeheader()
+    for row in rows:
+        (quoted if any("\r" in value for value in row.values()) else usual).writerow(row)
     return "\ufeff" + text.getvalue()
 
 

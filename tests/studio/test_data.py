@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -43,6 +44,23 @@ def test_folders_that_are_labels_become_answers(page: Page) -> None:
         shutil.copy(page.folder / "photos/000.png", page.folder / "pieces" / label / "a.png")
     seen = page.ask("look", name="pieces")
     assert seen["labels"] and [row["answer"] for row in seen["rows"]] == ["pawn", "rook"]
+
+
+def test_names_that_are_not_utf8_are_told_and_texts_keep_their_letters(page: Page) -> None:
+    folder = page.folder / "old"
+    folder.mkdir()
+    shutil.copy(page.folder / "photos/000.png", folder / "a.png")
+    (folder / "a.txt").write_bytes("Läufer".encode("utf-8-sig"))
+    assert page.ask("look", name="old")["rows"][0]["answer"] == "Läufer"
+    (folder / "a.txt").write_bytes("Läufer".encode("latin-1"))
+    assert "is not UTF-8" in page.post("look", {"name": "old"}).json()["error"]
+    (folder / "a.txt").unlink()
+    shutil.copy(os.fsencode(folder / "a.png"), os.fsencode(folder) + b"/caf\xe9.png")
+    for name, value in (("look", {}), ("take", {"images": "old"})):
+        refused = page.post(name, {"name": "old", **value})
+        assert refused.status_code == 400 and "caf\ufffd.png is not UTF-8" in refused.json()["error"]
+    os.rename(os.fsencode(folder), os.fsencode(folder) + b"\xe9")  # noqa: PTH104  (bytes)
+    assert "old?" in [one["name"] for one in page.ask("sources")["sources"]]
 
 
 def test_a_zip_is_unpacked_and_one_that_leads_out_is_refused(page: Page) -> None:
@@ -107,6 +125,14 @@ def test_a_table_is_read_as_it_was_written() -> None:
     row = {"id": "1", "image": "a.png", "question": 'two\nlines, "quoted"', "answer": "=1+1", "note": "x"}
     text = table_text(list(row), [row])
     assert text.startswith("\ufeff") and text.count("\n") == 3
+
+
+def test_every_cell_and_column_comes_back_from_the_file_as_it_went(tmp_path: Path) -> None:
+    answers = ["a\rb", "a\r\nb", "a\n\nb", 'say "no"', "=1+1", " blanks ", "a;b|c\td,e", "", "白马 ♘"]
+    names = ["id", "image", "question", "answer", "x|y;w|h;a|b"]
+    rows = [dict(zip(names, (str(place), "a.png", "?", one, one), strict=True)) for place, one in enumerate(answers)]
+    (tmp_path / "answers.csv").write_text(table_text(names, rows), encoding="utf-8", newline="")
+    assert list(read_table(tmp_path / "answers.csv").rows) == rows
 
 
 def test_a_full_disk_is_said_and_leaves_the_table_as_it_was(filled: Page, monkeypatch: pytest.MonkeyPatch) -> None:
