@@ -16,6 +16,8 @@ from typing import Any
 
 from data_prep.check.kinds import KINDS
 from data_prep.errors import DataError
+from data_prep.files import sha256_of
+from data_prep.records.output import meta_path
 from data_prep.records.record import read_records
 from llava_finetune.studio.commands import split_file
 from llava_finetune.studio.table import Table, stamp_of
@@ -166,9 +168,13 @@ def _mended(space: Workspace) -> dict[str, Any] | None:
 
 
 def _is_fresh(space: Workspace) -> bool:
-    """Whether the parts were made from the table as it is now."""
-    split = stamp_of(split_file(space, "train"))
-    return split[0] > 0 and split[0] >= stamp_of(space.answers)[0]
+    """Whether the parts were made from the table as it is now: what was typed while they were made is not in them."""
+    split, records = stamp_of(split_file(space, "train"))[0], stamp_of(space.records)[0]
+    if not split or split < records or not space.answers.is_file():
+        return False
+    source = next(iter(_read(meta_path(space.records)).get("sources", [])), {})
+    known = source.get("sha256")
+    return sha256_of(space.answers) == known if known else split >= stamp_of(space.answers)[0]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def receive(space: Workspace, piece: Piece, data: bytes) -> str | None:
 
     Raises UserError for names and kinds that are not taken, and a full disk.
     """
+    space.require()
     target = target_of(space, piece.name)
     if not 0 <= piece.offset <= piece.size <= MOST_BYTES or piece.offset + len(data) > piece.size:
         raise UserError(f"{piece.name[:200]}: {piece.size:,} bytes; at most {MOST_BYTES:,} are taken here")
@@ -52,7 +53,8 @@ def receive(space: Workspace, piece: Piece, data: bytes) -> str | None:
         if piece.offset + len(data) < piece.size:
             return None
         target.parent.mkdir(parents=True, exist_ok=True)
-        return space.name_of(_placed(part, target))
+        with space.locked():  # two files of one name at once: the second would take the place of the first
+            return space.name_of(_placed(part, target))
     except OSError as error:
         raise UserError(f"{piece.name[:200]}: {write_problem(error)}") from None
 

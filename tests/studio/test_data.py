@@ -155,6 +155,9 @@ def test_a_folder_pulled_away_is_said_and_nothing_is_made_in_its_place(filled: P
     for name in ("state", "rows", "edit", "jobs", "sources"):
         refused = filled.post(name, {"edits": [edit("row-1", "red", "ruby")]} if name == "edit" else {})
         assert refused.status_code == 503 and "put it back" in refused.json()["error"]
+    data = (away / "photos/000.png").read_bytes()
+    asked = {"name": "new.png", "offset": 0, "size": len(data)}
+    assert httpx.put(f"{filled.url}/upload", params=asked, content=data, headers=HEADERS).status_code == 503
     assert not filled.folder.exists()
     away.rename(filled.folder)
     assert filled.ask("rows")["total"] == 20
@@ -177,10 +180,13 @@ def test_check_and_split_say_what_stands_where_and_mend_it(filled: Page) -> None
     job = jobs.find(filled.studio.space, filled.ask("prepare", test=0.25, mend=True)["job"])
     assert wait(job) == "done", jobs.log_tail(job)
     found = filled.ask("findings")
+    (filled.folder / "answers.csv").touch()
+    assert filled.ask("findings")["fresh"], "the same answers"
     assert found["fresh"] and sum(found["parts"].values()) == 16 and found["shared"] == []
     assert found["mended"]["counts"]["dropped"] == {"image truncated": 1}
     assert len(read_table(filled.folder / "answers.csv").rows) == 20
     filled.ask("edit", edits=[edit("row-1", "red", "ruby")])
+    (filled.folder / "data/train.json").touch()  # split after the edit, from records before it
     assert not filled.ask("findings")["fresh"]
 
 
