@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_prep.numbers import whole
 from llava_finetune.errors import UserError
 from llava_finetune.serve.command import access_of, configuration, listen
 from llava_finetune.studio.workspace import Workspace
@@ -34,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("workspace", type=Path, nargs="?", default=Path(), help="folder to work in (default: this one)")
     out.add_argument("--model", type=Path, action="append", default=[], help="a folder with a model, to begin with")
     out.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    out.add_argument("--port", type=int, default=8010, help="0 takes a free one (default: 8010)")
+    out.add_argument("--port", type=whole(0, 65535), default=8010, help="0 takes a free one (default: 8010)")
     out.add_argument("--user", help="user name that the page asks for; the password is read from LLAVA_SERVE_PASSWORD")
     out.set_defaults(api_key_file=None)
     return out

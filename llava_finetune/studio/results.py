@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -44,8 +45,11 @@ def run_folder(space: Workspace, name: str) -> Path:
     return folder
 
 
-def make(space: Workspace, name: str, kind: str) -> list[Step]:
-    """The commands that make a product. Raises UserError for an unknown one, and one that is there already."""
+def make(space: Workspace, name: str, kind: str, *, is_merging: bool = False) -> list[Step]:
+    """The commands that make a product; with `is_merging` a job before it in the queue merges the run already.
+
+    Raises UserError for an unknown product, and one that is there already.
+    """
     if kind not in PRODUCTS:
         raise UserError(f"{kind[:40]!r}: there are {', '.join(PRODUCTS)}")
     run = run_folder(space, name)
@@ -60,7 +64,7 @@ def make(space: Workspace, name: str, kind: str) -> list[Step]:
     is_adapter = (run / "adapter_config.json").is_file()
     merged = product(space, name, "merge")
     steps = []
-    if (is_adapter or kind == "merge") and not merged.exists():
+    if (is_adapter or kind == "merge") and not merged.exists() and not is_merging:
         verify = (*held_out, "--answers", str(ANSWERS)) if held_out else ()
         steps.append(Step(("llava-finetune", "merge", source, space.name_of(merged), *verify)))
     if kind != "merge":
@@ -110,14 +114,24 @@ def ask(port: int, model: str, picture: bytes | None, question: str) -> str:
 def _call(port: int, path: str, body: Mapping[str, Any] | None, seconds: float) -> dict[str, Any]:
     """Ask our own server on this machine, past any proxy."""
     data = json.dumps(body).encode() if body is not None else None
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, {"content-type": "application/json"})
+    headers = {"content-type": "application/json"}
+    if key := os.environ.get("LLAVA_API_KEY"):
+        headers["authorization"] = f"Bearer {key}"  # the server that was started here asks for it
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, headers)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=seconds) as answer:
             value = json.loads(answer.read(MOST_ANSWER))
     except urllib.error.HTTPError as error:
-        told = json.loads(error.read(MOST_ANSWER) or b"{}")
-        raise UserError(str(told.get("error", {}).get("message", error))) from None
+        raise UserError(_reason(error)) from None
     except (OSError, ValueError) as error:
         raise UserError(f"the model does not answer ({error}); see what it said below") from None
     return dict(value)
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    """The server's own words in OpenAI's form, else its status."""
+    try:
+        return str(json.loads(error.read(MOST_ANSWER))["error"]["message"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"the model's server answers {error}"

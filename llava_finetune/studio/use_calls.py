@@ -9,12 +9,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field
 
-from data_prep.files import copy_file
+from data_prep.files import copy_file, sha256_of
 from data_prep.records.picture import read_picture, resolve_image
 from llava_finetune.errors import UserError
 from llava_finetune.launching.processes import free_port
@@ -67,7 +67,14 @@ class ShowAsked(BaseModel):
 def made(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     """Start making a product, or with `dry` only show its commands."""
     given = MakeAsked.model_validate(asked)
-    steps = results.make(studio.space, given.name, given.kind)
+    begun = [
+        one for one in jobs.jobs(studio.space) if one.kind in results.PRODUCTS and one.about.get("name") == given.name
+    ]
+    busy = [one for one in begun if jobs.look(one).state not in jobs.ENDED]
+    if any(one.kind == given.kind for one in busy) and not given.dry:
+        raise UserError(f"{given.name}: this is being made already")
+    is_merging = any("merge" in step.argv for one in busy for step in one.steps)
+    steps = results.make(studio.space, given.name, given.kind, is_merging=is_merging)
     if given.dry:
         return {"command": commands.shown(steps, studio.space)}
     return {"job": jobs.start(studio.space, given.kind, given.name, steps, queued=True, name=given.name).id}
@@ -153,9 +160,7 @@ def taught(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     if images is None:
         raise UserError("there are no pictures yet")
     if images not in path.parents:
-        target = images / "asked" / PurePosixPath(given.image).name
-        copy_file(path, target)
-        path = target
+        path = _copied(path, images / "asked")
     row = {"id": "", "image": path.relative_to(images).as_posix(), "question": given.question, "answer": given.answer}
     with space.locked():
         table = studio.store.read()
@@ -169,22 +174,26 @@ def taught(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     return {"image": row["image"]}
 
 
+def _copied(picture: Path, folder: Path) -> Path:
+    """The picture in another folder, beside others of the same name: rows name those already."""
+    target, number = folder / picture.name, 2
+    while target.exists() and sha256_of(target) != sha256_of(picture):
+        target = folder / f"{picture.stem}-{number}{picture.suffix}"
+        number += 1
+    copy_file(picture, target)
+    return target
+
+
 def fits(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     """`plan` for a card, as numbers that the page says in words."""
     given = FitAsked.model_validate(asked)
+    if given.recipe not in commands.RECIPES:
+        raise UserError(f"recipe {given.recipe[:40]!r}: there are {', '.join(commands.RECIPES)}")
     model = commands.model_name(studio.space, given.model)
     data = commands.split_file(studio.space, "train")
     words = ["llava-finetune", "plan", "--model", model, "--mode", given.recipe, "--gpus", f"1x{given.card}GB"]
     words += ["--data", studio.space.name_of(data)] if data.is_file() else []
-    done = subprocess.run(
-        [sys.executable, "-m", "llava_finetune", *words[1:], "--json"],
-        capture_output=True,
-        text=True,
-        timeout=PLAN_SECONDS,
-        cwd=studio.space.folder,
-        env=jobs.environment(),
-        check=False,
-    )
+    done = _planned(studio, [sys.executable, "-m", "llava_finetune", *words[1:], "--json"])
     try:
         mode = json.loads(done.stdout)["modes"][given.recipe]
     except (ValueError, KeyError):
@@ -197,6 +206,18 @@ def fits(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
         "trained": mode["trainable_parameters"],
         "command": commands.shown([Step(tuple(words))], studio.space),
     }
+
+
+def _planned(studio: Studio, argv: list[str]) -> subprocess.CompletedProcess[str]:
+    folder, environment = studio.space.folder, jobs.environment()
+    try:
+        return subprocess.run(
+            argv, capture_output=True, text=True, timeout=PLAN_SECONDS, cwd=folder, env=environment, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"plan has said nothing for {PLAN_SECONDS:.0f} seconds; this machine is busy, ask again"
+        ) from None
 
 
 def shown(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:

@@ -86,7 +86,10 @@ def test_a_loss_that_is_no_number_and_links_in_runs_leave_the_page_whole(page: P
 class Model(http.server.BaseHTTPRequestHandler):
     """What `llava-finetune serve` answers, without a model."""
 
+    key: str | None = None
+
     def do_GET(self) -> None:
+        Model.key = self.headers.get("authorization")
         self.answer({"data": [{"id": "one"}, {"id": "base (base)"}]})
 
     def do_POST(self) -> None:
@@ -134,6 +137,36 @@ def test_the_model_and_its_base_answer_side_by_side_and_a_right_answer_is_taught
     assert (len(rows), rows[1]["answer"], rows[-1]["answer"]) == (21, "leaf green", "blue")
     refused = served.post("say", {"name": "one", "image": ":/../secret.png", "question": "What?"})
     assert refused.status_code == 400
+
+
+def test_a_server_that_asks_for_the_key_is_given_it(served: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAVA_API_KEY", "secret")
+    served.ask("talk", name="one")
+    assert Model.key == "Bearer secret"
+
+
+def test_a_picture_of_the_same_name_never_takes_the_place_of_one_that_a_row_names(filled: Page) -> None:
+    names = []
+    for number, place in enumerate(("here", "there")):
+        (filled.folder / place).mkdir()
+        (filled.folder / f"photos/00{number}.png").rename(filled.folder / place / "x.png")
+        taught = filled.ask("teach", image=f":/{place}/x.png", question="Which colour?", answer=place)
+        names.append(taught["image"])
+    assert names == ["asked/x.png", "asked/x-2.png"]
+    first, second = ((filled.folder / "photos" / name).read_bytes() for name in names)
+    assert first != second and (filled.folder / "there/x.png").read_bytes() == second
+
+
+def test_two_products_of_a_run_merge_it_once(filled: Page) -> None:
+    run = filled.folder / "runs/one"
+    run.mkdir(parents=True)
+    (run / "adapter_config.json").write_text("{}")
+    steps = [Step(("python", "-c", "import time; time.sleep(60)")), Step(("llava-finetune", "merge", "--help"))]
+    job = jobs.start(filled.studio.space, "gguf", "one", steps, queued=True, name="one")
+    (command,) = filled.ask("make", name="one", kind="export", dry=True)["command"].splitlines()[1:]
+    assert command == "llava-finetune export models/one-merged models/one-transformers"
+    assert "already" in filled.post("make", {"name": "one", "kind": "gguf"}).json()["error"]
+    jobs.stop(job, now=True)
 
 
 def test_the_page_of_what_it_learns_is_shown_in_a_sandbox(page: Page) -> None:
