@@ -11,6 +11,8 @@ const BLOCK = 100;
 const OVER = 6;
 const SAVE_AFTER = 500;
 const KEPT_BLOCKS = 60;
+const SENT_AT_ONCE = 500;
+const LONGEST = 20000;
 const WINDOW = Math.random().toString(36).slice(2, 10).padEnd(8, "0");
 
 export class Grid {
@@ -169,8 +171,8 @@ export class Grid {
     made.style.top = `${index * ROW}px`;
     made.append(
       el("div", { class: "pic", role: "gridcell" }),
-      el("div", { role: "gridcell" }, el("textarea", { "data-column": "question", rows: 2, spellcheck: "true" })),
-      el("div", { role: "gridcell" }, el("input", { "data-column": "answer", type: "text", list: "common", autocomplete: "off" })),
+      el("div", { role: "gridcell" }, el("textarea", { "data-column": "question", rows: 2, maxlength: LONGEST, spellcheck: "true" })),
+      el("div", { role: "gridcell" }, answerBox(row.answer)),
     );
     made.addEventListener("input", (event) => this.typed(made, event.target));
     made.addEventListener("keydown", (event) => this.pressed(made, event));
@@ -190,6 +192,9 @@ export class Grid {
           el("img", { src: pictureAt("thumbnail", row.image), alt: "", loading: "lazy", onerror: (event) => { event.target.classList.add("missing"); event.target.removeAttribute("src"); } })),
         el("span", { class: "name", title: row.image }, row.image), el("span", { class: "marks" }));
     }
+    const answer = find("[data-column=answer]", made);
+    const right = answerBox(this.edits.get(`${row.id} answer`)?.now ?? row.answer);
+    if (answer.tagName !== right.tagName && document.activeElement !== answer) answer.replaceWith(right);
     for (const control of made.querySelectorAll("[data-column]")) {
       const column = control.dataset.column;
       const edit = this.edits.get(`${row.id} ${column}`);
@@ -246,7 +251,8 @@ export class Grid {
   }
 
   async flush(options = {}) {
-    const sent = [...this.edits].filter(([key]) => !this.conflicts.has(key));
+    const open = [...this.edits].filter(([key]) => !this.conflicts.has(key));
+    const sent = open.slice(0, SENT_AT_ONCE);
     if (!sent.length) {
       if (!this.edits.size) this.tell(t("saved"));
       return;
@@ -254,6 +260,7 @@ export class Grid {
     try {
       const answer = await call("edit", { edits: sent.map(([, edit]) => edit) }, options);
       this.settle(sent, answer);
+      if (open.length > sent.length) this.saveSoon();
     } catch (error) {
       this.tell(t("unsaved", { count: this.edits.size }));
       this.saved.classList.add("bad");
@@ -317,6 +324,11 @@ export class Grid {
     this.draw();
   }
 }
+
+// An answer of several lines needs a box of several: one of a single line would take its line ends away.
+const answerBox = (text) => (/[\r\n]/.test(text)
+  ? el("textarea", { "data-column": "answer", rows: 2, maxlength: LONGEST })
+  : el("input", { "data-column": "answer", type: "text", list: "common", autocomplete: "off", maxlength: LONGEST }));
 
 // A picture as large as the window allows.
 export function zoom(name, address = pictureAt("picture", name)) {

@@ -17,6 +17,15 @@ const wanted = () => {
   return name in screens ? name : "data";
 };
 
+// The name after the screen's in the address: #train/first-try. A browser keeps letters outside of ASCII encoded there.
+export function named() {
+  try {
+    return decodeURIComponent(location.hash.split("/")[1] ?? "") || null;
+  } catch {
+    return null;
+  }
+}
+
 export function trouble(error) {
   const place = find("#trouble");
   place.hidden = !error;

@@ -2,7 +2,7 @@
 import { call } from "./api.js";
 import { watch } from "./charts.js";
 import { el, fill, find, pictureAt, say } from "./dom.js";
-import { trouble } from "./main.js";
+import { named, trouble } from "./main.js";
 import { commandBox, field, options, pill } from "./parts.js";
 import { duration, percent, t } from "./texts.js";
 
@@ -13,7 +13,7 @@ let chosen = null;
 let lastLines = new Map();
 
 export async function open(place, state) {
-  chosen = location.hash.split("/")[1] ?? chosen;
+  chosen = named() ?? chosen;
   form = await newRun(state);
   place.append(
     el("div", { class: "two" },
@@ -42,7 +42,7 @@ function runCard(run) {
   const score = run.score ?? null;
   return el("li", {}, el("button", { class: "runcard", "data-run": run.name, "aria-pressed": String(run.name === chosen), onclick: async () => {
     chosen = run.name;
-    history.replaceState(null, "", `#train/${run.name}`);
+    history.replaceState(null, "", `#train/${encodeURIComponent(run.name)}`);
     await refresh();
   } }, el("b", {}, run.name), pill(run.state), el("small", {}, score === null ? run.about.model ?? "" : t("score.from", { score: percent(score), first: run.first === null ? "–" : percent(run.first) }))));
 }
@@ -118,7 +118,7 @@ async function start(asked, go) {
     await call("train", asked);
     chosen = asked.name;
     find("#name").value = "";
-    history.replaceState(null, "", `#train/${chosen}`);
+    history.replaceState(null, "", `#train/${encodeURIComponent(chosen)}`);
     say(t("started", { name: chosen }));
     await refresh();
     find("#run").scrollIntoView({ block: "nearest" });
@@ -137,7 +137,7 @@ async function showRun(name) {
     place.replaceChildren(el("div", { id: "stand" }), el("div", { id: "charts" }), el("div", { id: "asked" }),
       el("details", { id: "log", ontoggle: () => { lastLines.delete(name); showLog(run.job); } }, el("summary", {}, t("log")), el("div", { id: "lines" })));
   }
-  fill(find("#stand"), [name, run.state, run.step, run.steps, run.left, run.memory, run.warnings, run.why, run.score, run.has], () => stand(run));
+  fill(find("#stand"), [name, run.state, run.saved, run.step, run.steps, run.left, run.memory, run.warnings, run.why, run.score, run.has], () => stand(run));
   fill(find("#charts"), run.charts, () => el("div", { class: "charts", html: run.charts }));
   fill(find("#asked"), [name, run.questions], () => questions(run));
   await showLog(run.job);
@@ -145,7 +145,8 @@ async function showRun(name) {
 
 function stand(run) {
   const words = { running: run.step ? t("run.step", { step: run.step, steps: run.steps || "?" }) : t("run.begins") };
-  const sentence = words[run.state] ?? t(`run.${run.state}`, { step: run.step });
+  const isUnsaved = run.state === "stopped" && !run.saved;
+  const sentence = words[run.state] ?? (isUnsaved ? t("run.stopped.early") : t(`run.${run.state}`, { step: run.step }));
   const part = run.steps ? Math.min(1, run.step / run.steps) : null;
   const facts = [run.left ? t("left", { time: run.left }) : null, run.memory ? t("memory", { size: run.memory }) : null,
     run.state === "running" && run.seconds ? t("since", { time: duration(run.seconds) }) : null].filter(Boolean).join(" · ");

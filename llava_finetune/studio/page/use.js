@@ -1,7 +1,7 @@
 // Screen 4: look at what came out and use it: the report, a talk beside the base, files for other programs.
 import { call, upload } from "./api.js";
 import { el, fill, find, pictureAt, say } from "./dom.js";
-import { trouble } from "./main.js";
+import { named, trouble } from "./main.js";
 import { commandBox, jobLine, options, pill } from "./parts.js";
 import { percent, t } from "./texts.js";
 
@@ -15,9 +15,9 @@ export async function open(place) {
     place.append(el("p", { class: "lead" }, t("use.none")), el("p", {}, el("a", { class: "button main", href: "#train" }, t("next.train"))));
     return;
   }
-  const asked = location.hash.split("/")[1];
+  const asked = named();
   chosen = finished.some((run) => run.name === asked) ? asked : finished[0].name;
-  const select = el("select", { id: "which", onchange: () => { chosen = select.value; location.hash = `use/${chosen}`; draw(); } },
+  const select = el("select", { id: "which", onchange: () => { chosen = select.value; location.hash = `use/${encodeURIComponent(chosen)}`; draw(); } },
     options(finished.map((run) => [run.name, run.score === null ? run.name : `${run.name}: ${percent(run.score)}`]), chosen));
   place.append(el("div", { class: "which" }, el("label", { for: "which" }, t("use.which")), select), el("div", { id: "used" }));
   draw();
