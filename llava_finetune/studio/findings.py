@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.check.kinds import KINDS
+from data_prep.converters.options import picture_problem
 from data_prep.errors import DataError
 from data_prep.files import sha256_of
 from data_prep.records.output import meta_path
@@ -97,12 +98,12 @@ def _mark(rows: dict[str, dict[str, Any]], row: str, kind: str) -> None:
 
 
 def _missing(space: Workspace, table: Table, rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows whose picture has no file: they become no record, so `check` never sees them."""
+    """Rows whose picture has no file that may be read: they become no record, so `check` never sees them."""
     images = space.images
     gone = []
     if images is not None:
         for row in table.rows:
-            if not (images / row["image"]).is_file():
+            if picture_problem(images, row["image"]):
                 gone.append(row["id"])
                 _mark(rows, row["id"], "image missing")
     return [_kind("image missing", len(gone), gone[:200])] if gone else []

@@ -121,6 +121,13 @@ def test_a_spreadsheet_that_wrote_meanwhile_is_seen(filled: Page) -> None:
     assert filled.ask("edit", edits=[edit("row-1", "red", "ruby")])["refused"][0]["now"] == "crimson"
 
 
+def test_a_picture_that_no_file_can_be_is_told_as_missing(filled: Page) -> None:
+    with (filled.folder / "answers.csv").open("a", encoding="utf-8") as file:
+        file.write(f"long,{'a' * 300},?,x\nout,{filled.folder / 'colours.csv'},?,x\nnone,,?,x\n")
+    rows = {row["id"]: row.get("found") for row in filled.ask("rows")["rows"]}
+    assert [rows[name] for name in ("long", "out", "none")] == [["image missing"]] * 3
+
+
 def test_a_table_is_read_as_it_was_written() -> None:
     row = {"id": "1", "image": "a.png", "question": 'two\nlines, "quoted"', "answer": "=1+1", "note": "x"}
     text = table_text(list(row), [row])
