@@ -125,6 +125,8 @@ def access_of(arguments: argparse.Namespace) -> Any:
     password = os.environ.get("LLAVA_SERVE_PASSWORD") or None
     if arguments.user and not password and sys.stdin.isatty():
         password = getpass.getpass(f"password for {arguments.user}: ") or None
+    if arguments.user and not password and is_loopback(arguments.host):
+        raise UsageError(f"--user {arguments.user}: there is no password; put it into LLAVA_SERVE_PASSWORD")
     if is_loopback(arguments.host):
         user = arguments.user if password else None
         return Access(key, user, password if user else None, LOOPBACK | {arguments.host})

@@ -300,6 +300,13 @@ def test_another_address_needs_a_user_and_a_password(host: str, no_secrets: pyte
     assert not access.admits_login("me", "")
 
 
+def test_a_user_without_a_password_is_refused_and_not_served_to_everybody(no_secrets: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="no password; put it into LLAVA_SERVE_PASSWORD"):
+        access_of(arguments("--user", "me"))
+    no_secrets.setenv("LLAVA_SERVE_PASSWORD", "pw")
+    assert access_of(arguments("--user", "me")).asks
+
+
 @pytest.mark.parametrize(
     ("host", "loopback"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("10.0.0.1", False)]
 )
