@@ -16,6 +16,7 @@ from llava_finetune.studio import jobs
 from llava_finetune.studio.app import CALLS, TEXTS
 from llava_finetune.studio.jobs import Step
 from llava_finetune.studio.table import read_table
+from llava_finetune.studio.uploads import ENDINGS_TAKEN
 from tests.studio.conftest import Page
 
 PAGE = TEXTS.parent / "page"
@@ -37,6 +38,12 @@ def test_every_text_that_the_page_asks_for_exists() -> None:
     source = "\n".join(path.read_text(encoding="utf-8") for path in PAGE.iterdir() if path.suffix in (".js", ".html"))
     asked = set(re.findall(r'\bt\("([\w.]+)"', source)) | set(re.findall(r'data-t="([\w.]+)"', source))
     assert len(asked) > 80 and asked <= texts("en").keys()
+
+
+def test_the_page_sends_every_kind_of_file_that_is_taken() -> None:
+    pattern = re.search(r"const TAKEN = /(.+)/i;", (PAGE / "data.js").read_text(encoding="utf-8"))
+    assert pattern is not None
+    assert [ending for ending in sorted(ENDINGS_TAKEN) if not re.search(pattern[1], f"a{ending}")] == []
 
 
 def test_every_call_that_the_page_makes_exists() -> None:

@@ -7,7 +7,7 @@ import { Findings } from "./checks.js";
 import { commandBox, field, options } from "./parts.js";
 import { t } from "./texts.js";
 
-const TAKEN = /\.(jpe?g|png|webp|gif|bmp|tiff?|avif|hei[cf]|jp2|ppm|pgm|csv|tsv|jsonl?|ndjson|xlsx|parquet|zip|txt|caption)$/i;
+const TAKEN = /\.(jpe?g|jpe|jfif|mpo|png|webp|gif|bmp|dib|tiff?|avif|hei[cf]|hif|jp2|jpx|j2k|p[bgnp]m|csv|tsv|jsonl?|ndjson|xlsx|parquet|zip|txt|caption)$/i;
 
 let grid = null;
 let checks = null;
