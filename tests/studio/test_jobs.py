@@ -120,9 +120,16 @@ def test_a_session_of_the_same_number_is_not_the_job(space: Workspace) -> None:
 
 
 def test_a_job_that_is_stopped_before_its_process_has_begun_does_not_run(space: Workspace) -> None:
-    job = jobs.start(space, "train", "x", [python(SLOW)])
+    job = jobs.start(space, "train", "x", [python("pass")])
+    ended(job)
+    (job.folder / "exit").write_text(jobs.BLANK)
+    (job.folder / "pid").unlink()
+    (job.folder / "command.json").touch()
+    assert jobs.look(job).state == "waiting"
     jobs.stop(job)
-    assert ended(job).state == "stopped" and "working" not in jobs.log_tail(job)
+    runner = [sys.executable, "-m", "llava_finetune.studio.runner", str(job.folder)]
+    done = subprocess.run(runner, capture_output=True, env=jobs.environment(), check=False)
+    assert (done.returncode, done.stdout, jobs.look(job).state) == (143, b"", "stopped")
 
 
 def test_queued_jobs_run_one_after_the_other_and_without_a_server(space: Workspace) -> None:
