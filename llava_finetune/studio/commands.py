@@ -1,7 +1,7 @@
 """What each button of the page does, as the commands that it shows and starts.
 
 [step.text for step in prepare(space, Parts(test=0.2))]
-# python -m data_prep table answers.csv --images photos --output records.json
+# python -m data_prep table answers.csv --images photos --image-column image ... --output records.json
 # python -m data_prep check records.json --images photos --json > check.json ...
 """
 
@@ -48,7 +48,8 @@ def prepare(space: Workspace, test: float, *, mend: bool, seed: int = 0) -> list
     Any number of rows may be left out: those without an answer or a picture are shown at their place in the grid.
     """
     images = _images(space)
-    table = ("python", "-m", "data_prep", "table", "answers.csv", "--images", images)
+    columns = ("--image-column", "image", "--question-column", "question", "--answer-column", "answer")  # others stay
+    table = ("python", "-m", "data_prep", "table", "answers.csv", "--images", images, *columns)
     check = ("python", "-m", "data_prep", "check", "records.json", "--images", images)
     parts = ("--parts", f"train={1 - test:g}", f"test={test:g}")
     split = ("python", "-m", "data_prep", "split", "mended.json" if mend else "records.json", *parts)

@@ -13,7 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
+from data_prep.converters.table import main as make_records
 from llava_finetune.studio import jobs
+from llava_finetune.studio.commands import prepare
 from llava_finetune.studio.table import read_table, table_text
 from tests.studio.conftest import HEADERS, Page, fill, taken
 
@@ -119,6 +121,21 @@ def test_a_spreadsheet_that_wrote_meanwhile_is_seen(filled: Page) -> None:
     path.write_text(path.read_text(encoding="utf-8").replace(",red", ",crimson", 1), encoding="utf-8")
     assert filled.ask("rows", count=1)["rows"][0]["answer"] == "crimson"
     assert filled.ask("edit", edits=[edit("row-1", "red", "ruby")])["refused"][0]["now"] == "crimson"
+
+
+def test_what_is_typed_is_taught_whatever_other_columns_a_table_has(
+    filled: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = {"id": "1", "image": "000.png", "question": "Which?", "answer": "red", "answers": "['x']", "Answer": "y"}
+    row = {**cells, "Image": "z", "Question": "w"}
+    (filled.folder / "answers.csv").write_text(table_text(list(row), [row]), encoding="utf-8")
+    monkeypatch.chdir(filled.folder)
+    words = prepare(filled.studio.space, 0.2, mend=False)[0].argv
+    assert words[:4] == ("python", "-m", "data_prep", "table")
+    assert make_records(words[4:]) == 0
+    (record,) = json.loads((filled.folder / "records.json").read_text(encoding="utf-8"))
+    said = [turn["value"].removeprefix("<image>\n") for turn in record["conversations"]]
+    assert (record["image"], said) == ("000.png", ["Which?", "red"])
 
 
 def test_a_picture_that_no_file_can_be_is_told_as_missing(filled: Page) -> None:
