@@ -173,7 +173,7 @@ def _is_fresh(space: Workspace) -> bool:
     split, records = stamp_of(split_file(space, "train"))[0], stamp_of(space.records)[0]
     if not split or split < records or not space.answers.is_file():
         return False
-    source = next(iter(_read(meta_path(space.records)).get("sources", [])), {})
+    source: dict[str, Any] = next(iter(_read(meta_path(space.records)).get("sources", [])), {})
     known = source.get("sha256")
     return sha256_of(space.answers) == known if known else split >= stamp_of(space.answers)[0]
 

@@ -77,7 +77,7 @@ def live(space: Workspace, name: str, made: Sequence[Job]) -> dict[str, Any]:
         **short,
         "steps": _total_steps(run, last),
         "left": duration(last["seconds_left"]) if is_running and last.get("seconds_left") else "",
-        "memory": round(memory, 2) if is_number(memory) else 0,
+        "memory": round(float(memory or 0), 2) if is_number(memory) else 0,
         "charts": charts(run),
         "questions": questions(run),
         "warnings": [str(row["warning"]) for row in run.rows if "warning" in row][-3:],
