@@ -18,7 +18,7 @@ from data_prep.detection.convert import add_box_options, run
 from data_prep.detection.files import files_below, picture_of_stem, stems_of
 from data_prep.detection.objects import Marked, NoBox, Sheet, numbers_of, of_points, whole
 from data_prep.errors import DataError
-from data_prep.records.json_text import decode_utf8, require_regular
+from data_prep.records.json_text import BOM, decode_utf8, kind_of, require_regular
 from data_prep.records.output import Drop, Reason
 
 EXAMPLES = """  python -m data_prep yolo labels --names data.yaml --images images --output boxes.json
@@ -39,20 +39,24 @@ def names_file(source: Path, folder: Path) -> Path:
 
 def class_names(path: Path) -> dict[int, str]:
     """Return the names of classes by number: `names` of a data.yaml (list or mapping), else a name a line."""
-    text = decode_utf8(require_regular(path, "file of class names").read_bytes(), path)
-    if path.suffix.lower() not in {".yaml", ".yml"}:
-        return dict(enumerate(line.strip() for line in text.splitlines() if line.strip()))
+    text = decode_utf8(require_regular(path, "file of class names").read_bytes().removeprefix(BOM), path)
+    if path.suffix.lower() not in {".yaml", ".yml"}:  # an empty line has its number too
+        return {number: line.strip() for number, line in enumerate(text.splitlines()) if line.strip()}
     yaml: Any = importlib.import_module("yaml")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, yaml.BaseLoader)  # it makes texts only: a class may be called no, on or 1
     except yaml.YAMLError as error:
         raise DataError(path, f"broken YAML ({str(error).splitlines()[0]})") from None
+    except RecursionError:
+        raise DataError(path, "nested too deeply for a file of class names") from None
     names = value.get("names") if isinstance(value, Mapping) else None
     if isinstance(names, list):
-        return {number: str(name) for number, name in enumerate(names)}
-    if isinstance(names, Mapping) and all(str(number).isdecimal() for number in names):
-        return {int(number): str(name) for number, name in names.items()}
-    raise DataError(path, 'no "names" in it, as a list or by number')
+        names = {str(number): name for number, name in enumerate(names)}
+    if not isinstance(names, Mapping) or not all(number.isdecimal() and len(number) < 10 for number in names):
+        raise DataError(path, 'no "names" in it, as a list or by number')
+    if number := next((number for number, name in names.items() if not isinstance(name, str)), None):
+        raise DataError(path, f"names, class {number}: expected a text, found {kind_of(names[number])}")
+    return {int(number): name for number, name in names.items()}
 
 
 def sheets_of(source: Path, folder: Path, names: Mapping[int, str]) -> Iterator[Sheet | Drop]:
@@ -62,11 +66,11 @@ def sheets_of(source: Path, folder: Path, names: Mapping[int, str]) -> Iterator[
             continue
         where = path.name if path == source else path.relative_to(source).as_posix()
         try:
-            lines = [line for line in decode_utf8(path.read_bytes(), path).splitlines() if line.strip()]
+            text = decode_utf8(require_regular(path).read_bytes().removeprefix(BOM), path)
         except DataError as error:
             yield Drop(Reason.BAD_BOX, f"{where}: {error.problem}")
             continue
-        objects = [_marked(line, names) for line in lines]
+        objects = [_marked(line, names) for line in text.splitlines() if line.strip()]
         label = PurePosixPath(where if path == source else (Path(source.name) / where).as_posix())
         picture = picture_of_stem(folder, stems_of(label))
         if picture is None and objects:

@@ -261,3 +261,31 @@ def test_yolos_layouts_find_their_pictures(folder: Path) -> None:
         assert pairs()[0] == ("<image>\nWhere is the white-rook?", "[40, 40, 60, 60]")
         dropped = json.loads(Path("out.meta.json").read_text())["counts"]["dropped"]
         assert dropped == {"object without a name": 1, "box not readable": 1}
+
+
+def test_yolos_names_are_taken_as_they_are_written(folder: Path) -> None:
+    """A mark at a file's beginning is no part of a name, an empty line has its number, and `no` is a word."""
+    Path("labels").mkdir()
+    Path("labels/a.txt").write_bytes(b"\xef\xbb\xbf2 0.5 0.5 0.2 0.2\r\n")
+    marked = "\ufeffcar\r\n\r\nno\r\n".encode()
+    for name, content in (("classes.txt", marked), ("a.yaml", b"names: [car, '', no]"), ("b.yml", b"names: {2: no}")):
+        Path(name).write_bytes(content)
+        assert run("yolo", "labels", "--names", name) == 0
+        assert pairs()[0][0] == "<image>\nWhere is the no?"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("names:\n- dog\n- [cat, rat]\n", "names, class 1: expected a text, found a list"),
+        ("names: " + "[" * 3000, "nested too deeply"),
+        ("names: {x: dog}", 'no "names" in it'),
+    ],
+)
+def test_names_that_are_no_texts_are_refused(
+    folder: Path, content: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("x.txt").write_text("0 0.5 0.5 0.1 0.1")
+    Path("data.yaml").write_text(content)
+    assert run("yolo", "x.txt", "--names", "data.yaml") == 1
+    assert message in capsys.readouterr().err
