@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.boxes.box import Box, Size
+from data_prep.boxes.box import Box
 from data_prep.converters.coco import coco_of, picture_of
 from data_prep.converters.options import converter_parser
 from data_prep.detection.convert import add_box_options, run
-from data_prep.detection.objects import Marked, NoBox, Sheet, numbers_of, of_points, of_sides
+from data_prep.detection.objects import Marked, NoBox, Sheet, numbers_of, of_points, of_sides, size_of
 from data_prep.errors import DataError
 from data_prep.records.json_text import read_json
 from data_prep.records.output import Reason
@@ -36,31 +36,25 @@ def sheets_of(path: Path) -> Iterator[Sheet]:
         picture_of(path, pictures, row, number)
         objects[row["image_id"]].append(_marked(row, labels))
     for name, picture in pictures.items():
-        yield Sheet(str(picture["file_name"]), size_of(picture), objects[name], f"{path.name} image {name}")
+        size = size_of(picture.get("width"), picture.get("height"))
+        yield Sheet(str(picture["file_name"]), size, objects[name], f"{path.name} image {name}")
 
 
 def _labels(value: Mapping[str, Any], path: Path) -> dict[Any, str]:
     rows = value.get("categories")
     if not isinstance(rows, list) or not all(isinstance(row, dict) and {"id", "name"} <= row.keys() for row in rows):
         raise DataError(path, 'no list "categories" of {"id": ..., "name": ...}; boxes without names teach nothing')
-    return {row["id"]: str(row["name"]) for row in rows if isinstance(row["id"], int | str)}
-
-
-def size_of(row: Mapping[str, Any], width: str = "width", height: str = "height") -> Size | None:
-    """Return the size that an export says of a picture; None where it says none."""
-    sides = row.get(width), row.get(height)
-    if all(isinstance(side, int | float) and side >= 1 for side in sides):
-        return int(sides[0] or 0), int(sides[1] or 0)
-    return None
+    named = [row for row in rows if isinstance(row["id"], int | str) and isinstance(row["name"], int | str)]
+    return {row["id"]: str(row["name"]) for row in named}
 
 
 def _marked(row: Mapping[str, Any], labels: Mapping[Any, str]) -> Marked:
     category = row["category_id"]
     label = labels.get(category, "") if isinstance(category, int | str) else ""
-    if row.get("iscrowd"):
+    if row.get("iscrowd") in (1, "1"):
         return Marked(label, None, "one box around many", Reason.CROWD)
     if not label:
-        return Marked("", None, f'category {category!r:.40} is not under "categories"', Reason.NO_LABEL)
+        return Marked("", None, f'category {category!r:.40} has no name under "categories"', Reason.NO_LABEL)
     try:
         return Marked(label, of_sides(row["bbox"]) if row.get("bbox") else _around(row.get("segmentation")))
     except NoBox as error:

@@ -15,10 +15,9 @@ from typing import Any
 
 from data_prep.boxes.box import Box
 from data_prep.converters.options import converter_parser, picture_problem
-from data_prep.detection.coco import size_of
 from data_prep.detection.convert import add_box_options, run
 from data_prep.detection.files import files_below
-from data_prep.detection.objects import Marked, NoBox, Sheet, numbers_of, of_points, whole
+from data_prep.detection.objects import Marked, NoBox, Sheet, numbers_of, of_points, size_of, whole
 from data_prep.errors import DataError
 from data_prep.records.json_text import read_json
 from data_prep.records.output import Drop, Reason
@@ -40,7 +39,8 @@ def sheets_of(source: Path, folder: Path) -> Iterator[Sheet | Drop]:
             yield Drop(Reason.BAD_BOX, f'{where}: no list "shapes": not a file of labelme')
             continue
         objects = [_marked(shape) for shape in value["shapes"]]
-        yield Sheet(_picture(value, path, folder), size_of(value, "imageWidth", "imageHeight"), objects, where)
+        size = size_of(value.get("imageWidth"), value.get("imageHeight"))
+        yield Sheet(_picture(value, path, folder), size, objects, where)
 
 
 def _picture(value: Mapping[str, Any], path: Path, folder: Path) -> str:

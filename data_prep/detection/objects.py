@@ -55,6 +55,15 @@ def numbers_of(values: Any, count: int | None = None) -> list[float]:
     return numbers
 
 
+def size_of(width: Any, height: Any) -> Size | None:
+    """Return the size that an export says of a picture, in numbers or as text; None where it says none."""
+    try:
+        sides = numbers_of([width, height])
+    except NoBox:
+        return None
+    return (int(sides[0]), int(sides[1])) if min(sides) >= 1 else None
+
+
 def of_sides(values: Any) -> Box:
     """Return the box of x, y, width, height; raise NoBox for what are not four numbers, or no width or height."""
     x, y, width, height = numbers_of(values, 4)

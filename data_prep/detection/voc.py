@@ -17,7 +17,9 @@ from data_prep.boxes.box import Box
 from data_prep.converters.options import converter_parser, picture_problem
 from data_prep.detection.convert import add_box_options, run
 from data_prep.detection.files import files_below, picture_of_stem
-from data_prep.detection.objects import Marked, NoBox, Sheet, numbers_of, whole
+from data_prep.detection.objects import Marked, NoBox, Sheet, numbers_of, size_of, whole
+from data_prep.errors import DataError
+from data_prep.records.json_text import require_regular
 from data_prep.records.output import Drop, Reason
 
 EXAMPLES = "  python -m data_prep voc Annotations --images JPEGImages --to square --output boxes.json"
@@ -28,11 +30,14 @@ def sheets_of(source: Path, folder: Path) -> Iterator[Sheet | Drop]:
     """Yield the pictures of the XML files below a folder; a file that is no annotation is dropped."""
     for path in files_below(source, (".xml",)):
         where = path.name if path == source else path.relative_to(source).as_posix()
-        raw = path.read_bytes()
         try:
-            if b"<!ENTITY" in raw:
+            raw = require_regular(path).read_bytes()
+            if b"<!ENTITY" in raw.replace(b"\0", b""):  # UTF-16 has a NUL beside every letter
                 raise ElementTree.ParseError("it defines entities")
             root = ElementTree.fromstring(raw)
+        except DataError as error:
+            yield Drop(Reason.BAD_BOX, f"{where}: {error.problem}")
+            continue
         except (ElementTree.ParseError, ValueError, LookupError) as error:
             yield Drop(Reason.BAD_BOX, f"{where}: broken XML ({error})")
             continue
@@ -40,10 +45,9 @@ def sheets_of(source: Path, folder: Path) -> Iterator[Sheet | Drop]:
             yield Drop(Reason.BAD_BOX, f"{where}: <{root.tag[:40]}>, expected <annotation>")
             continue
         objects = [_marked(one) for one in root.findall("object")]
-        sides = [root.findtext(f"size/{name}", "") for name in ("width", "height")]
-        size = (int(sides[0]), int(sides[1])) if all(s.isdecimal() and 0 < len(s) < 10 for s in sides) else None
+        size = size_of(root.findtext("size/width"), root.findtext("size/height"))
         named = root.findtext("filename", "").strip().replace("\\", "/")
-        yield Sheet(_picture(named, path, folder), size if size and min(size) else None, objects, where)
+        yield Sheet(_picture(named, path, folder), size, objects, where)
 
 
 def _picture(named: str, path: Path, folder: Path) -> str:

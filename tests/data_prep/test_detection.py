@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -289,3 +290,57 @@ def test_names_that_are_no_texts_are_refused(
     Path("data.yaml").write_text(content)
     assert run("yolo", "x.txt", "--names", "data.yaml") == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("tool", "old", "new"),
+    [
+        (coco, '"width": 200, "height": 100', '"width": "400", "height": " 200.0 "'),
+        (labelme, '"imageWidth": 200, "imageHeight": 100', '"imageWidth": "400", "imageHeight": 200.0'),
+        (voc, "<width>200</width><height>100<", "<width> 400 </width><height>200.0<"),
+    ],
+)
+def test_a_size_that_is_written_as_text_is_a_size(
+    folder: Path, tool: Callable[[], list[str]], old: str, new: str
+) -> None:
+    words = tool()
+    (file,) = (path for name in ("coco.json", "marks/a.json", "xml/a.xml") if (path := Path(name)).exists())
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    assert run(*words, "--to", "pixels") == 0
+    assert pairs()[0][1] == "[10, 5, 30, 20]", "the picture has half of the sides that the export names"
+
+
+@pytest.mark.parametrize("side", ["Infinity", "NaN", '"x"', "null", "[1]", "true", "-5", "0.5"])
+def test_what_is_no_size_is_none(folder: Path, side: str) -> None:
+    words = coco()
+    file = Path("coco.json")
+    file.write_text(file.read_text().replace('"width": 200', f'"width": {side}'))
+    assert run(*words, "--to", "pixels") == 0
+    assert pairs() == WANTED
+
+
+def test_a_crowd_says_so_and_a_name_is_a_text(folder: Path) -> None:
+    coco()
+    value = json.loads(Path("coco.json").read_text())
+    value["annotations"] = [one_object(iscrowd="0"), one_object(category_id=8)]
+    value["categories"].append({"id": 8, "name": None})
+    Path("coco.json").write_text(json.dumps(value))
+    assert run("coco-boxes", "coco.json", "--to", "pixels", "--allow-drops", "0.5") == 0
+    assert pairs() == [WANTED[0], WANTED[2]]
+    counts = json.loads(Path("out.meta.json").read_text())["counts"]
+    assert counts["dropped"] == {"object without a name": 1}
+
+
+@pytest.mark.parametrize("tool", [voc, labelme, yolo])
+def test_a_fifo_among_the_files_is_not_waited_for(folder: Path, tool: Callable[[], list[str]]) -> None:
+    words = tool()
+    os.mkfifo(Path(words[1], f"z{next(Path(words[1]).glob('a.*')).suffix}"))
+    assert run(*words, "--to", "pixels", "--allow-drops", "0.3") == 0
+    assert pairs() == WANTED
+
+
+def test_entities_are_refused_in_utf_16_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("x.xml").write_bytes("<!DOCTYPE a [<!ENTITY b 'c'>]><annotation/>".encode("utf-16"))
+    assert run("voc", "x.xml") == 1
+    assert "it defines entities" in capsys.readouterr().err
