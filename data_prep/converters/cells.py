@@ -93,7 +93,10 @@ def local_name(text: str, folder: Path) -> str:
     backslashes, in another case or Unicode form (see `near_names`).
     """
     if "://" in text:
-        parts = urlsplit(text)
+        try:
+            parts = urlsplit(text)
+        except ValueError:  # a bracket that is opened and not closed
+            return text
         steps = [step for step in unquote(parts.path).split("/") if step]
         wanted = ["/".join([parts.netloc, *steps]), *("/".join(steps[place:]) for place in range(len(steps)))]
         return next((name for name in wanted if picture_problem(folder, name) is None), wanted[-1])

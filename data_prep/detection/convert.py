@@ -61,15 +61,16 @@ class Writing:
             return Drop(Reason.NO_LABEL, f"{sheet.where}: a box without a name")
         frame = _frame(sheet, size, self.is_stored)
         if frame is None:
-            said, own = _shown(sheet.size or (0, 0)), _shown(size.upright)
-            return Drop(Reason.BAD_BOX, f"{where}: the export says {said}, the picture has {own}")
+            said, has = _shown(sheet.size or (0, 0)), _shown(size.upright)
+            return Drop(Reason.BAD_BOX, f"{where}: the export says {said}, the picture has {has}")
         scaled, is_turned = frame
         box = marked.box.scaled(*scaled)
-        inside = box.clipped(size.stored if is_turned else size.upright)
+        own = size.stored if is_turned else size.upright
+        inside = box.clipped(own)
         if inside.area < LEAST_INSIDE * box.area or inside.is_reversed:
             sides = ", ".join(f"{side:g}" for side in marked.box)
             return Drop(Reason.BAD_BOX, f"{where}: the box {sides} lies out of the picture of {_shown(size.upright)}")
-        self.counts["cut at the picture's edge"] += inside != box and box.excess(size.stored) > 1
+        self.counts["cut at the picture's edge"] += box.excess(own) > 1
         self.counts["turned with their picture"] += is_turned and size.orientation != 1
         upright = turned(inside, size.stored, size.orientation) if is_turned else inside
         numbers = self.scale.of_pixels(upright, size.upright)

@@ -25,7 +25,7 @@ def files_below(source: Path, endings: Sequence[str]) -> Iterator[Path]:
     if not source.is_dir():
         raise DataError(source, "no such file or folder")
     found = False
-    for folder, folders, names in os.walk(source):
+    for folder, folders, names in os.walk(source, onerror=_refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if name.lower().endswith(tuple(endings)) and not name.startswith("."):
@@ -33,6 +33,10 @@ def files_below(source: Path, endings: Sequence[str]) -> Iterator[Path]:
                 yield Path(folder, name)
     if not found:
         raise DataError(source, f"no {' or '.join(endings)} file in it or below it")
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(error.filename, f"cannot be read ({error.strerror}); its files would be missing")
 
 
 def picture_of_stem(folder: Path, stems: Sequence[str]) -> str | None:

@@ -9,6 +9,7 @@ python -m data_prep labelme photos --images photos --output boxes.json
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,7 +18,7 @@ from data_prep.boxes.box import Box
 from data_prep.converters.options import converter_parser, picture_problem
 from data_prep.detection.convert import add_box_options, run
 from data_prep.detection.files import files_below
-from data_prep.detection.objects import Marked, NoBox, Sheet, numbers_of, of_points, size_of, whole
+from data_prep.detection.objects import Marked, NoBox, Sheet, numbers_of, of_points, size_of, text_of, whole
 from data_prep.errors import DataError
 from data_prep.records.json_text import read_json
 from data_prep.records.output import Drop, Reason
@@ -47,8 +48,9 @@ def _picture(value: Mapping[str, Any], path: Path, folder: Path) -> str:
     """Return the picture's name below the folder: as said, beside the file, or by its last part alone."""
     said = str(value.get("imagePath") or "").replace("\\", "/")
     last = PurePosixPath(said).name or f"{path.stem}.jpg"
-    beside = (path.parent / said).resolve()
-    inside = beside.relative_to(folder.resolve()).as_posix() if beside.is_relative_to(folder.resolve()) else ""
+    # A link is not followed: the picture that it leads to has another name, or lies elsewhere.
+    beside, root = (Path(os.path.normpath(place.absolute())) for place in (path.parent / said, folder))
+    inside = beside.relative_to(root).as_posix() if beside.is_relative_to(root) else ""
     names = [name for name in (inside, said, last) if name]
     return next((name for name in names if picture_problem(folder, name) is None), said or last)
 
@@ -56,11 +58,11 @@ def _picture(value: Mapping[str, Any], path: Path, folder: Path) -> str:
 def _marked(shape: Any) -> Marked:
     if not isinstance(shape, dict):
         return Marked("", None, f"a shape is an object, found {shape!r:.40}")
-    label, kind = str(shape.get("label") or ""), shape.get("shape_type") or "polygon"
+    label, kind = text_of(shape.get("label")), shape.get("shape_type") or "polygon"
     try:
         points = shape.get("points")
         numbers = [number for point in (points if isinstance(points, list) else []) for number in numbers_of(point, 2)]
-        if kind in {"point", "points", "line", "linestrip"}:
+        if kind in ("point", "points", "line", "linestrip"):
             raise NoBox(f"a {kind} is no box")
         return Marked(label, _circle(numbers) if kind == "circle" else of_points(numbers))
     except NoBox as error:

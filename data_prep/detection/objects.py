@@ -95,4 +95,13 @@ def label_of(attributes: Any, wanted: str | None) -> str:
     value = attributes.get(names[0]) if names else None
     if isinstance(value, Mapping):
         return " and ".join(str(name) for name, ticked in value.items() if ticked)
-    return "" if value is None else str(value).strip()
+    return text_of(value)
+
+
+def text_of(name: Any) -> str:
+    """Return a name that is a text or a number as text; "" for anything else.
+
+    >>> text_of(7)
+    '7'
+    """
+    return str(name).strip() if isinstance(name, str | int | float) else ""

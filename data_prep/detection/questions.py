@@ -40,7 +40,7 @@ def turns_of(objects: Sequence[tuple[str, str]], asked: Asked) -> list[tuple[str
         for name, text in objects:
             by_name.setdefault(name, []).append(text)
         turns += [
-            (asked.where_question.format(name), ", ".join(texts))
+            (asked.where_question.replace("{}", name), ", ".join(texts))
             for name, texts in by_name.items()
             if len(texts) <= asked.most
         ]
@@ -49,6 +49,7 @@ def turns_of(objects: Sequence[tuple[str, str]], asked: Asked) -> list[tuple[str
         for name, text in objects:
             named.setdefault(text, []).append(name)
         turns += [
-            (asked.what_question.format(text), " and ".join(dict.fromkeys(names))) for text, names in named.items()
+            (asked.what_question.replace("{}", text), " and ".join(dict.fromkeys(names)))
+            for text, names in named.items()
         ]
     return turns

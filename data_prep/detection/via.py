@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.boxes.box import Box
+from data_prep.converters.delimited import LONGEST_CELL
 from data_prep.converters.options import converter_parser
 from data_prep.detection.convert import add_box_options, run
 from data_prep.detection.objects import LABELS, Marked, NoBox, Sheet, label_of, numbers_of, of_points, of_sides, whole
@@ -52,17 +53,29 @@ def sheets_of(path: Path, attribute: str | None) -> Iterator[Sheet | Drop]:
 
 def _sheets_of_csv(path: Path, attribute: str | None) -> Iterator[Sheet | Drop]:
     text = decode_utf8(require_regular(path).read_bytes(), path).lstrip("#\ufeff")
-    rows = csv.DictReader(io.StringIO(text, newline=""))
+    csv.field_size_limit(LONGEST_CELL)
+    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        yield from _sheets_of_rows(rows, path, attribute)
+    except csv.Error as error:
+        problem = f"line {rows.line_num}: broken CSV ({error})"
+        raise DataError(path, f"{problem}; look for a quote that is opened and not closed before it") from None
+
+
+def _sheets_of_rows(rows: csv.DictReader[str], path: Path, attribute: str | None) -> Iterator[Sheet | Drop]:
     needed = ("filename", "region_shape_attributes", "region_attributes")
     if missing := next((name for name in needed if name not in (rows.fieldnames or ())), None):
         raise DataError(path, f'no column "{missing}"; VIA\'s CSV has filename, region_shape_attributes ...')
     pictures: dict[str, list[Marked]] = {}
-    for number, row in enumerate(rows, 2):
-        objects = pictures.setdefault(str(row["filename"]), [])
+    for row in rows:
+        if any(row[name] is None for name in needed):
+            yield Drop(Reason.BAD_BOX, f"{path.name} line {rows.line_num}: cut off, it has too few cells")
+            continue
+        objects = pictures.setdefault(row["filename"], [])
         try:
-            cells = [parse_json((row[name] or "{}").encode(), path, number) for name in needed[1:]]
+            cells = [parse_json((row[name] or "{}").encode(), path) for name in needed[1:]]
         except (json.JSONDecodeError, DataError):
-            yield Drop(Reason.BAD_BOX, f"{path.name} line {number}: a cell is no JSON")
+            yield Drop(Reason.BAD_BOX, f"{path.name} line {rows.line_num}: a cell is no JSON")
             continue
         if cells[0]:
             objects.append(_marked({"shape_attributes": cells[0], "region_attributes": cells[1]}, attribute))
@@ -85,10 +98,10 @@ def _box(shape: Mapping[str, Any]) -> Box:
     kind = shape.get("name")
     if kind == "rect":
         return of_sides([shape.get(side) for side in ("x", "y", "width", "height")])
-    if kind in {"polygon", "polyline"}:
+    if kind in ("polygon", "polyline"):
         points = zip(numbers_of(shape.get("all_points_x")), numbers_of(shape.get("all_points_y")), strict=False)
         return of_points([number for point in points for number in point])
-    if kind in {"circle", "ellipse"}:
+    if kind in ("circle", "ellipse"):
         sides = ("cx", "cy", "r", "r") if kind == "circle" else ("cx", "cy", "rx", "ry")
         x, y, half_width, half_height = numbers_of([shape.get(side) for side in sides])
         return whole(Box(x - half_width, y - half_height, x + half_width, y + half_height))

@@ -50,7 +50,8 @@ def _label(values: Mapping[str, Any], attributes: Mapping[str, Any], wanted: str
     for number, value in values.items():
         about = attributes.get(number) or {}
         options = about.get("options") or {}
-        chosen = [str(options.get(one, one)) for one in str(value).split(",")]
+        ticked = str(value).split(",") if options else [value]  # a text that was typed may hold commas
+        chosen = [str(options.get(one, one)) for one in ticked]
         named[str(about.get("aname", number))] = " and ".join(chosen)
     return label_of(named, wanted)
 

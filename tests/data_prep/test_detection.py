@@ -344,3 +344,108 @@ def test_entities_are_refused_in_utf_16_too(folder: Path, capsys: pytest.Capture
     Path("x.xml").write_bytes("<!DOCTYPE a [<!ENTITY b 'c'>]><annotation/>".encode("utf-16"))
     assert run("voc", "x.xml") == 1
     assert "it defines entities" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("tool", "old", "new"),
+    [
+        (via, '"name": "rect"', '"name": ["rect"]'),
+        (labelme, '"shape_type": "rectangle"', '"shape_type": ["rectangle"]'),
+        (labelme, '"label": "dog"', '"label": ["dog", "cat"]'),
+        (via, '{"label": "dog"}', '{"label": ["dog", "cat"]}'),
+        (voc, "<xmin>21<", "<xmin>&#49;nan<"),
+    ],
+)
+def test_a_shape_or_a_name_of_another_type_is_dropped(
+    folder: Path, tool: Callable[[], list[str]], old: str, new: str
+) -> None:
+    words = tool()
+    (file,) = (path for name in ("via.json", "marks/a.json", "xml/a.xml") if (path := Path(name)).exists())
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new, 1))
+    assert run(*words, "--to", "pixels", "--allow-drops", "0.7") == 0
+    assert sum(json.loads(Path("out.meta.json").read_text())["counts"]["dropped"].values()) >= 1
+
+
+@pytest.mark.parametrize("name", ["a\0.jpg", "\ud800.jpg", "http://[a.jpg"])
+def test_a_name_that_no_file_can_have_is_a_missing_picture(
+    folder: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shapes = [{"label": "dog", "points": [[1, 2], [30, 40]]}]
+    Path("x.json").write_text(json.dumps({"imagePath": name, "shapes": shapes}))
+    assert run("labelme", "x.json") == 1
+    assert "image missing" in capsys.readouterr().err
+
+
+def test_a_link_beside_a_labelme_file_is_its_picture(folder: Path) -> None:
+    Path("photos/sub").mkdir()
+    Path("photos/sub/a.jpg").symlink_to("../b.png")
+    value = {"imagePath": "a.jpg", "shapes": [{"label": "dog", "points": [[1, 2], [30, 40]]}]}
+    Path("photos/sub/a.json").write_text(json.dumps(value))
+    assert run("labelme", "photos") == 0
+    assert read_records("out.json")[0]["image"] == "sub/a.jpg", "photos/a.jpg is another picture of that name"
+
+
+@pytest.mark.parametrize(
+    ("tail", "code", "message"),
+    [
+        ("a.jpg,12,{},2,1\n", 0, "line 6: cut off, it has too few cells"),
+        (f'a.jpg,12,{{}},2,1,"{{""name"": ""{"x" * 200_000}""}}",{{}}\n', 0, "xxx"),
+        ('a.jpg,12,{},2,1,"{},{}\n' + "a.jpg,12,{},2,1,{},{}\n" * 9, 1, "look for a quote that is opened"),
+    ],
+)
+def test_a_broken_line_of_vias_csv_is_told(
+    folder: Path, tail: str, code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = via_csv()
+    Path("via.csv").write_text(Path("via.csv").read_text() + tail)
+    assert run(*words, "--to", "pixels", "--allow-drops", "0.3") == code
+    said = capsys.readouterr()
+    assert message in said.out + said.err
+    assert Path("out.json").exists() == (not code)
+
+
+def test_a_typed_name_of_via_3_keeps_its_commas(folder: Path) -> None:
+    words = via_3()
+    value = json.loads(Path("via3.json").read_text())
+    value["attribute"]["1"]["options"] = {}
+    value["metadata"] = {"0": {**value["metadata"]["0"], "av": {"1": "dog, brown"}}}
+    Path("via3.json").write_text(json.dumps(value))
+    assert run(*words, "--to", "pixels") == 0
+    assert pairs()[0][0] == "<image>\nWhere is the dog, brown?"
+
+
+def test_questions_may_hold_braces_of_their_own(folder: Path) -> None:
+    words = ["--where-question", 'Find {} as {"bbox": [..]}', "--ask", "where"]
+    assert run(*coco(), *words) == 0
+    assert pairs()[0][0] == '<image>\nFind dog as {"bbox": [..]}'
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, scandir = voc(), os.scandir
+    Path("xml/closed").mkdir()
+
+    def closed(place: Any) -> Any:
+        if str(place).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    assert run(*words) == 1
+    assert "closed: cannot be read (Permission denied)" in capsys.readouterr().err
+    assert not Path("out.json").exists()
+
+
+def test_boxes_of_a_turned_photo_are_counted_as_cut_by_its_upright_sides(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (200, 100)).save("photos/a.jpg", exif=only_orientation(6))
+    coco()
+    value = json.loads(Path("coco.json").read_text())
+    value["images"][0] |= {"width": 100, "height": 200}
+    value["annotations"] = [one_object(bbox=[80, 10, 30, 20]), one_object(bbox=[10, 150, 20, 50.5])]
+    Path("coco.json").write_text(json.dumps(value))
+    assert run("coco-boxes", "coco.json", "--to", "pixels") == 0
+    assert "1 boxes cut at the picture's edge" in capsys.readouterr().out
