@@ -17,10 +17,12 @@ from enum import Enum
 from data_prep.boxes.box import Box
 from data_prep.boxes.scale import Scale
 
-_N = r"\s*([-+]?(?:\d{1,9}(?:\.\d{1,17})?|\.\d{1,17}))\s*"
+_NUMBER = r"([-+]?(?:\d{1,9}(?:\.\d{1,17})?|\.\d{1,17}))"
+_N = rf"\s*{_NUMBER}\s*"
 _FOUR = ",".join([_N] * 4)
-_BARE = r"[,\s]".join([_N] * 4)
-CORES = re.compile(rf"\[{_FOUR}\]|\({_FOUR}\)|\({_N},{_N}\)\s*,?\s*\({_N},{_N}\)|(?<=<box>){_BARE}(?=</box>)")
+# White space is matched in one way only: in two, a gap of thousands of blanks takes minutes.
+_BARE = r"(?:\s*,\s*|\s+)".join([_NUMBER] * 4)
+CORES = re.compile(rf"\[{_FOUR}\]|\({_FOUR}\)|\({_N},{_N}\)\s*(?:,\s*)?\({_N},{_N}\)|(?<=<box>)\s*{_BARE}\s*(?=</box>)")
 """Four numbers in brackets or parentheses, as two points, or bare between <box> and </box>."""
 
 MARKED = re.compile(r"<\|box_start\|>.{0,2000}?(?:<\|box_end\|>|$)|<box>.{0,2000}?(?:</box>|$)", re.DOTALL)
@@ -83,7 +85,7 @@ def _written(core: re.Match[str], cores: list[re.Match[str]], regions: list[re.M
     numbers = [number for number in core.groups() if number is not None]
     region = next((one for one in regions if one.start() <= core.start() < one.end()), None)
     held = [one for one in cores if region and region.start() <= one.start() < region.end()]
-    whole = region if region and len(held) == 1 and region.group().endswith(">") else core
+    whole = region if region and len(held) == 1 and region.group().endswith(("</box>", "<|box_end|>")) else core
     marks = Marks.NONE if region is None else Marks.QWEN if region.group().startswith("<|") else Marks.TAGS
     return Written(
         whole.start(),

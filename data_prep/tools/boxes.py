@@ -30,6 +30,7 @@ from data_prep.converters.options import (
 from data_prep.errors import DataError
 from data_prep.progress import Progress
 from data_prep.records.output import Converted, Drop, Origin, Reason
+from data_prep.records.preference import is_pair, text_of
 from data_prep.records.record import Record, Records, read_records
 
 EXAMPLES = """  python -m data_prep boxes qwen.json --images images --to normalised --output records.json
@@ -64,19 +65,30 @@ def in_order(reading: Reading, is_xywh: bool) -> Reading:
 
 def converted(record: Record, sizes: Sizes, asked: Asked, told: Told, counts: Counter[str]) -> Record:
     """Return the record with its boxes on the asked scale. Raises Unreadable for the first that cannot be read."""
-    turns, own = [], Counter[str]()
-    for turn in record.get("conversations") or []:
-        text = turn.get("value") if isinstance(turn, dict) else None
+    own = Counter[str]()
+
+    def written(text: Any) -> Any:
         reading = in_order(read_boxes(text), asked.is_xywh) if isinstance(text, str) else Reading((), ())
         if reading.unread:
             raise Unreadable(f"{reading.unread[0]!r} has not four numbers")
-        if reading.boxes:
-            assert isinstance(text, str)
-            text = replaced(text, reading, _writer(record, sizes, asked, told, own))
-            turn = {**turn, "value": LEFT_OVER.sub("", text) if asked.marks is Marks.NONE else text}
-        turns.append(turn)
+        if not reading.boxes:
+            return text
+        text = replaced(text, reading, _writer(record, sizes, asked, told, own))
+        return LEFT_OVER.sub("", text) if asked.marks is Marks.NONE else text
+
+    said = record.get("conversations") or []
+    if not isinstance(said, list):
+        raise DataError("conversations", f"expected a list of turns, found {said!r:.40}")
+    turns = [{**turn, "value": written(turn.get("value"))} if isinstance(turn, dict) else turn for turn in said]
+    answers = {key: written(text) for key, text in answers_of(record).items()}
     counts.update(own)
-    return {**record, "conversations": turns, KEY: asked.target.value} if own else record
+    return {**record, "conversations": turns, **answers, KEY: asked.target.value} if own else record
+
+
+def answers_of(record: Record) -> dict[str, str]:
+    """Return the two answers of a pair by their keys, those that are texts; none for another record."""
+    texts = {key: text_of(record.get(key)) for key in ("chosen", "rejected") if is_pair(record)}
+    return {key: text for key, text in texts.items() if text is not None}
 
 
 def _writer(record: Record, sizes: Sizes, asked: Asked, told: Told, counts: Counter[str]) -> Callable[[Written], str]:
@@ -146,7 +158,7 @@ def told_of(records: Records, sizes: Sizes, asked: Asked) -> Told:
             try:
                 record = records[index]
                 texts = [turn["value"] for turn in record.get("conversations") or [] if isinstance(turn, dict)]
-                for text in texts:
+                for text in [*texts, *answers_of(record).values()]:
                     for box in in_order(read_boxes(text), asked.is_xywh).boxes if isinstance(text, str) else ():
                         if scale_of(box, said_scale(record), None) is None:
                             size = sizes.of_record(record)

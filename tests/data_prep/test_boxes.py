@@ -240,3 +240,33 @@ def test_the_check_believes_a_record_that_names_its_scale(pictures: Path) -> Non
     said = {**record("a", "wide.png", "[500, 500, 900, 900]"), "box_scale": "1000"}
     report = check_records(write(pictures / "a.json", said), pictures)
     assert not any("box" in found.kind.name for found in report.findings)
+
+
+def test_the_answers_of_a_pair_move_with_its_question(pictures: Path) -> None:
+    turns = [{"from": "human", "value": "<image>\nWhere?"}]
+    pair = {"id": "a", "image": "wide.png", "conversations": turns}
+    pair |= {"chosen": [{"role": "assistant", "content": "[50, 50, 100, 100]"}], "rejected": "[0, 0, 100, 50]"}
+    write(pictures / "a.json", pair)
+    assert run("a.json", "--from", "pixels", "--to", "normalised") == 0
+    (moved,) = read_records("out.json")
+    assert (moved["chosen"], moved["rejected"]) == ("[0.250, 0.500, 0.500, 1.000]", "[0.000, 0.000, 0.500, 0.500]")
+    assert moved["box_scale"] == "normalised"
+
+
+def test_a_mark_that_is_never_closed_takes_no_text_with_it(pictures: Path) -> None:
+    write(pictures / "a.json", record("a", "wide.png", "<box>(250,500),(500,1000) is the <b>dog</b>"))
+    assert run("a.json", "--to", "pixels") == 0
+    assert answers() == ["[50, 50, 100, 100] is the <b>dog</b>"]
+
+
+def test_conversations_that_are_no_list_are_told(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = record("good", "wide.png", "[0.1, 0.1, 0.5, 0.5]")
+    write(pictures / "a.json", good, {"id": "b", "conversations": 5}, {"id": "c", "conversations": "a dog"})
+    assert run("a.json", "--to", "1000", "--allow-drops", "0.7") == 0
+    assert "conversations: expected a list of turns, found 5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["<box>1{0}2{0}3{0}x</box>", "(1,2){0}x", "[{0}1{0},{0}2{0},{0}x]"])
+def test_a_long_gap_is_read_in_time(text: str) -> None:
+    """Two ways to match a blank make the cube of these blanks: hours."""
+    assert not read_boxes(text.format(" " * 20_000)).boxes
