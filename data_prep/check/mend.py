@@ -13,6 +13,7 @@ from typing import Any
 from data_prep.check.kinds import KINDS, Severity
 from data_prep.check.texts import END_TOKENS, LONE_SURROGATE, PICTURE_MARKS, WRONG_IMAGE_KEYS, faults
 from data_prep.errors import DataError
+from data_prep.records.preference import is_pair
 from data_prep.records.record import IMAGE_TOKEN, Record, images_of
 
 ROLES = {"user": "human", "assistant": "gpt", "bot": "gpt", "model": "gpt"}
@@ -48,7 +49,7 @@ def mend(record: Record, index: int, renames: Mapping[str, str] | None = None) -
     _mend_marks(new, turns)
     turns = _without_system(turns)
     _mend_texts(turns)
-    new["conversations"] = _in_order(turns)
+    new["conversations"] = _in_order(turns, ends_with_question=is_pair(new))
     _rename_pictures(new, renames or {})
     try:
         _pair_images(new)
@@ -121,9 +122,10 @@ def _mend_texts(turns: list[dict[str, Any]]) -> None:
         turn["value"] = text
 
 
-def _in_order(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _in_order(turns: list[dict[str, Any]], ends_with_question: bool) -> list[dict[str, Any]]:
     """Return turns that alternate: neighbours of one role merged; first gpt, last human, empty pairs dropped.
 
+    A last question stays where it may: the two answers to it stand elsewhere in a pair.
     Turns of other roles, and neighbours that are no texts, come back as they are: such a record cannot be mended.
     """
     if not all(turn["from"] in ("human", "gpt") and isinstance(turn["value"], str) for turn in turns):
@@ -137,8 +139,7 @@ def _in_order(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
             merged.append(turn)
     if merged and merged[0]["from"] == "gpt":
         merged = merged[1:]
-    if merged and merged[-1]["from"] == "human":
-        merged = merged[:-1]
+    last = merged.pop() if merged and merged[-1]["from"] == "human" else None
     kept: list[dict[str, Any]] = []
     waiting = ""  # <image> of a question that is dropped moves on to the next
     for question, answer in zip(merged[::2], merged[1::2], strict=True):
@@ -149,7 +150,7 @@ def _in_order(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
             question["value"] = f"{waiting}\n{question['value']}"
             waiting = ""
         kept += [question, answer]
-    return kept
+    return [*kept, last] if last and ends_with_question else kept
 
 
 def _pair_images(record: Record) -> None:

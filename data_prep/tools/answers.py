@@ -144,6 +144,9 @@ def _text(content: Any) -> str:
 def _pictures(row: Mapping[str, Any], image_name: str) -> tuple[Any, ...]:
     cell = next((row[name] for name in PICTURES if row.get(name)), None)
     if cell is None and isinstance(row.get("image_id"), str | int):
-        return (image_name.format(row["image_id"]),)
+        try:
+            return (image_name.format(row["image_id"]),)
+        except ValueError:  # {:012d} takes numbers only
+            raise NoPair(Reason.NO_IMAGE, f"{row['image_id']!r:.40} does not fit into {image_name}") from None
     cells: Sequence[Any] = cell if isinstance(cell, list) else [cell] if cell is not None else []
     return tuple(cells)

@@ -23,7 +23,7 @@ from typing import Any
 from data_prep.converters.drops import add_drops_option, loss_status, say_drops
 from data_prep.converters.finish import add_check_option, finish
 from data_prep.converters.options import converter_parser
-from data_prep.errors import DataError
+from data_prep.errors import DataError, UsageError
 from data_prep.hf.pictures import PictureStore
 from data_prep.hf.rows import Asked, open_rows
 from data_prep.picture_folder import add_images_option
@@ -46,9 +46,10 @@ def rows_of(source: str) -> Iterator[Mapping[str, Any]]:
     path = Path(source)
     if path.suffix == ".json" and path.is_file() and isinstance(value := read_json(path), dict):
         for picture, answers in value.items():
-            if not isinstance(answers, dict) or not {"chosen", "rejected"} <= answers.keys():
+            both = [answers.get(name) for name in ("chosen", "rejected")] if isinstance(answers, dict) else []
+            if not both or not all(isinstance(one, list) for one in both):
                 raise DataError(path, f"{picture!r:.40}: expected an object with lists of chosen and rejected answers")
-            for number, (chosen, rejected) in enumerate(zip(answers["chosen"], answers["rejected"], strict=False)):
+            for number, (chosen, rejected) in enumerate(itertools.zip_longest(*both)):
                 yield {
                     "id": f"{picture}-{number}",
                     "image_id": picture,
@@ -108,6 +109,18 @@ def _record(found: Answers, names: Sequence[str]) -> Record | None:
     return {**picture, "conversations": answered, "chosen": found.chosen, "rejected": found.rejected}
 
 
+def _require_place(image_name: str) -> None:
+    """Raise UsageError where a pattern of names has no place for the number."""
+    try:
+        is_pattern = image_name.format(1) != image_name.format(2)
+    except (ValueError, LookupError, AttributeError):
+        is_pattern = False
+    if not is_pattern:
+        raise UsageError(
+            f"--image-name {image_name!r}: write {{}} where the picture's number goes, as in 'VG/{{}}.jpg'"
+        )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the pairs and say what gave none."""
     parser = converter_parser("preferences", "Pairs of a better and a worse answer, for DPO.", EXAMPLES)
@@ -125,6 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_drops_option(parser)
     add_check_option(parser)
     args = parser.parse_args(argv)
+    _require_place(args.image_name)
     rows = rows_of(args.source)
     first = next(rows, None)
     if first is None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from data_prep.__main__ import main
+from data_prep.check.mend import mend
 from data_prep.check.texts import faults
 from data_prep.records.preference import pair_of
 from data_prep.records.record import read_records
@@ -93,3 +94,29 @@ def test_what_is_no_pair_is_dropped_by_its_reason_and_fails(folder: Path, capsys
     for reason in ("chosen is rejected 1", "no two answers 1", "image missing 1", "empty answer 1",
                    "turns not mendable 1", "not a text 1", "6 of 7 rows were dropped"):  # fmt: skip
         assert reason in text, text
+
+
+def test_descriptions_that_are_no_lists_are_refused_and_answers_without_a_partner_counted(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("d.json").write_text(json.dumps({"0": {"chosen": ["A cat.", "It."], "rejected": ["A dog."]}}))
+    records, text = made(capsys, "d.json", "--allow-drops", "0.5")
+    assert len(records) == 1 and "no two answers 1" in text
+    Path("out.json").unlink()
+    Path("d.json").write_text(json.dumps({"0": {"chosen": "A cat.", "rejected": "A dog."}}))
+    assert main(["preferences", "d.json", "--images", "photos", "--output", "out.json"]) == 1
+    assert "expected an object with lists" in capsys.readouterr().err and not Path("out.json").exists()
+
+
+@pytest.mark.parametrize("pattern", ["a.jpg", "{x}.jpg", "{}/{}.jpg", "{"])
+def test_a_pattern_of_names_has_one_place(pattern: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["preferences", "pope_data.json", "--images", "photos", "--output", "out.json"]
+    assert main([*words, "--image-name", pattern]) == 2
+    assert "write {} where the picture's number goes" in capsys.readouterr().err
+
+
+def test_mending_a_pair_keeps_the_question_that_it_ends_with() -> None:
+    turns = [{"from": side, "value": text} for side, text in (("human", "Hi"), ("gpt", "Hello"), ("user", "A dog?"))]
+    mended = mend({"conversations": turns, "chosen": "no", "rejected": "yes"}, 0)
+    assert not isinstance(mended, str)
+    assert [turn["value"] for turn in mended[0]["conversations"]] == ["Hi", "Hello", "A dog?"]
