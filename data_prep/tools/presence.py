@@ -115,7 +115,7 @@ class Vocabulary:
     """The things that captions name: words that stand by themselves after an article somewhere ("a dog on ...")."""
 
     def __init__(self, given: Sequence[str] = ()) -> None:
-        self.given = {plain(word): word for word in given if word.strip()}
+        self.given = {plain(word): word for word in given if stems(word)}
         self.counts: Counter[str] = Counter()
 
     def learn(self, text: str) -> None:

@@ -178,7 +178,7 @@ def _all(album: Album, records: Records, train: Records | None, args: argparse.N
 
 
 def _things(path: Path) -> list[str]:
-    from data_prep.records.json_text import require_regular
+    from data_prep.records.json_text import BOM, decode_utf8, require_regular
 
-    text = require_regular(path, "list of things").read_text(encoding="utf-8-sig")
+    text = decode_utf8(require_regular(path, "list of things").read_bytes().removeprefix(BOM), path)
     return [line.strip() for line in text.splitlines() if line.strip()]

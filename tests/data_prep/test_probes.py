@@ -161,3 +161,16 @@ def test_records_that_make_no_question_at_all_are_refused(tmp_path: Path, capsys
     assert main(["probes", str(path), "--output", str(tmp_path / "p.json")]) == 1
     assert "no record came out, so nothing was written: 1 in" in capsys.readouterr().err
     assert not (tmp_path / "p.json").exists()
+
+
+def test_things_are_words_in_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ("A dog lies on the grass in the sun today.", "A cat sits on the sofa in the house today.")
+    records = [record(f"d{n}", f"{n}.png", ("Describe it.", text)) for n, text in enumerate(texts)]
+    source, things = write(tmp_path / "r.json", records), tmp_path / "things.txt"
+    things.write_bytes(b"\xef\xbb\xbfdog\r\n---\r\ncat\r\n")
+    found, _ = made(capsys, source, "--things", things)
+    questions = {question for _, question in asked(found, "yes")}
+    assert questions == {f"Is there a {thing} in the image? Answer with yes or no." for thing in ("dog", "cat")}
+    things.write_bytes(b"dog\nK\xe4fer\n")
+    assert main(["probes", str(source), "--output", str(tmp_path / "p.json"), "--things", str(things)]) == 1
+    assert "things.txt: line 2: byte 0xe4 is not UTF-8" in capsys.readouterr().err
