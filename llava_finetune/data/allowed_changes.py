@@ -15,8 +15,10 @@ from typing import Any
 
 from data_prep.boxes.notation import read_boxes, replaced
 from data_prep.boxes.rewrite import scales_of
+from data_prep.converters.options import SHORT_ANSWER
 from data_prep.records.marks import IMAGE_TOKEN
 from data_prep.records.record import DataError, images_of
+from data_prep.records.usable import taught
 
 
 def _words(text: str, ending: str = "") -> re.Pattern[str]:
@@ -56,25 +58,27 @@ COUNTS = _words(
     "visible seen see describe\\w* describing detail\\w* list lists caption"
 )
 ENGLISH = _words(
-    "the a an is are was what which who where when how why does do of in on at to and or this that these there with "
-    "it its you your please name identify describe picture image photo photograph yes"
+    "the what which who where when how why does this that these there their with it its you your identify picture "
+    "photograph yes"
 )
+"""Words of no other common language: `in`, `an` and `was` are German, `a`, `image` and `describe` French or Spanish."""
 CAPITALS = re.compile(r"\b[A-Z][A-Z0-9]{1,}\b|[\"“”«»]|\b\d+(?:[.:/]\d+)+\b")
 DIGITS = re.compile(r"\d")
 COORDINATES = re.compile(r"[\[(<]\s*-?\.?\d[\d.]*\s*[,\s]\s*-?\.?\d|<loc\d+>|<point>|<quad>|<poly", re.IGNORECASE)
 
 
 def allowed(record: Mapping[str, Any]) -> frozenset[str]:
-    """Return the kinds of change that leave every text of a record true; none for one without a picture."""
+    """Return the kinds of change that leave every text of a record true; none without a picture or texts."""
     try:
-        if not images_of(record):
+        if not images_of(taught(record)):
             return frozenset()
     except DataError:
         return frozenset()
     texts = [str(turn["value"]).replace(IMAGE_TOKEN, " ") for turn in record["conversations"]]
     plain = "\n".join(replaced(text, read_boxes(text), lambda _: " ") for text in texts)
     has_boxes = any(read_boxes(text).boxes for text in texts)
-    is_english = bool(ENGLISH.search(plain))
+    # The suffix of converters is English in a data set of any language.
+    is_english = bool(ENGLISH.search(plain.replace(SHORT_ANSWER, " ")))
     found = set()
     if not LIGHT.search(plain):
         found.add("light")

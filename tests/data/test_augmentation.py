@@ -51,10 +51,19 @@ def record(question: str, answer: str, **more: Any) -> dict[str, Any]:
         ("Where is the dog?", "at (120, 45)", "light colour"),
         ("Where is the dog?", "<box>there</box>", "light colour"),
         ("Welche Figur?", "ein Turm links", "light"),
+        ("Was ist in der linken Ecke?", "ein Turm", "light"),
+        ("Décris l'image.", "Un chat est à gauche.", "light"),
+        ("¿Qué hay a la izquierda?", "un perro", "light"),
+        ("Farbe?\nAnswer the question using a single word or phrase.", "rot", "light"),
     ],
 )
 def test_words_decide_what_may_change(question: str, answer: str, kinds: str) -> None:
     assert allowed(record(question, answer)) == frozenset(kinds.split())
+
+
+@pytest.mark.parametrize("turns", [None, 5, [{"from": "human"}], [{"from": "human", "value": 3}], ["Hi"]])
+def test_a_record_without_texts_is_not_changed(turns: Any) -> None:
+    assert not allowed({"id": "a", "image": "a.png", "conversations": turns})
 
 
 def test_a_scale_that_the_record_names_lets_its_boxes_move() -> None:
