@@ -21,8 +21,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.errors import printable
 from data_prep.numbers import whole
 from data_prep.picture_folder import add_images_option
+from data_prep.records.json_text import require_characters
 from llava_finetune.errors import UserError
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -113,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output}: already there; give a folder that is not, or delete it")
     rows, moved = _rows(arguments.records, arguments.image_folder)
+    require_characters(rows, arguments.records)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as work:
         _write(Path(work) / "task", output.resolve(), name, arguments, rows)
@@ -159,7 +162,7 @@ def _write(task: Path, output: Path, name: str, arguments: argparse.Namespace, r
     (task / "questions.jsonl").write_text("".join(lines), encoding="utf-8")
     names = ["exact_match", *(["vqa_accuracy"] if has_vqa else [])]
     text = TASK.format(
-        records=arguments.records.name,
+        records=printable(arguments.records.name),
         name=name,
         questions=json.dumps(str(output / "questions.jsonl"), ensure_ascii=False),
         max_new_tokens=arguments.max_new_tokens,

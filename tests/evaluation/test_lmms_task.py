@@ -105,3 +105,11 @@ def test_what_is_there_is_kept_and_a_refused_task_leaves_nothing(
     assert main(["lmms-task", str(data), str(task), "--images", str(tmp_path)]) == 1
     assert "already there" in capsys.readouterr().err
     assert [file.name for file in task.iterdir()] == ["mine.txt"]
+
+
+def test_half_a_character_is_refused_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, task = records_file(tmp_path, question_type="x"), tmp_path / "task"
+    path.write_text(path.read_text().replace("Which colour?", "Which \\ud800?"))
+    assert main(["lmms-task", str(path), str(task), "--images", str(tmp_path)]) == 1
+    assert "half of a surrogate pair" in capsys.readouterr().err
+    assert not task.exists()
