@@ -102,7 +102,7 @@ class Evaluator:
         indices, num_own = shard(len(dataset), group)
 
         def forward(batch: ModelInputs) -> Any:
-            with trainer.compute_loss_context_manager():
+            with trainer.accelerator.autocast():
                 return trainer.model(**trainer._prepare_inputs(batch))
 
         size = self.settings.batch_size
@@ -123,7 +123,7 @@ class Evaluator:
             tokenizer.model_max_length,
             family=family,
         )
-        with trainer.compute_loss_context_manager():
+        with trainer.accelerator.autocast():
             # Not under inference_mode: ZeRO-3 leaves gathered weights in the parameters, and training uses them.
             own = answer.__wrapped__(  # type: ignore[attr-defined]
                 loaded,

@@ -32,6 +32,14 @@ def checkpoint_steps(output: Path) -> set[int]:
     return {int(path.name.split("-")[1]) for path in output.glob("checkpoint-*")}
 
 
+def test_answers_of_a_bf16_run_are_generated_under_its_autocast(flags: Flags, data: Path, tmp_path: Path) -> None:
+    """The projector is trained in fp32 behind a bf16 tower: outside of autocast their types do not meet."""
+    more = f"--max_steps 2 --precision bf16 --save_steps 9 --eval_data_path {data / 'eval.json'} {EVERY_TWO}"
+    code, text = train(flags("lora", tmp_path / "run", more), tmp_path / "out")
+    assert code == 0, text
+    assert evaluated(tmp_path / "run", "eval_exact_match") == [0, 2]
+
+
 def test_a_run_is_examined_at_step_0_and_on_time_with_a_probe_and_changes_nothing(
     flags: Flags, whole: Any, data: Path, tmp_path: Path
 ) -> None:
