@@ -146,6 +146,15 @@ def test_a_resumed_run_is_the_same_to_the_bit(flags: Flags, pairs: Path, tmp_pat
     assert code == 1 and "dpo_beta: 0.5 then, 0.4 now" in text
 
 
+def test_a_run_in_bf16_measures_its_kl_as_its_loss(flags: Flags, pairs: Path, tmp_path: Path) -> None:
+    """Without DeepSpeed the passes run under autocast, what they return is fp32, and the head is bf16."""
+    output = tmp_path / "run"
+    code, text = train(command(flags, output, pairs, "--max_steps 2 --precision bf16 --save_steps 9"), tmp_path / "out")
+    assert code == 0, text
+    rows = [row for row in rows_of(output) if "loss" in row]
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-6) and rows[-1]["kl"] > 0
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
