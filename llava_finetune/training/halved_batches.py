@@ -67,7 +67,7 @@ class HalvedBatches:
 
     def shares(self, batches: Sequence[Mapping[str, Any]]) -> list[float]:
         """How much each part of a batch counts: by its supervised tokens, of which the loss is a mean."""
-        return [float((batch["labels"][:, 1:] != IGNORE_INDEX).sum()) for batch in batches]
+        return [float(_num_taught(batch)) for batch in batches]
 
     def _in_parts(self: Any, model: Any, indices: Sequence[int], num_items_in_batch: Any) -> torch.Tensor:
         dataset = self.train_dataset
@@ -136,3 +136,10 @@ class HalvedBatches:
             print(f"{why_not} (after running out of memory; the run goes on from an earlier checkpoint)", flush=True)
         else:
             print(f"checkpoint-{step} is saved, the last whole step", flush=True)
+
+
+def _num_taught(batch: Mapping[str, Any]) -> int:
+    """A layout's own count where there is one: `labels` are cut as if branches stood one behind another."""
+    if "layout" in batch:
+        return len(batch["layout"].targets)
+    return int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())

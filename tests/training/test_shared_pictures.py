@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
+
+from llava_finetune.data.collator import Collator
+from llava_finetune.data.example import Example
+from llava_finetune.training.halved_batches import HalvedBatches
 from tests.training.conftest import COLOURS, Flags, assert_same_run, record, rows_of
 from tests.training.forked import at_step, die, train
 
@@ -33,3 +38,14 @@ def test_a_killed_run_goes_on_in_the_order_of_its_second_epoch(flags: Flags, dat
     assert "checkpoint-4" in text, "in the middle of the second epoch of three steps"
     assert_same_run(whole, broken)
     assert len([row for row in rows_of(whole) if "loss" in row]) == 6
+
+
+def test_a_part_counts_by_what_its_layout_teaches_and_not_by_labels_cut_as_one_text() -> None:
+    """Three branches of four tokens behind two shared ones: each path fits into eight, all of them together do not."""
+    ids = torch.arange(1, 15)
+    labels = torch.full_like(ids, -100)
+    for start in (2, 6, 10):
+        labels[start + 1 : start + 4] = ids[start + 1 : start + 4]
+    example = Example("a", ids, labels, len(ids), branches=(2, 6, 10))
+    batch = Collator(0, torch.zeros(3, 2, 2), 8, unpadded=True)([example])
+    assert HalvedBatches().shares([batch]) == [9.0]
