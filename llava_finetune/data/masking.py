@@ -154,6 +154,8 @@ def asked_alone(question: str, first: str) -> str:
 def separate(conversations: Sequence[Turn]) -> list[list[Turn]]:
     """Every question of a conversation with its answer, asked alone about the first one's pictures."""
     turns = from_human(conversations)
+    if len(turns) % 2:
+        raise UserError(f"turn {len(turns)} is a question without an answer; independent turns are pairs of both")
     pairs = zip(turns[::2], turns[1::2], strict=True)
     return [[{**human, "value": asked_alone(human["value"], turns[0]["value"])}, gpt] for human, gpt in pairs]
 

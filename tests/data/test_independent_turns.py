@@ -70,3 +70,9 @@ def test_another_value_of_the_flag_is_wrong_use(tmp_path: Path) -> None:
     flags = ["--model_name_or_path", "base", "--data_path", "r.json", "--output_dir", str(tmp_path)]
     with pytest.raises(UsageError, match="--independent_turns maybe: expected auto, True or False"):
         parse([*flags, "--independent_turns", "maybe"])
+
+
+def test_a_question_without_an_answer_is_told(tokenizers: Any) -> None:
+    turns = [*conversation(QUESTIONS), {"from": "human", "value": "and then?"}]
+    with pytest.raises(UserError, match="is a question without an answer"):
+        encode_independent(turns, "v1", tokenizers["llama"])
