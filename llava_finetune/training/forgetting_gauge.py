@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.records.marks import IMAGE_TOKEN
 from llava_finetune.data.dataset import RecordDataset
 from llava_finetune.evaluation.forgetting import Kept, kept_of
 from llava_finetune.evaluation.generate_answers import Question
@@ -24,14 +25,17 @@ LARGEST_LOSS = 80.0
 
 
 def as_answered(questions: Sequence[Question], predictions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The questions with these answers in place of the references; empty answers teach nothing and are left out."""
+    """The questions with these answers in place of the references.
+
+    Left out are empty answers, which teach nothing, and those in which the model wrote the mark of a picture.
+    """
     return [
         {
             **question.record,
             "conversations": [{"from": "human", "value": question.asked}, {"from": "gpt", "value": one["answer"]}],
         }
         for question, one in zip(questions, predictions, strict=True)
-        if one["answer"].strip()
+        if one["answer"].strip() and IMAGE_TOKEN not in one["answer"]
     ]
 
 

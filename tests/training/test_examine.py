@@ -265,3 +265,14 @@ def test_what_the_base_knew_is_the_gauge_of_forgetting_and_its_own_words_too(
     # What was said greedily is likelier to who said it than to who was trained since.
     assert 1 <= rows[0]["probe_own_perplexity"] != rows[1]["probe_own_perplexity"]
     assert "Perplexity" in (output / "report.html").read_text()
+
+
+def test_the_bases_own_answers_are_no_records_where_they_hold_a_mark_or_nothing() -> None:
+    from types import SimpleNamespace
+
+    from llava_finetune.training.forgetting_gauge import as_answered
+
+    question: Any = SimpleNamespace(record={"id": "q", "image": "0.png"}, asked="<image>\nwhat?")
+    said = [{"answer": text} for text in ("red", "<image> red", " ")]
+    (one,) = as_answered([question] * 3, said)
+    assert one["conversations"][1]["value"] == "red"
