@@ -90,8 +90,11 @@ def add_adapters(model: Any, lora: Lora, parts: Mapping[str, str] = PART_TARGETS
     return get_peft_model(model, config)
 
 
-def require_same_adapter(lora: Lora) -> None:
-    """Raise UserError where a flag asks for another rank, alpha or kind than the adapter that is continued."""
+def require_same_adapter(lora: Lora, in_fp8: bool = False) -> None:
+    """Raise UserError where a flag asks for another rank, alpha or kind than the adapter that is continued.
+
+    `in_fp8`: the base is kept in e4m3, over which a DoRA adapter cannot go on.
+    """
     if not lora.init:
         return
     file = Path(lora.init) / ADAPTER_CONFIG
@@ -99,6 +102,11 @@ def require_same_adapter(lora: Lora) -> None:
         raise UserError(f"--init_lora {lora.init}: no {ADAPTER_CONFIG} in it; give a LoRA run's folder")
     require_sound(lora.init)
     saved = read_document(file)
+    if in_fp8 and saved.get("use_dora"):
+        raise UserError(
+            f"--base_dtype fp8 contradicts --init_lora {lora.init}: that is a DoRA adapter, which takes norms of the "
+            "base's own weights; leave --base_dtype out"
+        )
     for flag, key, given in (
         ("--lora_r", "r", lora.r),
         ("--lora_alpha", "lora_alpha", lora.alpha),

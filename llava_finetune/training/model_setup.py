@@ -99,7 +99,7 @@ def put_together(run: Run) -> tuple[Any, Any, FolderWriter]:
     config = load_config(base, training.cache_dir)
     values = resolve(arguments.model, arguments.data.image_aspect_ratio, config)
     lora = _lora(arguments)
-    require_same_adapter(lora)
+    require_same_adapter(lora, in_fp8=training.base_dtype == "fp8")
     max_length = training.model_max_length or getattr(config, "tokenizer_model_max_length", None) or 2048
     tokenizer = load_tokenizer(base, training.cache_dir, max_length)
     template = template_of(arguments.model.version, base, config, tokenizer)

@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from llava_finetune.cli import main
+from llava_finetune.errors import UserError
+from llava_finetune.model.adapters import Lora, require_same_adapter
 from tests.training.conftest import Flags, assert_same_run, rows_of
 from tests.training.forked import at_step, die, train
 
@@ -42,3 +44,10 @@ def test_it_learns_goes_on_and_merges_in_the_bases_own_type(flags: Flags, tiny: 
     base, made = (load_file(folder / "model.safetensors") for folder in (tiny, merged))
     name = "model.layers.0.mlp.down_proj.weight"
     assert made[name].dtype == base[name].dtype == torch.float32
+
+
+def test_a_dora_adapter_is_not_gone_on_with_over_e4m3(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "use_dora": true}')
+    require_same_adapter(Lora(init=str(tmp_path)))
+    with pytest.raises(UserError, match="that is a DoRA adapter"):
+        require_same_adapter(Lora(init=str(tmp_path)), in_fp8=True)
