@@ -120,7 +120,10 @@ class FamilyEncoder:
         pictures = [Picture(str(path), image.size) for path, image in opened]
         tokens = [one.num_tokens for one in seen]
         first = replace(rows[0], pictures=pictures, image_tokens=tokens)
-        return replace(first, rows=rows, branches=tuple(range(len(rows)))) if independent else first
+        if not independent:
+            return first
+        is_cut = any(row.text_is_cut for row in rows)
+        return replace(first, rows=rows, branches=tuple(range(len(rows))), text_is_cut=is_cut)
 
     def num_tokens(self, record: Mapping[str, Any]) -> int:
         """Positions that a record takes, negative without a picture; its pictures are opened for it."""
