@@ -20,6 +20,11 @@ def refuse_idle(data: Any, training: Any) -> None:
         raise UsageError(f"--eval_steps {steps}: a whole number of steps is needed")
     if training.learning_rate <= 0:
         raise UsageError(f"--learning_rate {training.learning_rate}: nothing would be learned; give one above 0")
+    if training.label_smoothing_factor:
+        raise UsageError(
+            f"--label_smoothing_factor {training.label_smoothing_factor}: transformers smooths over logits that are "
+            "not kept here, where the loss is taken on taught tokens alone; leave it out"
+        )
     if data.eval_data_path is None:
         for flag, given in (
             ("--metric_for_best_model", training.metric_for_best_model),
@@ -133,7 +138,7 @@ def refuse_unfit_for_dpo(data: Any, training: Any) -> None:
     if not training.freeze_mm_mlp_adapter or training.tune_vision_tower:
         raise UsageError(
             "--dpo True needs --freeze_mm_mlp_adapter True and a frozen tower: what is trained beside the adapter "
-            "would move the reference too (--lora_targets language,projector adapts the projector instead)"
+            "would move the reference too"
         )
     if adapter := training.init_lora or training.lora_weight_path:
         raise UsageError(
@@ -146,6 +151,10 @@ def refuse_unfit_for_dpo(data: Any, training: Any) -> None:
         raise UsageError("--dpo True with --share_pictures True: a pair shares its picture already; leave it out")
     if data.replay:
         raise UsageError("--dpo True with --replay: general records are no pairs; keep answers with --sft_weight")
+    if asked_kinds(data.augment):
+        raise UsageError(
+            f"--dpo True with --augment {data.augment}: only what one answer says is looked at; leave one out"
+        )
 
 
 def zero_stage(training: Any) -> int:

@@ -77,8 +77,6 @@ def _own_records(run: Run, records: Any, encoder: Any) -> RecordDataset:
     kinds = asked_kinds(asked)
     if not kinds:
         return RecordDataset(records, encoder, by_length)
-    if run.arguments.training.dpo:
-        raise UserError(f"--augment {asked} with --dpo True: only what one answer says is looked at; leave one out")
     if not isinstance(encoder, Encoder):
         raise UserError(
             f"--augment {asked}: only LLaVA's pictures are varied, not those of other families; leave it out"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from llava_finetune.config.augmenting import asked_kinds
 from llava_finetune.errors import UserError
 from llava_finetune.model.families.known import family_class, type_of
 
@@ -60,6 +61,8 @@ def _impossible(arguments: Any, family: Any) -> Iterator[tuple[str, str]]:
         ("--base_dtype", training.base_dtype == "fp8" and "fp8", "made for upstream's layers alone; leave it out"),
         ("--use_liger_kernel", training.use_liger_kernel, "Liger is put into upstream's layers alone; leave it out"),
         ("--torch_compile", training.torch_compile, "compiled are upstream's layers alone; leave it out"),
+        ("--dpo", training.dpo, "pairs of answers are learned by LLaVA's layouts alone; leave it out"),
+        ("--augment", asked_kinds(data.augment) and data.augment, "only LLaVA's pictures are varied; leave it out"),
         ("--profile", training.profile, "phases are known of upstream's layout alone; leave it out"),
     ):
         if value:
