@@ -48,8 +48,9 @@ class PairEncoder(Encoder):
             for answer in (pair.chosen, pair.rejected)
         ]
         if paths[0].input_ids == paths[1].input_ids:
+            cut = f" within --model_max_length {self.max_length}, which cuts both; raise it" if paths[0].is_cut else ""
             raise UserError(
-                f"record {record.get('id')!r}: chosen and rejected are the same tokens; nothing is preferred"
+                f"record {record.get('id')!r}: chosen and rejected are the same tokens{cut}; nothing is preferred"
             )
         return joined(paths)
 

@@ -22,7 +22,7 @@ NEEDED = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", 
         ("--gradient_accumulation_steps", "0"), ("--max_grad_norm", "nan"), ("--weight_decay", "-1"),
         ("--num_train_epochs", "nan"), ("--num_train_epochs", "-2"), ("--adam_beta1", "1"), ("--seed", "-1"),
         ("--model_max_length", "-5"), ("--model_max_length", "0"), ("--dataloader_num_workers", "-1"),
-        ("--logging_steps", "nan"), ("--max_steps", "-7"),
+        ("--logging_steps", "nan"), ("--max_steps", "-7"), ("--label_smoothing_factor", "0.1"),
     ],
 )  # fmt: skip
 def test_a_number_outside_of_its_range_names_flag_and_range(flag: str, value: str) -> None:

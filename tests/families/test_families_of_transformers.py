@@ -395,6 +395,18 @@ def test_questions_asked_alone_take_a_row_each(bases: dict[str, Path], data: Pat
         assert torch.equal(made[key], wanted[key])
 
 
+def test_a_later_question_that_loses_its_end_is_counted_as_cut(bases: dict[str, Path], data: Path) -> None:
+    family = open_family(str(bases["smolvlm"]))
+    assert family is not None
+    turns = ("<image>\nred?", "yes", "blue?", "no " * 60)
+    one = record("x", ["small.png"], *turns, independent_turns=True)
+    rows = FamilyEncoder(family, data).example(one, 0).rows
+    length = len(rows[0].input_ids) + 20
+    assert length < len(rows[1].input_ids)
+    cut = FamilyEncoder(family, data, max_length=length).example(one, 0)
+    assert cut.is_cut(length) and not cut.rows[0].is_cut(length)
+
+
 def test_a_batch_of_text_alone_reaches_the_connector(bases: dict[str, Path], data: Path, tmp_path: Path) -> None:
     (tmp_path / "text.json").write_text(json.dumps([RECORDS[2]] * 4))
     words = flags(bases["smolvlm"], data, tmp_path / "run", "")
@@ -430,6 +442,8 @@ def test_a_tokenizer_that_would_split_a_mark_is_refused(bases: dict[str, Path], 
         ("--tune_mm_mlp_adapter True", "stage 1 makes a projector .* train that alone with --freeze_backbone True"),
         ("--version v1", "--version v1: a LLaVA is put together by it"),
         ("--cache_features x", "features are kept for upstream's towers alone"),
+        (f"{LORA} --dpo True --freeze_mm_mlp_adapter True", "pairs of answers are learned by LLaVA's layouts alone"),
+        ("--augment flip", "only LLaVA's pictures are varied"),
     ],
 )
 def test_what_a_family_cannot_do_is_refused_with_what_it_can(

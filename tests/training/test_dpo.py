@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from llava_finetune.errors import UsageError
+from llava_finetune.data.masking import encode
+from llava_finetune.data.pairs import PairEncoder
+from llava_finetune.errors import UsageError, UserError
+from llava_finetune.model.building import load_tokenizer
 from llava_finetune.report.run_folder import read_run
 from llava_finetune.training.dpo import PairSettings, mean_kl, pair_loss, path_sums
 from tests.training.conftest import COLOURS, Flags, assert_same_run, record, rows_of, tensors
@@ -163,6 +166,7 @@ def test_a_run_in_bf16_measures_its_kl_as_its_loss(flags: Flags, pairs: Path, tm
         ("--init_lora runs/mine", "merge it first"),
         ("--dpo False --sft_weight 1", "do nothing without --dpo True"),
         ("--replay general.json:0.1", "keep answers with --sft_weight"),
+        ("--augment flip", "only what one answer says is looked at"),
         ("--dpo_label_smoothing 0.5", "--dpo_label_smoothing 0.5: expected a number"),
         ("--dpo_beta 0", "--dpo_beta 0.0: expected a number above 0"),
     ],
@@ -184,3 +188,12 @@ def test_bad_pairs_are_named(flags: Flags, data: Path, tmp_path: Path) -> None:
     more = "--max_steps 1 --model_max_length 40"
     code, text = train(command(flags, tmp_path / "cut", tmp_path / "pairs.json", more), tmp_path / "out")
     assert code == 1 and "long" in text and "--model_max_length" in text
+
+
+def test_a_pair_that_is_cut_before_it_differs_is_told_so(tiny: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny), None, 2048)
+    late = pair("late", "two?", "four", "five")
+    late["conversations"][:0] = [{"from": "human", "value": "one?"}, {"from": "gpt", "value": "it is one"}]
+    length = encode(late["conversations"], "v1", tokenizer).spans[0][1]
+    with pytest.raises(UserError, match=f"the same tokens within --model_max_length {length}, which cuts both"):
+        PairEncoder(tokenizer, "v1", None, None, None, max_length=length).encode(late)
