@@ -46,7 +46,9 @@ def rows_of(source: str) -> Iterator[Mapping[str, Any]]:
     path = Path(source)
     if path.suffix == ".json" and path.is_file() and isinstance(value := read_json(path), dict):
         for picture, answers in value.items():
-            both = [answers.get(name) for name in ("chosen", "rejected")] if isinstance(answers, dict) else []
+            both: list[Any] = []
+            if isinstance(answers, dict):
+                both = [answers.get(name) for name in ("chosen", "rejected")]
             if not both or not all(isinstance(one, list) for one in both):
                 raise DataError(path, f"{picture!r:.40}: expected an object with lists of chosen and rejected answers")
             for number, (chosen, rejected) in enumerate(itertools.zip_longest(*both)):
