@@ -350,7 +350,6 @@ def test_entities_are_refused_in_utf_16_too(folder: Path, capsys: pytest.Capture
     ("tool", "old", "new"),
     [
         (via, '"name": "rect"', '"name": ["rect"]'),
-        (labelme, '"shape_type": "rectangle"', '"shape_type": ["rectangle"]'),
         (labelme, '"label": "dog"', '"label": ["dog", "cat"]'),
         (via, '{"label": "dog"}', '{"label": ["dog", "cat"]}'),
         (voc, "<xmin>21<", "<xmin>&#49;nan<"),
@@ -365,6 +364,14 @@ def test_a_shape_or_a_name_of_another_type_is_dropped(
     file.write_text(file.read_text().replace(old, new, 1))
     assert run(*words, "--to", "pixels", "--allow-drops", "0.7") == 0
     assert sum(json.loads(Path("out.meta.json").read_text())["counts"]["dropped"].values()) >= 1
+
+
+def test_a_labelme_shape_of_no_known_type_is_what_its_points_span(folder: Path) -> None:
+    words = labelme()
+    file = Path("marks/a.json")
+    file.write_text(file.read_text().replace('"shape_type": "rectangle"', '"shape_type": ["rectangle"]'))
+    assert run(*words, "--to", "pixels") == 0
+    assert pairs() == WANTED
 
 
 @pytest.mark.parametrize("name", ["a\0.jpg", "\ud800.jpg", "http://[a.jpg"])
