@@ -172,7 +172,7 @@ def test_bad_held_out_data_is_refused_by_evaluate_before_a_model_is_loaded(
     records, message = BAD[name]
     file = tmp_path / "eval.json"
     file.write_text(json.dumps(records))
-    message = message.format(data=data).replace("--eval_image_folder", "--image_folder")
+    message = message.format(data=data).replace("--eval_image_folder", "--images")
     with pytest.raises(UserError) as caught:
         evaluate.main(
             ["--model", "no/such", "--data", str(file), "--image_folder", str(data), "--output", str(tmp_path / "out")]

@@ -150,7 +150,7 @@ def test_a_learning_rate_of_0_is_refused(flags: Flags, tmp_path: Path) -> None:
 def test_a_learning_rate_that_falls_to_0_on_the_way_is_said_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trainer = SimpleNamespace(num_samples=0, num_tokens=0, is_world_process_zero=lambda: True)
+    trainer = SimpleNamespace(num_samples=0, num_tokens=0, is_world_process_zero=lambda: True, take_numbers=dict)
     log = RunLog(trainer, tmp_path / "log.jsonl", 1)
     args = SimpleNamespace(get_warmup_steps=lambda steps: 2)
     for step in (1, 2, 5, 6, 10):
