@@ -442,7 +442,10 @@ def test_a_tokenizer_that_would_split_a_mark_is_refused(bases: dict[str, Path], 
         ("--tune_mm_mlp_adapter True", "stage 1 makes a projector .* train that alone with --freeze_backbone True"),
         ("--version v1", "--version v1: a LLaVA is put together by it"),
         ("--cache_features x", "features are kept for upstream's towers alone"),
-        (f"{LORA} --dpo True --freeze_mm_mlp_adapter True", "pairs of answers are learned by LLaVA's layouts alone"),
+        (
+            "--lora_enable True --lora_targets language --dpo True --freeze_mm_mlp_adapter True",
+            "pairs of answers are learned by LLaVA's layouts alone",
+        ),
         ("--augment flip", "only LLaVA's pictures are varied"),
     ],
 )
