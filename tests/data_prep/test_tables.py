@@ -92,7 +92,7 @@ def test_a_long_cell_and_empty_cells_at_the_end_of_lines_are_read(sources: Path)
         ("t.json", b'{"train": [{"image": 1}], ', "broken JSON"),
         ("t.json", b'{"one": [{"image": 1}], "two": [{"image": 1}]}', "several lists in one object: one (1), two (1)"),
         ("t.json", b'{"questions": [{"question": 1}]}', "official VQA questions; python -m data_prep vqa"),
-        ("t.json", b'{"images": [], "annotations": [{"bbox": [1]}]}', "COCO's boxes; python -m data_prep generate"),
+        ("t.json", b'{"images": [], "annotations": [{"bbox": [1]}]}', "COCO's boxes; python -m data_prep coco-boxes"),
     ],
 )  # fmt: skip
 def test_a_file_of_another_kind_is_called_by_its_name(
