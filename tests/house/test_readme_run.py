@@ -33,7 +33,7 @@ KNOWN = [
     r"fast LoRA in \d+ layers .*|batches without padding, .*",
     rf"step \d+/\d+  loss {NUMBER}  grad {NUMBER}  lr {NUMBER}  {NUMBER} samples/s .* left",
     r"all \d+ adapters moved, projector moved|saved adapter in runs/mine|report: runs/mine/report.html",
-    r"next: llava-finetune evaluate --model runs/mine --data \S+ --image_folder pictures",
+    r"next: llava-finetune evaluate --model runs/mine --data \S+ --images pictures",
 ]
 
 
