@@ -38,6 +38,7 @@ UPSTREAM_DEFAULTS: dict[str, Any] = {
     "mm_vision_select_feature": "patch",
     "image_aspect_ratio": "square",
 }
+REMEDY = "download the folder again, and see that every file that model.safetensors.index.json names is there"
 KEPT_WHOLE = ("model.mm_projector", "model.vision_tower", "lm_head")
 GUESSED_TEMPLATES = (("mistral", "mistral_instruct"), ("llama", "vicuna_v1"))
 
@@ -192,20 +193,35 @@ def quantization(
     )
 
 
+def quantized_keywords(building: Building, kept_whole: Sequence[str] = KEPT_WHOLE) -> dict[str, Any]:
+    """What from_pretrained takes for a base in 4 or 8 bit; nothing for 16."""
+    config = quantization(building.bits, building.dtype, building.double_quant, building.quant_type, kept_whole)
+    return {"quantization_config": config, "device_map": {"": building.device}} if config else {}
+
+
+def prepared(model: Any, building: Building) -> Any:
+    """A loaded base made ready to be trained in its bits, with gradients that reach through checkpointed layers."""
+    if building.bits != 16:
+        from peft import prepare_model_for_kbit_training
+
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=building.gradient_checkpointing)
+    if building.bits == 8:
+        forget_inputs()
+    if building.gradient_checkpointing:
+        model.enable_input_require_grads()
+    return model
+
+
 def build_model(building: Building, config: Any, values: Vision, tokenizer: Any) -> tuple[Any, bool]:
     """Base, tower and projector, frozen or not as the mode says; adapters are added after.
 
     Returns the model, and whether its projector is one that the base does not have.
     """
-    quantized = quantization(building.bits, building.dtype, building.double_quant, building.quant_type)
-    keywords: dict[str, Any] = (
-        {"quantization_config": quantized, "device_map": {"": building.device}} if quantized else {}
-    )
+    keywords = quantized_keywords(building)
     if hasattr(config, "mm_vision_tower"):  # it knows where a tower that moved along with its folder is now
         keywords["config"] = config
     base = building.base
-    remedy = "download the folder again, and see that every file that model.safetensors.index.json names is there"
-    with blamed_on(base, "the weights cannot be loaded", remedy):
+    with blamed_on(base, "the weights cannot be loaded", REMEDY):
         model = model_class(config.model_type).from_pretrained(
             base,
             cache_dir=building.cache_dir,
@@ -216,14 +232,7 @@ def build_model(building: Building, config: Any, values: Vision, tokenizer: Any)
     model.config.use_cache = False
     if building.freeze_backbone:
         model.model.requires_grad_(False)
-    if quantized:
-        from peft import prepare_model_for_kbit_training
-
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=building.gradient_checkpointing)
-    if building.bits == 8:
-        forget_inputs()
-    if building.gradient_checkpointing:
-        model.enable_input_require_grads()
+    model = prepared(model, building)
     with blamed_on(values.vision_tower, "cannot be the vision tower", "give the tower that the base was trained with"):
         return model, add_vision(model, building, values, tokenizer)
 

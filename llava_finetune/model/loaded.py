@@ -13,6 +13,7 @@ import torch
 
 from llava_finetune.config.precision import choose_precision
 from llava_finetune.errors import UserError
+from llava_finetune.kernels import rotary
 from llava_finetune.saved.manifest import NAME, weights_sha256
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -118,6 +119,21 @@ def refuse_unset(model: Any, path: str, missing: set[str]) -> None:
         name = min(unset)
         count = f" (and {len(unset) - 1} more)" if len(unset) > 1 else ""
         raise UserError(f"{path}: {name} is {unset[name]}{count}; the folder is incomplete or damaged")
+
+
+def make_ready(model: Any, device: torch.device, dtype: torch.dtype, bits: int) -> None:
+    """Place, type and settings of a loaded model that is to answer; what is quantised stays as it was loaded."""
+    if bits == 16:
+        model.to(device=device, dtype=dtype)
+    else:
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:  # peft makes them fp32
+                parameter.data = parameter.data.to(dtype)
+    rotary.restore(model)
+    model.requires_grad_(False)
+    model.eval()
+    model.config.use_cache = True
+    forget_sampling(model)
 
 
 def forget_sampling(model: Any) -> None:

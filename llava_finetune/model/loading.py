@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from llava_finetune.errors import UserError
-from llava_finetune.kernels import rotary
 from llava_finetune.model.building import attention, load_config, load_tokenizer, quantization, template_of
 from llava_finetune.model.families.known import open_family
 from llava_finetune.model.families.loading import load_family
@@ -26,9 +25,9 @@ from llava_finetune.model.loaded import (
     base_of,
     choose_device,
     choose_dtype,
-    forget_sampling,
     kind_of,
     load_adapter,
+    make_ready,
     refuse_unset,
 )
 from llava_finetune.model.modeling import model_class
@@ -83,7 +82,10 @@ def load(
     if kind == "adapter":
         model = load_adapter(model, Path(path), merge_adapter and bits == 16)
     refuse_unset(model, path, missing)
-    _finish(model, place, chosen, bits)
+    if bits != 16:
+        model.get_model().mm_projector.to(device=place, dtype=chosen)
+    make_ready(model, place, chosen, bits)
+    model.config.tokenizer_padding_side = "left"
     tokenizer = load_tokenizer(path if _has_tokenizer(path) else source, None, 2048)
     template = template_of(None, path if manifest else source, config, tokenizer)
     context = int(getattr(config, "tokenizer_model_max_length", None) or config.max_position_embeddings)
@@ -167,19 +169,3 @@ def _load_state(model: Any, state: dict[str, torch.Tensor], file: Path) -> set[s
             f"{file}: {len(result.unexpected_keys)} tensors that the model has not: {result.unexpected_keys[0]}"
         )
     return set(plain)
-
-
-def _finish(model: Any, device: torch.device, dtype: torch.dtype, bits: int) -> None:
-    if bits == 16:
-        model.to(device=device, dtype=dtype)
-    else:
-        model.get_model().mm_projector.to(device=device, dtype=dtype)
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:  # peft makes them fp32
-                parameter.data = parameter.data.to(dtype)
-    rotary.restore(model)
-    model.requires_grad_(False)
-    model.eval()
-    model.config.use_cache = True
-    model.config.tokenizer_padding_side = "left"
-    forget_sampling(model)

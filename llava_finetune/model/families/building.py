@@ -12,9 +12,8 @@ from typing import Any
 import torch
 
 from llava_finetune.errors import UserError
-from llava_finetune.kernels.eight_bit import forget_inputs
 from llava_finetune.model.adapters import Lora, add_adapters
-from llava_finetune.model.building import attention, quantization
+from llava_finetune.model.building import REMEDY, attention, prepared, quantized_keywords
 from llava_finetune.model.families.family import Family
 from llava_finetune.model.families.forward import model_class
 from llava_finetune.model.saving import FolderWriter
@@ -22,17 +21,9 @@ from llava_finetune.model.trained_parts import Building, part_of, settle_dtypes
 from llava_finetune.saved.sound import blamed_on
 from llava_finetune.saved.tensor_names import is_buffer
 
-REMEDY = "download the folder again, and see that every file that model.safetensors.index.json names is there"
-
 
 def build_model(family: Family, building: Building, lora: Lora | None) -> Any:
     """The family's model with what is trained in it; `lora` None: the weights themselves."""
-    quantized = quantization(
-        building.bits, building.dtype, building.double_quant, building.quant_type, family.kept_whole
-    )
-    keywords: dict[str, Any] = (
-        {"quantization_config": quantized, "device_map": {"": building.device}} if quantized else {}
-    )
     with blamed_on(family.source, "the weights cannot be loaded", REMEDY):
         model, info = model_class(type(family), family.name).from_pretrained(
             family.source,
@@ -40,19 +31,12 @@ def build_model(family: Family, building: Building, lora: Lora | None) -> Any:
             attn_implementation=attention(building.attention, torch.cuda.is_available()),
             dtype=building.dtype,
             output_loading_info=True,
-            **keywords,
+            **quantized_keywords(building, family.kept_whole),
         )
     if missing := sorted(name for name in info["missing_keys"] if not is_buffer(name)):
         raise UserError(f"{family.source}: {missing[0]} is missing from the weights; {REMEDY}")
     model.config.use_cache = False
-    if quantized:
-        from peft import prepare_model_for_kbit_training
-
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=building.gradient_checkpointing)
-    if building.bits == 8:
-        forget_inputs()
-    if building.gradient_checkpointing:
-        model.enable_input_require_grads()
+    model = prepared(model, building)
     if lora is not None:
         model = add_adapters(model, lora, family.targets)
     _freeze(model, building, lora)

@@ -11,12 +11,10 @@ from typing import Any
 import torch
 
 from llava_finetune.errors import UserError
-from llava_finetune.kernels import rotary
-from llava_finetune.model.building import attention, quantization
-from llava_finetune.model.families.building import REMEDY
+from llava_finetune.model.building import REMEDY, attention, quantization
 from llava_finetune.model.families.family import Family
 from llava_finetune.model.families.forward import model_class
-from llava_finetune.model.loaded import Loaded, choose_dtype, forget_sampling, load_adapter, refuse_unset
+from llava_finetune.model.loaded import Loaded, choose_dtype, load_adapter, make_ready, refuse_unset
 from llava_finetune.saved.manifest import read_manifest
 from llava_finetune.saved.pickles import load_pickle
 from llava_finetune.saved.sound import blamed_on
@@ -48,7 +46,7 @@ def load_family(
         missing -= beside.keys()
         model = load_adapter(model, Path(path), merge)
     refuse_unset(model, path, missing)
-    _finish(model, device, chosen, bits)
+    make_ready(model, device, chosen, bits)
     return Loaded(
         family.tokenizer,
         model,
@@ -76,17 +74,3 @@ def _put(model: Any, state: dict[str, torch.Tensor], folder: Path) -> None:
             raise UserError(f"{folder}: {name} is not this base's; give the base that it was trained on with --base")
         with torch.no_grad():
             parameters[name].copy_(value)
-
-
-def _finish(model: Any, device: torch.device, dtype: torch.dtype, bits: int) -> None:
-    if bits == 16:
-        model.to(device=device, dtype=dtype)
-    else:
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:  # peft makes them fp32
-                parameter.data = parameter.data.to(dtype)
-    rotary.restore(model)
-    model.requires_grad_(False)
-    model.eval()
-    model.config.use_cache = True
-    forget_sampling(model)
