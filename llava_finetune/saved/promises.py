@@ -3,7 +3,7 @@
 A config.json that promises a billion layers, or a vocabulary of 10^12 rows, would be built first and compared later.
 The headers of the weight files say in a few kilobytes what there is, and a shard is as long as its header says.
 
-    require_kept(Path("runs/base"), read_document(Path("runs/base/config.json")))
+    require_kept(Path("runs/base"), read_document(Path("runs/base/config.json")), shapes)
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_finetune.errors import UserError
+from llava_finetune.saved.pickles import written_by_torch
 
 PROJECTOR = re.compile(r"linear|identity|mlp([1-9]\d{0,1})x_gelu")
 MAX_PROJECTOR_DEPTH = 16
@@ -21,6 +22,8 @@ LAYER = re.compile(r"(?:^|\.)(?:encoder\.)?layers\.(\d+)\.")
 HEADS = ("num_attention_heads", "num_key_value_heads")
 BESIDE_LANGUAGE = ("vision_tower", "vision_model", "resampler")
 """In the names of tensors that are not the language model's; a perceiver has layers of its own."""
+WHOLE_MODEL = re.compile(r"(?:pytorch_)?model(?:-\d+-of-\d+)?\.(?:safetensors|bin)")
+"""Names of the files that hold a whole model, or a part of one."""
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -73,10 +76,17 @@ def _require_patches(folder: Path, config: Mapping[str, Any], shapes: Shapes) ->
 
 
 def _require_bytes(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raise UserError where the weight files could not hold the promised layers even at half a byte a parameter."""
+    """Raise UserError where the weight files could not hold the promised layers even at half a byte a parameter.
+
+    An adapter or a projector stands beside the config of its whole base and holds none of its layers. A file that torch
+    did not write is refused by those that open it.
+    """
     hidden, inner = config.get("hidden_size") or 0, config.get("intermediate_size") or 0
     parameters = 2 * (config.get("num_hidden_layers") or 0) * hidden * inner + (config.get("vocab_size") or 0) * hidden
-    held = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
+    files = [file for file in folder.iterdir() if WHOLE_MODEL.fullmatch(file.name)]
+    if any(file.suffix == ".bin" and not written_by_torch(file) for file in files):
+        return
+    held = sum(file.stat().st_size for file in files)
     if held and parameters // 2 > held:
         raise UserError(
             f"{folder / 'config.json'}: {parameters:,} parameters and more are promised, the weights have {held:,} "

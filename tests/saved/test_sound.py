@@ -107,6 +107,18 @@ def test_where_shapes_tell_nothing_the_bytes_of_the_weights_do(folder: Path, qua
         require_sound(folder)
 
 
+@pytest.mark.parametrize("names", [("adapter_model.safetensors", "non_lora_trainables.bin"), ("mm_projector.bin",)])
+def test_what_stands_beside_its_bases_config_need_not_hold_the_base(tmp_path: Path, names: tuple[str, ...]) -> None:
+    large = {"num_hidden_layers": 32, "intermediate_size": 11008, "hidden_size": 4096, "vocab_size": 32000}
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | large))
+    for name in names:
+        save = save_file if name.endswith("safetensors") else torch.save
+        save({"a": torch.zeros(4)}, tmp_path / name)
+    if "adapter_model.safetensors" in names:
+        (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8}')
+    require_sound(tmp_path)
+
+
 def test_a_tower_has_places_for_its_patches(tmp_path: Path) -> None:
     weights = {"vision_model.embeddings.position_embedding.weight": torch.zeros(17, 4)}
     save_file(weights, tmp_path / "model.safetensors")
