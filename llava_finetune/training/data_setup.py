@@ -23,7 +23,6 @@ from llava_finetune.data.pairs import pair_encoder
 from llava_finetune.data.replay import mixed
 from llava_finetune.data.unreadable_pictures import WithSubstitutes
 from llava_finetune.data.varied_records import VariedRecords
-from llava_finetune.errors import UserError
 from llava_finetune.model.families.encoder import FamilyCollator, FamilyEncoder
 from llava_finetune.planning.picture_batches import most_pictures
 from llava_finetune.training.beginning import Run
@@ -48,7 +47,7 @@ def load_data(run: Run, built: Built, records: Any) -> RunData:
     """The run's records as examples, general ones mixed in, and its held-out questions."""
     data, training = run.arguments.data, run.arguments.training
     encoder, collator = _readers(run, built)
-    dataset: Any = _own_records(run, records, _of_pairs(encoder) if training.dpo else encoder)
+    dataset: Any = _own_records(run, records, pair_encoder(encoder) if training.dpo else encoder)
     if data.replay:
         dataset = mixed(dataset, data.replay, with_folder(encoder, data.replay_image_folder), training.seed)
         run.say(f"replay: {len(dataset) - len(records)} general records beside {len(records)} ({data.replay})")
@@ -62,25 +61,12 @@ def load_data(run: Run, built: Built, records: Any) -> RunData:
     return RunData(WithSubstitutes(dataset), collator, _evaluators(run, encoder, collator))
 
 
-def _of_pairs(encoder: Encoder | FamilyEncoder) -> Encoder:
-    if isinstance(encoder, FamilyEncoder):
-        raise UserError(
-            "--dpo True: pairs of answers are learned by LLaVA's layouts alone, and this base is a family of "
-            "transformers' own classes; tune it without --dpo"
-        )
-    return pair_encoder(encoder)
-
-
 def _own_records(run: Run, records: Any, encoder: Any) -> RecordDataset:
     """The run's records as examples, varied from epoch to epoch where that is asked for; says how many can be."""
     by_length, asked = run.arguments.training.group_by_real_length, run.arguments.data.augment
     kinds = asked_kinds(asked)
     if not kinds:
         return RecordDataset(records, encoder, by_length)
-    if not isinstance(encoder, Encoder):
-        raise UserError(
-            f"--augment {asked}: only LLaVA's pictures are varied, not those of other families; leave it out"
-        )
     augmentation = Augmentation(kinds, run.arguments.training.seed)
     looked_at = min(len(records), LOOKED_AT)
     reach = augmentation.reach(records[index] for index in range(looked_at))
