@@ -99,12 +99,7 @@ class Encoder:
 
     def paths(self, record: Mapping[str, Any]) -> list[Path]:
         """Where the pictures of a record lie."""
-        names, folder = images_of(record), self.image_folder
-        if not names:
-            return []
-        if folder is None:
-            raise UserError(f"record {record.get('id')!r} has a picture, and no --image_folder is given")
-        return [resolve_image(folder, name) for name in names]
+        return paths_below(self.image_folder, record)
 
     def _picture(self, path: Path) -> Picture:
         key = self.cache.key(path) if self.cache else None
@@ -171,6 +166,16 @@ class Encodes(Protocol):
 
     def num_tokens(self, record: Mapping[str, Any]) -> int:
         """Positions that the record takes, negative for text alone."""
+
+
+def paths_below(folder: Path | None, record: Mapping[str, Any]) -> list[Path]:
+    """Where the pictures of a record lie. Raises UserError for one that has pictures, where there is no folder."""
+    names = images_of(record)
+    if not names:
+        return []
+    if folder is None:
+        raise UserError(f"record {record.get('id')!r} has a picture, and no --image_folder is given")
+    return [resolve_image(folder, name) for name in names]
 
 
 def require_marks(record: Mapping[str, Any]) -> None:

@@ -63,7 +63,8 @@ def _tokenize(text: str, tokenizer: Any) -> tuple[list[int], list[tuple[int, int
     return ids, [(start, end or len(text)) for start, end in zip(starts, ends, strict=True)]
 
 
-def _overlaps(span: tuple[int, int], supervised: Sequence[tuple[int, int]]) -> bool:
+def overlaps(span: tuple[int, int], supervised: Sequence[tuple[int, int]]) -> bool:
+    """Whether a token from `start` to `end` has a character in a taught stretch of text."""
     start, end = span
     return any(start < right and left < end for left, right in supervised)
 
@@ -98,7 +99,7 @@ def encode_segments(pieces: Sequence[Segment], tokenizer: Any) -> tuple[list[int
             labels.append(IGNORE_INDEX)
         for token, (start, end) in zip(chunk_ids[bos:], spans[bos:], strict=True):
             ids.append(token)
-            taught = _overlaps((position + start, position + end), marks)
+            taught = overlaps((position + start, position + end), marks)
             labels.append(token if taught else IGNORE_INDEX)
         position += len(chunk) + len(IMAGE_TOKEN)
     return ids, labels

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from data_prep.records.marks import IGNORE_INDEX
-from data_prep.records.record import images_of, open_image, resolve_image
+from data_prep.records.record import open_image
 from llava_finetune.data.collator import Batch
-from llava_finetune.data.dataset import is_independent, require_marks
+from llava_finetune.data.dataset import is_independent, paths_below, require_marks
 from llava_finetune.data.example import Example, Picture
-from llava_finetune.data.masking import separate
+from llava_finetune.data.masking import overlaps, separate
 from llava_finetune.data.segments import Segment
 from llava_finetune.errors import UserError
 from llava_finetune.model.families.chat import pictures_in, segments
@@ -64,10 +64,7 @@ def encode(family: Family, pieces: Sequence[Segment], seen: Sequence[Seen], max_
         marks += [(len(text), len(text) + len(words))] if piece.supervised else []
         text += words
     ids, spans = family.tokenize(text)
-    labels = [
-        token if any(start < right and left < end for left, right in marks) else IGNORE_INDEX
-        for token, (start, end) in zip(ids, spans, strict=True)
-    ]
+    labels = [token if overlaps(span, marks) else IGNORE_INDEX for token, span in zip(ids, spans, strict=True)]
     if not max_length or len(ids) <= max_length:
         return Encoded(ids, labels, seen, is_cut=False)
     cut, kept = _cut(family, ids, seen, max_length)
@@ -108,7 +105,7 @@ class FamilyEncoder:
         """The record as an example. Raises UserError that names it; DataError for a picture that cannot be read."""
         name = str(record.get("id", index))
         require_marks(record)
-        opened = [(path, open_image(path)) for path in self._paths(record)]
+        opened = [(path, open_image(path)) for path in paths_below(self.image_folder, record)]
         try:
             seen = self.family.see([image for _, image in opened])
             conversation = list(record["conversations"])
@@ -147,12 +144,6 @@ class FamilyEncoder:
     def _own(self, conversation: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         """The turns from the first of the human's or of the system's on, as upstream takes them."""
         return conversation[bool(conversation) and conversation[0]["from"] == "gpt" :]
-
-    def _paths(self, record: Mapping[str, Any]) -> list[Path]:
-        names, folder = images_of(record), self.image_folder
-        if names and folder is None:
-            raise UserError(f"record {record.get('id')!r} has a picture, and no --image_folder is given")
-        return [resolve_image(folder, name) for name in names] if folder else []
 
 
 @dataclass(frozen=True)
