@@ -6,7 +6,6 @@ state = load_pickle(Path("runs/mine/non_lora_trainables.bin"))     # tensors by 
 from __future__ import annotations
 
 import importlib
-import pickle
 import re
 import zipfile
 from pathlib import Path
@@ -15,9 +14,6 @@ import torch
 
 from data_prep.records.json_text import require_regular
 from llava_finetune.errors import UserError
-
-BEFORE_1_6 = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
-"""How a file of torch.save began before it was an archive."""
 
 
 def load_pickle(path: Path) -> dict[str, torch.Tensor]:
@@ -34,14 +30,6 @@ def load_pickle(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path}: refused: expected tensors by name, found something else; copy the file again")
     return dict(state)
-
-
-def written_by_torch(file: Path) -> bool:
-    """Whether torch.save wrote a file, today's archive or one from before PyTorch 1.6; told by its first bytes."""
-    if zipfile.is_zipfile(file):
-        return True
-    with file.open("rb") as stream:
-        return stream.read(len(BEFORE_1_6)) == BEFORE_1_6
 
 
 def _in_words(error: Exception) -> str:

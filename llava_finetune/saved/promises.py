@@ -9,13 +9,16 @@ The headers of the weight files say in a few kilobytes what there is, and a shar
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llava_finetune.errors import UserError
-from llava_finetune.saved.pickles import written_by_torch
 
+BEFORE_1_6 = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+"""How a file of torch.save began before it was an archive: a pickle of its magic number, written out so that a plan
+needs no torch."""
 PROJECTOR = re.compile(r"linear|identity|mlp([1-9]\d{0,1})x_gelu")
 MAX_PROJECTOR_DEPTH = 16
 LAYER = re.compile(r"(?:^|\.)(?:encoder\.)?layers\.(\d+)\.")
@@ -25,6 +28,14 @@ BESIDE_LANGUAGE = ("vision_tower", "vision_model", "resampler")
 WHOLE_MODEL = re.compile(r"(?:pytorch_)?model(?:-\d+-of-\d+)?\.(?:safetensors|bin)")
 """Names of the files that hold a whole model, or a part of one."""
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+def written_by_torch(file: Path) -> bool:
+    """Whether torch.save wrote a file, today's archive or one from before PyTorch 1.6; told by its first bytes."""
+    if zipfile.is_zipfile(file):
+        return True
+    with file.open("rb") as stream:
+        return stream.read(len(BEFORE_1_6)) == BEFORE_1_6
 
 
 def require_projector(name: str, where: object) -> None:
