@@ -91,6 +91,11 @@ def refuse_contradictions(model: Any, training: Any) -> None:
 def refuse_unshared(training: Any) -> None:
     """Flags under which no two records can share a picture, or that would take them apart."""
     if not training.share_pictures:
+        if training.share_among:
+            raise UsageError(
+                f"--share_among {training.share_among} without --share_pictures True: nothing is put together; add it, "
+                "or leave --share_among out"
+            )
         return
     asked = "--share_pictures True"
     if not training.unpadded:

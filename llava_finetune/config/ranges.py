@@ -41,6 +41,7 @@ RANGES = {
     "mm_projector_lr": Range(0, 1e3),
     "vision_tower_lr": Range(0, 1e3),
     "weight_decay": Range(0, 1e3),
+    "neftune_noise_alpha": Range(0, 1e3),
     "max_grad_norm": Range(0, 1e30),
     "adam_beta1": BELOW_ONE,
     "adam_beta2": BELOW_ONE,

@@ -65,7 +65,7 @@ def translate(argv: Sequence[str]) -> tuple[list[str], Precision, list[str]]:
             out = [*without(out, old), new, value]
             notices.append(f"{old} is now {new}: {value}")
     if (value := value_of(out, "--warmup_ratio")) is not None:
-        out = [*without(out, "--warmup_ratio"), "--warmup_steps", value]
+        out = [*without(out, "--warmup_ratio"), "--warmup_steps", _share(value)]
         notices.append(f"--warmup_ratio is now --warmup_steps with a share below 1: {value}")
     if (value := value_of(out, "--group_by_length")) is not None:
         out = without(out, "--group_by_length")
@@ -84,6 +84,19 @@ def translate(argv: Sequence[str]) -> tuple[list[str], Precision, list[str]]:
     if not cuda and not torch.backends.mps.is_available() and value_of(out, "--use_cpu") is None:
         out += ["--use_cpu", "True"]
     return out, precision, notices
+
+
+def _share(value: str) -> str:
+    """--warmup_ratio's value. Raises UsageError from 1 on, which --warmup_steps would take as a number of steps."""
+    try:
+        if 0 <= float(value) < 1:
+            return value
+    except ValueError:
+        pass
+    raise UsageError(
+        f"--warmup_ratio {value}: expected a share of all steps, from 0 to below 1, as 0.03; a number of steps is "
+        "given by --warmup_steps"
+    )
 
 
 def _precision(argv: Sequence[str], cuda: bool) -> Precision:

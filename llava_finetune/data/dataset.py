@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from data_prep.picture_folder import SPELLINGS
 from data_prep.records.marks import IMAGE_TOKEN
 from data_prep.records.record import DataError, Records, images_of, open_image, resolve_image
 from data_prep.records.usable import taught
@@ -174,7 +175,7 @@ def paths_below(folder: Path | None, record: Mapping[str, Any]) -> list[Path]:
     if not names:
         return []
     if folder is None:
-        raise UserError(f"record {record.get('id')!r} has a picture, and no --image_folder is given")
+        raise UserError(f"record {record.get('id')!r} has a picture, and no {SPELLINGS[0]} is given")
     return [resolve_image(folder, name) for name in names]
 
 

@@ -153,8 +153,13 @@ def asked_alone(question: str, first: str) -> str:
 
 
 def separate(conversations: Sequence[Turn]) -> list[list[Turn]]:
-    """Every question of a conversation with its answer, asked alone about the first one's pictures."""
+    """Every question of a conversation with its answer, asked alone about the first one's pictures.
+
+    Raises UserError for a question without an answer, and when a picture stands in a later question.
+    """
     turns = from_human(conversations)
+    if any(IMAGE_TOKEN in turn["value"] for turn in turns[1:]):
+        raise UserError(f"independent turns share the first question's pictures, and a later turn has {IMAGE_TOKEN}")
     if len(turns) % 2:
         raise UserError(f"turn {len(turns)} is a question without an answer; independent turns are pairs of both")
     pairs = zip(turns[::2], turns[1::2], strict=True)
@@ -168,13 +173,10 @@ def encode_independent(
 
     In one conversation the earlier answers stand in view of the later questions: the model learns to read them there
     ("blue" was said before) and not to look. Here the questions share the tokens that they begin with, system prompt
-    and pictures, and branch off after them. `max_length` bounds each question's own path. Raises as `encode`, and when
-    a picture stands in a later question.
+    and pictures, and branch off after them. `max_length` bounds each question's own path. Raises as `encode` and as
+    `separate`.
     """
-    turns = from_human(conversations)
-    if any(IMAGE_TOKEN in turn["value"] for turn in turns[1:]):
-        raise UserError(f"independent turns share the first question's pictures, and a later turn has {IMAGE_TOKEN}")
-    return joined([encode(pair, template_name, tokenizer, max_length) for pair in separate(turns)])
+    return joined([encode(pair, template_name, tokenizer, max_length) for pair in separate(conversations)])
 
 
 def joined(paths: Sequence[Encoded]) -> Encoded:

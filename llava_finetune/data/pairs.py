@@ -20,9 +20,9 @@ from data_prep.errors import DataError
 from data_prep.records.marks import IGNORE_INDEX
 from data_prep.records.preference import pair_of
 from llava_finetune.data.collator import Batch
-from llava_finetune.data.dataset import Encoder, require_marks
+from llava_finetune.data.dataset import Encoder, is_independent, require_marks
 from llava_finetune.data.example import Example
-from llava_finetune.data.masking import Encoded, encode, joined
+from llava_finetune.data.masking import Encoded, encode, joined, separate
 from llava_finetune.errors import UserError
 
 
@@ -56,8 +56,12 @@ class PairEncoder(Encoder):
 
     def _path(self, record: Mapping[str, Any]) -> Encoded:
         require_marks(record)
+        turns = record["conversations"]
         try:
-            return encode(record["conversations"], self.template, self.tokenizer, self.max_length)
+            if is_independent(record, self.independent_turns):
+                # A pair prefers its last answer: of questions that know nothing of each other the last alone is seen.
+                turns = separate(turns)[-1]
+            return encode(turns, self.template, self.tokenizer, self.max_length)
         except UserError as error:
             raise UserError(f"record {record.get('id')!r}: {error}") from None
 

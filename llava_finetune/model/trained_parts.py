@@ -63,14 +63,16 @@ def settle_dtypes(model: Any, building: Building) -> None:
             parameter.data = parameter.data.to(dtype if deepspeed else torch.float32)
 
 
-def in_use(name: str, num_layers: int, select_layer: int) -> bool:
+def in_use(name: str, num_layers: int, select_layer: int | Sequence[int]) -> bool:
     """Whether a tower's parameter or module takes part: features are read before the layers behind `select_layer`.
 
-    LLaVA reads the output of the last layer but one (-2); what comes after gets no gradient.
+    LLaVA reads the output of the last layer but one (-2); what comes after gets no gradient. Of several layers, whose
+    features are put side by side, the last decides.
     """
     layer = re.search(r"encoder\.layers\.(\d+)\.", name)
     if layer is not None:
-        return int(layer[1]) < select_layer % (num_layers + 1)
+        selected = [select_layer] if isinstance(select_layer, int) else select_layer
+        return int(layer[1]) < max(one % (num_layers + 1) for one in selected)
     return "post_layernorm" not in name
 
 

@@ -1,4 +1,4 @@
-"""What a family of transformers' own classes cannot be asked, refused before data is read and a model is loaded.
+"""What the base's kind of model cannot be asked, refused before data is read and a model is loaded.
 
 refuse_impossible(run.arguments)
 """
@@ -20,15 +20,26 @@ UPSTREAMS = (
 
 
 def refuse_impossible(arguments: Any) -> None:
-    """Raise UserError for the first flag that the base's family cannot do, with what it can. LLaVA's bases pass."""
+    """Raise UserError for the first flag that the base's family cannot do, with what it can."""
     path = arguments.model.model_name_or_path
     family = family_class(path)
     if family is None:
+        _refuse_noise(arguments.training)
         return
     name = type_of(path)
     for flag, why in _impossible(arguments, family):
         can = ", ".join(family.modes())
         raise UserError(f"{flag}: {why} ({path} is {name}). {name} can be trained by: {can} (docs/families.md)")
+
+
+def _refuse_noise(training: Any) -> None:
+    """transformers puts NEFTune's noise on padded rows of ids; a LLaVA embeds its texts end to end, without rows."""
+    if training.neftune_noise_alpha is not None:
+        raise UserError(
+            f"--neftune_noise_alpha {training.neftune_noise_alpha}: its noise is measured by a padded row of ids, and "
+            "a LLaVA's texts are embedded end to end, between their pictures; leave it out (--lora_dropout and "
+            "--augment also keep small data from being learned by heart)"
+        )
 
 
 def _impossible(arguments: Any, family: Any) -> Iterator[tuple[str, str]]:

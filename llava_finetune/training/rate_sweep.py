@@ -22,7 +22,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.numbers import whole
+from data_prep.numbers import real, whole
+from llava_finetune.config.ranges import RANGES
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.evaluation.intervals import bootstrap, paired_bootstrap
 
@@ -58,6 +59,8 @@ def main(argv: Sequence[str] | None = None, train: Train | None = None) -> int:
         if needed not in [word.partition("=")[0] for word in flags]:
             raise UsageError(f"--learning-rate needs the training behind --, and in it {needed}")
     rates = list(dict.fromkeys(options.rates))
+    if len(rates) < 2:
+        raise UsageError(f"--rates {rates[0]:g}: one rate is compared to nothing; give two or more")
     folder = Path(tempfile.mkdtemp(prefix="rates-"))
     try:
         tried, problems = sweep(rates, flags, options.steps, 60 * options.minutes, folder, train or start)
@@ -82,9 +85,15 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    out.add_argument("--minutes", type=float, default=30.0, help="time for all runs together; default 30")
+    out.add_argument("--minutes", type=real(0, above=True), default=30.0, help="time for all runs together; default 30")
     out.add_argument("--steps", type=whole(4), default=40, help="steps of each run; default 40")
-    out.add_argument("--rates", type=float, nargs="+", default=list(RATES), help="rates to try, in this order")
+    out.add_argument(
+        "--rates",
+        type=real(*RANGES["learning_rate"][:2], above=True),
+        nargs="+",
+        default=list(RATES),
+        help="rates to try, in this order",
+    )
     return out
 
 

@@ -47,3 +47,15 @@ def test_usual_numbers_are_taken() -> None:
 def test_a_flags_type_refuses_what_is_outside(kind: object, text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="expected a"):
         kind(text)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("value", ["1", "1.0", "5", "-0.1", "nan", "x"])
+def test_a_warmup_ratio_that_would_be_read_as_steps_is_refused(value: str) -> None:
+    with pytest.raises(UsageError, match=r"--warmup_ratio \S+: expected a share of all steps, from 0 to below 1"):
+        parse([*NEEDED, "--warmup_ratio", value])
+    assert parse([*NEEDED, "--warmup_ratio", "0"]).training.warmup_steps == 0
+
+
+def test_records_to_share_among_without_sharing_are_refused() -> None:
+    with pytest.raises(UsageError, match="--share_among 8 without --share_pictures True: nothing is put together"):
+        parse([*NEEDED, "--share_among", "8"])

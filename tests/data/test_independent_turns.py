@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from data_prep.records.marks import IGNORE_INDEX
 from data_prep.records.record import conversation
 from llava_finetune.config.arguments import parse
 from llava_finetune.data.masking import encode, encode_independent, prompt_ids
+from llava_finetune.data.pairs import PairEncoder
 from llava_finetune.data.templates import template_names
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.model.building import load_tokenizer
@@ -76,3 +78,14 @@ def test_a_question_without_an_answer_is_told(tokenizers: Any) -> None:
     turns = [*conversation(QUESTIONS), {"from": "human", "value": "and then?"}]
     with pytest.raises(UserError, match="is a question without an answer"):
         encode_independent(turns, "v1", tokenizers["llama"])
+
+
+def test_of_a_pair_behind_independent_questions_the_last_is_seen_alone(tokenizers: dict[str, Any]) -> None:
+    tokenizer = tokenizers["llama"]
+    turns = conversation(QUESTIONS, 1)
+    record = {"id": "a", "image": "a.png", "conversations": turns, "rejected": "green", "independent_turns": True}
+    alone = {**record, "conversations": conversation(QUESTIONS[-1:], 1)}
+    encoder = PairEncoder(tokenizer, "v1", None, None, None)
+    assert encoder.encode(record) == encoder.encode(alone)
+    said = replace(encoder, independent_turns=True).encode({**record, "independent_turns": False})
+    assert said == encoder.encode(alone) != replace(encoder, independent_turns=False).encode(record)

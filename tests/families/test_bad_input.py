@@ -11,6 +11,7 @@ import pytest
 from llava_finetune.cli import run_command
 from llava_finetune.config.arguments import parse
 from llava_finetune.config.translation import translate
+from llava_finetune.data.dataset import paths_below
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.machine import GB
 from llava_finetune.planning.proposals import MODES, too_small
@@ -90,6 +91,22 @@ def test_a_template_that_the_tokenizer_splits_is_refused(
     said = refused(capsys, base, data, tmp_path / "run", *LORA, "--version", "chatml_direct")
     assert said.startswith("the conversation template \"chatml_direct\" ends answers with '<|im_end|>', which this")
     assert said.endswith("choose a template that fits it with --version")
+
+
+def test_noise_on_embeddings_is_refused_before_anything_is_loaded(
+    base: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (base / "model.safetensors").unlink()
+    said = refused(capsys, base, data, tmp_path / "run", *LORA, "--neftune_noise_alpha", "5")
+    assert (
+        said.startswith("--neftune_noise_alpha 5.0: its noise is measured by a padded row") and "leave it out" in said
+    )
+
+
+def test_pictures_without_their_folder_name_the_houses_flag() -> None:
+    record = {"id": "a", "image": "a.jpg", "conversations": []}
+    with pytest.raises(UserError, match="record 'a' has a picture, and no --images is given"):
+        paths_below(None, record)
 
 
 def test_data_without_a_record_is_refused(

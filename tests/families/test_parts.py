@@ -13,7 +13,7 @@ from llava_finetune.errors import UsageError, UserError
 from llava_finetune.model.adapters import Lora, add_adapters, target_modules
 from llava_finetune.model.building import load_config
 from llava_finetune.model.modeling import model_class
-from llava_finetune.model.trained_parts import Building, restore_trainable, settle_dtypes, trainable_table
+from llava_finetune.model.trained_parts import Building, in_use, restore_trainable, settle_dtypes, trainable_table
 from llava_finetune.training.learning_rates import use_learning_rate
 
 
@@ -157,3 +157,9 @@ def test_the_tower_has_its_own_learning_rate() -> None:
     assert rates[id(model["vision_tower"].weight)] == (1e-6, 0.1)
     assert rates[id(model["layers"].weight)] == (1e-3, 0.1)
     assert len(rates) == 4
+
+
+@pytest.mark.parametrize(("selected", "last"), [(-2, 3), (-1, 4), ([-1, 2], 4), ([1, -3], 2), ([2], 2)])
+def test_of_several_selected_layers_the_last_decides_what_takes_part(selected: Any, last: int) -> None:
+    taken = [n for n in range(4) if in_use(f"vision_model.encoder.layers.{n}.mlp.fc1", 4, selected)]
+    assert taken == list(range(last))

@@ -56,3 +56,15 @@ def test_what_cannot_be_swept_is_refused() -> None:
         main(["--", *NEEDED[:4]], fake)
     with pytest.raises(UserError, match="1 of 2 rates ended"):
         main(["--steps", "8", "--rates", "1e-4", "3", "--", *NEEDED], fake)
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [["1e-4", "0"], ["1e-4", "nan"], ["1e-4", "-1"], ["1e-4", "2000"], ["1e-4", "x"], ["1e-4"], ["1e-4", "0.0001"]],
+)
+def test_a_bad_rate_is_refused_before_anything_is_trained(rates: list[str]) -> None:
+    def never(flags: Sequence[str], seconds: float) -> str:
+        raise AssertionError(f"trained with {flags}")
+
+    with pytest.raises((SystemExit, UsageError)):
+        main(["--steps", "8", "--rates", *rates, "--", *NEEDED], never)

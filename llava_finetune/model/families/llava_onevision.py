@@ -80,8 +80,8 @@ class LlavaOnevision(Family):
     def takes_part(name: str, config: Any) -> bool:
         if "vision_tower" not in name:
             return True
-        layers, layer = config.vision_config.num_hidden_layers, config.vision_feature_layer
-        return ".head." not in name and in_use(name, layers, layer if isinstance(layer, int) else max(layer))
+        layers = config.vision_config.num_hidden_layers
+        return ".head." not in name and in_use(name, layers, config.vision_feature_layer)
 
 
 def _processor_class() -> Any:
