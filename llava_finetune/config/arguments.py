@@ -36,7 +36,8 @@ from llava_finetune.kernels.fp8 import require_hardware
 from llava_finetune.kernels.layer_kernels import LayerKernels, asked_for
 from llava_finetune.planning.activations import LOSS_CHUNK
 from llava_finetune.planning.steps import warmup_of
-from llava_finetune.saved.documents import DeepSpeedConfig, read_document
+from llava_finetune.saved.documents import read_document
+from llava_finetune.saved.run_documents import DeepSpeedConfig
 
 
 @dataclass

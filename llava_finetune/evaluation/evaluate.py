@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -87,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = arguments.name or {"blank": "blind", "shuffled": "shuffled", None: "final"}[arguments.blind]
     before = _before(arguments, given, name) if arguments.before is not None else None
     start = time.monotonic()
-    predictions = _spread(arguments, given) if arguments.num_processes > 1 else _answer(arguments)
+    predictions = _predictions(arguments, given)
     _finish(arguments, predictions, name, time.monotonic() - start)
     if before is not None and not arguments.json:
         from llava_finetune.evaluation.before import changes
@@ -105,7 +103,7 @@ def _before(arguments: argparse.Namespace, given: list[str], name: str) -> list[
     earlier = argparse.Namespace(**{**vars(arguments), "model": model, "base": None, "output": _output(arguments)})
     words = [*given, "--model", model, "--output", str(earlier.output)]
     start = time.monotonic()
-    predictions = _spread(earlier, words) if arguments.num_processes > 1 else _answer(earlier)
+    predictions = _predictions(earlier, words)
     label = "baseline" if name == "final" else f"{name}-baseline"
     _finish(earlier, predictions, label, time.monotonic() - start)
     return predictions
@@ -162,6 +160,15 @@ def _questions(arguments: argparse.Namespace) -> list[Any]:
     return held_out_questions(arguments.data, f"--data {arguments.data}", arguments.image_folder, "--images", *choice)
 
 
+def _predictions(arguments: argparse.Namespace, words: list[str]) -> list[dict[str, Any]]:
+    """The answers of the command line `words`, in this process or in the several that it asks for."""
+    if arguments.num_processes == 1:
+        return _answer(arguments)
+    from llava_finetune.evaluation.processes import spread
+
+    return spread(words, len(_questions(arguments)), arguments.num_processes, _output(arguments))
+
+
 def _answer(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     from llava_finetune.evaluation.generate_answers import answer
     from llava_finetune.model.costs import loaded_line, rate_text
@@ -185,54 +192,11 @@ def _answer(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     )
     tokens = sum(prediction["num_tokens"] for prediction in predictions)
     print(f"answered at {rate_text(tokens, time.monotonic() - start)}", flush=True)
-    return _with_losses(arguments, loaded, questions, predictions) if arguments.losses else predictions
+    if not arguments.losses:
+        return predictions
+    from llava_finetune.evaluation.record_losses import with_losses
 
-
-def _with_losses(arguments: argparse.Namespace, loaded: Any, questions: list[Any], predictions: list[Any]) -> list[Any]:
-    """The predictions, each with its record's mean loss per answer token in `loss`."""
-    import torch
-
-    from llava_finetune.data.collator import ModelInputs
-    from llava_finetune.data.dataset import RecordDataset
-    from llava_finetune.evaluation.record_losses import record_losses
-
-    encoder, collator = _readers(loaded, arguments.image_folder)
-    records = list({id(one.record): one.record for one in questions}.values())
-    places = {id(record): place for place, record in enumerate(records)}
-
-    def forward(batch: ModelInputs) -> Any:
-        if (images := batch.get("images")) is not None:
-            seen = [image.to(loaded.device, loaded.dtype) for image in images]
-            batch["images"] = torch.stack(seen) if isinstance(images, torch.Tensor) else seen
-        moved = {key: value.to(loaded.device) if hasattr(value, "to") else value for key, value in batch.items()}
-        return loaded.model(**moved)
-
-    if loaded.family is None:
-        loaded.model.config.tokenizer_padding_side = "right"
-    with torch.inference_mode():
-        losses = record_losses(
-            forward, RecordDataset(records, encoder), range(len(records)), collator, arguments.batch_size
-        )
-    return [
-        {**one, "loss": losses[places[id(question.record)]].mean}
-        for one, question in zip(predictions, questions, strict=True)
-    ]
-
-
-def _readers(loaded: Any, folder: Path | None) -> tuple[Any, Any]:
-    """What makes examples of records, and batches of examples, for a loaded model."""
-    import torch
-
-    from llava_finetune.data.collator import Collator
-    from llava_finetune.data.dataset import Encoder
-    from llava_finetune.model.families.encoder import FamilyCollator, FamilyEncoder
-
-    if loaded.family is not None:
-        return FamilyEncoder(loaded.family, folder), FamilyCollator(loaded.family)
-    tower = loaded.model.get_vision_tower()
-    side = tower.config.image_size
-    encoder = Encoder(loaded.tokenizer, loaded.template, loaded.image_processor, loaded.model.config, folder, tower)
-    return encoder, Collator(loaded.tokenizer.pad_token_id, torch.zeros(3, side, side))
+    return with_losses(loaded, questions, predictions, arguments.image_folder, arguments.batch_size)
 
 
 def _output(arguments: argparse.Namespace) -> Path:
@@ -241,53 +205,12 @@ def _output(arguments: argparse.Namespace) -> Path:
     return Path(folder)
 
 
-def _shard_file(folder: Path, shard: str) -> Path:
-    return folder / f".predictions-{shard.replace('/', '-of-')}.jsonl"
-
-
 def _shard(arguments: argparse.Namespace) -> int:
+    from llava_finetune.evaluation.processes import shard_file
     from llava_finetune.evaluation.scoring import write_predictions
 
-    write_predictions(_shard_file(_output(arguments), arguments.shard), _answer(arguments))
+    write_predictions(shard_file(_output(arguments), arguments.shard), _answer(arguments))
     return 0
-
-
-def _spread(arguments: argparse.Namespace, argv: list[str]) -> list[dict[str, Any]]:
-    """Answer in several processes, each with every n-th question; they share nothing but the files."""
-    from llava_finetune.evaluation.scoring import read_predictions
-
-    count, folder = arguments.num_processes, _output(arguments)
-    total = len(_questions(arguments))
-    count = min(count, total)
-    shards = [f"{index}/{count}" for index in range(count)]
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    command = [sys.executable, "-m", "llava_finetune", "evaluate", *argv]
-    running = [
-        subprocess.Popen(
-            [*command, "--num_processes", "1", "--shard", shard],
-            env={**environment, "CUDA_VISIBLE_DEVICES": str(index)} if has_gpus(count) else environment,
-            stdout=None if index == 0 else subprocess.DEVNULL,
-        )
-        for index, shard in enumerate(shards)
-    ]
-    try:
-        codes = [process.wait() for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    if any(codes):
-        raise UserError(f"process {next(i for i, c in enumerate(codes) if c)} of {count} failed; its message is above")
-    parts = [read_predictions(_shard_file(folder, shard)) for shard in shards]
-    for shard in shards:
-        _shard_file(folder, shard).unlink()
-    return [parts[index % count][index // count] for index in range(total)]
-
-
-def has_gpus(count: int) -> bool:
-    """Whether there is a GPU for each of `count` processes."""
-    import torch
-
-    return torch.cuda.is_available() and torch.cuda.device_count() >= count
 
 
 def _write(folder: Path, name: str, predictions: list[dict[str, Any]], scores: dict[str, Any]) -> None:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
+
 from llava_finetune.data.collator import Collator, ModelInputs, model_inputs
+from llava_finetune.data.dataset import Encoder, RecordDataset
 from llava_finetune.data.example import Example
-from llava_finetune.model.families.encoder import FamilyCollator
+from llava_finetune.model.families.encoder import FamilyCollator, FamilyEncoder
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,41 @@ def record_losses(
             total, count = (sum(values) for values in zip(*part, strict=True))
             found[index] = RecordLoss(total, int(count), example.is_cut(collator.max_length))
     return found
+
+
+def with_losses(
+    loaded: Any, questions: Sequence[Any], predictions: Sequence[Any], image_folder: Path | None, batch_size: int
+) -> list[Any]:
+    """The predictions of a loaded model, each with its record's mean loss per answer token in `loss`."""
+    encoder, collator = _readers(loaded, image_folder)
+    records = list({id(one.record): one.record for one in questions}.values())
+    places = {id(record): place for place, record in enumerate(records)}
+
+    def forward(batch: ModelInputs) -> Any:
+        if (images := batch.get("images")) is not None:
+            seen = [image.to(loaded.device, loaded.dtype) for image in images]
+            batch["images"] = torch.stack(seen) if isinstance(images, torch.Tensor) else seen
+        moved = {key: value.to(loaded.device) if hasattr(value, "to") else value for key, value in batch.items()}
+        return loaded.model(**moved)
+
+    if loaded.family is None:
+        loaded.model.config.tokenizer_padding_side = "right"
+    with torch.inference_mode():
+        losses = record_losses(forward, RecordDataset(records, encoder), range(len(records)), collator, batch_size)
+    return [
+        {**one, "loss": losses[places[id(question.record)]].mean}
+        for one, question in zip(predictions, questions, strict=True)
+    ]
+
+
+def _readers(loaded: Any, folder: Path | None) -> tuple[Any, Any]:
+    """What makes examples of records, and batches of examples, for a loaded model."""
+    if loaded.family is not None:
+        return FamilyEncoder(loaded.family, folder), FamilyCollator(loaded.family)
+    tower = loaded.model.get_vision_tower()
+    side = tower.config.image_size
+    encoder = Encoder(loaded.tokenizer, loaded.template, loaded.image_processor, loaded.model.config, folder, tower)
+    return encoder, Collator(loaded.tokenizer.pad_token_id, torch.zeros(3, side, side))
 
 
 def mean_loss(found: Iterable[RecordLoss]) -> float:

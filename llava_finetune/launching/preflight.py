@@ -12,7 +12,8 @@ import psutil
 
 from llava_finetune.errors import UserError
 from llava_finetune.machine import available_ram, free_shm, readable
-from llava_finetune.saved.documents import DeepSpeedConfig, read_document
+from llava_finetune.saved.documents import read_document
+from llava_finetune.saved.run_documents import DeepSpeedConfig
 
 MIN_SHM_PER_RANK = 64 * 2**20
 """NCCL and DataLoader workers share tensors through /dev/shm; a container's default of 64 MB ends in exit code -7."""

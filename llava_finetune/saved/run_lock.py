@@ -25,7 +25,8 @@ import msgspec
 import psutil
 
 from llava_finetune.errors import UserError
-from llava_finetune.saved.documents import Count, read_document
+from llava_finetune.saved.documents import read_document
+from llava_finetune.saved.model_documents import Count
 
 NAME = ".run.lock"
 TOUCH_SECONDS = 5.0

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llava_finetune.config.precision import choose_precision
-from llava_finetune.evaluation import evaluate
+from llava_finetune.evaluation import processes
 from llava_finetune.model.allocation import free_memory
 from llava_finetune.model.costs import memory_text
 from llava_finetune.pretended_gpu.device import CARDS, Observer, pretend
@@ -67,4 +67,4 @@ def test_the_last_step_is_written_beside_what_waits(card: str) -> None:
 
 
 def test_ranks_of_an_evaluation_take_a_gpu_each(card: str) -> None:
-    assert [evaluate.has_gpus(count) for count in (1, 2)] == [True, False]
+    assert [processes.has_gpus(count) for count in (1, 2)] == [True, False]

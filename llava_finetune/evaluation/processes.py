@@ -1,0 +1,55 @@
+"""Questions answered by several processes, each with every n-th of them; they share nothing but the files.
+
+spread(["--model", "runs/mine", "--data", "test.json"], total=900, count=2, folder=Path("runs/mine"))
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_finetune.errors import UserError
+from llava_finetune.evaluation.scoring import read_predictions
+
+
+def spread(words: Sequence[str], total: int, count: int, folder: Path) -> list[dict[str, Any]]:
+    """The answers to `total` questions, made by at most `count` processes of `evaluate WORDS`."""
+    count = min(count, total)
+    shards = [f"{index}/{count}" for index in range(count)]
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    command = [sys.executable, "-m", "llava_finetune", "evaluate", *words]
+    running = [
+        subprocess.Popen(
+            [*command, "--num_processes", "1", "--shard", shard],
+            env={**environment, "CUDA_VISIBLE_DEVICES": str(index)} if has_gpus(count) else environment,
+            stdout=None if index == 0 else subprocess.DEVNULL,
+        )
+        for index, shard in enumerate(shards)
+    ]
+    try:
+        codes = [process.wait() for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    if any(codes):
+        raise UserError(f"process {next(i for i, c in enumerate(codes) if c)} of {count} failed; its message is above")
+    parts = [read_predictions(shard_file(folder, shard)) for shard in shards]
+    for shard in shards:
+        shard_file(folder, shard).unlink()
+    return [parts[index % count][index // count] for index in range(total)]
+
+
+def has_gpus(count: int) -> bool:
+    """Whether there is a GPU for each of `count` processes."""
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.device_count() >= count
+
+
+def shard_file(folder: Path, shard: str) -> Path:
+    """Where the process of `shard`, such as 0/2, leaves its answers."""
+    return folder / f".predictions-{shard.replace('/', '-of-')}.jsonl"
