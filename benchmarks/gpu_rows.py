@@ -71,7 +71,7 @@ def train(job: Any, work: Path) -> dict[str, Any]:
 
 def shape_of(tiny: bool) -> Any:
     """LLaVA-1.5-7B's, or one that a CPU trains in a second."""
-    from llava_finetune.planning.shapes import read_shape
+    from llava_finetune.planning.from_config import read_shape
 
     whole = read_shape("liuhaotian/llava-v1.5-7b")
     if not tiny:

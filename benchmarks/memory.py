@@ -97,7 +97,7 @@ def make_model(folder: Path, model: str | None, config: str | None, tower: str |
     import transformers
 
     from llava_finetune.model.modeling import model_class
-    from llava_finetune.planning.shapes import read_shape
+    from llava_finetune.planning.from_config import read_shape
     from llava_finetune.pretended_gpu.model_folder import make_folder
 
     given = folder / "given"
@@ -125,9 +125,9 @@ def measure(job: Job) -> dict[str, Any]:
 
     from benchmarks.allocations import Allocations
     from llava_finetune.config.arguments import parse as parse_training
+    from llava_finetune.planning.from_config import read_shape
     from llava_finetune.planning.memory import estimate
     from llava_finetune.planning.setting import Setting
-    from llava_finetune.planning.shapes import read_shape
     from llava_finetune.pretended_gpu.records import TEMPLATE, write_records
     from llava_finetune.training.train import train
 

@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from llava_finetune.pretended_gpu.guard import load
 
     load()  # before torch is imported
+    from llava_finetune.planning.from_config import read_shape
     from llava_finetune.planning.setting import Setting
-    from llava_finetune.planning.shapes import read_shape
 
     setting = Setting(
         "lora", batch=options.batch, checkpointing=False, stage=0, text_tokens=44, supervised_tokens=8,
@@ -78,7 +78,7 @@ def peer(setting: Any, layers: int | None) -> tuple[Sequence[Any], int]:
     from transformers import initialization
 
     from benchmarks import gpu_rows
-    from llava_finetune.planning.shapes import read_shape
+    from llava_finetune.planning.from_config import read_shape
     from llava_finetune.pretended_gpu.device import CARDS, pretend
     from llava_finetune.pretended_gpu.kernels import gpu_kernels
     from llava_finetune.pretended_gpu.trace import Trace

@@ -74,8 +74,8 @@ def make(folder: Path, options: argparse.Namespace) -> tuple[Any, Any, Any]:
     from llava_finetune.model.adapters import Lora, add_adapters
     from llava_finetune.model.building import load_tokenizer
     from llava_finetune.model.modeling import model_class
+    from llava_finetune.planning.from_config import read_shape
     from llava_finetune.planning.memory import Setting
-    from llava_finetune.planning.shapes import read_shape
     from llava_finetune.pretended_gpu.model_folder import make_folder
     from llava_finetune.pretended_gpu.records import TEMPLATE, write_records
 

@@ -110,9 +110,9 @@ def require_ram(needed: int, processes: int, free: int) -> None:
 
 def ram_needed(model: str, mode: str, processes: int, *, on_gpu: bool, config: Path | None) -> int | None:
     """Bytes of RAM that `processes` ranks need here by the plan, or None where the model's config is not at hand."""
+    from llava_finetune.planning.from_config import read_shape
     from llava_finetune.planning.memory import host_ram
     from llava_finetune.planning.setting import Setting
-    from llava_finetune.planning.shapes import read_shape
 
     try:
         shape = read_shape(model)

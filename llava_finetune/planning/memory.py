@@ -8,7 +8,7 @@ What is counted, and where it comes from:
 A GPU's context is a flat CONTEXT, and what the allocator loses a share of the rest; nothing else is padded. Without
 DeepSpeed all of it is compared with pretended trainings at real widths (tests/pretended_gpu/test_trainings.py).
 
-    >>> from llava_finetune.planning.shapes import read_shape
+    >>> from llava_finetune.planning.from_config import read_shape
     >>> estimate(read_shape("liuhaotian/llava-v1.5-7b"), Setting("lora", batch=1)).total // 10**9
     22
 """

@@ -19,6 +19,7 @@ from llava_finetune.errors import UsageError
 from llava_finetune.machine import GB, available_ram, readable
 from llava_finetune.planning import exact
 from llava_finetune.planning.activations import sequence_length
+from llava_finetune.planning.from_config import read_shape
 from llava_finetune.planning.memory import estimate, host_ram, trainable_parameters
 from llava_finetune.planning.proposals import (
     MODES,
@@ -32,7 +33,7 @@ from llava_finetune.planning.proposals import (
     workers,
 )
 from llava_finetune.planning.setting import LORA_RANK, Setting
-from llava_finetune.planning.shapes import Shape, read_shape
+from llava_finetune.planning.shapes import Shape
 from llava_finetune.planning.steps import batch_for, count_steps, epochs_for, usual_batch, warmup_of
 
 SCRIPTS = {

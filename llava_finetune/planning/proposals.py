@@ -1,6 +1,6 @@
 """Ways to train that fit a GPU: which batch, accumulation, ZeRO stage and checkpointing, by planning/memory.py.
 
->>> from llava_finetune.planning.shapes import read_shape
+>>> from llava_finetune.planning.from_config import read_shape
 >>> propose(read_shape("liuhaotian/llava-v1.5-7b"), Setting("lora"), 24 * GB, 128).config
 'zero2'
 """
@@ -16,10 +16,11 @@ from typing import Any
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.flags import flag, is_true
 from llava_finetune.machine import GB, gpus, readable
+from llava_finetune.planning.from_config import read_shape
 from llava_finetune.planning.memory import Estimate, estimate, host_ram
 from llava_finetune.planning.picture_batches import most_pictures
 from llava_finetune.planning.setting import LORA_RANK, Setting
-from llava_finetune.planning.shapes import FamilyShape, Shape, read_shape
+from llava_finetune.planning.shapes import FamilyShape, Shape
 
 MODES = ("pretrain", "qlora", "lora", "full")
 BATCHES = (16, 8, 4, 2, 1)

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_finetune.planning.shapes import Shape, read_config
+from llava_finetune.planning.from_config import read_config
+from llava_finetune.planning.shapes import Shape
 
 UPSTREAM = {"llama": "llava_llama", "llava": "llava_llama", "mistral": "llava_mistral"}
 """Model types of language models, and of upstream's configs until 2024, as upstream's layout has them now."""

@@ -22,8 +22,8 @@ from unittest import mock
 
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.planning.activations import sequence_length
+from llava_finetune.planning.from_config import read_shape
 from llava_finetune.planning.setting import Setting
-from llava_finetune.planning.shapes import read_shape
 from llava_finetune.pretended_gpu.device import CARDS, Card, pretend
 from llava_finetune.pretended_gpu.kernels import gpu_kernels
 from llava_finetune.pretended_gpu.ledger import Block

@@ -14,9 +14,9 @@ from llava_finetune.config.translation import translate
 from llava_finetune.data.dataset import paths_below
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.machine import GB
+from llava_finetune.planning.from_config import read_shape
 from llava_finetune.planning.proposals import MODES, too_small
 from llava_finetune.planning.setting import Setting
-from llava_finetune.planning.shapes import read_shape
 from llava_finetune.training.beginning import read_enough
 
 LORA = ("--lora_enable", "True", "--lora_r", "8")

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from llava_finetune.machine import GB
+from llava_finetune.planning.from_config import read_shape
 from llava_finetune.planning.memory import estimate, host_ram
 from llava_finetune.planning.proposals import max_length, propose, read_gpus
 from llava_finetune.planning.setting import Setting
-from llava_finetune.planning.shapes import read_shape
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 NAMES = {

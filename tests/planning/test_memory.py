@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from benchmarks.allocations import Allocations
+from llava_finetune.planning.from_config import read_shape
 from llava_finetune.planning.memory import estimate, host_ram
 from llava_finetune.planning.setting import Setting
-from llava_finetune.planning.shapes import read_shape
 from tests.oracle.runs import ROOT, Done, Job, run_jobs
 from tests.tiny import make_tiny_llava
 

@@ -12,9 +12,9 @@ from llava_finetune.cli import main
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.machine import GB, Gpu
 from llava_finetune.planning import exact, plan, proposals
+from llava_finetune.planning.from_config import read_shape
 from llava_finetune.planning.memory import estimate
 from llava_finetune.planning.setting import LORA_RANK, Setting
-from llava_finetune.planning.shapes import read_shape
 
 ROOT = Path(__file__).resolve().parents[2]
 SEVEN = "liuhaotian/llava-v1.5-7b"

@@ -7,9 +7,9 @@ import pytest
 
 from llava_finetune.errors import UserError
 from llava_finetune.planning.family_pictures import COSTS
+from llava_finetune.planning.from_config import KNOWN_MODELS, read_shape, shape_of
 from llava_finetune.planning.memory import trainable_parameters
 from llava_finetune.planning.setting import Setting
-from llava_finetune.planning.shapes import KNOWN_MODELS, read_shape, shape_of
 from llava_finetune.saved.supported import FAMILIES as TRAINED
 from tests.tiny import FAMILIES, make_tiny_llava
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from llava_finetune.errors import UsageError, UserError
+from llava_finetune.planning.from_config import KNOWN_MODELS, read_shape
 from llava_finetune.planning.setting import Setting
-from llava_finetune.planning.shapes import KNOWN_MODELS, read_shape
 from llava_finetune.pretended_gpu import guard
 from llava_finetune.pretended_gpu.allocator import MIB, replay
 from llava_finetune.pretended_gpu.model_folder import make_folder

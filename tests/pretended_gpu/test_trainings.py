@@ -8,9 +8,10 @@ from dataclasses import fields, replace
 import pytest
 
 from llava_finetune.planning.activations import LOSS_CHUNK
+from llava_finetune.planning.from_config import read_shape
 from llava_finetune.planning.memory import estimate
 from llava_finetune.planning.setting import Setting
-from llava_finetune.planning.shapes import Shape, read_shape
+from llava_finetune.planning.shapes import Shape
 from llava_finetune.pretended_gpu.facts import Facts
 from llava_finetune.pretended_gpu.training import STEPS
 from tests.pretended_gpu.jobs import JOBS, SHORT

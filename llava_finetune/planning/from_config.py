@@ -1,0 +1,155 @@
+"""The shape of a model from its config alone.
+
+Configs are read in upstream's layout, in llava-hf's, or as a plain language model; the published ones are built in
+(llava_finetune/planning/known_models.json), so that a plan needs no download.
+
+    >>> read_shape("liuhaotian/llava-v1.5-7b").language.num_parameters
+    6738415616
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from llava_finetune.errors import UserError
+from llava_finetune.planning.family_pictures import COSTS, Widths, picture_cost
+from llava_finetune.planning.shapes import FamilyShape, Language, Shape, SigLip, Vision
+from llava_finetune.saved.documents import read_document
+from llava_finetune.saved.model_files import ADAPTER_CONFIG
+from llava_finetune.saved.promises import require_projector
+
+KNOWN_MODELS = Path(__file__).with_name("known_models.json")
+DEFAULT_TOWER = "openai/clip-vit-large-patch14-336"
+FAMILIES = ("llama", "llava", "llava_llama", "mistral", "llava_mistral")
+IDEFICS = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+
+
+def read_shape(model: str, vision_tower: str | None = None) -> Shape:
+    """The shape of a hub id that is built in, or of a folder with config.json. UserError says what else is possible."""
+    config, where = read_config(model)
+    return replace(shape_of(config, where, vision_tower), name=str(model))
+
+
+def read_config(model: str) -> tuple[dict[str, Any], str]:
+    """The config of a hub id that is built in or of a folder, and where it is from: an adapter's is its base's."""
+    folder = Path(model)
+    if (folder / "config.json").is_file():
+        return _load(folder / "config.json"), str(model)
+    if (folder / ADAPTER_CONFIG).is_file():
+        return read_config(_load(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
+    known = json.loads(KNOWN_MODELS.read_text(encoding="utf-8"))["models"]
+    if model in known:
+        return dict(known[model]), model
+    if folder.is_dir():
+        raise UserError(f"{model}: no config.json in it; give a model folder")
+    raise UserError(
+        f"{model}: neither a folder with config.json nor a hub id that is built in; download its config.json into a "
+        f"folder and give that, or one of: {', '.join(known)}"
+    )
+
+
+def shape_of(config: Mapping[str, Any], name: str, vision_tower: str | None = None) -> Shape:
+    """The shape that a config.json describes (upstream's, llava-hf's, or a plain language model's)."""
+    if config.get("model_type") in COSTS:
+        return _family_shape(config, name)
+    if "text_config" in config:
+        return _hf_shape(config, name)
+    family = config.get("model_type", "llama")
+    if family not in FAMILIES:
+        raise UserError(f"{name}: model family {family!r} is not supported; known: {', '.join(FAMILIES)}")
+    tower = vision_tower or config.get("mm_vision_tower") or DEFAULT_TOWER
+    projector = config.get("mm_projector_type") or ("linear" if "mm_vision_tower" in config else "mlp2x_gelu")
+    require_projector(projector, name)
+    return Shape(
+        name=name,
+        language=_language(config, family),
+        vision=_tower(str(tower), name),
+        projector=projector,
+        anyres=config.get("image_aspect_ratio") == "anyres",
+        pinpoints=_pinpoints(config),
+        select_layer=int(config.get("mm_vision_select_layer") or -2),
+    )
+
+
+def _hf_shape(config: Mapping[str, Any], name: str) -> Shape:
+    text = config["text_config"]
+    language = _language({**text, "vocab_size": text.get("vocab_size", 32064)}, text.get("model_type", "llama"))
+    known = json.loads(KNOWN_MODELS.read_text(encoding="utf-8"))
+    vision = {**known["towers"][DEFAULT_TOWER], **config.get("vision_config", {})}
+    anyres = config.get("model_type") == "llava_next"
+    return Shape(name, language, _vision(vision), "mlp2x_gelu", anyres, _pinpoints(config))
+
+
+def _family_shape(config: Mapping[str, Any], name: str) -> FamilyShape:
+    text = config.get("text_config") or {**IDEFICS, **config}
+    vision = dict(config.get("vision_config") or {})
+    vision["hidden_size"] = vision.get("hidden_size") or vision.get("embed_dim")
+    tower = _vision(vision)
+    language = _language(text, str(text.get("model_type", "llama")))
+    crossed = language.layers // int(config.get("cross_layer_interval") or 10**9)
+    language = replace(
+        language,
+        layers=language.layers + crossed,
+        vocabulary=language.vocabulary + int(config.get("additional_vocab_size") or 0),
+        tied=bool(config.get("tie_word_embeddings", language.tied)),
+    )
+    widths = Widths(language.hidden, language.intermediate, tower.hidden, tower.image_size, tower.patch_size)
+    return FamilyShape(
+        name, language, SigLip(**vars(tower)), "connector", select_layer=-1, picture=picture_cost(config, widths)
+    )
+
+
+def _language(config: Mapping[str, Any], family: str) -> Language:
+    mistral = "mistral" in family
+    heads = int(config.get("num_attention_heads") or 32)
+    hidden = int(config.get("hidden_size") or 4096)
+    return Language(
+        hidden=hidden,
+        intermediate=int(config.get("intermediate_size") or (14336 if mistral else 11008)),
+        layers=int(config.get("num_hidden_layers") or 32),
+        heads=heads,
+        kv_heads=int(config.get("num_key_value_heads") or (8 if mistral else heads)),
+        head_size=int(config.get("head_dim") or hidden // heads),
+        vocabulary=int(config.get("vocab_size") or 32000),
+        tied=bool(config.get("tie_word_embeddings", False)),
+    )
+
+
+def _tower(tower: str, model: str) -> Vision:
+    towers = json.loads(KNOWN_MODELS.read_text(encoding="utf-8"))["towers"]
+    for folder in (Path(tower), Path(model) / tower):
+        if (folder / "config.json").is_file():
+            config = _load(folder / "config.json")
+            return _vision(config.get("vision_config", config))
+    if tower not in towers:
+        raise UserError(
+            f"{model}: vision tower {tower} is neither a folder nor built in; give --vision_tower with a CLIP folder "
+            f"or one of: {', '.join(towers)}"
+        )
+    return _vision(towers[tower])
+
+
+def _vision(config: Mapping[str, Any]) -> Vision:
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "image_size", "patch_size")
+    if lacking := [name for name in names if not config.get(name)]:
+        raise UserError(f"the vision tower's config.json lacks {', '.join(lacking)}; give a CLIP folder")
+    heads = config.get("num_attention_heads") or int(config["hidden_size"]) // 64  # CLIP's heads are 64 wide
+    return Vision(
+        int(config["hidden_size"]),
+        int(config["intermediate_size"]),
+        int(config["num_hidden_layers"]),
+        int(config["image_size"]),
+        int(config["patch_size"]),
+        heads=int(heads),
+    )
+
+
+def _pinpoints(config: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
+    points = config.get("image_grid_pinpoints") or ()
+    return tuple((int(width), int(height)) for width, height in points) if not isinstance(points, str) else ()
+
+
+def _load(path: Path) -> dict[str, Any]:
+    return dict(read_document(path))
