@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import libcst as cst
 
 from patches import pattern
-from patches.filling import fill, replace_at
+from patches.filling import fill, keep_brackets, keep_comments, replace_at
 from patches.nearest import Text, shorten
 from patches.pattern import Match, Path
 
@@ -239,25 +239,6 @@ def _nodes(module: cst.Module, path: Path, length: int) -> list[Any]:
 
 def _block_length(module: cst.Module, path: Path) -> int:
     return len(pattern.node_at(module, path[:-1]).body)
-
-
-def keep_comments(found: Sequence[Any], new: list[Any]) -> list[Any]:
-    """Comment lines above the first found statement stay above the first new one."""
-    if not new or not hasattr(found[0], "leading_lines") or not hasattr(new[0], "leading_lines"):
-        return new
-    if any(node is found[0] for node in new):
-        if new[0] is found[0]:
-            return new
-        bare = [node.with_changes(leading_lines=()) if node is found[0] else node for node in new]
-        return [bare[0].with_changes(leading_lines=found[0].leading_lines), *bare[1:]]
-    return [new[0].with_changes(leading_lines=[*found[0].leading_lines, *new[0].leading_lines]), *new[1:]]
-
-
-def keep_brackets(found: Sequence[Any], new: list[Any]) -> list[Any]:
-    """Brackets around a found expression stay: they may hold its line breaks together."""
-    if len(new) != 1 or not isinstance(new[0], cst.BaseExpression) or not found[0].lpar:
-        return new
-    return [new[0].with_changes(lpar=[*found[0].lpar, *new[0].lpar], rpar=[*new[0].rpar, *found[0].rpar])]
 
 
 def places(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Code put into trees: captured code into a template's holes, and new nodes in place of matched ones.
+"""Code put into trees: captured code into a template's holes, and new nodes in place of matched ones, whose comments stay.
 
 replace_at(tree, match.path, match.length, fill(template, match.holes))
 """
@@ -62,3 +62,22 @@ def fill(template: Sequence[Any], holes: Mapping[str, Any]) -> list[Any]:
         return [template[0].visit(_Fill(holes))]
     module = cst.Module(body=list(template)).visit(_Fill(holes))
     return list(module.body)
+
+
+def keep_comments(found: Sequence[Any], new: list[Any]) -> list[Any]:
+    """Comment lines above the first found statement stay above the first new one."""
+    if not new or not hasattr(found[0], "leading_lines") or not hasattr(new[0], "leading_lines"):
+        return new
+    if any(node is found[0] for node in new):
+        if new[0] is found[0]:
+            return new
+        bare = [node.with_changes(leading_lines=()) if node is found[0] else node for node in new]
+        return [bare[0].with_changes(leading_lines=found[0].leading_lines), *bare[1:]]
+    return [new[0].with_changes(leading_lines=[*found[0].leading_lines, *new[0].leading_lines]), *new[1:]]
+
+
+def keep_brackets(found: Sequence[Any], new: list[Any]) -> list[Any]:
+    """Brackets around a found expression stay: they may hold its line breaks together."""
+    if len(new) != 1 or not isinstance(new[0], cst.BaseExpression) or not found[0].lpar:
+        return new
+    return [new[0].with_changes(lpar=[*found[0].lpar, *new[0].lpar], rpar=[*new[0].rpar, *found[0].rpar])]

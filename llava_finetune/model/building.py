@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import transformers
 
-from llava_finetune.config.arguments import ModelArguments
+from llava_finetune.config.training_flags import ModelArguments
 from llava_finetune.data.templates import check_fits
 from llava_finetune.errors import UserError
 from llava_finetune.kernels.eight_bit import forget_inputs

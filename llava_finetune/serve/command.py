@@ -6,18 +6,14 @@ llava-finetune serve runs/mine --port 8000
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import dataclasses
 import getpass
 import ipaddress
 import os
 import shutil
-import signal
-import socket
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +25,7 @@ from data_prep.records.pixels import add_pixel_option, allow_pixels
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.flags import command_parser
 from llava_finetune.model.costs import loaded_line, rate_text
+from llava_finetune.serve.http_server import listen, run
 from llava_finetune.serve.models import ModelChoice, add_model_flags, base_model_of, choice_of, load_model
 
 EXAMPLES = """examples:
@@ -157,20 +154,6 @@ def is_loopback(host: str) -> bool:
     return False
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, taken before the model is loaded so that a busy port is told at once."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    out = socket.socket(family, socket.SOCK_STREAM)
-    out.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        out.bind((host, port))
-    except OSError as error:
-        out.close()
-        raise UserError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port") from error
-    out.listen(2048)
-    return out
-
-
 def build_server(arguments: argparse.Namespace, access: Any, loaded: Any, choice: ModelChoice) -> tuple[Any, str]:
     """Engines (the base's too, when it can answer) and what the page says about them."""
     from llava_finetune.serve.api import Server
@@ -229,59 +212,6 @@ def build_application(arguments: argparse.Namespace, server: Any, about: str, sc
         known = f"{arguments.model} names no evaluation records"
         print(f"no examples on the page: {known}; name some with --records and --images", flush=True)
     return mount(app, server, examples, about)
-
-
-def run(application: Any, server: Any, listening: socket.socket, grace: float) -> None:
-    """Serve on a socket until a signal; then take nothing new, finish answers, and leave."""
-    graceful_server(configuration(application, grace), server).run(sockets=[listening])
-
-
-def configuration(application: Any, grace: float) -> Any:
-    """uvicorn's settings; `grace` seconds are left for answers under way when the server is stopped."""
-    import uvicorn
-
-    return uvicorn.Config(
-        application,
-        http="h11",  # bounds what a client may send as headers; httptools takes any amount
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=max(1, int(grace)),
-        lifespan="on",
-    )
-
-
-def graceful_server(config: Any, server: Any) -> Any:
-    """uvicorn's server, which leaves once the last answer is out: an open page would hold it for the whole grace."""
-    import uvicorn
-
-    class GracefulServer(uvicorn.Server):
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            """As uvicorn's, which raises the signal again at the end: then nothing would be cleaned up."""
-            if threading.current_thread() is not threading.main_thread():
-                yield
-                return
-            before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-            try:
-                yield
-            finally:
-                for number, handler in before.items():
-                    signal.signal(number, handler)
-
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            for engine in server.engines.values():
-                engine.closing = True
-            release = asyncio.create_task(self.release_when_done())
-            await super().shutdown(sockets)
-            release.cancel()
-
-        async def release_when_done(self) -> None:
-            while server.under_way or any(engine.busy for engine in server.engines.values()):
-                await asyncio.sleep(0.05)
-            await asyncio.sleep(0.5)  # the last bytes reach their readers
-            self.force_exit = True
-
-    return GracefulServer(config)
 
 
 @contextlib.contextmanager

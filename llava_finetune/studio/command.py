@@ -11,7 +11,8 @@ from pathlib import Path
 
 from data_prep.numbers import whole
 from llava_finetune.errors import UserError
-from llava_finetune.serve.command import access_of, configuration, listen
+from llava_finetune.serve.command import access_of
+from llava_finetune.serve.http_server import configuration, listen
 from llava_finetune.studio.workspace import Workspace
 
 EXAMPLES = """examples:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 import transformers
 
-from llava_finetune.config.arguments import Arguments, TrainingArguments
+from llava_finetune.config.arguments import Arguments
+from llava_finetune.config.training_flags import TrainingArguments
 from llava_finetune.data.replay import split_spec
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.planning.steps import Steps, count_steps, require_end_of_warmup

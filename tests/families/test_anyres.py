@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_prep.records.record import open_image
-from llava_finetune.config.arguments import ModelArguments
+from llava_finetune.config.training_flags import ModelArguments
 from llava_finetune.data.collator import Collator
 from llava_finetune.data.dataset import Encoder, RecordDataset, num_image_tokens, process_image
 from llava_finetune.errors import UserError
