@@ -1,4 +1,4 @@
-"""Code put into trees: captured code into a template's holes, and new nodes in place of matched ones, whose comments stay.
+"""Code put into trees: captured code into holes, and new nodes in place of matched ones, whose comments stay.
 
 replace_at(tree, match.path, match.length, fill(template, match.holes))
 """
