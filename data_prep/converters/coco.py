@@ -43,13 +43,25 @@ def picture_of(
 ) -> Mapping[str, Any]:
     """Return the picture of annotation `number`; raise DataError when it is not among them."""
     if row["image_id"] not in pictures:
-        raise DataError(path, f'annotations, entry {number}: picture {row["image_id"]} is not under "images"')
+        raise DataError(
+            path,
+            f"annotations, entry {number}: {unknown(row)}; put the picture there, or take its annotations out",
+        )
     return pictures[row["image_id"]]
 
 
+def unknown(row: Mapping[str, Any]) -> str:
+    """Say that the picture of an annotation is none of the file's."""
+    return f'picture {row["image_id"]!r:.40} is not under "images"'
+
+
 def caption_rows(value: Any, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, row) with `image` and `caption` for each caption; raise DataError as `coco_of` does."""
+    """Yield (place, row) with `image` and `caption` for each caption; raise DataError as `coco_of` does.
+
+    The caption of a picture that is not in the file names none, and its place says why.
+    """
     pictures, annotations = coco_of(value, path, ("caption",))
     for number, row in enumerate(annotations, 1):
-        name = picture_of(path, pictures, row, number)["file_name"]
-        yield f"annotation {number}", {"image": name, "caption": row["caption"]}
+        picture = pictures.get(row["image_id"])
+        place = f"annotation {number}" if picture else f"annotation {number}: {unknown(row)}"
+        yield place, {"image": picture["file_name"] if picture else "", "caption": row["caption"]}

@@ -14,27 +14,32 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.boxes.box import Box
-from data_prep.converters.coco import coco_of, picture_of
+from data_prep.converters.coco import coco_of, unknown
 from data_prep.converters.options import converter_parser
-from data_prep.detection.convert import add_box_options, run
+from data_prep.detection.convert import add_box_options, found_below, run
 from data_prep.detection.objects import Marked, NoBox, Sheet, numbers_of, of_points, of_sides, size_of
 from data_prep.errors import DataError
 from data_prep.records.json_text import read_json
-from data_prep.records.output import Reason
+from data_prep.records.output import Drop, Reason
 
 EXAMPLES = """  python -m data_prep coco-boxes instances.json --images coco --to square --output boxes.json
   python -m data_prep coco-boxes instances.json --images coco --ask where --output where.json"""
 
 
-def sheets_of(path: Path) -> Iterator[Sheet]:
-    """Yield the pictures of a COCO file in its order, each with its objects; raise DataError for a broken file."""
+def sheets_of(path: Path) -> Iterator[Sheet | Drop]:
+    """Yield the pictures of a COCO file in its order, each with its objects; raise DataError for a broken file.
+
+    An object of a picture that the file does not name is dropped.
+    """
     value = read_json(path)
     pictures, annotations = coco_of(value, path, ("category_id",))
     labels = _labels(value, path)
     objects: dict[Any, list[Marked]] = {name: [] for name in pictures}
     for number, row in enumerate(annotations, 1):
-        picture_of(path, pictures, row, number)
-        objects[row["image_id"]].append(_marked(row, labels))
+        if row["image_id"] in pictures:
+            objects[row["image_id"]].append(_marked(row, labels))
+        else:
+            yield Drop(Reason.NO_IMAGE, f"{path.name} annotation {number}: {unknown(row)}")
     for name, picture in pictures.items():
         size = size_of(picture.get("width"), picture.get("height"))
         yield Sheet(str(picture["file_name"]), size, objects[name], f"{path.name} image {name}")
@@ -74,4 +79,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("export", type=Path, help="instances_train2017.json, or any file in its format")
     add_box_options(parser)
     args = parser.parse_args(argv)
-    return run(args, sheets_of(args.export), "coco-boxes", [args.export])
+    return run(args, found_below(sheets_of(args.export), args.image_folder), "coco-boxes", [args.export])

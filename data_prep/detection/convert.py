@@ -29,6 +29,7 @@ from data_prep.detection.questions import Asked, name_of, turns_of
 from data_prep.errors import UsageError
 from data_prep.numbers import whole
 from data_prep.progress import Progress
+from data_prep.records.near_names import near_names
 from data_prep.records.output import Converted, Drop, Origin, Reason
 from data_prep.records.record import conversation
 
@@ -128,6 +129,18 @@ def records_of(
             else:
                 placed.append(Placed(name_of(marked.label), text))
         yield from _record(name, placed, sheet, writing, asked)
+
+
+def found_below(sheets: Iterable[Sheet | Drop], folder: Path) -> Iterator[Sheet | Drop]:
+    """Yield the sheets of an export that names all of its pictures in one file, missing ones by the file they mean.
+
+    With every name at hand a path of another machine can be followed to the one file that fits it, as in records.
+    """
+    known = list(sheets)
+    names = {one.image for one in known if isinstance(one, Sheet) and "://" not in one.image}
+    near = near_names(folder, [name for name in names if name and picture_problem(folder, name)])
+    for one in known:
+        yield one._replace(image=near.get(one.image, one.image)) if isinstance(one, Sheet) else one
 
 
 def _record(

@@ -6,7 +6,7 @@ Sheet("a.jpg", (640, 480), [Marked("dog", Box(10, 20, 300, 400))], "instances.js
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from data_prep.boxes.box import Box, Size
@@ -85,7 +85,30 @@ def whole(box: Box) -> Box:
     return box
 
 
-def label_of(attributes: Any, wanted: str | None) -> str:
+def named(attributes: Any, wanted: str | None, box: Callable[[], Box]) -> Marked:
+    """Return a region's object. Where its attributes name none, the problem says which there are, and the option.
+
+    `box` makes its box, or raises NoBox.
+    """
+    label = _label_of(attributes, wanted)
+    try:
+        found = box()
+    except NoBox as error:
+        return Marked(label, None, str(error))
+    return Marked(label, found) if label else Marked("", None, _nameless(attributes, wanted), Reason.NO_LABEL)
+
+
+def _nameless(attributes: Any, wanted: str | None) -> str:
+    names = [str(name) for name in attributes] if isinstance(attributes, dict) else []
+    there = ", ".join(names[:6])
+    if wanted is None and len(names) > 1 and not set(LABELS) & set(names):
+        return f"several attributes ({there}); say which holds an object's name: --label {names[0]}"
+    if wanted is not None and names and wanted not in names:
+        return f"no attribute {wanted!r:.40}, only {there}; say which holds an object's name: --label {names[0]}"
+    return "a box without a name"
+
+
+def _label_of(attributes: Any, wanted: str | None) -> str:
     """Return the name in a region's attributes: a text, a chosen option, or several ticked ones; "" for none."""
     if not isinstance(attributes, dict):
         return attributes.strip() if isinstance(attributes, str) else ""

@@ -19,8 +19,8 @@ from typing import Any
 from data_prep.boxes.box import Box
 from data_prep.converters.delimited import LONGEST_CELL
 from data_prep.converters.options import converter_parser
-from data_prep.detection.convert import add_box_options, run
-from data_prep.detection.objects import LABELS, Marked, NoBox, Sheet, label_of, numbers_of, of_points, of_sides, whole
+from data_prep.detection.convert import add_box_options, found_below, run
+from data_prep.detection.objects import LABELS, Marked, NoBox, Sheet, named, numbers_of, of_points, of_sides, whole
 from data_prep.detection.via3 import sheets_of_via3
 from data_prep.errors import DataError
 from data_prep.records.json_text import decode_utf8, parse_json, read_json, require_regular
@@ -87,11 +87,7 @@ def _marked(region: Any, attribute: str | None) -> Marked:
     shape = region.get("shape_attributes") if isinstance(region, dict) else None
     if not isinstance(shape, dict):
         return Marked("", None, f"no shape in {region!r:.60}")
-    label = label_of(region.get("region_attributes"), attribute)
-    try:
-        return Marked(label, _box(shape))
-    except NoBox as error:
-        return Marked(label, None, str(error))
+    return named(region.get("region_attributes"), attribute, lambda: _box(shape))
 
 
 def _box(shape: Mapping[str, Any]) -> Box:
@@ -117,4 +113,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_box_options(parser)
     args = parser.parse_args(argv)
-    return run(args, sheets_of(args.export, args.label), "via", [args.export])
+    return run(args, found_below(sheets_of(args.export, args.label), args.image_folder), "via", [args.export])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.boxes.box import Box
-from data_prep.detection.objects import Marked, NoBox, Sheet, label_of, numbers_of, of_points, of_sides, whole
+from data_prep.detection.objects import Marked, NoBox, Sheet, named, numbers_of, of_points, of_sides, whole
 from data_prep.errors import DataError
 
 RECTANGLE, CIRCLE, ELLIPSE, OUTLINES = 2, 3, 4, (6, 7)
@@ -37,26 +37,23 @@ def sheets_of_via3(value: Mapping[str, Any], path: Path, attribute: str | None) 
 
 
 def _marked(row: Mapping[str, Any], attributes: Mapping[str, Any], wanted: str | None) -> Marked:
-    label = _label(row.get("av") or {}, attributes, wanted)
-    try:
-        kind, *numbers = numbers_of(row["xy"])
-        return Marked(label, _box(int(kind), numbers))
-    except NoBox as error:
-        return Marked(label, None, str(error))
+    return named(_values(row.get("av") or {}, attributes), wanted, lambda: _box(row["xy"]))
 
 
-def _label(values: Mapping[str, Any], attributes: Mapping[str, Any], wanted: str | None) -> str:
-    named = {}
+def _values(values: Mapping[str, Any], attributes: Mapping[str, Any]) -> dict[str, str]:
+    """Return a region's attributes by their names, chosen options as their texts."""
+    found = {}
     for number, value in values.items():
         about = attributes.get(number) or {}
         options = about.get("options") or {}
         ticked = str(value).split(",") if options else [value]  # a text that was typed may hold commas
         chosen = [str(options.get(one, one)) for one in ticked]
-        named[str(about.get("aname", number))] = " and ".join(chosen)
-    return label_of(named, wanted)
+        found[str(about.get("aname", number))] = " and ".join(chosen)
+    return found
 
 
-def _box(kind: int, numbers: list[float]) -> Box:
+def _box(shape: Any) -> Box:
+    kind, *numbers = numbers_of(shape)
     if kind == RECTANGLE:
         return of_sides(numbers)
     if kind in OUTLINES:
@@ -64,4 +61,4 @@ def _box(kind: int, numbers: list[float]) -> Box:
     if kind in {CIRCLE, ELLIPSE}:
         x, y, *radii = numbers_of(numbers, 3 if kind == CIRCLE else 4)
         return whole(Box(x - radii[0], y - radii[-1], x + radii[0], y + radii[-1]))
-    raise NoBox(f"shape {kind} of VIA 3 is no box")
+    raise NoBox(f"shape {kind:g} of VIA 3 is no box")

@@ -1,12 +1,13 @@
 """YOLO's label files to questions and answers with boxes: a .txt for each picture, a line for each object.
 
-0 0.53 0.42 0.20 0.31            # class, middle x, middle y, width, height as shares; outlines have more numbers
+0 0.53 0.42 0.20 0.31            # class, middle x, middle y, width, height as shares; outlines and poses have more
 
 python -m data_prep yolo labels --names data.yaml --images images --output boxes.json
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -16,7 +17,8 @@ from data_prep.boxes.box import Box
 from data_prep.converters.options import converter_parser
 from data_prep.detection.convert import add_box_options, run
 from data_prep.detection.files import files_below, picture_of_stem, stems_of
-from data_prep.detection.objects import Marked, NoBox, Sheet, numbers_of, of_points, whole
+from data_prep.detection.objects import Marked, NoBox, Sheet, numbers_of
+from data_prep.detection.yolo_lines import KeyPoints, Lines, NotTold, box_of, tell
 from data_prep.errors import DataError
 from data_prep.records.json_text import BOM, decode_utf8, kind_of, require_regular
 from data_prep.records.output import Drop, Reason
@@ -39,17 +41,9 @@ def names_file(source: Path, folder: Path) -> Path:
 
 def class_names(path: Path) -> dict[int, str]:
     """Return the names of classes by number: `names` of a data.yaml (list or mapping), else a name a line."""
-    text = decode_utf8(require_regular(path, "file of class names").read_bytes().removeprefix(BOM), path)
-    if path.suffix.lower() not in {".yaml", ".yml"}:  # an empty line has its number too
-        return {number: line.strip() for number, line in enumerate(text.splitlines()) if line.strip()}
-    yaml: Any = importlib.import_module("yaml")
-    try:
-        value = yaml.load(text, yaml.BaseLoader)  # it makes texts only: a class may be called no, on or 1
-    except yaml.YAMLError as error:
-        raise DataError(path, f"broken YAML ({str(error).splitlines()[0]})") from None
-    except RecursionError:
-        raise DataError(path, "nested too deeply for a file of class names") from None
-    names = value.get("names") if isinstance(value, Mapping) else None
+    if not _is_yaml(path):  # an empty line has its number too
+        return {number: line.strip() for number, line in enumerate(_text(path).splitlines()) if line.strip()}
+    names = _settings(path).get("names")
     if isinstance(names, list):
         names = {str(number): name for number, name in enumerate(names)}
     if not isinstance(names, Mapping) or not all(number.isdecimal() and len(number) < 10 for number in names):
@@ -59,18 +53,77 @@ def class_names(path: Path) -> dict[int, str]:
     return {int(number): name for number, name in names.items()}
 
 
-def sheets_of(source: Path, folder: Path, names: Mapping[int, str]) -> Iterator[Sheet | Drop]:
-    """Yield the pictures of label files; a file whose picture is not there is dropped with all of its lines."""
+def key_points(path: Path) -> KeyPoints | None:
+    """Return `kpt_shape` of a data.yaml of poses, None where there is none; raise DataError for another value."""
+    said = _settings(path).get("kpt_shape") if _is_yaml(path) else None
+    if said is None:
+        return None
+    numbers = [int(one) for one in said if one in {*map(str, range(1, 1000))}] if isinstance(said, list) else []
+    if len(numbers) != 2 or numbers[1] not in {2, 3}:
+        raise DataError(path, f"kpt_shape: expected how many key points and 2 or 3, as [17, 3]; found {said!r:.60}")
+    return numbers[0], numbers[1]
+
+
+def _is_yaml(path: Path) -> bool:
+    return path.suffix.lower() in {".yaml", ".yml"}
+
+
+def _text(path: Path) -> str:
+    return decode_utf8(require_regular(path, "file of class names").read_bytes().removeprefix(BOM), path)
+
+
+def _settings(path: Path) -> Mapping[str, Any]:
+    """Return what a data.yaml says, every value as a text."""
+    yaml: Any = importlib.import_module("yaml")
+    try:
+        value = yaml.load(_text(path), yaml.BaseLoader)  # it makes texts only: a class may be called no, on or 1
+    except yaml.YAMLError as error:
+        raise DataError(path, f"broken YAML ({str(error).splitlines()[0]})") from None
+    except RecursionError:
+        raise DataError(path, "nested too deeply for a file of class names") from None
+    return value if isinstance(value, Mapping) else {}
+
+
+def _label_files(source: Path) -> Iterator[Path]:
     for path in files_below(source, (".txt",)):
-        if path.name.lower() in NO_LABELS or path.name.lower().startswith("readme"):
-            continue
+        if path.name.lower() not in NO_LABELS and not path.name.lower().startswith("readme"):
+            yield path
+
+
+def _long_lines(source: Path) -> Iterator[list[float]]:
+    """Yield the numbers of every line that is more than a box; what cannot be read is told when it is converted."""
+    for path in _label_files(source):
+        with contextlib.suppress(DataError):
+            for line in decode_utf8(require_regular(path).read_bytes().removeprefix(BOM), path).splitlines():
+                words = line.split()
+                if len(words) > 6:
+                    with contextlib.suppress(NoBox):
+                        yield numbers_of(words[1:])
+
+
+def lines_of(source: Path, asked: str | None, shape: KeyPoints | None) -> Lines:
+    """Return what --lines says, else what the lines tell; raise DataError that names both where they do not."""
+    if asked:
+        return Lines(asked)
+    try:
+        return tell(_long_lines(source), shape)
+    except NotTold as error:
+        problem = f"{error}; give the data.yaml with its kpt_shape as --names, or say which: --lines outlines, "
+        raise DataError(source, f"{problem}--lines key-points") from None
+
+
+def sheets_of(
+    source: Path, folder: Path, names: Mapping[int, str], lines: Lines, shape: KeyPoints | None
+) -> Iterator[Sheet | Drop]:
+    """Yield the pictures of label files; a file whose picture is not there is dropped with all of its lines."""
+    for path in _label_files(source):
         where = path.name if path == source else path.relative_to(source).as_posix()
         try:
             text = decode_utf8(require_regular(path).read_bytes().removeprefix(BOM), path)
         except DataError as error:
             yield Drop(Reason.BAD_BOX, f"{where}: {error.problem}")
             continue
-        objects = [_marked(line, names) for line in text.splitlines() if line.strip()]
+        objects = [_marked(line, names, lines, shape) for line in text.splitlines() if line.strip()]
         label = PurePosixPath(where if path == source else (Path(source.name) / where).as_posix())
         picture = picture_of_stem(folder, stems_of(label))
         if picture is None and objects:
@@ -79,25 +132,20 @@ def sheets_of(source: Path, folder: Path, names: Mapping[int, str]) -> Iterator[
             yield Sheet(picture, None, objects, where, are_shares=True)
 
 
-def _marked(line: str, names: Mapping[int, str]) -> Marked:
+def _marked(line: str, names: Mapping[int, str], lines: Lines, shape: KeyPoints | None) -> Marked:
     words = line.split()
     number = int(words[0]) if words[0].isdecimal() and len(words[0]) < 10 else None
     label = names.get(number, "") if number is not None else ""
     if not label:
         return Marked("", None, f"class {words[0]!r:.40} has no name among {len(names)}", Reason.NO_LABEL)
     try:
-        return Marked(label, _box(numbers_of(words[1:])))
+        return Marked(label, _box(numbers_of(words[1:]), lines, shape))
     except NoBox as error:
         return Marked(label, None, str(error))
 
 
-def _box(numbers: Sequence[float]) -> Box:
-    """Return a line's box: middle and sides (a sixth number is a confidence), or what spans an outline's points."""
-    if len(numbers) not in {4, 5}:
-        box = of_points(numbers)
-    else:
-        x, y, width, height = numbers[:4]
-        box = whole(Box(x - width / 2, y - height / 2, x + width / 2, y + height / 2))
+def _box(numbers: Sequence[float], lines: Lines, shape: KeyPoints | None) -> Box:
+    box = box_of(numbers, lines, shape)
     if box.excess((1, 1)) > 1:
         raise NoBox(f"shares go from 0 to 1, found {', '.join(f'{number:g}' for number in numbers[:4])}")
     return box
@@ -108,7 +156,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = converter_parser("yolo", "YOLO's label files to questions and answers with boxes.", EXAMPLES)
     parser.add_argument("export", type=Path, help="the folder with the .txt files, or the data set's folder")
     parser.add_argument("--names", type=Path, help="data.yaml, or a file with a class name a line; default: found")
+    text = "what lines with more numbers than a box are; default: told from data.yaml's kpt_shape, or their numbers"
+    parser.add_argument("--lines", choices=[one.value for one in Lines], help=text)
     add_box_options(parser)
     args = parser.parse_args(argv)
     named = args.names or names_file(args.export, args.image_folder)
-    return run(args, sheets_of(args.export, args.image_folder, class_names(named)), "yolo", [named])
+    names, shape = class_names(named), key_points(named) if args.lines != Lines.OUTLINES.value else None
+    lines = lines_of(args.export, args.lines, shape)
+    if lines is Lines.KEY_POINTS:
+        print("lines hold a box and key points: the boxes are read, the key points are left out")
+    return run(args, sheets_of(args.export, args.image_folder, names, lines, shape), "yolo", [named])

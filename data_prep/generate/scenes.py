@@ -104,6 +104,8 @@ def _is_coco(path: Path) -> bool:
 
 def _coco_captions(path: Path) -> Iterator[tuple[str, str]]:
     for place, row in caption_rows(read_json(path), path):
+        if not row["image"]:
+            raise DataError(path, f"{place}; put the picture there, or take its annotations out")
         yield _text(row["image"], path, place), _text(row["caption"], path, place)
 
 

@@ -81,6 +81,9 @@ def _preferred(row: Mapping[str, Any]) -> tuple[Turns, str, str]:
     shared, first = _split(chosen)
     _, second = _split(rejected)
     turns = turns or shared
+    system = _system(chosen)
+    if turns and system and not any(system in text for _, text in turns):
+        turns[0] = (turns[0][0], f"{system}\n{turns[0][1]}")
     if turns and turns[-1][0] == "gpt":  # ours: the chosen answer stands behind its question
         turns = turns[:-1]
     return turns, first, second
@@ -89,7 +92,8 @@ def _preferred(row: Mapping[str, Any]) -> tuple[Turns, str, str]:
 def _split(value: Any) -> tuple[Turns, str]:
     """The turns before the last of an answer that is a conversation, and the text of the answer."""
     turns = value if isinstance(value, list) else []
-    if len(turns) > 1 and all(isinstance(turn, Mapping) and _side(turn) for turn in turns):
+    sides = [_is_system(turn) or _side(turn) for turn in turns if isinstance(turn, Mapping)]
+    if len(turns) > 1 and len(sides) == len(turns) and all(sides) and not _is_system(turns[-1]):
         return _turns(turns[:-1]), _turns(turns[-1:])[0][1]
     text = text_of(value)
     if text is None and isinstance(value, list | Mapping):
@@ -110,7 +114,7 @@ def _turns(value: Any) -> Turns:
         if not isinstance(turn, Mapping):
             raise NoPair(Reason.NOT_TEXT, f"{turn!r:.60}")
         side, text = _side(turn), _text(turn.get("value", turn.get("content")))
-        if turn.get("role", turn.get("from")) == "system":
+        if _is_system(turn):
             system = text
         elif side is None:
             raise NoPair(Reason.BAD_TURNS, f"{turn!r:.60}")
@@ -118,6 +122,16 @@ def _turns(value: Any) -> Turns:
             found.append((side, "\n".join(part for part in (system, text) if part)))
             system = ""
     return found
+
+
+def _system(value: Any) -> str:
+    """The system text of an answer that is a conversation; "" without one."""
+    turns = [turn for turn in value if isinstance(turn, Mapping)] if isinstance(value, list) else []
+    return "\n".join(_text(turn.get("value", turn.get("content"))) for turn in turns if _is_system(turn))
+
+
+def _is_system(turn: Mapping[str, Any]) -> bool:
+    return str(turn.get("role", turn.get("from"))).lower() == "system"
 
 
 def _side(turn: Mapping[str, Any]) -> str | None:

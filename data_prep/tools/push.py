@@ -192,30 +192,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     require_name(args.repository)
     splits = {name: read_records(path) for name, path in parse_splits(args.records).items()}
-    if args.dry_run:
-        pack(splits, args, args.dry_run)
-        return 0
-    with tempfile.TemporaryDirectory(prefix="push-") as folder:
-        pack(splits, args, Path(folder))
-        url = publish(args.repository, Path(folder), "dataset", public=args.public)
+    # Packed apart first: a record that is refused leaves nothing behind, and no shard is replaced by half of one.
+    there = next((one for one in (args.dry_run, *args.dry_run.parents) if one.is_dir()), None) if args.dry_run else None
+    try:
+        with tempfile.TemporaryDirectory(prefix=".push-", dir=there) as made:
+            pack(splits, args, Path(made))
+            if args.dry_run:
+                _move(Path(made), args.dry_run)
+                return 0
+            url = publish(args.repository, Path(made), "dataset", public=args.public)
+    except OSError as error:
+        raise DataError(args.dry_run or tempfile.gettempdir(), write_problem(error)) from None
     print(f"{url}: {'public' if args.public else 'private'}")
     return 0
+
+
+def _move(made: Path, folder: Path) -> None:
+    """Put shards and card where they were asked for."""
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    for path in (*sorted((made / "data").iterdir()), made / "README.md"):
+        path.replace(folder / path.relative_to(made))
 
 
 def pack(splits: Mapping[str, Records], args: argparse.Namespace, folder: Path) -> None:
     """Write shards and card into `folder`, and say what they hold."""
     counts = {}
-    try:
-        (folder / "data").mkdir(parents=True, exist_ok=True)
-        for name, records in splits.items():
-            paths = write_shards(name, records, args.images, folder / "data")
-            pictures = {name for record in records for name in images_of(record)}
-            counts[name] = (len(records), len(pictures))
-            size = sum(path.stat().st_size for path in paths)
-            print(f"{name}: {len(records)} records, {len(pictures)} pictures, {len(paths)} shards, {size / 1e6:.1f} MB")
-        write_text(folder / "README.md", card(args.repository, counts))
-    except OSError as error:
-        raise DataError(folder, write_problem(error)) from None
+    (folder / "data").mkdir()
+    for name, records in splits.items():
+        paths = write_shards(name, records, args.images, folder / "data")
+        pictures = {name for record in records for name in images_of(record)}
+        counts[name] = (len(records), len(pictures))
+        size = sum(path.stat().st_size for path in paths)
+        print(f"{name}: {len(records)} records, {len(pictures)} pictures, {len(paths)} shards, {size / 1e6:.1f} MB")
+    write_text(folder / "README.md", card(args.repository, counts))
 
 
 if __name__ == "__main__":

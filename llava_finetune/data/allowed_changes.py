@@ -15,6 +15,7 @@ from typing import Any
 
 from data_prep.boxes.notation import read_boxes, replaced
 from data_prep.boxes.rewrite import scales_of
+from data_prep.boxes.told import has_shares, said_scale
 from data_prep.converters.options import SHORT_ANSWER
 from data_prep.records.marks import IMAGE_TOKEN
 from data_prep.records.record import DataError, images_of
@@ -89,7 +90,8 @@ def allowed(record: Mapping[str, Any]) -> frozenset[str]:
         asked = re.sub(r"\bwhere\b", " ", plain, flags=re.IGNORECASE) if has_boxes else plain
         if not SIDES.search(asked) and not WRITING.search(asked) and not CAPITALS.search(asked):
             found.add("flip")
-        if not any(words.search(asked) for words in (SIDES, PLACES, COUNTS, WRITING, DIGITS, CAPITALS)):
+        named = any(words.search(asked) for words in (SIDES, PLACES, COUNTS, WRITING, DIGITS, CAPITALS))
+        if not named and not _is_guessed(record, texts):
             found.add("crop")
     return frozenset(found)
 
@@ -99,3 +101,12 @@ def _may_move(record: Mapping[str, Any], texts: list[str], plain: str) -> bool:
     if len(images_of(record)) != 1 or COORDINATES.search(plain):
         return False
     return scales_of(record, texts) is not None
+
+
+def _is_guessed(record: Mapping[str, Any], texts: list[str]) -> bool:
+    """Whether a box is in shares of which the record does not say: of the picture, or of the padded square (LLaVA's).
+
+    Mirroring moves both alike, and a cut does not.
+    """
+    shares = (box for text in texts for box in read_boxes(text).boxes if has_shares(box))
+    return said_scale(record) is None and any(shares)

@@ -44,8 +44,8 @@ def record(question: str, answer: str, **more: Any) -> dict[str, Any]:
         ("Is there a dog?", "yes", "flip light colour"),
         ("Is it day or night?", "night", "crop flip colour"),
         ("Where is the dog?", "on the chair", "flip light colour"),
-        ("Where is the dog?", "[0.10, 0.20, 0.50, 0.60]", "crop flip light colour"),
-        ("What is in this box? [0.10, 0.20, 0.50, 0.60]", "dog", "crop flip light colour"),
+        ("Where is the dog?", "[0.10, 0.20, 0.50, 0.60]", "flip light colour"),
+        ("What is in this box? [0.10, 0.20, 0.50, 0.60]", "dog", "flip light colour"),
         ("Where is the dog on the right?", "[0.10, 0.20, 0.50, 0.60]", "light colour"),
         ("Where is the dog?", "[10, 20, 50, 60]", "light colour"),
         ("Where is the dog?", "at (120, 45)", "light colour"),
@@ -68,6 +68,8 @@ def test_a_record_without_texts_is_not_changed(turns: Any) -> None:
 
 def test_a_scale_that_the_record_names_lets_its_boxes_move() -> None:
     assert "flip" in allowed(record("Where is the dog?", "[10, 20, 50, 60]", box_scale="pixels"))
+    for scale in ("square", "normalised"):
+        assert "crop" in allowed(record("Where is the dog?", "[0.1, 0.2, 0.5, 0.6]", box_scale=scale))
     two = {**record("What differs?", "a dog"), "image": ["a.png", "b.png"]}
     assert allowed(two) == {"light", "colour"}
     assert not allowed({"conversations": two["conversations"]})
@@ -99,6 +101,22 @@ def test_a_box_stays_on_what_it_encloses(scale: Scale) -> None:
         assert answer.startswith("It is at [") and answer.endswith("].")
         changes |= {word.split()[0] for word in varied.done}
     assert {"cut", "mirrored", "light"} <= changes and "colour" not in changes, "a colour is named"
+
+
+def test_shares_without_a_scale_are_moved_as_those_of_picture_and_square_alike() -> None:
+    """What is done to them is right in both readings: the answer is the one of each record that names its scale."""
+    one = record("Where is the red thing?", "[0.250, 0.400, 0.500, 0.600]")
+    found = set()
+    for epoch in range(20):
+        answers = []
+        for said in ({}, {"box_scale": "square"}, {"box_scale": "normalised"}):
+            varied = Augmentation(frozenset({"flip"}), 1).varied({**one, **said}, [drawn(Box(5, 5, 9, 9))], 5, epoch)
+            answers.append(varied.record["conversations"][1]["value"])
+        assert len({*answers}) == 1
+        cut = Augmentation(frozenset({"crop"}), 1).varied(one, [drawn(Box(5, 5, 9, 9))], 5, epoch)
+        assert cut.done == ()
+        found |= {*answers}
+    assert found == {"[0.250, 0.400, 0.500, 0.600]", "[0.500, 0.400, 0.750, 0.600]"}
 
 
 def test_the_record_itself_is_never_changed() -> None:

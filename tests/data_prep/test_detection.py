@@ -456,3 +456,89 @@ def test_boxes_of_a_turned_photo_are_counted_as_cut_by_its_upright_sides(
     Path("coco.json").write_text(json.dumps(value))
     assert run("coco-boxes", "coco.json", "--to", "pixels") == 0
     assert "1 boxes cut at the picture's edge" in capsys.readouterr().out
+
+
+POSE = "0.5 0.5 0.2 0.4"
+
+
+@pytest.mark.parametrize(
+    ("lines", "yaml", "words"),
+    [
+        ([f"{POSE} 0.45 0.4 2 0.5 0.6 1 0 0 0"], "", []),  # an odd count
+        ([f"{POSE} 0.45 0.4 2 0.5 0.6 1"], "", []),  # a visibility of 2
+        ([f"{POSE} 0.45 0.4 1 0.5 0.6 0 0.5 0.5 1 0.5 0.5 1"], "", []),  # four visibilities
+        ([f"{POSE} 0.45 0.4 0.5 0.6"], "kpt_shape: [2, 2]\n", []),
+        ([f"{POSE} 0.45 0.4 0.5 0.6 0.93"], "kpt_shape: [2, 2]\n", []),  # with a confidence
+        ([f"{POSE} 0.45 0.4 0.5 0.6"], "", ["--lines", "key-points"]),
+    ],
+)
+def test_a_pose_is_its_box_and_no_outline(
+    lines: list[str], yaml: str, words: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("labels").mkdir()
+    Path("labels/b.txt").write_text("\n".join(f"0 {line}" for line in lines))
+    Path("data.yaml").write_text(f"{yaml}names: [person]\n")
+    assert run("yolo", "labels", "--to", "pixels", *words) == 0
+    assert pairs()[0] == ("<image>\nWhere is the person?", "[40, 30, 60, 70]")
+    assert "lines hold a box and key points: the boxes are read" in capsys.readouterr().out
+
+
+def test_what_can_be_outlines_or_poses_is_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("labels").mkdir()
+    Path("labels/b.txt").write_text(f"0 {POSE} 0.45 0.4 0.5 0.6\n")
+    Path("data.yaml").write_text("names: [person]\n")
+    assert run("yolo", "labels", "--to", "pixels") == 1
+    said = capsys.readouterr().err
+    assert (
+        "labels: 1 lines of 8 numbers can be outlines of 4 points, or a box and 2 key points; give the data.y" in said
+    )
+    assert run("yolo", "labels", "--to", "pixels", "--lines", "outlines") == 0
+    assert pairs()[0][1] == "[20, 40, 50, 60]"
+    # Outlines of other lengths, and one with a point beyond "its box", are told by themselves.
+    for more in ("0 0.2 0.3 0.3 0.3 0.25 0.4\n", "0 0.2 0.3 0.3 0.3 0.25 0.9 0.2 0.9\n"):
+        Path("labels/a.txt").write_text(more)
+        assert run("yolo", "labels", "--to", "pixels") == 0
+    Path("data.yaml").write_text("kpt_shape: [17, 3]\nnames: [person]\n")
+    assert run("yolo", "labels") == 1
+    assert "numbers behind the class; kpt_shape [17, 3] means 55" in "".join(capsys.readouterr())
+    Path("data.yaml").write_text("kpt_shape: [17, x]\nnames: [person]\n")
+    assert run("yolo", "labels") == 1
+    assert "kpt_shape: expected how many key points and 2 or 3" in capsys.readouterr().err
+
+
+def test_an_annotation_of_no_picture_is_dropped_and_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = coco()
+    value = json.loads(Path("coco.json").read_text())
+    value["annotations"].append(one_object(image_id=77))
+    Path("coco.json").write_text(json.dumps(value))
+    assert run(*words, "--to", "pixels") == 1
+    assert pairs() == WANTED
+    said = capsys.readouterr()
+    assert 'coco.json annotation 4: picture 77 is not under "images"' in said.out
+    assert "--allow-drops 0.25" in said.err
+    value["annotations"] = [{"image_id": 1, "caption": "a dog"}, {"image_id": 77, "caption": "a cat"}]
+    Path("coco.json").write_text(json.dumps(value))
+    assert run("captions", "coco.json", "--allow-drops", "0.5") == 0
+    assert 'annotation 2: picture 77 is not under "images"' in capsys.readouterr().out
+
+
+def test_a_path_of_another_machine_is_the_one_file_that_fits(folder: Path) -> None:
+    for words in (coco(), via()):
+        file = Path(words[1])
+        file.write_text(file.read_text().replace('"a.jpg"', json.dumps("D:\\data\\train\\a.jpg")))
+        assert run(*words, "--to", "pixels") == 0
+        assert pairs() == WANTED and read_records("out.json")[0]["image"] == "a.jpg"
+
+
+@pytest.mark.parametrize(("words", "problem"), [
+    ([], "several attributes (species, age); say which holds an object's name: --label species"),
+    (["--label", "kind"], "no attribute 'kind', only species, age; say which holds an object's name: --label species"),
+    (["--label", "species"], ""),
+])  # fmt: skip
+def test_of_several_attributes_the_name_is_asked_for(
+    words: list[str], problem: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = via()
+    Path("via.json").write_text(Path("via.json").read_text().replace('{"label": ', '{"species": "dog", "age": '))
+    assert run(*command, *words) == (1 if problem else 0)
+    assert problem in "".join(capsys.readouterr())

@@ -120,3 +120,23 @@ def test_mending_a_pair_keeps_the_question_that_it_ends_with() -> None:
     mended = mend({"conversations": turns, "chosen": "no", "rejected": "yes"}, 0)
     assert not isinstance(mended, str)
     assert [turn["value"] for turn in mended[0]["conversations"]] == ["Hi", "Hello", "A dog?"]
+
+
+def test_a_system_turn_stands_before_the_first_question(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def turns(*said: tuple[str, str]) -> list[dict[str, str]]:
+        return [{"role": role, "content": text} for role, text in said]
+
+    system, asked, good, bad = ("system", "Be brief."), ("user", "What?"), ("assistant", "a cat"), ("assistant", "dog")
+    rows = [
+        {"chosen": turns(system, asked, good), "rejected": turns(system, asked, bad)},
+        {"prompt": turns(system, asked), "chosen": turns(good), "rejected": turns(bad)},
+        {"prompt": turns(asked), "chosen": turns(system, good), "rejected": turns(system, bad)},
+        {"prompt": "What?", "chosen": turns(system, asked, good), "rejected": turns(system, asked, bad)},
+        {"prompt": "What?", "chosen": turns(system, good), "rejected": turns(bad)},
+    ]
+    Path("rows.json").write_text(json.dumps([{**row, "images": ["0.jpg"]} for row in rows]))
+    records, text = made(capsys, "rows.json")
+    assert "5 in, 5 converted" in text
+    for record in records:
+        assert record["conversations"][0]["value"] == "<image>\nBe brief.\nWhat?"
+        assert (record["chosen"], record["rejected"]) == ("a cat", "dog")
