@@ -328,7 +328,7 @@ def evaluate(trainer: Any, facts: dict[str, Any]) -> None:
 
     trainer.model.eval()
     mark = (time.perf_counter(), cpu_seconds())
-    with torch.no_grad(), trainer.compute_loss_context_manager():
+    with torch.no_grad(), trainer.accelerator.autocast():
         for batch in trainer.get_train_dataloader():
             inputs = trainer._prepare_inputs(batch)
             inputs.pop("record_indices", None)

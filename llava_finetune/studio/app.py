@@ -24,13 +24,13 @@ from llava_finetune.serve.guards import Guard
 from llava_finetune.serve.limits import Limits
 from llava_finetune.studio import data_calls, run_calls, use_calls
 from llava_finetune.studio.gate import Gate
+from llava_finetune.studio.refusals import TEXTS, Refused
 from llava_finetune.studio.shared import Studio
 from llava_finetune.studio.thumbnails import SHOWN_SIDE, smaller, thumbnail
 from llava_finetune.studio.uploads import PIECE_BYTES, Piece, receive
 from llava_finetune.studio.workspace import Gone
 
 PAGE = Path(__file__).parent / "page"
-TEXTS = Path(__file__).parent / "texts"
 HOUSE_STYLE = Path(__file__).parent.parent / "report" / "page.css"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
@@ -154,7 +154,8 @@ def _told(request: Request, error: Exception) -> Response:
         text = "the disk is full: nothing was written; free some space and try again" if full else text
     elif "disk is full" in text:
         status = 507
-    return Answer({"error": text[:2000]}, status)
+    told = {"key": error.key, "values": error.values} if isinstance(error, Refused) else {}
+    return Answer({"error": text[:2000], **told}, status)
 
 
 def _names(folder: Path) -> set[str]:

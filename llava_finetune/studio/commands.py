@@ -21,6 +21,7 @@ from llava_finetune.errors import UserError
 from llava_finetune.machine import gpus
 from llava_finetune.planning.steps import batch_for, count_steps, epochs_for
 from llava_finetune.studio.jobs import Step
+from llava_finetune.studio.refusals import Refused
 from llava_finetune.studio.workspace import Workspace
 
 RECIPES = {"lora": "finetune_lora.sh", "qlora": "finetune_qlora.sh", "full": "finetune_full.sh"}
@@ -66,15 +67,15 @@ def prepare(space: Workspace, test: float, *, mend: bool, seed: int = 0) -> list
 def train(space: Workspace, asked: Training) -> list[Step]:
     """The launcher's command. Raises UserError for what is missing, a strange name, and flags that name files."""
     if not re.fullmatch(r"[\w][\w.-]{0,59}", asked.name):
-        raise UserError(f"{asked.name[:80]!r}: a run's name has letters, digits, - and _, for example first-try")
+        raise Refused("run_name", name=asked.name)
     if asked.recipe not in RECIPES:
         raise UserError(f"recipe {asked.recipe[:40]!r}: there are {', '.join(RECIPES)}")
     data = split_file(space, "train")
     if not data.is_file():
-        raise UserError("the answers are not split yet: check and split them first (step 1)")
+        raise Refused("not_split")
     output = f"runs/{asked.name}"
     if (space.below(output) / "run.json").exists() and not asked.resume:
-        raise UserError(f"there is a run {asked.name} already: go on with it, or choose another name")
+        raise Refused("run_there", name=asked.name)
     environment = {
         "MODEL": model_name(space, asked.model),
         "DATA": space.name_of(data),
@@ -104,9 +105,9 @@ def _rhythm(space: Workspace, asked: Training) -> dict[str, str]:
 def _checked(flags: Mapping[str, str]) -> dict[str, str]:
     for name, value in flags.items():
         if name not in NUMBERS:
-            raise UserError(f"{name[:80]} {value[:80]}: is not set on this page; use the command in a terminal")
+            raise Refused("flag", flag=name, value=value)
         if not _is_positive(value):
-            raise UserError(f"{name} {value[:80]}: give a number above 0")
+            raise Refused("number", flag=name, value=value)
     return dict(flags)
 
 
@@ -121,14 +122,14 @@ def model_name(space: Workspace, name: str) -> str:
     """A model as commands take it: a folder of the workspace or of this machine, or a name of the hub."""
     name = name.strip()
     if not name or name.startswith("-") or "\n" in name or "\0" in name:
-        raise UserError("choose a model to begin with")
+        raise Refused("choose_model")
     if name in known_folders(space):
         return name
     if not name.startswith(("/", "..")) and (space.folder / name).is_dir():
         return space.name_of(space.below(name))
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and ".." not in name:
         return name
-    raise UserError(f"{name[:200]}: no folder in the workspace, and no name of a model on the hub (owner/name)")
+    raise Refused("no_model", name=name)
 
 
 def known_folders(space: Workspace) -> list[str]:
@@ -167,7 +168,7 @@ def run_facts(asked: Training) -> dict[str, Any]:
 def _images(space: Workspace) -> str:
     images = space.settings().get("images")
     if not isinstance(images, str):
-        raise UserError("there are no pictures yet: add some first (step 1)")
+        raise Refused("no_pictures")
     return images_word(images)
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from llava_finetune import __version__
 from llava_finetune.errors import UserError
 from llava_finetune.studio import commands, intake, jobs
+from llava_finetune.studio.refusals import Refused
 from llava_finetune.studio.shared import Studio
 from llava_finetune.studio.sources import QUESTION, preview, sources
 from llava_finetune.studio.table import Cells, Edit, Table
@@ -163,7 +164,7 @@ def prepared(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
         return {"command": commands.shown(steps, studio.space)}
     before = [one for one in jobs.jobs(studio.space) if one.kind == "prepare"]
     if any(jobs.look(one).state not in jobs.ENDED for one in before):
-        raise UserError("the answers are being checked already")
+        raise Refused("checking")
     studio.space.keep(mend=given.mend or None, test=given.test)
     return {"job": jobs.start(studio.space, "prepare", "Check and split", steps).id}
 

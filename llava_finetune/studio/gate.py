@@ -42,7 +42,10 @@ class Gate:
         async def with_policy(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 kept = [pair for pair in message.get("headers", []) if pair[0].lower() != b"content-security-policy"]
-                own = [(b"content-security-policy", policy.encode())]
+                own = [
+                    (b"content-security-policy", policy.encode()),
+                    (b"cross-origin-resource-policy", b"same-origin"),
+                ]
                 if message["status"] == 401:
                     kept = [pair for pair in kept if pair[0].lower() != b"www-authenticate"]
                     own.append((b"www-authenticate", b'Basic realm="llava-finetune studio", charset="UTF-8"'))

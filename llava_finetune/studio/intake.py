@@ -20,6 +20,7 @@ from data_prep.converters.rows import Reading, cell_at, read_rows
 from data_prep.errors import DataError
 from data_prep.files import atomic_file
 from llava_finetune.errors import UserError
+from llava_finetune.studio.refusals import Refused
 from llava_finetune.studio.sources import QUESTION, cell_text, folder_row, is_records, picture_names, record_rows
 from llava_finetune.studio.table import COLUMNS, Cells, Store
 from llava_finetune.studio.uploads import ENDINGS_TAKEN
@@ -67,16 +68,13 @@ def take(store: Store, choice: Choice) -> Taken:
     """
     space = store.space
     if not choice.images:
-        raise UserError("say in which folder the pictures are; there is none in the workspace yet")
+        raise Refused("which_folder")
     folder = space.below(choice.images)
     with space.locked():
         table = store.read()
         before = space.settings().get("images")
         if table.rows and before not in (None, choice.images):
-            raise UserError(
-                f"the rows that are here name pictures in {before}, this source has them in {choice.images}: put both "
-                "into one folder, or begin a new workspace"
-            )
+            raise Refused("two_folders", before=str(before), now=choice.images)
         rows = [dict(row) for row in table.rows]
         known = {(row["image"], row["question"]): place for place, row in enumerate(rows)}
         names, counts = list(table.names), {"added": 0, "filled": 0, "kept": 0, "without": 0}
@@ -84,7 +82,7 @@ def take(store: Store, choice: Choice) -> Taken:
             names += [name for name in row if name not in names]
             counts[_join(rows, known, row)] += 1
             if len(rows) > MOST_ROWS:
-                raise UserError(f"more than {MOST_ROWS:,} rows; train on so many in the terminal")
+                raise Refused("too_many_rows", most=MOST_ROWS)
         store.put(names, rows)
     space.keep(images=choice.images)
     return Taken(**counts)
@@ -120,7 +118,7 @@ def rows_of(space: Workspace, choice: Choice, folder: Path) -> Iterator[Cells]:
         return
     columns = {role: name for role, name in choice.roles.items() if name}
     if not columns.get("image"):
-        raise UserError(f"{choice.name}: say which column names the picture")
+        raise Refused("which_column", name=choice.name)
     for _, row in read_rows(path, Reading()):
         yield _row(row, columns, folder, asked)
 
@@ -141,7 +139,7 @@ def unpack(space: Workspace, name: str) -> str:
     """
     archive = space.below(name)
     if not archive.is_file():
-        raise UserError(f"{name[:200]}: no such file in the workspace; choose another")
+        raise Refused("no_file", name=name)
     space.hidden.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="unpacking-", dir=space.hidden) as begun:
         whole = Path(begun) / "whole"
@@ -150,16 +148,16 @@ def unpack(space: Workspace, name: str) -> str:
                 members = [one for one in file.infolist() if _is_wanted(one, name)]
                 total = sum(one.file_size for one in members)
                 if len(members) > MOST_FILES or total > MOST_UNPACKED:
-                    raise UserError(f"{name}: {len(members):,} files of {total:,} bytes; unpack it yourself")
+                    raise Refused("large_archive", name=name, files=len(members), bytes=total)
                 if not members:
-                    raise UserError(f"{name}: no picture, table or text is in it; choose another")
+                    raise Refused("empty_archive", name=name)
                 target = _place_of(space.below(str(PurePosixPath(name).with_suffix(""))), members)
                 if target.exists():
                     return space.name_of(target)
                 for one in members:
                     _unpack_one(file, one, whole)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-            raise UserError(f"{name}: not an archive that can be read ({error}); pack it again as .zip") from None
+            raise Refused("bad_archive", name=name, problem=str(error)) from None
         whole.replace(target)
     return space.name_of(target)
 

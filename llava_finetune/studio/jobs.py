@@ -1,6 +1,7 @@
 """Commands as processes of their own, and the truth about them from what lies on the disk.
 
-A job is a folder: `command.json` (what was asked), `log` (what it said), `pid` (process and when it began), `step`
+A job is a folder: `command.json` (what was asked), `log` (what it said), `starting` and `pid` (its process and when
+that began, as its parent and as it itself wrote it down), `step`
 (which of its commands runs), `exit` (how it ended, blank before). The process is a session of its own: neither the
 page nor the server nor a closed terminal ends it, and whoever looks later reads the same.
 
@@ -25,15 +26,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from data_prep.errors import DataError
 from data_prep.files import write_json
 from llava_finetune import ROOT
 from llava_finetune.errors import UserError
+from llava_finetune.studio.refusals import Refused
 from llava_finetune.studio.workspace import Workspace
 
 BLANK = "          \n"
 """Content of `exit` before the end: the code is written over it, which a full disk does not hinder."""
 BEGINNING_SECONDS = 20.0
-"""How long a process may take to write its pid."""
+"""How long a process may take to be written down."""
 LOG_TAIL = 60_000
 STOPPED_CODES = frozenset({75, 130, 143})
 ENDED = frozenset({"done", "found", "stopped", "failed", "killed"})
@@ -111,6 +114,8 @@ def start(space: Workspace, kind: str, title: str, steps: Sequence[Step], *, que
                 start_new_session=True,
             )
         _CHILDREN.append(process)
+        with contextlib.suppress(DataError):  # a full disk: the job itself says so
+            write_json(folder / "starting", {"pid": process.pid, "started": started(process.pid)})
     return job
 
 
@@ -143,7 +148,7 @@ def jobs(space: Workspace) -> list[Job]:
 def find(space: Workspace, name: str) -> Job:
     """The job of an id. Raises UserError where there is none."""
     if not re.fullmatch(r"\d{4}-[a-z-]+", name) or not (space.jobs / name).is_dir():
-        raise UserError(f"there is no job {name[:60]!r} in this workspace")
+        raise Refused("no_job", name=name)
     return read_job(space.jobs / name)
 
 
@@ -177,9 +182,18 @@ def look(job: Job) -> Look:
         return Look("stopped" if code in STOPPED_CODES else "failed", code, step, seconds)
     if alive:
         return Look("running" if step else "waiting", None, step, seconds)
-    if not has_begun and time.time() - begun < BEGINNING_SECONDS:
+    if not has_begun and _is_starting(job.folder, begun):
         return Look("waiting", None, 0, seconds)
+    if not has_begun and (job.folder / "pid").exists():
+        return look(job)  # it began, and may have ended, while it was looked at
     return Look("killed", None, step, max(0.0, _modified(job.folder / "log") - begun))
+
+
+def _is_starting(folder: Path, begun: float) -> bool:
+    """Whether a process that has not written its pid yet is still to come."""
+    if (folder / "starting").exists():
+        return is_alive(folder, "starting")
+    return time.time() - begun < BEGINNING_SECONDS
 
 
 def exit_code(folder: Path) -> int | None:
@@ -191,10 +205,10 @@ def exit_code(folder: Path) -> int | None:
         return None
 
 
-def is_alive(folder: Path) -> bool:
-    """Whether the process that wrote `pid` is there, or what it started: a number alone may be another's by now."""
+def is_alive(folder: Path, name: str = "pid") -> bool:
+    """Whether the process that `pid` names is there, or what it started: a number alone may be another's by now."""
     try:
-        value = json.loads((folder / "pid").read_text(encoding="utf-8"))
+        value = json.loads((folder / name).read_text(encoding="utf-8"))
         pid, began = int(value["pid"]), str(value["started"])
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -19,6 +19,7 @@ from data_prep.records.foreign import extension_of
 from llava_finetune.errors import UserError
 from llava_finetune.studio.commands import images_word, split_file
 from llava_finetune.studio.jobs import Step
+from llava_finetune.studio.refusals import Refused
 from llava_finetune.studio.workspace import Workspace
 
 PRODUCTS = ("merge", "export", "gguf", "certify")
@@ -41,7 +42,7 @@ def run_folder(space: Workspace, name: str) -> Path:
     """The folder of a run. Raises UserError where there is none."""
     folder = space.below(f"runs/{name}")
     if not name or "/" in name or folder.parent != space.runs or not folder.is_dir():
-        raise UserError(f"there is no run {name[:80]!r} in this workspace")
+        raise Refused("no_run", name=name)
     return folder
 
 
@@ -55,7 +56,7 @@ def make(space: Workspace, name: str, kind: str, *, is_merging: bool = False) ->
     run = run_folder(space, name)
     target = product(space, name, kind)
     if kind != "certify" and target.exists():
-        raise UserError(f"{space.name_of(target)} is there already; move it away to make it again")
+        raise Refused("made_already", name=space.name_of(target))
     source, held_out = space.name_of(run), _held_out(space)
     if kind == "certify":
         work = f"models/{name}-certify"
@@ -102,7 +103,7 @@ def ask(port: int, model: str, picture: bytes | None, question: str) -> str:
     if picture is not None:
         kind = KINDS.get(extension_of(picture[:16]) or "")
         if kind is None:
-            raise UserError(f"this picture is of a kind that cannot be asked about; use {', '.join(KINDS)}")
+            raise Refused("picture_kind", kinds=", ".join(KINDS))
         address = f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
         content.append({"type": "image_url", "image_url": {"url": address}})
     content.append({"type": "text", "text": question})
@@ -125,7 +126,7 @@ def _call(port: int, path: str, body: Mapping[str, Any] | None, seconds: float) 
     except urllib.error.HTTPError as error:
         raise UserError(_reason(error)) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"the model does not answer ({error}); see what it said below") from None
+        raise Refused("no_answer", problem=str(error)) from None
     return dict(value)
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from llava_finetune.errors import UserError
 from llava_finetune.studio import commands, jobs, runs
 from llava_finetune.studio.models import models
+from llava_finetune.studio.refusals import Refused
 from llava_finetune.studio.shared import Studio
 
 
@@ -87,9 +87,9 @@ def resumed(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     name = NameAsked.model_validate(asked).name
     job = runs.job_of(jobs.jobs(studio.space), name)
     if job is None:
-        raise UserError(f"{name[:60]}: was not started on this page; go on in the terminal with --resume auto")
+        raise Refused("not_ours", name=name)
     if jobs.look(job).state not in jobs.ENDED:
-        raise UserError(f"{name[:60]}: is running, or waits for its turn")
+        raise Refused("running", name=name)
     about = job.about
     wanted = commands.Training(name, about["model"], about["recipe"], about["flags"], about["environment"])
     return _start(studio, replace(wanted, resume=True), False)
@@ -102,7 +102,7 @@ def _start(studio: Studio, wanted: commands.Training, dry: bool) -> dict[str, An
         return {"command": command}
     made = runs.job_of(jobs.jobs(studio.space), wanted.name)
     if made is not None and jobs.look(made).state not in jobs.ENDED:
-        raise UserError(f"{wanted.name}: is running, or waits for its turn")
+        raise Refused("running", name=wanted.name)
     about = commands.run_facts(wanted)
     job = jobs.start(studio.space, "train", wanted.name, steps, queued=True, **about)
     return {"job": job.id, "command": command}
@@ -119,7 +119,7 @@ def one_run(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     name = NameAsked.model_validate(asked).name
     made = jobs.jobs(studio.space)
     if name not in runs.names(studio.space, made):
-        raise UserError(f"there is no run {name!r} in this workspace")
+        raise Refused("no_run", name=name)
     return runs.live(studio.space, name, made)
 
 

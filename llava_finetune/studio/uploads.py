@@ -13,6 +13,7 @@ from data_prep.converters.rows import FORMATS
 from data_prep.files import sha256_of, write_problem
 from data_prep.records.foreign import ENDINGS
 from llava_finetune.errors import UserError
+from llava_finetune.studio.refusals import Refused
 from llava_finetune.studio.workspace import OWN, Workspace
 
 PIECE_BYTES = 8_000_000
@@ -38,7 +39,7 @@ def receive(space: Workspace, piece: Piece, data: bytes) -> str | None:
     space.require()
     target = target_of(space, piece.name)
     if not 0 <= piece.offset <= piece.size <= MOST_BYTES or piece.offset + len(data) > piece.size:
-        raise UserError(f"{piece.name[:200]}: {piece.size:,} bytes; at most {MOST_BYTES:,} are taken here")
+        raise Refused("too_large", name=piece.name, bytes=piece.size, most=MOST_BYTES)
     key = hashlib.sha256(f"{piece.name} {piece.size}".encode(errors="surrogatepass")).hexdigest()[:32]
     part = space.hidden / "uploads" / f"{key}.part"
     try:
@@ -46,7 +47,7 @@ def receive(space: Workspace, piece: Piece, data: bytes) -> str | None:
         with part.open("r+b" if part.exists() and piece.offset else "wb") as file:
             file.seek(0, 2)
             if file.tell() < piece.offset:
-                raise UserError(f"{piece.name[:200]}: its beginning is missing; send it again")
+                raise Refused("send_again", name=piece.name)
             file.seek(piece.offset)
             file.write(data)
             file.truncate()
@@ -64,10 +65,10 @@ def target_of(space: Workspace, name: str) -> Path:
     path = PurePosixPath(name.replace("\\", "/"))
     parts = [part for part in path.parts if part not in ("/", ".")]
     if not parts or ".." in parts or any(part.startswith(".") for part in parts):
-        raise UserError(f"{name[:200]!r}: hidden files and names with .. are not taken")
+        raise Refused("hidden", name=name)
     ending = PurePosixPath(parts[-1]).suffix.lower()
     if ending not in ENDINGS_TAKEN:
-        raise UserError(f"{parts[-1][:200]}: neither a picture nor a table nor a zip; it was left out")
+        raise Refused("left_out", name=parts[-1])
     if len(parts) == 1 and ending in {*ENDINGS, *BESIDE}:
         parts = ["photos", *parts]
     if parts[0] in OWN:

@@ -20,6 +20,7 @@ from llava_finetune.errors import UserError
 from llava_finetune.launching.processes import free_port
 from llava_finetune.studio import commands, jobs, results
 from llava_finetune.studio.jobs import Job, Step
+from llava_finetune.studio.refusals import Refused
 from llava_finetune.studio.shared import Studio
 
 PLAN_SECONDS = 120.0
@@ -72,7 +73,7 @@ def made(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     ]
     busy = [one for one in begun if jobs.look(one).state not in jobs.ENDED]
     if any(one.kind == given.kind for one in busy) and not given.dry:
-        raise UserError(f"{given.name}: this is being made already")
+        raise Refused("being_made", name=given.name)
     is_merging = any("merge" in step.argv for one in busy for step in one.steps)
     steps = results.make(studio.space, given.name, given.kind, is_merging=is_merging)
     if given.dry:
@@ -136,19 +137,19 @@ def said(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     given = SayAsked.model_validate(asked)
     job = _talking(studio, given.name)
     if job is None or jobs.look(job).state != "running":
-        raise UserError("the model is not loaded; load it first")
+        raise Refused("not_loaded")
     port = int(job.about["port"])
     picture = read_picture(_path(studio, given.image)) if given.image else None
     answers = {name: results.ask(port, name, picture, given.question) for name in results.models_of(port)}
     if not answers:
-        raise UserError("the model is still being loaded")
+        raise Refused("loading")
     return {"answers": answers}
 
 
 def _path(studio: Studio, name: str) -> Any:
     folder = studio.space.folder if name.startswith(":/") else studio.space.images
     if folder is None:
-        raise UserError("there are no pictures yet")
+        raise Refused("no_pictures")
     return studio.space.below(studio.space.name_of(resolve_image(folder, name.removeprefix(":/"))))
 
 
@@ -158,7 +159,7 @@ def taught(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     space, path = studio.space, _path(studio, given.image)
     images = space.images
     if images is None:
-        raise UserError("there are no pictures yet")
+        raise Refused("no_pictures")
     if images not in path.parents:
         path = _copied(path, images / "asked")
     row = {"id": "", "image": path.relative_to(images).as_posix(), "question": given.question, "answer": given.answer}
@@ -215,9 +216,7 @@ def _planned(studio: Studio, argv: list[str]) -> subprocess.CompletedProcess[str
             argv, capture_output=True, text=True, timeout=PLAN_SECONDS, cwd=folder, env=environment, check=False
         )
     except subprocess.TimeoutExpired:
-        raise UserError(
-            f"plan has said nothing for {PLAN_SECONDS:.0f} seconds; this machine is busy, ask again"
-        ) from None
+        raise Refused("busy", seconds=int(PLAN_SECONDS)) from None
 
 
 def shown(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
@@ -226,7 +225,7 @@ def shown(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     space = studio.space
     data, images = commands.split_file(space, "train"), space.settings().get("images")
     if not data.is_file() or not isinstance(images, str):
-        raise UserError("the answers are not split yet: check and split them first (step 1)")
+        raise Refused("not_split")
     model = commands.model_name(space, given.model)
     words = (
         "python",

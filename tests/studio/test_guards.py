@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +17,7 @@ from llava_finetune.serve.guards import Access
 from llava_finetune.studio.app import build_app
 from llava_finetune.studio.command import parser
 from llava_finetune.studio.commands import Training, prepare, shown, train
+from llava_finetune.studio.refusals import TEXTS, Refused
 from llava_finetune.studio.shared import Studio
 from llava_finetune.studio.workspace import Workspace
 from tests.fixtures.adapters_and_servers import serving
@@ -97,6 +100,31 @@ def test_names_of_folders_are_never_flags_nor_words_of_the_shell(tmp_path: Path)
     steps = prepare(space, 0.2, mend=False)
     assert all("--fix" not in step.argv and "./--fix" in step.argv for step in steps)
     assert shown(steps, space).startswith(f"cd '{space.folder}'\n")
+
+
+def test_no_other_site_takes_in_what_is_here(page: Page) -> None:
+    for path in ("/", "/static/main.js", "/thumbnail/:/photos/000.png"):
+        assert httpx.get(page.url + path).headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_a_refusal_has_a_text_in_every_language_of_the_page(page: Page) -> None:
+    told = page.post("run", {"name": "gone"}).json()
+    assert told == {
+        "error": "there is no run gone in this workspace",
+        "key": "refused.no_run",
+        "values": {"name": "gone"},
+    }
+    texts = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(TEXTS.glob("*.json"))]
+    raised = [
+        key for path in TEXTS.parent.glob("*.py") for key in re.findall(r'raise Refused\(\s*"(\w+)"', path.read_text())
+    ]
+    kept = {key for key in texts[0] if key.startswith("refused.")}
+    assert len(texts) == 3 and {f"refused.{key}" for key in raised} == kept
+    for key in kept:
+        assert len({frozenset(re.findall(r"{\w+}", one[key])) for one in texts}) == 1, key
+    assert str(Refused("too_large", name="a.zip", bytes=1234567, most=9)) == (
+        "a.zip: 1,234,567 bytes; at most 9 are taken here"
+    )
 
 
 def test_with_a_password_nothing_is_seen_without_it(tmp_path: Path) -> None:

@@ -98,6 +98,16 @@ def test_a_killed_job_is_known_for_broken_off_and_not_for_running(space: Workspa
     assert (job.folder / "exit").read_text() == jobs.BLANK
 
 
+def test_a_job_that_dies_before_it_writes_its_pid_has_broken_off(
+    space: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "BEGINNING_SECONDS", 1e9)
+    monkeypatch.setattr(jobs, "environment", lambda: {"PATH": os.environ["PATH"], "PYTHONHOME": "/nowhere"})
+    job = jobs.start(space, "train", "x", [python("pass")])
+    assert ended(job).state == "killed" and not (job.folder / "pid").exists()
+    assert "encodings" in jobs.log_tail(job), "the interpreter's own words stand in the log"
+
+
 def test_another_process_of_the_same_number_is_not_the_job(space: Workspace) -> None:
     job = jobs.start(space, "train", "x", [python("pass")])
     ended(job)

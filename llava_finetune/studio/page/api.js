@@ -1,4 +1,7 @@
-// Calls to the server that this page came from. An error is an Error with the server's own line.
+// Calls to the server that this page came from. An error is an Error with the server's line: by its key in the page's
+// language, else in the server's own words.
+import { t } from "./texts.js";
+
 export class Refused extends Error {
   constructor(message, status) {
     super(message);
@@ -23,7 +26,10 @@ export async function call(name, asked = {}, options = {}) {
   return value;
 }
 
-const wordsOf = (value, answer) => value.error?.message ?? value.error ?? `${answer.status} ${answer.statusText}`;
+function wordsOf(value, answer) {
+  if (value.key) return t(value.key, value.values);
+  return value.error?.message ?? value.error ?? `${answer.status} ${answer.statusText}`;
+}
 
 const PIECE = 4_000_000;
 

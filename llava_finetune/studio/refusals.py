@@ -1,0 +1,39 @@
+"""What the studio refuses in words of its own: a text of the page by its key, so that the page says it in its language.
+
+    raise Refused("no_run", name="mine")        # "there is no run mine in this workspace", of texts/en.json
+
+A terminal and a log have the English text.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from llava_finetune.errors import UserError
+
+TEXTS = Path(__file__).parent / "texts"
+LONGEST = 200
+"""Characters of a value that are shown."""
+
+
+class Refused(UserError):
+    """A refusal with the key of its text, `refused.` before it, and the values that stand in it."""
+
+    def __init__(self, key: str, **values: str | int) -> None:
+        """Keep key and values for the page; the message is English."""
+        self.key = f"refused.{key}"
+        self.values = {name: value[:LONGEST] if isinstance(value, str) else value for name, value in values.items()}
+        super().__init__(re.sub(r"\{(\w+)\}", lambda found: _shown(self.values[found[1]]), _english()[self.key]))
+
+
+def _shown(value: str | int) -> str:
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+@functools.cache
+def _english() -> Mapping[str, str]:
+    return dict(json.loads((TEXTS / "en.json").read_text(encoding="utf-8")))
