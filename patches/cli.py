@@ -74,25 +74,30 @@ def parser() -> argparse.ArgumentParser:
             "--source", type=Path, help="a LLaVA checkout or unpacked sdist (default: see patches/source.py)"
         )
     for command in (check, write, diff):
-        command.add_argument(
-            "--only",
-            action="append",
-            default=[],
-            choices=[kind.value for kind in Kind],
-            help="only patches of this kind; may be repeated",
-        )
-        command.add_argument(
-            "--without",
-            action="append",
-            default=[],
-            metavar="NAME",
-            help="leave this patch out; may be repeated; refused while another patch needs it",
-        )
+        _add_choice(command)
     for command in (write, back):
         command.add_argument(
             "--output", type=Path, default=ROOT / OUTPUT, help="the folder that gets llava/ (default build/patched)"
         )
     return top
+
+
+def _add_choice(command: argparse.ArgumentParser) -> None:
+    """Add --only and --without: which patches of the series."""
+    command.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        choices=[kind.value for kind in Kind],
+        help="only patches of this kind; may be repeated",
+    )
+    command.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="leave this patch out; may be repeated; refused while another patch needs it",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

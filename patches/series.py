@@ -189,7 +189,8 @@ def _load(name: str) -> Patch:
 
 def series_hash() -> str:
     """SHA-256 of everything that decides the output: the series, its patches, the engine and the pristine sums."""
-    engine = [HERE / name for name in ("pattern.py", "edits.py", "engine.py", "series.py", "pristine.sha256", "series")]
+    code = ("pattern.py", "filling.py", "edits.py", "imports.py", "engine.py", "series.py")
+    engine = [HERE / name for name in (*code, "pristine.sha256", "series")]
     digest = hashlib.sha256()
     for path in [*engine, *sorted(REWRITES.glob("*.py"))]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")

@@ -11,7 +11,7 @@ samples are kept apart. The loss is the same; upstream's function is the oracle 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -106,15 +106,9 @@ class Layout:
 
 def lay_out(examples: Sequence[Example], batch_pictures: Pictures, max_length: int | None = None) -> Layout:
     """The layout of a batch. Examples, or each path of independent turns, are cut at `max_length`, pictures counted."""
-    counts: dict[int, int] = {}
-    for example, pictures in zip(examples, batch_pictures.chosen, strict=True):
-        counts.update(zip(pictures, example.image_tokens, strict=True))
-    num_text = sum(int((example.input_ids != IMAGE_TOKEN_INDEX).sum()) for example in examples)
-    starts = [
-        num_text,
-        *(num_text + end for end in itertools.accumulate(counts[number] for number in range(len(counts)))),
-    ]
-    ids: list[int] = []
+    ids = [token for example in examples for token in example.input_ids.tolist() if token != IMAGE_TOKEN_INDEX]
+    starts = _picture_starts(examples, batch_pictures, len(ids))
+    text = itertools.count()
     rows: list[int] = []
     all_spans: list[list[int]] = []
     taught: list[int] = []
@@ -122,18 +116,7 @@ def lay_out(examples: Sequence[Example], batch_pictures: Pictures, max_length: i
     owners: list[int] = []
     positions: list[int] = []
     for number, (example, chosen) in enumerate(zip(examples, batch_pictures.chosen, strict=True)):
-        waiting = iter(chosen)
-        mine: list[int] = []
-        labels: list[int] = []
-        for token, label in zip(example.input_ids.tolist(), example.labels.tolist(), strict=True):
-            if token == IMAGE_TOKEN_INDEX:
-                picture = next(waiting)
-                mine += range(starts[picture], starts[picture + 1])
-                labels += [IGNORE_INDEX] * counts[picture]
-            else:
-                mine.append(len(ids))
-                labels.append(label)
-                ids.append(token)
+        mine, labels = _in_place(example, chosen, starts, text)
         kept, places, spans = _paths(len(mine), len(mine) - len(example.input_ids), example.branches, max_length)
         labels = [labels[place] for place in kept]
         wanted = [place for place in range(1, len(labels)) if labels[place] != IGNORE_INDEX]
@@ -157,10 +140,37 @@ def lay_out(examples: Sequence[Example], batch_pictures: Pictures, max_length: i
         targets=torch.tensor(targets, dtype=torch.int64),
         owners=torch.tensor(owners, dtype=torch.int64),
         num_records=1 + max((number for example in examples for number in example.owners), default=len(examples) - 1),
-        num_features=starts[-1] - num_text,
+        num_features=starts[-1] - len(ids),
         keys=batch_pictures.keys,
         features=batch_pictures.features,
     )
+
+
+def _picture_starts(examples: Sequence[Example], pictures: Pictures, num_text: int) -> list[int]:
+    """The row where each picture's features begin, behind the text's rows, and where the last one's end."""
+    counts: dict[int, int] = {}
+    for example, chosen in zip(examples, pictures.chosen, strict=True):
+        counts.update(zip(chosen, example.image_tokens, strict=True))
+    return list(itertools.accumulate((counts[number] for number in range(len(counts))), initial=num_text))
+
+
+def _in_place(
+    example: Example, chosen: Sequence[int], starts: Sequence[int], text: Iterator[int]
+) -> tuple[list[int], list[int]]:
+    """The row and the label of each position of an example, pictures in their places; `text` counts the text's rows."""
+    waiting = iter(chosen)
+    rows: list[int] = []
+    labels: list[int] = []
+    for token, label in zip(example.input_ids.tolist(), example.labels.tolist(), strict=True):
+        if token == IMAGE_TOKEN_INDEX:
+            picture = next(waiting)
+            features = range(starts[picture], starts[picture + 1])
+            rows += features
+            labels += [IGNORE_INDEX] * len(features)
+        else:
+            rows.append(next(text))
+            labels.append(label)
+    return rows, labels
 
 
 def _sums(lengths: Iterable[int]) -> torch.Tensor:

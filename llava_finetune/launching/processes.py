@@ -144,13 +144,7 @@ def _wait(process: "subprocess.Popen[bytes]", failure: Path, log: Path | None = 
     Ranks that outlive their launcher are waited for, then killed.
     """
     tail = bytearray()
-    passed, readers = [], []
-    for source, screen, kept in ((process.stdout, sys.stdout, None), (process.stderr, sys.stderr, tail)):
-        if source is not None:
-            passed.append(LauncherLines(log, screen.buffer))
-            readers.append(threading.Thread(target=_pass_on, args=(source, passed[-1], kept), daemon=True))
-            readers[-1].start()
-
+    passed, readers = _start_readers(process, log, tail)
     told = is_stopped = False
 
     def forward(number: int, _frame: FrameType | None) -> None:
@@ -181,6 +175,19 @@ def _wait(process: "subprocess.Popen[bytes]", failure: Path, log: Path | None = 
     for reader in readers:
         reader.join(timeout=5)
     return code, tail.decode("utf-8", "replace"), is_stopped
+
+
+def _start_readers(
+    process: "subprocess.Popen[bytes]", log: Path | None, tail: bytearray
+) -> tuple[list[LauncherLines], list[threading.Thread]]:
+    """Start to pass on what is piped of a launcher's output; `tail` gets the end of its stderr."""
+    passed, readers = [], []
+    for source, screen, kept in ((process.stdout, sys.stdout, None), (process.stderr, sys.stderr, tail)):
+        if source is not None:
+            passed.append(LauncherLines(log, screen.buffer))
+            readers.append(threading.Thread(target=_pass_on, args=(source, passed[-1], kept), daemon=True))
+            readers[-1].start()
+    return passed, readers
 
 
 def _ranks(failure: Path) -> list[psutil.Process]:

@@ -159,7 +159,6 @@ def merge(
     """
     from llava_finetune.merge import weights
     from llava_finetune.model.loaded import kind_of
-    from llava_finetune.model.loading import load
     from llava_finetune.saved import new_folder
 
     start = time.monotonic()
@@ -170,12 +169,7 @@ def merge(
     beside = _ask_beside(adapter, base, dtype, device, wanted)
     gc.collect()
     with new_folder.new_folder(output) as partial:
-        # As chat, evaluate and serve load it: the product of the factors is added in fp32 and rounded once.
-        folded = load(adapter, base=base, dtype=beside.dtype, device=beside.device)
-        answers = greedy_answers(folded, adapter, wanted)
-        layout = "upstream" if folded.family is None else "transformers"
-        tensors = weights.write_model(partial, folded, Path(adapter), beside.base, in_tower=beside.in_tower)
-        del folded
+        answers, layout, tensors = _write(partial, adapter, base, beside, wanted)
         gc.collect()
         found = _check(partial, adapter, beside, answers, wanted)
         four = _compare_4bit(adapter, base, partial, beside) if compare_4bit else None
@@ -233,6 +227,21 @@ def _ask_beside(adapter: str, base: str | None, dtype: str, device: str, wanted:
         dtype=str(loaded.dtype).removeprefix("torch."),
         device=str(loaded.device),
     )
+
+
+def _write(
+    folder: Path, adapter: str, base: str | None, beside: _Beside, wanted: HeldOut
+) -> tuple[list[str], str, int]:
+    """Write the merged model; returns its answers, its layout and the number of its tensors."""
+    from llava_finetune.merge import weights
+    from llava_finetune.model.loading import load
+
+    # As chat, evaluate and serve load it: the product of the factors is added in fp32 and rounded once.
+    folded = load(adapter, base=base, dtype=beside.dtype, device=beside.device)
+    answers = greedy_answers(folded, adapter, wanted)
+    layout = "upstream" if folded.family is None else "transformers"
+    tensors = weights.write_model(folder, folded, Path(adapter), beside.base, in_tower=beside.in_tower)
+    return answers, layout, tensors
 
 
 def _check(folder: Path, adapter: str, beside: _Beside, answers: list[str], wanted: HeldOut) -> Any:

@@ -66,10 +66,18 @@ def load(
     require_sound(source)
     if (family := open_family(path) or open_family(source)) is not None:
         found = load_family(family, path, source, kind, dtype, place, bits, merge_adapter and bits == 16)
-        return replace(found, manifest=manifest, seconds=time.monotonic() - start)
-    config = _config(path, source, vision_tower, bits)
-    require_sound(config.mm_vision_tower)
-    chosen = choose_dtype(dtype, manifest, config, place.type)
+    else:
+        config = _config(path, source, vision_tower, bits)
+        require_sound(config.mm_vision_tower)
+        chosen = choose_dtype(dtype, manifest, config, place.type)
+        found = _load_llava(config, path, source, kind, chosen, place, bits, merge_adapter and bits == 16)
+    return replace(found, manifest=manifest, seconds=time.monotonic() - start)
+
+
+def _load_llava(
+    config: Any, path: str, source: str, kind: str, chosen: torch.dtype, place: torch.device, bits: int, merge: bool
+) -> Loaded:
+    """What is at `path` (`kind`: adapter, projector or model) over the weights at `source`, of upstream's classes."""
     model, missing = _weights(source, config, chosen, place, bits)
     tower = model.get_vision_tower()
     if not tower.is_loaded:
@@ -80,17 +88,16 @@ def load(
     tower.to(device=place, dtype=chosen)
     missing -= _load_beside(model, Path(path), kind, chosen)
     if kind == "adapter":
-        model = load_adapter(model, Path(path), merge_adapter and bits == 16)
+        model = load_adapter(model, Path(path), merge)
     refuse_unset(model, path, missing)
     if bits != 16:
         model.get_model().mm_projector.to(device=place, dtype=chosen)
     make_ready(model, place, chosen, bits)
     model.config.tokenizer_padding_side = "left"
     tokenizer = load_tokenizer(path if _has_tokenizer(path) else source, None, 2048)
-    template = template_of(None, path if manifest else source, config, tokenizer)
+    template = template_of(None, path if read_manifest(path) else source, config, tokenizer)
     context = int(getattr(config, "tokenizer_model_max_length", None) or config.max_position_embeddings)
-    seconds = time.monotonic() - start
-    return Loaded(tokenizer, model, tower.image_processor, template, chosen, place, context, manifest, seconds)
+    return Loaded(tokenizer, model, tower.image_processor, template, chosen, place, context)
 
 
 def _config(path: str, source: str, vision_tower: str | None, bits: int) -> Any:

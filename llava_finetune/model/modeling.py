@@ -9,6 +9,7 @@ loss, without the full logits. The classes keep upstream's names, so that what t
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,18 +103,8 @@ class SupervisedHead:
 
         In evaluation mode the result holds `row_losses` too: of each row, or of each record of a layout.
         """
-        anchor = newline_anchor(self) if layout is not None or labels is not None else None
         if layout is not None:
-            layers = functools.partial(run_layers, self)
-            embeddings = embed(self, layout, images, image_sizes, self.forward_settings.cache)
-            parts = self.forward_settings.parts
-            hidden = parts.run(layers, embeddings, layout) if parts else layers(embeddings, layout)
-            hidden = hidden.index_select(0, layout.taught)
-            losses = token_losses(hidden, layout.targets, self.lm_head, self.forward_settings.loss_chunk)
-            output = CausalLMOutputWithPast(loss=losses.mean() + anchor)
-            if not self.training:
-                output["row_losses"] = row_losses(losses, layout.owners, layout.num_records)
-            return self.forward_settings.add_tokens(output, losses, hidden)
+            return self.learn_unpadded(layout, images, image_sizes)
         if labels is None:
             return super().forward(  # type: ignore[misc]
                 input_ids=input_ids,
@@ -125,6 +116,7 @@ class SupervisedHead:
                 past_key_values=past_key_values,
                 **kwargs,
             )
+        anchor = newline_anchor(self)
         if inputs_embeds is None:
             _, position_ids, attention_mask, _, inputs_embeds, labels = self.prepare_inputs_labels_for_multimodal(
                 input_ids, position_ids, attention_mask, None, labels, images, image_sizes
@@ -139,10 +131,34 @@ class SupervisedHead:
         targets = labels[:, 1:]
         taught = targets != IGNORE_INDEX
         hidden = hidden[:, :-1][taught]
-        losses = token_losses(hidden, targets[taught], self.lm_head, self.forward_settings.loss_chunk)
+        return self.loss_of(
+            hidden, targets[taught], anchor, lambda losses: row_losses(losses, taught.nonzero()[:, 0], len(taught))
+        )
+
+    def learn_unpadded(self: Any, layout: Layout, images: Any, image_sizes: Any) -> Any:
+        """The loss of a batch without padding."""
+        anchor = newline_anchor(self)
+        layers = functools.partial(run_layers, self)
+        embeddings = embed(self, layout, images, image_sizes, self.forward_settings.cache)
+        parts = self.forward_settings.parts
+        hidden = parts.run(layers, embeddings, layout) if parts else layers(embeddings, layout)
+        hidden = hidden.index_select(0, layout.taught)
+        return self.loss_of(
+            hidden, layout.targets, anchor, lambda losses: row_losses(losses, layout.owners, layout.num_records)
+        )
+
+    def loss_of(
+        self: Any,
+        hidden: torch.Tensor,
+        targets: torch.Tensor,
+        anchor: torch.Tensor | float,
+        by_row: Callable[[torch.Tensor], torch.Tensor],
+    ) -> Any:
+        """The output for the hidden states of taught tokens; in evaluation mode with their losses summed `by_row`."""
+        losses = token_losses(hidden, targets, self.lm_head, self.forward_settings.loss_chunk)
         output = CausalLMOutputWithPast(loss=losses.mean() + anchor)
         if not self.training:
-            output["row_losses"] = row_losses(losses, taught.nonzero()[:, 0], len(taught))
+            output["row_losses"] = by_row(losses)
         return self.forward_settings.add_tokens(output, losses, hidden)
 
 

@@ -94,19 +94,7 @@ def build_app(server: Server) -> FastAPI:
 
     @app.post("/v1/chat/completions")
     async def completions(request: Request) -> Any:
-        name = "unknown"
-        try:
-            if len(server.engines) == 1:  # before the body is read for nothing
-                server.refuse_when_full(next(iter(server.engines)))
-            asked = await _parse(request, server.limits)
-            name = asked.model if asked.model in server.engines else "unknown"
-            answer = await _begin(asked, server)
-        except Refused as refusal:
-            server.metrics.refused(name, refusal.status)
-            return refusal.response()
-        if asked.stream:
-            return StreamingResponse(_stream(answer, asked, server), media_type="text/event-stream")
-        return await _whole(answer, server, request)
+        return await _complete(request, server)
 
     @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
     async def nothing(path: str) -> Any:
@@ -114,6 +102,23 @@ def build_app(server: Server) -> FastAPI:
         return Refused(404, message, "invalid_request_error", "not_found").response()
 
     return app
+
+
+async def _complete(request: Request, server: Server) -> Response:
+    """The answer to a chat request, whole or as a stream, or its refusal; both are counted."""
+    name = "unknown"
+    try:
+        if len(server.engines) == 1:  # before the body is read for nothing
+            server.refuse_when_full(next(iter(server.engines)))
+        asked = await _parse(request, server.limits)
+        name = asked.model if asked.model in server.engines else "unknown"
+        answer = await _begin(asked, server)
+    except Refused as refusal:
+        server.metrics.refused(name, refusal.status)
+        return refusal.response()
+    if asked.stream:
+        return StreamingResponse(_stream(answer, asked, server), media_type="text/event-stream")
+    return await _whole(answer, server, request)
 
 
 @dataclass
