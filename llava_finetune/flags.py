@@ -12,7 +12,7 @@ from collections.abc import Sequence
 SECRET_FLAGS = ("token", "key", "password", "secret")
 
 
-def command_parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:
+def command_parser(name: str, description: str | None, examples: str | None = None) -> argparse.ArgumentParser:
     """A subcommand's parser, whose help ends with its examples as they are written."""
     return argparse.ArgumentParser(
         prog=f"llava-finetune {name}",

@@ -24,14 +24,12 @@ from data_prep.numbers import whole
 from data_prep.picture_folder import add_images_option
 from data_prep.records.pixels import add_pixel_option, allow_pixels
 from llava_finetune.errors import UsageError, UserError
-from llava_finetune.flags import add_loading_flags
+from llava_finetune.flags import add_loading_flags, command_parser
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `llava-finetune evaluate`."""
-    out = argparse.ArgumentParser(
-        prog="llava-finetune evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    out = command_parser("evaluate", __doc__)
     out.add_argument("--model", help="model, adapter or projector folder, or a hub id")
     add_loading_flags(out)
     out.add_argument("--predictions", type=Path, help="score this file instead of a model")

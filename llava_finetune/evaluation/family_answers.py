@@ -5,7 +5,7 @@ asker = FamilyAsker(loaded, questions, Path("pictures"), mode="seen"); asker.gen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,14 @@ from llava_finetune.errors import UserError
 from llava_finetune.model.families.encoder import Encoded, FamilyEncoder
 
 
+def swapped(names: Iterable[str]) -> dict[str, str]:
+    """Another picture for each, by a fixed rotation of the distinct ones. Raises UserError where there is only one."""
+    distinct = list(dict.fromkeys(names))
+    if len(distinct) == 1:
+        raise UserError("--blind shuffled needs at least two pictures; these questions have one")
+    return dict(zip(distinct, distinct[len(distinct) // 2 :] + distinct[: len(distinct) // 2], strict=True))
+
+
 class FamilyAsker:
     """Prompts of questions, and the ids of greedy answers to some of them. `mode`: seen, blank or shuffled pictures.
 
@@ -26,10 +34,7 @@ class FamilyAsker:
     def __init__(self, loaded: Any, questions: Sequence[Any], folder: Path | None, mode: str) -> None:
         self.loaded, self.questions, self.folder, self.mode = loaded, questions, folder, mode
         self.encoder = FamilyEncoder(loaded.family, folder)
-        distinct = list(dict.fromkeys(name for question in questions for name in question.images))
-        if mode == "shuffled" and len(distinct) == 1:
-            raise UserError("--blind shuffled needs at least two pictures; these questions have one")
-        self.swapped = dict(zip(distinct, distinct[len(distinct) // 2 :] + distinct[: len(distinct) // 2], strict=True))
+        self.swapped = swapped(name for question in questions for name in question.images) if mode == "shuffled" else {}
 
     def cost(self, index: int) -> int:
         """What decides which questions are asked together: characters, and pictures before all."""

@@ -25,7 +25,7 @@ from llava_finetune.data.masking import asked_alone, prompt_ids
 from llava_finetune.data.templates import end_text
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation import metrics
-from llava_finetune.evaluation.family_answers import FamilyAsker
+from llava_finetune.evaluation.family_answers import FamilyAsker, swapped
 
 Say = Callable[[str], None]
 
@@ -126,10 +126,7 @@ class Pictures:
 
     def __init__(self, folder: Path | None, processor: Any, config: Any, mode: str, names: Sequence[str]) -> None:
         self.folder, self.processor, self.config, self.mode = folder, processor, config, mode
-        distinct = list(dict.fromkeys(names))
-        if mode == "shuffled" and len(distinct) == 1:
-            raise UserError("--blind shuffled needs at least two pictures; these questions have one")
-        self.swapped = dict(zip(distinct, distinct[len(distinct) // 2 :] + distinct[: len(distinct) // 2], strict=True))
+        self.swapped = swapped(names) if mode == "shuffled" else {}
         self.cache: dict[str, tuple[torch.Tensor, tuple[int, int]]] = {}
 
     def get(self, name: str) -> tuple[torch.Tensor, tuple[int, int]]:

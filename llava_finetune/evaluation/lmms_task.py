@@ -26,6 +26,7 @@ from data_prep.numbers import whole
 from data_prep.picture_folder import add_images_option
 from data_prep.records.json_text import require_characters
 from llava_finetune.errors import UserError
+from llava_finetune.flags import command_parser
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -94,9 +95,7 @@ VQA = '    scores["vqa_accuracy"] = question_accuracy(results[0], row["answers"]
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `llava-finetune lmms-task`."""
-    out = argparse.ArgumentParser(
-        prog="llava-finetune lmms-task", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    out = command_parser("lmms-task", __doc__)
     out.add_argument("records", type=Path, help="records with the questions and their references")
     out.add_argument("output", type=Path, help="the folder to write; it must not be there, or be empty")
     add_images_option(out)

@@ -15,6 +15,7 @@ from llava_finetune.config.precision import choose_precision
 from llava_finetune.errors import UserError
 from llava_finetune.kernels import rotary
 from llava_finetune.saved.manifest import NAME, weights_sha256
+from llava_finetune.saved.model_files import ADAPTER_CONFIG, INDEX_FILES, MODEL, PROJECTOR_WEIGHTS, kind_by
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 SHORT = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
@@ -43,15 +44,13 @@ def kind_of(folder: str | Path) -> str:
     """adapter, projector or model, by the files of a folder; a hub id is taken for a model."""
     path = Path(folder)
     if not path.is_dir():
-        return "model"
-    if (path / "adapter_config.json").is_file():
-        return "adapter"
-    weights = any(path.glob("*.safetensors")) or any(path.glob("pytorch_model*.bin"))
-    if (path / "mm_projector.bin").is_file() and not weights:
-        return "projector"
-    if not weights:
-        raise UserError(f"{path}: no model weights, adapter_config.json or mm_projector.bin; give what training wrote")
-    return "model"
+        return MODEL
+    shards = any(path.glob("*.safetensors")) or any(path.glob("pytorch_model*.bin"))
+    # Shards whose index is missing are a model all the same, and are refused as one.
+    kind = kind_by(lambda name: (path / name).is_file() or (shards and name in INDEX_FILES))
+    if kind == MODEL and not shards:
+        raise UserError(f"{path}: no model weights, {ADAPTER_CONFIG} or {PROJECTOR_WEIGHTS}; give what training wrote")
+    return kind
 
 
 def base_of(folder: str | Path, base: str | None, manifest: dict[str, Any]) -> str:

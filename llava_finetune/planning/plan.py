@@ -16,6 +16,7 @@ from typing import Any
 
 from data_prep.numbers import whole
 from llava_finetune.errors import UsageError
+from llava_finetune.flags import command_parser
 from llava_finetune.machine import GB, available_ram, readable
 from llava_finetune.planning import exact
 from llava_finetune.planning.activations import sequence_length
@@ -36,6 +37,10 @@ from llava_finetune.planning.setting import LORA_RANK, Setting
 from llava_finetune.planning.shapes import Shape
 from llava_finetune.planning.steps import batch_for, count_steps, epochs_for, usual_batch, warmup_of
 
+EXAMPLES = """examples:
+  llava-finetune plan --model liuhaotian/llava-v1.5-7b --mode lora --gpus 1x24GB
+  llava-finetune plan --model liuhaotian/llava-v1.6-34b --mode qlora --gpus 1x48GB --json
+  llava-finetune plan --model ./my-llava --mode full --gpus 8x80GB --data train.json --global-batch 128"""
 SCRIPTS = {
     "pretrain": "pretrain.sh",
     "lora": "finetune_lora.sh",
@@ -247,15 +252,8 @@ def _as_json(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="llava-finetune plan",
-        description="Memory per GPU of every mode, from the config alone, and the launcher line that fits.",
-        epilog="examples:\n"
-        "  llava-finetune plan --model liuhaotian/llava-v1.5-7b --mode lora --gpus 1x24GB\n"
-        "  llava-finetune plan --model liuhaotian/llava-v1.6-34b --mode qlora --gpus 1x48GB --json\n"
-        "  llava-finetune plan --model ./my-llava --mode full --gpus 8x80GB --data train.json --global-batch 128",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    what = "Memory per GPU of every mode, from the config alone, and the launcher line that fits."
+    parser = command_parser("plan", what, EXAMPLES)
     parser.add_argument("--model", required=True, help="hub id that is built in, or a folder with config.json")
     parser.add_argument("--mode", choices=MODES, default="lora", help="the mode to launch (default lora)")
     parser.add_argument("--gpus", help="NUMBERxSIZE, for example 1x24GB; default: this machine's")

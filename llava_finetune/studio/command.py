@@ -11,6 +11,7 @@ from pathlib import Path
 
 from data_prep.numbers import whole
 from llava_finetune.errors import UserError
+from llava_finetune.flags import command_parser
 from llava_finetune.serve.command import access_of
 from llava_finetune.serve.http_server import configuration, listen
 from llava_finetune.studio.workspace import Workspace
@@ -27,12 +28,7 @@ exit codes: 0 stopped, 1 failed, 2 wrong use"""
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    out = argparse.ArgumentParser(
-        prog="llava-finetune studio",
-        description="From a folder of pictures to a tuned model in the browser.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    out = command_parser("studio", "From a folder of pictures to a tuned model in the browser.", EXAMPLES)
     out.add_argument("workspace", type=Path, nargs="?", default=Path(), help="folder to work in (default: this one)")
     out.add_argument("--model", type=Path, action="append", default=[], help="a folder with a model, to begin with")
     out.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")

@@ -26,6 +26,7 @@ from data_prep.numbers import real, whole
 from llava_finetune.config.ranges import RANGES
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.evaluation.intervals import bootstrap, paired_bootstrap
+from llava_finetune.flags import command_parser
 
 RATES = (2e-4, 5e-5, 8e-4, 1e-4, 4e-4)
 """LoRA's usual rate first, then what brackets it: the first that fit into the time tell the most."""
@@ -80,11 +81,7 @@ def main(argv: Sequence[str] | None = None, train: Train | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The options before `--`."""
-    out = argparse.ArgumentParser(
-        prog="llava-finetune plan --learning-rate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    out = command_parser("plan --learning-rate", __doc__)
     out.add_argument("--minutes", type=real(0, above=True), default=30.0, help="time for all runs together; default 30")
     out.add_argument("--steps", type=whole(4), default=40, help="steps of each run; default 40")
     out.add_argument(

@@ -1,11 +1,9 @@
 """Every command of docs/data.md runs, and gives what the page says."""
 
 import json
-import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from data_prep.check.command import kinds_table
 from data_prep.records.record import read_records
 from tests.data_prep import chess
 from tests.data_prep.endpoint import serve
+from tests.fixtures.environments import no_rank
 
 BLOCKS = re.compile(r"^```bash\n(.*?)^```", re.M | re.S)
 WALK = "## Walk-through: chess pieces"
@@ -36,14 +35,6 @@ def words_of(line: str) -> list[str]:
     """The words after `python -m data_prep`."""
     assert line.startswith("python -m data_prep "), line
     return shlex.split(line)[3:]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model that stands in for LLaVA-1.5-7B."""
-    from tests.tiny import make_tiny_llava
-
-    return make_tiny_llava(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.mark.slow
@@ -93,8 +84,7 @@ def run_in_shell(line: str, root: Path, tiny: Path) -> subprocess.CompletedProce
     line = line.replace(MODEL, str(tiny)).replace("scripts/", f"{root}/scripts/")
     line += " --max_steps 2 --dataloader_num_workers 0" if "scripts/" in line else " --max_new_tokens 8"
     environment: dict[str, Any] = {
-        **{key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")},
-        "PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        **no_rank(),
         "NUM_GPUS": "1",
         "PER_GPU_BATCH": "2",
         "LLAVA_FINETUNE_CACHE": "cache",

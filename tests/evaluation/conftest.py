@@ -1,4 +1,4 @@
-"""A tiny LLaVA-1.5 with eight pictures and questions, made once for all tests here."""
+"""Eight pictures and questions, made once for all tests here."""
 
 from __future__ import annotations
 
@@ -8,15 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.tiny import make_tiny_llava
-
 SIZES = [(56, 56), (80, 40), (40, 80), (30, 30), (64, 56), (56, 64), (90, 90), (50, 70)]
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random LLaVA-1.5 in upstream's layout."""
-    return make_tiny_llava(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture(scope="session")

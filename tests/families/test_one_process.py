@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from llava_finetune.config.precision import choose_precision
 from llava_finetune.launching import launch
+from tests.fixtures.environments import no_rank
 
 ROOT = Path(__file__).resolve().parents[2]
 HIDE = """
@@ -25,13 +25,7 @@ for name in ("deepspeed", "bitsandbytes", "flash_attn"):
 def run(folder: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """A command of the project where the packages for Linux with a GPU are not installed."""
     (folder / "sitecustomize.py").write_text(HIDE)
-    environment = {
-        **{name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")},
-        "PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(folder),
-        "OUTPUT": str(folder / "run"),
-        **variables,
-    }
+    environment = no_rank(PYTHONPATH=str(folder), OUTPUT=str(folder / "run")) | variables
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import torch
 from llava_finetune.errors import OutOfMemoryError
 from llava_finetune.launching import relaunch
 from llava_finetune.model.allocation import halves, is_out_of_memory
+from tests.fixtures.environments import no_rank
 from tests.oracle.runs import Done, Job, largest_difference, largest_relative, run_jobs, weights
 
 LORA = ["--lora_enable", "True", "--lora_r", "8", "--lora_alpha", "16"]
@@ -137,8 +136,7 @@ def launched(folder: Path, models: dict[str, Path], data: Path, ranks: int, fail
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(ONCE_FOR_EVERY_RANK)
     environment = {
-        **{name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")},
-        "PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        **no_rank(),
         "PYTHONPATH": str(folder),
         "MARKS": str(folder),
         "FAIL_AT": str(fail_at),

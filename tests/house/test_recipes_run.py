@@ -2,9 +2,7 @@
 
 import json
 import math
-import os
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.fixtures.environments import no_rank
 from tests.tiny import IMAGE_SIZE, make_tiny_clip, make_tiny_language_model, make_tiny_llava
 from tests.tiny_families import BUILDERS, make_tiny_family
 
@@ -92,8 +91,7 @@ def tiny(shop: Path, model: str) -> Path:
 def launch(shop: Path, script: str, output: Path, flags: tuple[str, ...], **variables: str) -> list[dict[str, float]]:
     """Run a launcher for two steps and return its log; the run must end with 0."""
     environment = {
-        **{key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")},
-        "PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        **no_rank(),
         "DATA": str(shop / "records.json"),
         "IMAGES": str(shop),
         "OUTPUT": str(output),

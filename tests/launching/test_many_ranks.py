@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from llava_finetune.launching.processes import free_port
+from tests.fixtures.environments import no_rank
 from tests.launching.two_hosts import Host, programs, two_hosts
 from tests.tiny import IMAGE_SIZE, make_tiny_llava
 
@@ -46,14 +47,7 @@ STARTERS = {
 
 def environment(**variables: str) -> dict[str, str]:
     """This process's environment with the project's programs first and no rank of its own."""
-    ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    return {
-        **{key: value for key, value in os.environ.items() if key not in ranks},
-        "PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "DS_ACCELERATOR": "cpu",
-        "OMP_NUM_THREADS": "1",
-        **variables,
-    }
+    return no_rank(DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1") | variables
 
 
 def two_ranks(launcher: str, act: str, folder: Path) -> "subprocess.CompletedProcess[str]":

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_finetune.launching.processes import free_port
+from tests.fixtures.environments import rank_of
 from tests.warm import build_operators, fork, warm_up
 
 IGNORE_INDEX = -100
@@ -74,14 +75,7 @@ def _record_taught(path: Path) -> None:
 
 def _child(kind: str, job: dict[str, Any], rank: int, port: int) -> None:
     if job["ranks"] > 1 or job.get("group"):
-        os.environ.update(
-            RANK=str(rank),
-            LOCAL_RANK=str(rank),
-            WORLD_SIZE=str(job["ranks"]),
-            LOCAL_WORLD_SIZE=str(job["ranks"]),
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(port),
-        )
+        os.environ.update(rank_of(rank, job["ranks"], port))
     if kind == "masks":
         runpy.run_path(job["argv"][0], run_name="__main__")
         return

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.fixtures.environments import no_rank
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -82,7 +84,7 @@ def run_jobs(kind: str, jobs: Sequence[Job], work: Path, tree: Path | None = Non
     jobs_file.write_text(json.dumps([job.as_json() for job in jobs]))
     paths = [str(tree or ROOT / "build" / "patched"), str(ROOT)]
     environment = {
-        **os.environ,
+        **no_rank(),
         "PYTHONPATH": os.pathsep.join(paths),
         "OMP_NUM_THREADS": "1",
         "DS_ACCELERATOR": "cpu",
@@ -91,10 +93,7 @@ def run_jobs(kind: str, jobs: Sequence[Job], work: Path, tree: Path | None = Non
         "WANDB_MODE": "disabled",
         "TORCH_EXTENSIONS_DIR": str(Path(sys.prefix) / "torch_extensions"),
         "HF_HUB_OFFLINE": "1",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        environment.pop(name, None)
     done = subprocess.run(
         [sys.executable, str(Path(__file__).parent / "runner.py"), kind, str(jobs_file), str(results_file)],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Tiny trainings: a random LLaVA with eight coloured pictures, trained for a few steps in fp32."""
+"""Tiny trainings: the tiny LLaVA and eight coloured pictures, trained for a few steps in fp32."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.tiny import make_tiny_llava
 from tests.training.forked import train
 from tests.warm import warm_up
 
@@ -37,12 +36,6 @@ def imported() -> None:
     import llava_finetune.training.trainer  # noqa: F401
 
     warm_up()
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random LLaVA-1.5 in upstream's layout."""
-    return make_tiny_llava(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture(scope="session")

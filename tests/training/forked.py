@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_finetune.launching.processes import free_port
+from tests.fixtures.environments import rank_of
 from tests.warm import fork
 
 Wound = Callable[[], None]
@@ -79,10 +80,7 @@ def start(flags: Sequence[str], folder: Path, ranks: int = 1, wound: Wound | Non
 
 def _be_rank(flags: Sequence[str], rank: int, ranks: int, port: int, wound: Wound | None) -> int:
     if ranks > 1 or "--deepspeed" in flags:
-        os.environ.update(
-            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks),
-            MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-        )  # fmt: skip
+        os.environ.update(rank_of(rank, ranks, port))
     os.environ["DS_ACCELERATOR"] = "cpu"
     if wound:
         wound()
