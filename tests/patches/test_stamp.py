@@ -1,10 +1,12 @@
 """A missing, stale, partial or edited tree is refused with the command to run."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from patches import series
 from patches.engine import run
 from patches.series import load_series, series_hash
 from patches.stamp import STAMP, StaleTree, make_stamp, read_stamp, require_current
@@ -63,3 +65,15 @@ def test_another_tree_is_refused(root: Path, pristine: dict[str, bytes], harm: s
 def test_the_stamp_is_json_with_the_sum_of_every_file() -> None:
     stamp = json.loads(make_stamp({"llava/a.py": b"a"}, "s", "all"))
     assert stamp["files"] == {"llava/a.py": "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"}
+
+
+@pytest.mark.parametrize("name", ["pattern.py", "filling.py", "edits.py", "imports.py", "engine.py", "series"])
+def test_whatever_decides_the_output_makes_another_hash(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = series_hash()
+    monkeypatch.setattr(series, "HERE", shutil.copytree(series.HERE, tmp_path / "patches"))
+    assert series_hash() == before
+    with (tmp_path / "patches" / name).open("a") as file:
+        file.write("# another\n")
+    assert series_hash() != before
