@@ -79,3 +79,12 @@ def shortened(name: str, most: int = 80) -> str:
     'aaaaaaaa... (5,000 characters)'
     """
     return name if len(name) <= most else f"{name[:most]}... ({len(name):,} characters)"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type where it has none.
+
+    >>> first_line(OSError()), first_line(ValueError("no such column\\nof these: a, b"))
+    ('OSError', 'no such column')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -13,7 +13,7 @@ from typing import Any
 
 from data_prep.converters.delimited import refuse_twice
 from data_prep.converters.texts import NoText, text_of
-from data_prep.errors import DataError
+from data_prep.errors import DataError, first_line
 
 MOST_ROWS = 1_048_576
 """Of a sheet in Excel itself."""
@@ -38,7 +38,7 @@ def excel_rows(path: Path, sheet: str | None, most_bytes: int) -> Iterator[tuple
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     except Exception as error:  # openpyxl raises anything on damaged files
         raise DataError(
-            path, f"not an Excel file ({_first_line(error)}); save it again as .xlsx or CSV UTF-8"
+            path, f"not an Excel file ({first_line(error):.100}); save it again as .xlsx or CSV UTF-8"
         ) from None
     try:
         if sheet and sheet not in book.sheetnames:
@@ -68,7 +68,7 @@ def _refuse_bombs(path: Path, most_bytes: int) -> None:
                             raise DataError(path, f"{part.filename} defines XML entities, which Excel never does")
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
         raise DataError(
-            path, f"not an Excel file ({_first_line(error)}); save it again as .xlsx or CSV UTF-8"
+            path, f"not an Excel file ({first_line(error):.100}); save it again as .xlsx or CSV UTF-8"
         ) from None
 
 
@@ -81,7 +81,9 @@ def _cells(sheet: Any, path: Path) -> Iterator[tuple[int, Sequence[Any]]]:
         try:
             cells = next(rows, None)
         except Exception as error:  # openpyxl raises anything on damaged sheets
-            raise DataError(path, f"a damaged sheet after row {number} ({_first_line(error)}); save it again") from None
+            raise DataError(
+                path, f"a damaged sheet after row {number} ({first_line(error):.100}); save it again"
+            ) from None
         if cells is None:
             return
         number += 1
@@ -134,7 +136,3 @@ def shown(cell: Any) -> str:
         return text_of(value)
     except NoText:
         return str(value)  # a span of time
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:100]

@@ -17,7 +17,7 @@ from data_prep.converters.excel import excel_rows
 from data_prep.converters.json_rows import json_rows
 from data_prep.converters.labels import label_names, with_names
 from data_prep.converters.unpacking import MOST_UNPACKED, unpacked_batches
-from data_prep.errors import DataError
+from data_prep.errors import DataError, first_line
 
 Row = dict[str, Any]
 Placed = tuple[str, Row]
@@ -77,11 +77,7 @@ def _parquet(path: Path, most_unpacked: int) -> Iterator[Placed]:
                     number += 1
                     yield f"row {number}", with_names(row, names) if names else row
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise DataError(path, f"not a parquet file, or damaged ({_first_line(error)}); fetch it again") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:100]
+        raise DataError(path, f"not a parquet file, or damaged ({first_line(error):.100}); fetch it again") from None
 
 
 def cell_at(row: Mapping[str, Any], name: str) -> Any:

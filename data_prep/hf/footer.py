@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from data_prep.converters.compact import END, STRUCT, fields, list_header, varint
-from data_prep.errors import DataError
+from data_prep.errors import DataError, first_line
 
 Place = Path | str
 """A file here, or an address such as hf://datasets/OWNER/NAME@COMMIT/data/train-00000.parquet."""
@@ -89,7 +89,7 @@ def readable(file: Place) -> Iterator[None]:
         if isinstance(error, OSError) and (error.errno or isinstance(file, str)):
             problem = f"cannot be read ({error.strerror or error})"
             raise DataError(file, f"{problem}; the same command goes on from here") from None
-        problem = f"a damaged {str(file).rpartition('.')[2]} file ({str(error).splitlines()[0]:.100})"
+        problem = f"a damaged {str(file).rpartition('.')[2]} file ({first_line(error):.100})"
         raise DataError(file, f"{problem}; fetch it again") from None
 
 

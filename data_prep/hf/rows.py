@@ -21,7 +21,7 @@ from data_prep.converters.beside import text_beside
 from data_prep.converters.labels import Names, label_names, names_in
 from data_prep.converters.rows import Reading, Row, read_rows
 from data_prep.converters.unpacking import BATCH
-from data_prep.errors import DataError
+from data_prep.errors import DataError, first_line
 from data_prep.hf.footer import Group, groups_of, open_address, readable
 from data_prep.hf.parquet import rows_at, rows_by_group, schema_of
 from data_prep.records.foreign import ENDINGS
@@ -281,20 +281,16 @@ def _told(source: str) -> Iterator[None]:
     try:
         yield
     except (OSError, hub.HTTPError) as error:  # type: ignore[attr-defined]  # the client's own errors are no OSError
-        problem = f"cannot be reached or read ({_first_line(error)})"
+        problem = f"cannot be reached or read ({first_line(error):.200})"
         advice = "check the name and the network, or download it and give the folder"
         raise DataError(source, f"{problem}; {advice}") from None
     except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        raise DataError(source, f"{_first_line(error)}; see --split and --config") from None
+        raise DataError(source, f"{first_line(error):.200}; see --split and --config") from None
     except RuntimeError as error:  # a loading script: `datasets` runs none since its version 4
-        raise DataError(source, f"{_first_line(error)}; give data files (.parquet, .json, .csv)") from None
+        raise DataError(source, f"{first_line(error):.200}; give data files (.parquet, .json, .csv)") from None
 
 
 def fetched(address: str) -> bytes:
     """Return the bytes behind an address in a streamed row, such as hf://datasets/OWNER/NAME/a.jpg or zip://a.jpg::..."""
     with open_address(address) as stream:
         return bytes(stream.read())
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -23,7 +23,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from data_prep.errors import PictureError, PictureFault, shortened
+from data_prep.errors import PictureError, PictureFault, first_line, shortened
 from data_prep.records.exif import jpeg_with_plain_exif, orientation_of, turn_of
 from data_prep.records.foreign import HEAD, HEIF_BRANDS, MAGIC, RAW_ENDINGS, extension_of, foreign_kind
 from data_prep.records.greys import Greys, eight_bits
@@ -171,7 +171,7 @@ def load(image: Image.Image, where: object) -> None:
         fault = PictureFault.TRUNCATED if cut else PictureFault.UNREADABLE
         what = "the picture is cut off" if cut else "the picture is damaged"
         advice = "fetch it again or drop the record (check --fix)"
-        raise PictureError(where, fault, f"{what} ({_first_line(error)}); {advice}") from None
+        raise PictureError(where, fault, f"{what} ({first_line(error)}); {advice}") from None
 
 
 def num_frames(image: Image.Image) -> int:
@@ -205,7 +205,7 @@ def rgb(image: Image.Image, where: object = "the picture") -> tuple[Image.Image,
             return grey.convert("RGB"), greys
         return _on_white(image), None
     except (ValueError, OSError) as error:
-        problem = f"its pixels cannot be used ({_first_line(error)}); drop the record (check --fix)"
+        problem = f"its pixels cannot be used ({first_line(error)}); drop the record (check --fix)"
         raise PictureError(where, PictureFault.UNREADABLE, problem) from None
 
 
@@ -247,7 +247,7 @@ def _not_opened(stream: io.BufferedIOBase | BinaryIO, where: object, error: Exce
     if extension_of(head) == ".tif" and (unread := unread_tiff(stream)):
         return PictureError(where, PictureFault.NOT_A_PICTURE, unread)
     if extension_of(head) or any(head.startswith(mark) for mark in MAGIC):
-        problem = f"the picture is damaged ({_first_line(error)}); fetch it again or drop the record"
+        problem = f"the picture is damaged ({first_line(error)}); fetch it again or drop the record"
         return PictureError(where, PictureFault.TRUNCATED, problem)
     problem = f"not a picture: it begins with {head[:16]!r}; drop the record"
     return PictureError(where, PictureFault.NOT_A_PICTURE, problem)
@@ -255,7 +255,3 @@ def _not_opened(stream: io.BufferedIOBase | BinaryIO, where: object, error: Exce
 
 def _heif_is_there() -> bool:
     return "HEIF" in _pillow().OPEN
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

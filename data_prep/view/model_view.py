@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from data_prep.errors import DataError
+from data_prep.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -183,7 +183,7 @@ def open_model(name: str, template: str | None = None, max_length: int | None = 
     try:
         return _open(name, template, max_length)
     except (UserError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise DataError(name, f"the model cannot be opened ({reason}); give a model's folder or hub name") from None
 
 

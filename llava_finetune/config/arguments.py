@@ -19,6 +19,7 @@ from typing import Any
 
 import transformers
 
+from data_prep.errors import first_line
 from data_prep.records.pixels import allow_pixels
 from llava_finetune.config.contradictions import (
     refuse_base_dtype,
@@ -148,7 +149,7 @@ def _parse(parser: transformers.HfArgumentParser, argv: list[str]) -> tuple[Any,
     try:
         model, data, training, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     except (ArithmeticError, TypeError, ValueError) as error:  # transformers' own contradictions and ranges
-        raise UsageError(str(error).strip().splitlines()[0]) from error
+        raise UsageError(first_line(error)) from error
     if rest:
         near = difflib.get_close_matches(rest[0].partition("=")[0], list(parser._option_string_actions), 1)
         raise UsageError(

@@ -66,11 +66,7 @@ class Kept:
 
 def kept_of(before: Sequence[Prediction], now: Sequence[Prediction]) -> Kept:
     """Compare two sets of answers on the questions that both hold, by record and turn."""
-    known = {_key(one): metrics.is_right(one) for one in before}
-    shared = [one for one in now if _key(one) in known]
-    right = [one for one in shared if known[_key(one)]]
+    known = {metrics.key_of(one): metrics.is_right(one) for one in before}
+    shared = [one for one in now if metrics.key_of(one) in known]
+    right = [one for one in shared if known[metrics.key_of(one)]]
     return Kept(len(shared), len(right), sum(metrics.is_right(one) for one in right))
-
-
-def _key(one: Prediction) -> tuple[str, int]:
-    return str(one.get("id")), int(one.get("turn") or 0)

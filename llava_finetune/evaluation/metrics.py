@@ -54,6 +54,11 @@ def is_right(prediction: Prediction) -> bool:
     return normalise(prediction["answer"]) == normalise(prediction["reference"])
 
 
+def key_of(prediction: Prediction) -> tuple[str, int]:
+    """Return what names a question within an evaluation: the record's id and the turn."""
+    return str(prediction.get("id")), int(prediction.get("turn") or 0)
+
+
 def question_type(reference: str) -> str:
     """Return `yes_no`, `number` or `open`, from the reference answer alone."""
     answer = normalise(reference)

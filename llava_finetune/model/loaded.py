@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from data_prep.errors import first_line
 from llava_finetune.config.precision import choose_precision
 from llava_finetune.errors import UserError
 from llava_finetune.kernels import rotary
@@ -91,7 +92,7 @@ def choose_device(asked: str) -> torch.device:
         device = torch.device(asked)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"--device {asked}: {str(error).splitlines()[0]}; give auto, cpu, cuda or cuda:N") from None
+        raise UserError(f"--device {asked}: {first_line(error)}; give auto, cpu, cuda or cuda:N") from None
     return device
 
 

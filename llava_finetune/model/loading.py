@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from data_prep.errors import first_line
 from llava_finetune.errors import UserError
 from llava_finetune.model.building import attention, load_config, load_tokenizer, quantization, template_of
 from llava_finetune.model.families.known import open_family
@@ -137,7 +138,7 @@ def _weights(source: str, config: Any, dtype: torch.dtype, device: torch.device,
     except UserError:
         raise
     except Exception as error:  # each library that has a part in it raises its own
-        said = _cut_shard(Path(source)) or f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}"
+        said = _cut_shard(Path(source)) or f"{type(error).__name__}: {first_line(error):.300}"
         raise UserError(f"{source}: the weights cannot be loaded: {said}; download the folder again") from error
     finally:
         logger.setLevel(level)

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from llava_finetune.evaluation.intervals import PairedTest
+from llava_finetune.evaluation.metrics import key_of
 from llava_finetune.evaluation.yes_no import compared
 from llava_finetune.report.numbers import interval, percent
 from llava_finetune.report.outcomes import current
-from llava_finetune.report.run_folder import Evaluation, Run, is_number, key_of
+from llava_finetune.report.run_folder import Evaluation, Run, is_number
 
 SMALLEST = 10
 """Questions whose answer is no, below which nothing is said."""

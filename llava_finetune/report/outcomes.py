@@ -12,8 +12,9 @@ from typing import Any
 
 from llava_finetune.evaluation import metrics
 from llava_finetune.evaluation.intervals import PairedTest, mcnemar, paired_bootstrap
+from llava_finetune.evaluation.metrics import key_of
 from llava_finetune.evaluation.text_overlap import token_f1
-from llava_finetune.report.run_folder import CONTROLS, Evaluation, Run, is_number, key_of
+from llava_finetune.report.run_folder import CONTROLS, Evaluation, Run, is_number
 
 LOST, WRONG, GAINED, RIGHT = "lost", "wrong", "gained", "right"
 OUTCOMES = {

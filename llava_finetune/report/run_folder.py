@@ -177,11 +177,6 @@ def is_broken(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def key_of(prediction: Mapping[str, Any]) -> tuple[str, int]:
-    """Return what names a question within an evaluation: the record's id and the turn."""
-    return str(prediction.get("id")), int(prediction.get("turn") or 0)
-
-
 def _order(evaluation: Evaluation) -> tuple[int, int, str]:
     name = BESIDE.sub("", evaluation.name, count=1) or "final"
     number = NUMBER_IN_NAME.search(name)

@@ -12,12 +12,13 @@ from html import escape
 from typing import Any
 
 from llava_finetune.evaluation import metrics
+from llava_finetune.evaluation.metrics import key_of
 from llava_finetune.report.charts import Level, Series, line_chart
 from llava_finetune.report.gallery import Pictures
 from llava_finetune.report.hallucination import false_yes_test, gauged
 from llava_finetune.report.numbers import percent, plural, short
 from llava_finetune.report.outcomes import confusions, current, loss_of, paired, paired_vqa, worst_records
-from llava_finetune.report.run_folder import CONTROLS, LABELS, Run, is_number, key_of
+from llava_finetune.report.run_folder import CONTROLS, LABELS, Run, is_number
 from llava_finetune.report.tables import (
     METRIC_NAMES,
     Row,

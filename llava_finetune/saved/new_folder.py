@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from data_prep.errors import first_line
 from llava_finetune.errors import UsageError, UserError
 
 
@@ -33,9 +34,7 @@ def resolve_folder(name: str, *, beside: Path | None = None) -> Path:
     try:
         return Path(snapshot_download(name, ignore_patterns=["*.msgpack", "*.h5", "*.ot", "*.py"]))
     except Exception as error:
-        raise UserError(
-            f"{name}: neither a folder here nor a model that the hub gave ({str(error).splitlines()[0]})"
-        ) from error
+        raise UserError(f"{name}: neither a folder here nor a model that the hub gave ({first_line(error)})") from error
 
 
 @contextmanager

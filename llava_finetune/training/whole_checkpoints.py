@@ -15,7 +15,7 @@ from llava.train.llava_trainer import LLaVATrainer
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer_callback import ExportableState
 
-from data_prep.errors import DataError
+from data_prep.errors import DataError, first_line
 from llava_finetune.errors import UserError
 from llava_finetune.model.saving import load_trained
 from llava_finetune.saved import checkpoints
@@ -189,7 +189,7 @@ def _not_saved(output: Path, name: str, error: Exception) -> str:
     free = shutil.disk_usage(output).free / 1e9
     last = f"{whole[-1].name} is whole" if whole else "no earlier checkpoint is there"
     return (
-        f"{output}/{name} could not be saved: {type(error).__name__}: {str(error).splitlines()[0][:300]}. Nothing half "
+        f"{output}/{name} could not be saved: {type(error).__name__}: {first_line(error):.300}. Nothing half "
         f"written is left; {last}; {free:.1f} GB are free (a quota of yours "
         "may be full before the disk is). Make room, then go on with --resume auto"
     )
