@@ -61,20 +61,7 @@ def build_app(studio: Studio) -> FastAPI:
     app.add_middleware(Gate, access=studio.access)
     for kind in (UserError, DataError, OSError, ValidationError):
         app.add_exception_handler(kind, _told)
-
-    @app.get("/")
-    def page() -> Response:
-        return _file(PAGE / "index.html")
-
-    @app.get("/static/{name}")
-    def static(name: str) -> Response:
-        if name == "house.css":
-            return _file(HOUSE_STYLE)
-        return _file(PAGE / name) if name in _names(PAGE) else _nothing(name)
-
-    @app.get("/texts/{name}")
-    def texts(name: str) -> Response:
-        return _file(TEXTS / name) if name in _names(TEXTS) else _nothing(name)
+    _add_pages(app, studio)
 
     @app.post("/api/{name}")
     async def call(name: str, request: Request) -> Response:
@@ -98,6 +85,26 @@ def build_app(studio: Studio) -> FastAPI:
     async def large(name: str) -> Response:
         return await _picture(studio, name, lambda path: smaller(path, SHOWN_SIDE))
 
+    return app
+
+
+def _add_pages(app: FastAPI, studio: Studio) -> None:
+    """Add what is a file: the page with its parts, reports, and what was learned."""
+
+    @app.get("/")
+    def page() -> Response:
+        return _file(PAGE / "index.html")
+
+    @app.get("/static/{name}")
+    def static(name: str) -> Response:
+        if name == "house.css":
+            return _file(HOUSE_STYLE)
+        return _file(PAGE / name) if name in _names(PAGE) else _nothing(name)
+
+    @app.get("/texts/{name}")
+    def texts(name: str) -> Response:
+        return _file(TEXTS / name) if name in _names(TEXTS) else _nothing(name)
+
     @app.get("/report/{name}")
     def report(name: str) -> Response:
         path = studio.space.below(f"runs/{name}/report.html")
@@ -106,8 +113,6 @@ def build_app(studio: Studio) -> FastAPI:
     @app.get("/learned")
     def learned() -> Response:
         return _file(studio.space.folder / "show.html")
-
-    return app
 
 
 async def _asked(request: Request) -> dict[str, Any]:
