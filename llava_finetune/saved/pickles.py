@@ -9,15 +9,19 @@ import importlib
 import re
 import zipfile
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from data_prep.records.json_text import require_regular
 from llava_finetune.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
+
 
 def load_pickle(path: Path) -> dict[str, torch.Tensor]:
     """A `.bin` state dict on the CPU, mapped from disk, read with `weights_only` so that no code in it can run."""
+    import torch
+
     require_file(path)
     try:
         # Files from before PyTorch 1.6 are no zip archives and cannot be mapped.
@@ -66,6 +70,8 @@ def refuse_code(folder: Path) -> None:
 def _refuse_code_in(file: Path) -> None:
     require_file(file)
     if zipfile.is_zipfile(file):
+        import torch
+
         try:
             asked = set(torch.serialization.get_unsafe_globals_in_checkpoint(file)) - NUMPY
         except Exception:  # a damaged archive, in whatever words: its hash tells that

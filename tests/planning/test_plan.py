@@ -156,7 +156,7 @@ def test_the_printed_line_is_a_command_that_runs(
 
 
 def test_planning_imports_no_torch() -> None:
-    modules = "llava_finetune.planning.plan, llava_finetune.launching.launch"
+    modules = "llava_finetune.planning.plan, llava_finetune.launching.launch, llava_finetune.saved.supported"
     code = f"import sys; import {modules}; print('torch' in sys.modules)"
     import sys
 
