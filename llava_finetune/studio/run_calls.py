@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from llava_finetune.studio import commands, jobs, runs
+from llava_finetune.studio.comparison import compared
 from llava_finetune.studio.models import models
 from llava_finetune.studio.refusals import Refused
 from llava_finetune.studio.shared import Studio
@@ -32,6 +33,12 @@ class NameAsked(BaseModel):
 
     name: str = Field(max_length=100)
     now: bool = False
+
+
+class CompareAsked(BaseModel):
+    """Trainings by their names; none: the newest."""
+
+    names: list[str] = Field([], max_length=1000)
 
 
 def listed(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
@@ -123,6 +130,11 @@ def one_run(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     return runs.live(studio.space, name, made)
 
 
+def side_by_side(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
+    """Several trainings: a line each, their curves, and the settings that differ."""
+    return compared(studio.space, CompareAsked.model_validate(asked).names, jobs.jobs(studio.space))
+
+
 CALLS: dict[str, Callable[[Studio, dict[str, Any]], dict[str, Any]]] = {
     "jobs": listed,
     "job": one_job,
@@ -132,4 +144,5 @@ CALLS: dict[str, Callable[[Studio, dict[str, Any]], dict[str, Any]]] = {
     "resume": resumed,
     "runs": all_runs,
     "run": one_run,
+    "compare": side_by_side,
 }

@@ -41,6 +41,12 @@ def _is_run(space: Workspace, path: Path) -> bool:
     return path.is_dir() and space.folder in path.resolve().parents
 
 
+def written(space: Workspace, name: str) -> Run | None:
+    """What a training has written so far; None where it has no folder yet."""
+    folder = space.runs / name
+    return read_run(folder) if _is_run(space, folder) else None
+
+
 def job_of(made: Sequence[Job], name: str) -> Job | None:
     """The newest training into a run's folder."""
     return next((job for job in reversed(made) if job.kind == "train" and job.about.get("name") == name), None)
@@ -48,8 +54,7 @@ def job_of(made: Sequence[Job], name: str) -> Job | None:
 
 def summary(space: Workspace, name: str, made: Sequence[Job]) -> dict[str, Any]:
     """A run as one line of a list."""
-    folder = space.runs / name
-    run = read_run(folder) if _is_run(space, folder) else None
+    run = written(space, name)
     job = job_of(made, name)
     state = _state(run, job)
     return {
@@ -67,10 +72,9 @@ def summary(space: Workspace, name: str, made: Sequence[Job]) -> dict[str, Any]:
 def live(space: Workspace, name: str, made: Sequence[Job]) -> dict[str, Any]:
     """All that the page shows of one run."""
     short = summary(space, name, made)
-    folder = space.runs / name
-    if not _is_run(space, folder):
+    run = written(space, name)
+    if run is None:
         return {**short, "charts": "", "questions": [], "steps": 0, "warnings": [], "has": []}
-    run = read_run(folder)
     last: dict[str, Any] = next((row for row in reversed(run.rows) if is_number(row.get("seconds_left"))), {})
     is_running, memory = short["state"] == "running", last.get("memory_gb")
     return {
@@ -81,7 +85,7 @@ def live(space: Workspace, name: str, made: Sequence[Job]) -> dict[str, Any]:
         "charts": charts(run),
         "questions": questions(run),
         "warnings": [str(row["warning"]) for row in run.rows if "warning" in row][-3:],
-        "has": [one for one in ("report.html", "result.json") if (folder / one).is_file()],
+        "has": [one for one in ("report.html", "result.json") if (run.folder / one).is_file()],
         "images": next((str(one) for one in run.image_folders), None),
     }
 

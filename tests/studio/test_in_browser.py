@@ -18,6 +18,7 @@ from llava_finetune.studio import jobs
 from llava_finetune.studio.table import read_table
 from tests.fixtures import run_maker
 from tests.studio.conftest import Page
+from tests.studio.test_comparison import made
 from tests.tiny import make_tiny_llava
 
 WIDE, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
@@ -152,6 +153,28 @@ def test_runs_are_shown_as_they_are_wide_narrow_light_and_dark(opened: Any, page
     opened.wait_for_selector(".row")
     for width in (320, 390, 800, 1280):
         settled(opened, width)
+
+
+def test_trainings_are_compared_and_one_is_left_out_by_a_click(opened: Any, page: Page) -> None:
+    for name, rate in (("first", 2e-4), ("larger-rate", 1e-3)):
+        made(page, name, learning_rate=rate)
+    opened.goto(f"{page.url}/#train")
+    opened.click("#compare")
+    opened.wait_for_selector("#curves .chart svg")
+    assert opened.get_attribute("#steps a >> nth=2", "aria-current") == "page"
+    row = " ".join(opened.inner_text("[data-setting=learning_rate]").split())
+    assert row == "How large each step is differs 0.001 0.0002"
+    for scheme in ("light", "dark"):
+        opened.emulate_media(color_scheme=scheme)
+        assert opened.evaluate(UNNAMED) == [] and opened.evaluate(FAINT) == []
+        for width in (320, 1280):
+            settled(opened, width)
+            assert opened.is_visible("#curves .key >> nth=0"), "which line is which is told on a phone too"
+    opened.uncheck("[data-choose=first]")
+    opened.wait_for_selector("#lines thead th >> nth=1", state="detached")
+    assert opened.inner_text("#lines thead") == "larger-rate"
+    opened.check("[data-choose=first]")
+    opened.wait_for_selector("#lines thead th >> nth=1")
 
 
 @pytest.mark.slow

@@ -5,9 +5,11 @@ import { speak, t } from "./texts.js";
 import * as data from "./data.js";
 import * as learn from "./learn.js";
 import * as train from "./train.js";
+import * as compare from "./compare.js";
 import * as use from "./use.js";
 
-const screens = { data, learn, train, use };
+const screens = { data, learn, train, use, compare };
+const STEPS = ["data", "learn", "train", "use"];
 const POLL = 1500;
 let shown = null;
 export let state = {};
@@ -38,8 +40,9 @@ export function trouble(error) {
 }
 
 function steps() {
-  fill(find("#steps"), [wanted(), document.documentElement.lang], () => Object.keys(screens).map((name) =>
-    el("a", { href: `#${name}`, "aria-current": name === wanted() ? "page" : null }, t(`step.${name}`))));
+  fill(find("#steps"), [wanted(), document.documentElement.lang], () => STEPS.map((name) =>
+    el("a", { href: `#${name}`, "aria-current": name === (wanted() === "compare" ? "train" : wanted()) ? "page" : null }, t(`step.${name}`))));
+  find("#steps [aria-current]").scrollIntoView({ block: "nearest", inline: "nearest" }); // a phone shows half of them
 }
 
 async function show() {

@@ -27,7 +27,7 @@ export const tOr = (key, fallback) => words[key] ?? english[key] ?? fallback;
 
 const shown = (value) => (typeof value === "number" ? value.toLocaleString(language) : String(value));
 
-export const percent = (share) => `${(100 * share).toLocaleString(language, { maximumFractionDigits: 1 })} %`;
+export const percent = (share) => `${(100 * share).toLocaleString(language, { maximumFractionDigits: 1 })}\u00a0%`;
 
 export function duration(seconds) {
   const whole = Math.round(seconds);

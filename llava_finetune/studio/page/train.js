@@ -17,7 +17,8 @@ export async function open(place, state) {
   form = await newRun(state);
   place.append(
     el("div", { class: "two" },
-      el("div", { class: "start" }, form, el("section", { "aria-label": t("runs") }, el("h2", {}, t("runs")), el("ul", { class: "runs", id: "runs" }))),
+      el("div", { class: "start" }, form, el("section", { "aria-label": t("runs") }, el("h2", {}, t("runs")), el("ul", { class: "runs", id: "runs" }),
+        el("p", { class: "buttons", id: "several", hidden: true }, el("a", { class: "button", id: "compare", href: "#compare" }, t("compare"))))),
       el("section", { class: "run", id: "run", "aria-label": t("run") })));
   watch(place);
   await refresh(state);
@@ -30,6 +31,7 @@ export async function refresh() {
   if (!list.isConnected) return; // another screen was opened meanwhile
   if (!runs.some((run) => run.name === chosen)) chosen = runs[0]?.name ?? null;
   fill(list, [runs, chosen], () => (runs.length ? runs.map(runCard) : [el("li", { class: "dim" }, t("runs.none"))]));
+  find("#several").hidden = runs.length < 2;
   if (!find("#name").value) find("#name").value = freeName(runs);
   if (chosen) await showRun(chosen);
 }
