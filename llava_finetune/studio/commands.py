@@ -15,16 +15,14 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from data_prep.records.record import read_records
 from llava_finetune import ROOT
 from llava_finetune.errors import UserError
 from llava_finetune.machine import gpus
-from llava_finetune.planning.steps import batch_for, count_steps, epochs_for
 from llava_finetune.studio.jobs import Step
+from llava_finetune.studio.pace import SCRIPTS, pace_of
 from llava_finetune.studio.refusals import Refused
 from llava_finetune.studio.workspace import Workspace
 
-RECIPES = {"lora": "finetune_lora.sh", "qlora": "finetune_qlora.sh", "full": "finetune_full.sh"}
 NUMBERS = frozenset({"--num_train_epochs", "--max_steps", "--learning_rate", "--lora_r", "--lora_alpha"})
 """The flags that a page may set. A list of forbidden ones would not do: training takes --output-dir and --output_di."""
 EVALUATIONS = 5
@@ -68,8 +66,8 @@ def train(space: Workspace, asked: Training) -> list[Step]:
     """The launcher's command. Raises UserError for what is missing, a strange name, and flags that name files."""
     if not re.fullmatch(r"[\w][\w.-]{0,59}", asked.name):
         raise Refused("run_name", name=asked.name)
-    if asked.recipe not in RECIPES:
-        raise UserError(f"recipe {asked.recipe[:40]!r}: there are {', '.join(RECIPES)}")
+    if asked.recipe not in SCRIPTS:
+        raise UserError(f"recipe {asked.recipe[:40]!r}: there are {', '.join(SCRIPTS)}")
     data = split_file(space, "train")
     if not data.is_file():
         raise Refused("not_split")
@@ -87,16 +85,13 @@ def train(space: Workspace, asked: Training) -> list[Step]:
     given = _checked(asked.flags)
     flags = {**_rhythm(space, asked), **given}
     words = [word for pair in flags.items() for word in pair]
-    return [Step(("bash", script(RECIPES[asked.recipe]), *words, "--resume", "auto"), environment)]
+    return [Step(("bash", script(SCRIPTS[asked.recipe]), *words, "--resume", "auto"), environment)]
 
 
 def _rhythm(space: Workspace, asked: Training) -> dict[str, str]:
     """Answer the held-out questions and save EVALUATIONS times in the run; no questions where none is held out."""
-    records = len(read_records(split_file(space, "train")))
-    epochs = float(asked.flags.get("--num_train_epochs") or epochs_for(records, asked.recipe))
-    batch = int(asked.environment.get("GLOBAL_BATCH") or batch_for(records, epochs, asked.recipe))
-    usual = count_steps(records, epochs=epochs, per_device=batch).steps
-    every = str(max(1, int(float(asked.flags.get("--max_steps") or usual)) // EVALUATIONS))
+    steps = pace_of(split_file(space, "train"), asked.recipe, asked.flags, asked.environment).steps
+    every = str(max(1, steps // EVALUATIONS))
     test = split_file(space, "test")
     held_out = {"--eval_data_path": space.name_of(test), "--eval_steps": every, "--eval_max_new_tokens": "32"}
     return {**(held_out if test.is_file() else {}), "--save_steps": every}

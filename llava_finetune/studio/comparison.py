@@ -15,6 +15,7 @@ from llava_finetune.report.outcomes import current, paired
 from llava_finetune.report.run_folder import Run, is_number
 from llava_finetune.studio import runs
 from llava_finetune.studio.jobs import Job
+from llava_finetune.studio.pace import recipe_of, trained_seconds
 from llava_finetune.studio.workspace import Workspace
 
 MOST = len(COLOURS)
@@ -45,13 +46,12 @@ def _line(space: Workspace, name: str, made: Sequence[Job], run: Run | None) -> 
     """A training as a row of the table; None for what is not known."""
     rows = run.rows if run else []
     memory = [float(row["memory_gb"]) for row in rows if is_number(row.get("memory_gb"))]
-    seconds = run.manifest.get("train_seconds") if run else None
     return {
         **runs.summary(space, name, made),
         "loss": _last(run, "loss"),
         "held_out": _last(run, "eval_loss"),
         "memory": round(max(memory), 2) if memory else None,
-        "trained": float(seconds) if is_number(seconds) else None,
+        "trained": trained_seconds(run) if run else None,
     }
 
 
@@ -93,19 +93,11 @@ def _value(name: str, setting: str, read: Mapping[str, Run], made: Sequence[Job]
     job, run = runs.job_of(made, name), read.get(name)
     about = job.about if job else {}
     if setting == "recipe":
-        return str(about.get("recipe") or (_recipe(run) if run else ""))
+        return str(about.get("recipe") or (recipe_of(run) if run else ""))
     found = run.argument(setting) if run else None
     if found is None:
         found = about.get("model") if setting == "model_name_or_path" else about.get("flags", {}).get(f"--{setting}")
     return "" if setting == "max_steps" and is_number(found) and found <= 0 else _text(found)
-
-
-def _recipe(run: Run) -> str:
-    """How a training that was started in a terminal trained."""
-    has_adapter = run.argument("lora_enable")
-    if has_adapter is None:
-        return ""
-    return ("qlora" if run.argument("bits") in (4, 8) else "lora") if has_adapter else "full"
 
 
 def _text(value: Any) -> str:

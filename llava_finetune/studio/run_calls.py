@@ -6,7 +6,7 @@ CALLS["train"](studio, {"name": "first-try", "model": "liuhaotian/llava-v1.5-7b"
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from llava_finetune.studio import commands, jobs, runs
 from llava_finetune.studio.comparison import compared
 from llava_finetune.studio.models import models
+from llava_finetune.studio.pace import measured, pace_of
 from llava_finetune.studio.refusals import Refused
 from llava_finetune.studio.shared import Studio
 
@@ -106,13 +107,30 @@ def _start(studio: Studio, wanted: commands.Training, dry: bool) -> dict[str, An
     steps = commands.train(studio.space, wanted)
     command = commands.shown(steps, studio.space)
     if dry:
-        return {"command": command}
+        return {"command": command, "forecast": _forecast(studio, wanted)}
     made = runs.job_of(jobs.jobs(studio.space), wanted.name)
     if made is not None and jobs.look(made).state not in jobs.ENDED:
         raise Refused("running", name=wanted.name)
     about = commands.run_facts(wanted)
     job = jobs.start(studio.space, "train", wanted.name, steps, queued=True, **about)
     return {"job": job.id, "command": command}
+
+
+def _forecast(studio: Studio, wanted: commands.Training) -> dict[str, Any]:
+    """What the training will do and why, and how long that takes where a run like it was measured here."""
+    space, made = studio.space, jobs.jobs(studio.space)
+    pace = pace_of(commands.split_file(space, "train"), wanted.recipe, wanted.flags, wanted.environment)
+    asked = commands.EVALUATIONS + 1 if commands.split_file(space, "test").is_file() else 0  # and once before it learns
+    before = (run for name in runs.names(space, made) if (run := runs.written(space, name)))
+    likely = measured(before, commands.model_name(space, wanted.model), wanted.recipe, pace, asked)
+    return {
+        **asdict(pace),
+        "is_short": pace.is_short,
+        "is_given": "--num_train_epochs" in wanted.flags,
+        "evaluations": asked,
+        "seconds": likely.seconds if likely else None,
+        "like": likely.like if likely else None,
+    }
 
 
 def all_runs(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:

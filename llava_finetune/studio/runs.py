@@ -6,6 +6,7 @@ live(space, "first-try", jobs(space))      # {"state": "running", "step": 40, "s
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ def summary(space: Workspace, name: str, made: Sequence[Job]) -> dict[str, Any]:
         "about": dict(job.about) if job else {},
         **state,
         "step": run.last_step if run else 0,
+        "silent": _silent_seconds(run) if run and not job else None,
         "score": _score(run, "final") if run else None,
         "first": _score(run, "baseline") if run else None,
         "prior": _score(run, "text_prior") if run else None,
@@ -102,6 +104,14 @@ def _state(run: Run | None, job: Job | None) -> dict[str, Any]:
     why = reason(job) if state == "failed" else ""
     resumable = state in ("stopped", "failed", "killed")
     return {"state": state, "why": why, "resumable": resumable, "saved": has_checkpoint, "seconds": seen.seconds}
+
+
+def _silent_seconds(run: Run) -> float | None:
+    """How long ago the log of a run was written; None where there is none."""
+    try:
+        return max(0.0, time.time() - (run.folder / run.stage / "log.jsonl").stat().st_mtime)
+    except OSError:
+        return None
 
 
 def _score(run: Run | None, name: str) -> float | None:

@@ -20,6 +20,7 @@ from llava_finetune.errors import UserError
 from llava_finetune.launching.processes import free_port
 from llava_finetune.studio import commands, jobs, results
 from llava_finetune.studio.jobs import Job, Step
+from llava_finetune.studio.pace import SCRIPTS
 from llava_finetune.studio.refusals import Refused
 from llava_finetune.studio.shared import Studio
 
@@ -188,8 +189,8 @@ def _copied(picture: Path, folder: Path) -> Path:
 def fits(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     """`plan` for a card, as numbers that the page says in words."""
     given = FitAsked.model_validate(asked)
-    if given.recipe not in commands.RECIPES:
-        raise UserError(f"recipe {given.recipe[:40]!r}: there are {', '.join(commands.RECIPES)}")
+    if given.recipe not in SCRIPTS:
+        raise UserError(f"recipe {given.recipe[:40]!r}: there are {', '.join(SCRIPTS)}")
     model = commands.model_name(studio.space, given.model)
     data = commands.split_file(studio.space, "train")
     words = ["llava-finetune", "plan", "--model", model, "--mode", given.recipe, "--gpus", f"1x{given.card}GB"]

@@ -172,7 +172,7 @@ def test_trainings_are_compared_and_one_is_left_out_by_a_click(opened: Any, page
             assert opened.is_visible("#curves .key >> nth=0"), "which line is which is told on a phone too"
     opened.uncheck("[data-choose=first]")
     opened.wait_for_selector("#lines thead th >> nth=1", state="detached")
-    assert opened.inner_text("#lines thead") == "larger-rate"
+    assert opened.inner_text("#lines thead").strip() == "larger-rate"
     opened.check("[data-choose=first]")
     opened.wait_for_selector("#lines thead th >> nth=1")
 

@@ -30,7 +30,7 @@ export async function refresh() {
   const { runs } = await call("runs");
   if (!list.isConnected) return; // another screen was opened meanwhile
   if (!runs.some((run) => run.name === chosen)) chosen = runs[0]?.name ?? null;
-  fill(list, [runs, chosen], () => (runs.length ? runs.map(runCard) : [el("li", { class: "dim" }, t("runs.none"))]));
+  fill(list, [runs.map((run) => ({ ...run, silent: null, seconds: null })), chosen], () => (runs.length ? runs.map(runCard) : [el("li", { class: "dim" }, t("runs.none"))]));
   find("#several").hidden = runs.length < 2;
   if (!find("#name").value) find("#name").value = freeName(runs);
   if (chosen) await showRun(chosen);
@@ -59,6 +59,7 @@ async function newRun(state) {
   const more = MORE.map(([flag, key]) => [flag, el("input", { inputmode: "decimal", "data-flag": flag, placeholder: t("usual") }), key]);
   const command = el("div");
   const go = el("button", { class: "main", id: "start", type: "submit" }, t("start"));
+  const ahead = el("section", { class: "ahead", id: "ahead", "aria-label": t("ahead") });
   const problem = el("p", { class: "bad", role: "alert", id: "problem" });
   const asked = () => ({
     name: name.value.trim(),
@@ -68,13 +69,15 @@ async function newRun(state) {
   });
   const preview = async () => {
     try {
-      const { command: text } = await call("train", { ...asked(), dry: true });
+      const { command: text, forecast } = await call("train", { ...asked(), dry: true });
       problem.textContent = "";
+      fill(ahead, forecast, () => forecastParts(forecast));
       fill(command, text, () => commandBox(text));
       go.disabled = false;
     } catch (error) {
       if (error.status === 0) return;
       problem.textContent = error.message;
+      fill(ahead, null, () => []);
       go.disabled = true;
     }
   };
@@ -85,10 +88,25 @@ async function newRun(state) {
     fitPart(asked),
     field(t("run.name"), name),
     el("details", {}, el("summary", {}, t("more")), el("div", { class: "fields" }, more.map(([flag, input, key]) => field(`${t(`flag.${key}`)} (${flag})`, input, t(`flag.${key}.what`))))),
-    problem, el("p", { class: "buttons" }, go), command);
+    ahead, problem, el("p", { class: "buttons" }, go), command);
   name.value = freeName((await call("runs")).runs);
   await preview();
   return made;
+}
+
+// What the training will do with these records, why so, and how long that takes where a run like it was measured here.
+function forecastParts(ahead) {
+  const rate = String(Number(ahead.rate));
+  const reasons = [
+    ahead.by_steps ? t("ahead.steps", ahead) : t(ahead.is_given ? "ahead.given" : ahead.is_little ? "ahead.little" : "ahead.much", ahead),
+    ahead.by_steps ? t("ahead.batch.steps", ahead) : t(ahead.is_little ? "ahead.batch.little" : "ahead.batch", ahead),
+    ahead.warmup ? t("ahead.warmup", { count: ahead.warmup, rate }) : t("ahead.rate", { rate }),
+    ahead.evaluations ? t("ahead.asked", { times: ahead.evaluations }) : t("ahead.unasked"),
+  ];
+  return [el("h3", {}, t("ahead")),
+    el("p", { id: "how-long" }, ahead.seconds === null ? t("ahead.unknown") : t("ahead.time", { time: duration(ahead.seconds), like: ahead.like })),
+    ahead.is_short ? el("p", { class: "warn" }, t("ahead.short", ahead)) : null,
+    el("ul", {}, reasons.map((text) => el("li", {}, text)))];
 }
 
 // Will it fit: plan's answer for a card, in words.
@@ -139,7 +157,7 @@ async function showRun(name) {
     place.replaceChildren(el("div", { id: "stand" }), el("div", { id: "charts" }), el("div", { id: "asked" }),
       el("details", { id: "log", ontoggle: () => { lastLines.delete(name); showLog(run.job); } }, el("summary", {}, t("log")), el("div", { id: "lines" })));
   }
-  fill(find("#stand"), [name, run.state, run.saved, run.step, run.steps, run.left, run.memory, run.warnings, run.why, run.score, run.has], () => stand(run));
+  fill(find("#stand"), [name, run.state, run.saved, run.step, run.steps, run.left, run.memory, run.warnings, run.why, run.score, run.has, run.silent === null ? null : duration(run.silent)], () => stand(run));
   fill(find("#charts"), run.charts, () => el("div", { class: "charts", html: run.charts }));
   fill(find("#asked"), [name, run.questions], () => questions(run));
   await showLog(run.job);
@@ -148,6 +166,7 @@ async function showRun(name) {
 function stand(run) {
   const words = { running: run.step ? t("run.step", { step: run.step, steps: run.steps || "?" }) : t("run.begins") };
   const isUnsaved = run.state === "stopped" && !run.saved;
+  if (run.state === "unknown") words.unknown = run.step ? t("run.unknown", { step: run.step, time: duration(run.silent ?? 0) }) : t("run.unknown.early");
   const sentence = words[run.state] ?? (isUnsaved ? t("run.stopped.early") : t(`run.${run.state}`, { step: run.step }));
   const part = run.steps ? Math.min(1, run.step / run.steps) : null;
   const facts = [run.left ? t("left", { time: run.left }) : null, run.memory ? t("memory", { size: run.memory }) : null,
