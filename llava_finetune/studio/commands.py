@@ -54,12 +54,23 @@ def prepare(space: Workspace, test: float, *, mend: bool, seed: int = 0) -> list
     split = ("python", "-m", "data_prep", "split", "mended.json" if mend else "records.json", *parts)
     fixed = Step((*check, "--fix", "mended.json", "--allow-drops", "1"))
     seeded = ("--seed", str(seed)) if seed else ()
+    has_dialogues = space.dialogues.is_file()
+    typed = "typed.json" if has_dialogues else "records.json"
+    made = Step((*table, "--output", typed, "--allow-drops", "1", "--check", "none"))
     return [
-        Step((*table, "--output", "records.json", "--allow-drops", "1", "--check", "none")),
+        *([made] if space.answers.is_file() or not has_dialogues else []),
+        *([_joined(images, typed if space.answers.is_file() else None)] if has_dialogues else []),
         Step((*check, "--json", "--places"), stdout="check.json", fine=(0, 1) if mend else (0,), found=(1,)),
         *([fixed] if mend else []),
         Step((*split, "--output-dir", "data", "--images", images, "--stratify", "answer", *seeded)),
     ]
+
+
+def _joined(images: str, typed: str | None) -> Step:
+    """The typed records and those that are kept whole in one file."""
+    parts = [*([f"{typed}=1"] if typed else []), "dialogues.json=1"]
+    words = ("--no-shuffle", "--images", images, "--output", "records.json", "--check", "none")
+    return Step(("python", "-m", "data_prep", "mix", *parts, *words))
 
 
 def train(space: Workspace, asked: Training) -> list[Step]:

@@ -5,6 +5,7 @@ CALLS["rows"](studio, {"first": 0, "count": 100})      # {"version": ..., "total
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -113,12 +114,13 @@ def rows(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     table = studio.store.read()
     chosen = _chosen(studio, table, given)
     about = studio.findings.marks(table).rows
-    part = [_sent(row) | about.get(row["id"], {}) for row in chosen[given.first : given.first + given.count]]
+    part = chosen[given.first : given.first + given.count]
+    shown = [_sent(row) | about.get(row.get("of") or row["id"], {}) for row in part]
     return {
         "version": table.version,
         "total": len(chosen),
         "all": len(table.rows),
-        "rows": part,
+        "rows": shown,
     }
 
 
@@ -130,9 +132,9 @@ def _chosen(studio: Studio, table: Table, asked: RowsAsked) -> Sequence[Cells]:
         about = studio.findings.marks(table).rows
         kind = asked.show.partition(":")[2]
         if asked.show.startswith("part:"):
-            found = [row for row in found if about.get(row["id"], {}).get("part") == kind]
+            found = [row for row in found if about.get(row.get("of") or row["id"], {}).get("part") == kind]
         else:
-            wanted = [about.get(row["id"], {}).get("found", []) for row in found]
+            wanted = [about.get(row.get("of") or row["id"], {}).get("found", []) for row in found]
             pairs = zip(found, wanted, strict=True)
             found = [row for row, kinds in pairs if (kind in kinds if kind else kinds)]
     if text := asked.text.strip().casefold():
@@ -141,7 +143,10 @@ def _chosen(studio: Studio, table: Table, asked: RowsAsked) -> Sequence[Cells]:
 
 
 def _sent(row: Cells) -> dict[str, Any]:
-    return {name: row[name] for name in ("id", "image", "question", "answer")}
+    sent: dict[str, Any] = {name: row[name] for name in ("id", "image", "question", "answer")}
+    if "of" in row:
+        sent |= {"turn": int(row["turn"]), "turns": int(row["turns"]), "pictures": json.loads(row["pictures"])}
+    return sent
 
 
 def edited(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from data_prep.files import sha256_of
 from data_prep.records.output import meta_path
 from data_prep.records.record import read_records
 from llava_finetune.studio.commands import split_file
+from llava_finetune.studio.dialogues import pictures_of
 from llava_finetune.studio.table import Table, stamp_of
 from llava_finetune.studio.workspace import Workspace
 
@@ -102,7 +103,7 @@ def _missing(space: Workspace, table: Table, rows: dict[str, dict[str, Any]]) ->
     images = space.images
     gone = []
     if images is not None:
-        for row in table.rows:
+        for row in table.typed:
             if picture_problem(images, row["image"]):
                 gone.append(row["id"])
                 _mark(rows, row["id"], "image missing")
@@ -146,6 +147,7 @@ def _checked(space: Workspace, check: dict[str, Any], rows: dict[str, dict[str, 
 def _parts(space: Workspace, table: Table, rows: dict[str, dict[str, Any]]) -> tuple[dict[str, int], tuple[str, ...]]:
     """How many records each part has, and pictures that are in both; the rows are told their part."""
     counts: dict[str, int] = {}
+    known = {row.get("of") or row["id"] for row in table.rows}
     seen: list[set[str]] = []
     for part in PARTS:
         try:
@@ -153,9 +155,9 @@ def _parts(space: Workspace, table: Table, rows: dict[str, dict[str, Any]]) -> t
         except (DataError, OSError):
             continue
         counts[part] = len(records)
-        seen.append({str(record.get("image")) for record in records})
+        seen.append({name for record in records for name in pictures_of(record)})
         for record in records:
-            if (name := str(record.get("id"))) in table.places:
+            if (name := str(record.get("id"))) in known:
                 rows.setdefault(name, {})["part"] = part
     return counts, tuple(sorted(set.intersection(*seen)))[:20] if len(seen) == len(PARTS) else ()
 
@@ -171,11 +173,12 @@ def _mended(space: Workspace) -> dict[str, Any] | None:
 def _is_fresh(space: Workspace) -> bool:
     """Whether the parts were made from the table as it is now: what was typed while they were made is not in them."""
     split, records = stamp_of(split_file(space, "train"))[0], stamp_of(space.records)[0]
-    if not split or split < records or not space.answers.is_file():
+    files = [path for path in (space.answers, space.dialogues) if path.is_file()]
+    if not split or split < records or not files:
         return False
-    source: dict[str, Any] = next(iter(_read(meta_path(space.records)).get("sources", [])), {})
-    known = source.get("sha256")
-    return sha256_of(space.answers) == known if known else split >= stamp_of(space.answers)[0]
+    metas = (_read(meta_path(path)) for path in (space.records, space.folder / "typed.json"))
+    known = {source.get("sha256") for meta in metas for source in meta.get("sources", [])} - {None}
+    return all(sha256_of(path) in known if known else split >= stamp_of(path)[0] for path in files)
 
 
 def _read(path: Path) -> dict[str, Any]:

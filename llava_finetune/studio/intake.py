@@ -20,8 +20,9 @@ from data_prep.converters.rows import Reading, cell_at, read_rows
 from data_prep.errors import DataError
 from data_prep.files import atomic_file
 from llava_finetune.errors import UserError
+from llava_finetune.studio.dialogues import is_plain, joined, read_dialogues, turn_rows, write_dialogues
 from llava_finetune.studio.refusals import Refused
-from llava_finetune.studio.sources import QUESTION, cell_text, folder_row, is_records, picture_names, record_rows
+from llava_finetune.studio.sources import QUESTION, cell_text, folder_row, is_records, picture_names, records_in
 from llava_finetune.studio.table import COLUMNS, Cells, Store
 from llava_finetune.studio.uploads import ENDINGS_TAKEN
 from llava_finetune.studio.workspace import OWN, Workspace
@@ -75,7 +76,7 @@ def take(store: Store, choice: Choice) -> Taken:
         before = space.settings().get("images")
         if table.rows and before not in (None, choice.images):
             raise Refused("two_folders", before=str(before), now=choice.images)
-        rows = [dict(row) for row in table.rows]
+        rows = [dict(row) for row in table.typed]
         known = {(row["image"], row["question"]): place for place, row in enumerate(rows)}
         names, counts = list(table.names), {"added": 0, "filled": 0, "kept": 0, "without": 0}
         for row in rows_of(space, choice, folder):
@@ -83,9 +84,30 @@ def take(store: Store, choice: Choice) -> Taken:
             counts[_join(rows, known, row)] += 1
             if len(rows) > MOST_ROWS:
                 raise Refused("too_many_rows", most=MOST_ROWS)
-        store.put(names, rows)
+        counts["added"] += _keep_whole(space, choice, folder, [row["id"] for row in rows])
+        if rows:
+            store.put(names, rows)
     space.keep(images=choice.images)
     return Taken(**counts)
+
+
+def _keep_whole(space: Workspace, choice: Choice, folder: Path, names: list[str]) -> int:
+    """Keep the records of a source that no row can hold; return how many were added."""
+    path = space.below(choice.name)
+    if path.is_dir() or not is_records(path):
+        return 0
+    whole = [_with_local_names(record, folder) for _, record in records_in(path) if not is_plain(record)]
+    records, added = joined(read_dialogues(space.dialogues), whole, names)
+    if added:
+        write_dialogues(space.dialogues, records)
+    return added
+
+
+def _with_local_names(record: dict[str, Any], folder: Path) -> dict[str, Any]:
+    image = record.get("image")
+    if isinstance(image, list):
+        return {**record, "image": [local_name(one, folder) if isinstance(one, str) else one for one in image]}
+    return {**record, "image": local_name(image, folder)} if isinstance(image, str) and image else record
 
 
 def _join(rows: list[Cells], known: dict[tuple[str, str], int], row: Cells) -> str:
@@ -113,8 +135,11 @@ def rows_of(space: Workspace, choice: Choice, folder: Path) -> Iterator[Cells]:
             yield {"id": "", "image": row["image"], "question": asked, "answer": row["answer"]}
         return
     if is_records(path):
-        for row in record_rows(path):
-            yield {**row, "image": local_name(row["image"], folder) if row["image"] else ""}
+        for _, record in records_in(path):
+            if is_plain(record):
+                row = turn_rows(record)[0]
+                own = {name: row[name] for name in ("question", "answer")}
+                yield {"id": row["of"], "image": local_name(row["image"], folder), **own}
         return
     columns = {role: name for role, name in choice.roles.items() if name}
     if not columns.get("image"):

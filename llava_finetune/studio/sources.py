@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,8 +25,7 @@ from data_prep.converters.rows import FORMATS, Reading, read_rows, usual_column
 from data_prep.converters.texts import NoText, text_of
 from data_prep.errors import DataError
 from data_prep.records.foreign import ENDINGS
-from data_prep.records.marks import IMAGE_TOKEN
-from llava_finetune.errors import UserError
+from llava_finetune.studio.dialogues import require_turns, turn_rows
 from llava_finetune.studio.workspace import OWN, Workspace
 
 MOST_ENTRIES = 50_000
@@ -191,23 +190,13 @@ def is_records(path: Path) -> bool:
 
 
 def record_rows(path: Path) -> Iterator[dict[str, str]]:
-    """Rows of records with one question each.
+    """A row for each question of the records. Raises DataError for a record without one that an answer follows."""
+    for _, record in records_in(path):
+        yield from turn_rows(record)
 
-    Raises UserError for dialogues and several pictures, which the grid does not hold.
-    """
+
+def records_in(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Place and record of a file. Raises DataError for a record that nothing can be learned from."""
     for place, record in read_rows(path, Reading()):
-        turns, image = record.get("conversations"), record.get("image") or ""
-        pair = [turn for turn in turns if isinstance(turn, Mapping)] if isinstance(turns, list) else []
-        if len(pair) != 2 or pair != turns or not isinstance(image, str):
-            raise UserError(
-                f"{path.name} {place}: a dialogue of several questions, or several pictures; the grid holds one "
-                f"question and one picture a row. Train on it in the terminal: DATA={path.name} bash "
-                "scripts/finetune_lora.sh"
-            )
-        question = cell_text(pair[0].get("value")).replace(IMAGE_TOKEN, "").strip()
-        yield {
-            "id": cell_text(record.get("id")),
-            "image": image,
-            "question": question,
-            "answer": cell_text(pair[1].get("value")),
-        }
+        require_turns(path, place, record)
+        yield place, dict(record)

@@ -1,4 +1,4 @@
-"""answers.csv: what the grid shows and what is typed into it. The file is the truth, whoever writes it.
+"""answers.csv and dialogues.json: what the grid shows and what is typed into it. The files are the truth.
 
 An edit says what it saw: where the cell holds something else by now, it is refused and the other text is handed back,
 so that two pages, or a page and a spreadsheet, never overwrite each other in silence.
@@ -20,6 +20,7 @@ from data_prep.converters.rows import Reading, read_rows
 from data_prep.converters.texts import text_of
 from data_prep.files import write_text
 from llava_finetune.errors import UserError
+from llava_finetune.studio.dialogues import read_dialogues, turn_rows, with_turn, write_dialogues
 from llava_finetune.studio.workspace import Workspace
 
 COLUMNS = ("id", "image", "question", "answer")
@@ -52,17 +53,23 @@ class Conflict:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of answers.csv, each with an id of its own, and what told that they are the newest."""
+    """The rows of answers.csv, then the turns of dialogues, each with an id of its own, and what told their newest."""
 
     names: tuple[str, ...] = COLUMNS
     rows: tuple[Cells, ...] = ()
     stamp: Stamp = (0, 0, 0)
+    talks: Stamp = (0, 0, 0)
     places: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def version(self) -> str:
         """Changes whenever the file changes."""
-        return "-".join(f"{part:x}" for part in self.stamp)
+        return "-".join(f"{part:x}" for part in (*self.stamp, *self.talks))
+
+    @property
+    def typed(self) -> list[Cells]:
+        """The rows that stand in answers.csv."""
+        return [row for row in self.rows if "of" not in row]
 
     def placed(self) -> Table:
         """The same table, with the place of each id."""
@@ -129,8 +136,12 @@ class Store:
         """The newest table."""
         self.space.require()
         with self._turn:
-            if stamp_of(self.space.answers) != self._table.stamp:
-                self._table = read_table(self.space.answers)
+            talks = self.space.dialogues
+            if (stamp_of(self.space.answers), stamp_of(talks)) != (self._table.stamp, self._table.talks):
+                stamp = stamp_of(talks)
+                table = read_table(self.space.answers)
+                rows = [*table.rows, *(row for record in read_dialogues(talks) for row in turn_rows(record))]
+                self._table = replace(table, rows=tuple(rows), talks=stamp).placed()
             return self._table
 
     def apply(self, edits: Sequence[Edit]) -> list[Conflict]:
@@ -145,6 +156,7 @@ class Store:
         with self.space.locked():
             table = self.read()
             rows, refused, is_changed = list(table.rows), [], False
+            said: list[tuple[Cells, Edit]] = []
             for edit in edits:
                 place = table.places.get(edit.row)
                 found = rows[place][edit.column] if place is not None else None
@@ -152,18 +164,33 @@ class Store:
                     refused.append(Conflict(edit.row, edit.column, found))
                 elif found != edit.now:
                     rows[place] = {**rows[place], edit.column: edit.now}
-                    is_changed = True
+                    if "of" in rows[place]:
+                        said.append((rows[place], edit))
+                    else:
+                        is_changed = True
+            if said:
+                self._say(said)
             if is_changed:
                 self._write(table.names, rows, table.places)
         return refused
 
+    def _say(self, said: Sequence[tuple[Cells, Edit]]) -> None:
+        """Write what was typed into turns of dialogues."""
+        records = {str(record["id"]): record for record in read_dialogues(self.space.dialogues)}
+        for row, edit in said:
+            records[row["of"]] = with_turn(records[row["of"]], int(row["turn"]), edit.column, edit.now)
+        write_dialogues(self.space.dialogues, records.values())
+
     def put(self, names: Sequence[str], rows: Iterable[Cells]) -> None:
         """Write the whole table; the caller holds the workspace's lock."""
-        self._write(tuple(names), list(_with_ids(rows)), None)
+        self._write(tuple(names), list(_with_ids(rows)))
 
-    def _write(self, names: Sequence[str], rows: Sequence[Cells], places: Mapping[str, int] | None) -> None:
+    def _write(self, names: Sequence[str], rows: Sequence[Cells], places: Mapping[str, int] | None = None) -> None:
         """Write, and keep what was written; `places` where rows and pictures are as they were."""
-        write_text(self.space.answers, table_text(names, rows))
+        write_text(self.space.answers, table_text(names, [row for row in rows if "of" not in row]))
+        if places is None:
+            return  # the next look reads it, with the dialogues
         with self._turn:
-            written = Table(tuple(names), tuple(rows), stamp_of(self.space.answers))
-            self._table = written.placed() if places is None else replace(written, places=places)
+            talks = stamp_of(self.space.dialogues)
+            written = Table(tuple(names), tuple(rows), stamp_of(self.space.answers), talks)
+            self._table = replace(written, places=places)

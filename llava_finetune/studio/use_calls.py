@@ -166,7 +166,7 @@ def taught(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     row = {"id": "", "image": path.relative_to(images).as_posix(), "question": given.question, "answer": given.answer}
     with space.locked():
         table = studio.store.read()
-        rows = [dict(one) for one in table.rows]
+        rows = [dict(one) for one in table.typed]
         same = next((one for one in rows if (one["image"], one["question"]) == (row["image"], row["question"])), None)
         if same is not None:
             same["answer"] = given.answer

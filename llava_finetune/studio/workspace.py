@@ -6,6 +6,7 @@ space.below("photos/a.jpg")          # a path; UserError for one that leads out 
 chess/
   photos/              pictures, wherever they lie in it
   answers.csv          one row a question: id, image, question, answer
+  dialogues.json       records with several turns or pictures, whole
   records.json         what `python -m data_prep table` makes of it, and check.json beside it
   data/train.json      its parts, by picture
   jobs/ID/             command.json, log, pid, exit
@@ -33,7 +34,8 @@ except ImportError:  # Windows has none: there one page at a time writes
 
 SETTINGS = "studio.json"
 OWN = (
-    "answers.csv", "records.json", "mended.json", "check.json", "show.html", "jobs", "runs", "models", "data", SETTINGS,
+    "answers.csv", "dialogues.json", "typed.json", "records.json",
+    "mended.json", "check.json", "show.html", "jobs", "runs", "models", "data", SETTINGS,
 )  # fmt: skip
 """Names in a workspace that the studio writes: no source of pictures or answers."""
 
@@ -67,6 +69,11 @@ class Workspace:
     def answers(self) -> Path:
         """The table that the grid shows."""
         return self.folder / "answers.csv"
+
+    @property
+    def dialogues(self) -> Path:
+        """Records that a row of the table cannot hold."""
+        return self.folder / "dialogues.json"
 
     @property
     def records(self) -> Path:

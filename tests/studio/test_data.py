@@ -101,13 +101,6 @@ def test_a_damaged_zip_leaves_nothing_and_one_is_unpacked_once_and_without_progr
     assert not list((page.folder / ".studio").glob("unpacking-*"))
 
 
-def test_records_of_dialogues_are_refused_with_the_way_to_train_on_them(page: Page) -> None:
-    turns = [{"from": who, "value": "x"} for who in ("human", "gpt", "human", "gpt")]
-    (page.folder / "talk.json").write_text(json.dumps([{"id": "1", "image": "000.png", "conversations": turns}]))
-    refused = page.post("look", {"name": "talk.json"})
-    assert refused.status_code == 400 and "DATA=talk.json bash scripts/finetune_lora.sh" in refused.json()["error"]
-
-
 def test_two_pages_never_overwrite_each_other_in_silence(filled: Page) -> None:
     assert filled.ask("edit", edits=[edit("row-1", "red", "ruby")])["refused"] == []
     both = [edit("row-1", "red", "scarlet"), edit("row-2", "green", "lime")]

@@ -187,10 +187,11 @@ export class Grid {
     made.shown = row;
     made.dataset.index = index;
     if (isNew) {
+      const names = row.pictures ?? [row.image];
+      const shown = nameOf(row);
       find(".pic", made).replaceChildren(
-        el("button", { class: "zoom", "aria-label": t("zoom", { name: row.image }), onclick: () => zoom(row.image) },
-          el("img", { src: pictureAt("thumbnail", row.image), alt: "", loading: "lazy", onerror: (event) => { event.target.classList.add("missing"); event.target.removeAttribute("src"); } })),
-        el("span", { class: "name", title: row.image }, row.image), el("span", { class: "marks" }));
+        names.length ? el("button", { class: names.length > 1 ? "zoom several" : "zoom", "aria-label": t("zoom", { name: shown }), onclick: () => zoom(names) }, names.slice(0, 4).map(small)) : el("span", { class: "zoom" }),
+        el("span", { class: "name", title: shown }, shown), el("span", { class: "marks" }));
     }
     const answer = find("[data-column=answer]", made);
     const right = answerBox(this.edits.get(`${row.id} answer`)?.now ?? row.answer);
@@ -200,10 +201,12 @@ export class Grid {
       const edit = this.edits.get(`${row.id} ${column}`);
       const value = edit ? edit.now : row[column];
       if (control.value !== value && !(document.activeElement === control && edit)) control.value = value;
-      control.setAttribute("aria-label", t(`cell.${column}`, { name: row.image }));
+      control.setAttribute("aria-label", t(`cell.${column}`, { name: nameOf(row) }));
     }
+    made.classList.toggle("later", row.turn > 1);
     made.classList.toggle("open", !row.answer.trim());
     find(".marks", made).replaceChildren(...[
+      row.turns > 1 ? el("span", { class: "turn" }, t("turn", { turn: row.turn, turns: row.turns })) : null,
       row.part ? el("span", { class: `part ${row.part}` }, t(`part.${row.part}`)) : null,
       ...(row.found ?? []).map((kind) => el("span", { class: "found" }, kind)),
     ].filter(Boolean));
@@ -330,10 +333,19 @@ const answerBox = (text) => (/[\r\n]/.test(text)
   ? el("textarea", { "data-column": "answer", rows: 2, maxlength: LONGEST })
   : el("input", { "data-column": "answer", type: "text", list: "common", autocomplete: "off", maxlength: LONGEST }));
 
-// A picture as large as the window allows.
-export function zoom(name, address = pictureAt("picture", name)) {
-  const shown = el("dialog", { class: "zoomed", "aria-label": name, onclick: () => shown.close(), onclose: () => shown.remove() },
-    el("img", { src: address, alt: name }), el("p", {}, name), el("button", { autofocus: true }, t("close")));
+// What a row is about: its picture, or of several the first and how many there are more.
+function nameOf(row) {
+  const turn = row.turns > 1 ? `, ${t("turn", { turn: row.turn, turns: row.turns })}` : "";
+  if (row.pictures && row.pictures.length !== 1) return row.pictures.length ? t("pictures.more", { name: row.image, more: row.pictures.length - 1 }) + turn : t("pictures.none") + turn;
+  return row.image + turn;
+}
+
+const small = (name) => el("img", { src: pictureAt("thumbnail", name), alt: "", loading: "lazy", onerror: (event) => { event.target.classList.add("missing"); event.target.removeAttribute("src"); } });
+
+// Pictures as large as the window allows.
+export function zoom(names) {
+  const shown = el("dialog", { class: "zoomed", "aria-label": names.join(", "), onclick: () => shown.close(), onclose: () => shown.remove() },
+    names.map((name) => [el("img", { src: pictureAt("picture", name), alt: name }), el("p", {}, name)]).flat(), el("button", { autofocus: true }, t("close")));
   document.body.append(shown);
   shown.showModal();
 }

@@ -1,0 +1,144 @@
+"""dialogues.json: records that one row of answers.csv cannot hold, kept whole. The grid shows each of their turns.
+
+A dialogue, pictures between the words, a text without a picture, and every other key of a record (`answers`, a system
+turn) stay as they came; what is typed changes the text of that one turn.
+
+turn_rows({"id": "talk", "image": ["a.png", "b.png"], "conversations": [...]})
+# [{"id": "talk #1", "of": "talk", "turn": "1", "turns": "2", "image": "a.png", ...}, ...]
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import DataError
+from data_prep.files import write_json
+from data_prep.records.marks import IMAGE_TOKEN
+from data_prep.records.record import conversation, read_records
+
+NAME = "dialogues.json"
+PLAIN_KEYS = frozenset({"id", "image", "conversations"})
+MARKS = re.compile(rf"(?:{re.escape(IMAGE_TOKEN)}\s*)+")
+"""Places of pictures before the words of a question: kept, and not shown in the grid."""
+
+Record = dict[str, Any]
+
+
+def read_dialogues(path: Path) -> list[Record]:
+    """The records that are kept whole, each with an id of its own; none where there is no file.
+
+    Raises DataError for a file that holds no records.
+    """
+    return _named(read_records(path), set()) if path.exists() else []
+
+
+def write_dialogues(path: Path, records: Iterable[Record]) -> None:
+    """Write them, whole or not at all."""
+    write_json(path, list(records))
+
+
+def is_plain(record: Mapping[str, Any]) -> bool:
+    """Whether a row with one picture, one question and one answer says all that the record says."""
+    turns, image = record.get("conversations"), record.get("image")
+    if not PLAIN_KEYS.issuperset(record) or not isinstance(image, str) or not isinstance(turns, list):
+        return False
+    pairs = _pairs(turns)
+    if len(pairs) != 1:
+        return False
+    question, answer = (_text(turns[place]) for place in pairs[0])
+    return conversation([(_words(question), answer)]) == turns
+
+
+def turn_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A row for each question of a record with its answer."""
+    turns = record.get("conversations")
+    turns = turns if isinstance(turns, list) else []
+    name, pictures, pairs = str(record.get("id") or ""), pictures_of(record), _pairs(turns)
+    return [
+        {
+            "id": f"{name} #{number}",
+            "of": name,
+            "turn": str(number),
+            "turns": str(len(pairs)),
+            "image": pictures[0] if pictures else "",
+            "pictures": json.dumps(pictures, ensure_ascii=False),
+            "question": _words(_text(turns[asked])),
+            "answer": _text(turns[said]),
+        }
+        for number, (asked, said) in enumerate(pairs, 1)
+    ]
+
+
+def with_turn(record: Record, turn: int, column: str, text: str) -> Record:
+    """The record with another question or answer in a turn; the places of pictures before the question stay."""
+    turns = list(record["conversations"])
+    asked, said = _pairs(turns)[turn - 1]
+    place = asked if column == "question" else said
+    before = MARKS.match(_text(turns[place])) if column == "question" else None
+    turns[place] = {**turns[place], "value": (before[0] if before else "") + text}
+    return {**record, "conversations": turns}
+
+
+def pictures_of(record: Mapping[str, Any]) -> list[str]:
+    """Names of a record's pictures."""
+    image = record.get("image")
+    named = image if isinstance(image, list) else [image]
+    return [one for one in named if isinstance(one, str) and one]
+
+
+def joined(kept: Sequence[Record], more: Iterable[Record], taken: Iterable[str]) -> tuple[list[Record], int]:
+    """`kept` with those of `more` that are not among them by pictures and questions, and how many those are.
+
+    Each new one has an id that is neither `taken` nor another's.
+    """
+    seen, new = {_key(record) for record in kept}, []
+    for record in more:
+        if _key(record) not in seen:
+            seen.add(_key(record))
+            new.append(record)
+    return [*kept, *_named(new, {*taken, *(str(one["id"]) for one in kept)})], len(new)
+
+
+def _named(records: Iterable[Record], taken: set[str]) -> list[Record]:
+    """The records, each with an id that none before it has and that is not `taken`."""
+    names, out = set(taken), []
+    for number, record in enumerate(records, 1):
+        wanted = str(record.get("id") or f"dialogue-{number}")
+        name, again = wanted, 2
+        while name in names:
+            name, again = f"{wanted}-{again}", again + 1
+        names.add(name)
+        out.append({**record, "id": name})
+    return out
+
+
+def require_turns(path: Path, place: object, record: Mapping[str, Any]) -> None:
+    """Raise DataError for a record in which no question is followed by an answer: there is nothing to learn from it."""
+    turns = record.get("conversations")
+    if not isinstance(turns, list) or not _pairs(turns):
+        raise DataError(path, f"{place}: no question that an answer follows; mend the record, or take it out")
+
+
+def _key(record: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return tuple(pictures_of(record)), tuple(row["question"] for row in turn_rows(record))
+
+
+def _pairs(turns: Sequence[Any]) -> list[tuple[int, int]]:
+    """Places of each question and of the answer after it."""
+    spoken = [turn.get("from") if isinstance(turn, Mapping) else None for turn in turns]
+    return [
+        (place, place + 1) for place in range(len(turns) - 1) if spoken[place] == "human" and spoken[place + 1] == "gpt"
+    ]
+
+
+def _text(turn: Mapping[str, Any]) -> str:
+    value = turn.get("value")
+    return value if isinstance(value, str) else ""
+
+
+def _words(text: str) -> str:
+    return MARKS.sub("", text, count=1) if MARKS.match(text) else text
