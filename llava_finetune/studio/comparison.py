@@ -97,7 +97,8 @@ def _value(name: str, setting: str, read: Mapping[str, Run], made: Sequence[Job]
     found = run.argument(setting) if run else None
     if found is None:
         found = about.get("model") if setting == "model_name_or_path" else about.get("flags", {}).get(f"--{setting}")
-    return "" if setting == "max_steps" and is_number(found) and found <= 0 else _text(found)
+    is_none = setting == "max_steps" and isinstance(found, int | float) and found <= 0
+    return "" if is_none else _text(found)
 
 
 def _text(value: Any) -> str:
