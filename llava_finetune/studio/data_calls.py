@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from llava_finetune import __version__
 from llava_finetune.errors import UserError
-from llava_finetune.studio import commands, intake, jobs
+from llava_finetune.studio import commands, hub, intake, jobs
 from llava_finetune.studio.refusals import Refused
 from llava_finetune.studio.shared import Studio
 from llava_finetune.studio.sources import QUESTION, preview, sources
@@ -99,6 +99,20 @@ def looked(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
         tables = [one for one in inside if one.kind == "table"]
         given = LookAsked(name=tables[0].name if tables else folder)
     return asdict(preview(studio.space, given.name, given.images))
+
+
+def fetched(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
+    """Fetch a data set of the hub, or with `dry` only show the command; `records` is what to look at afterwards."""
+    given = hub.HubAsked.model_validate(asked)
+    space, steps = studio.space, hub.fetch(studio.space, given)
+    name = hub.name_of(given.name)
+    where = {"records": f"{hub.folder_of(name)}/records.json", "images": hub.images_of(space, name)}
+    if given.dry:
+        return {"command": commands.shown(steps, space), **where}
+    before = [one for one in jobs.jobs(space) if one.kind == "hub" and one.about.get("name") == name]
+    if any(jobs.look(one).state not in jobs.ENDED for one in before):
+        raise Refused("fetching", name=name)
+    return {"job": jobs.start(space, "hub", name, steps, name=name).id, **where}
 
 
 def taken(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
@@ -187,6 +201,7 @@ CALLS: dict[str, Callable[[Studio, dict[str, Any]], dict[str, Any]]] = {
     "state": state,
     "sources": listed,
     "look": looked,
+    "hub": fetched,
     "take": taken,
     "rows": rows,
     "edit": edited,

@@ -4,11 +4,14 @@ import { el, fill, find, pictureAt, say } from "./dom.js";
 import { Grid } from "./grid.js";
 import { trouble } from "./main.js";
 import { Findings } from "./checks.js";
-import { commandBox, field, options } from "./parts.js";
+import { commandBox, ended, field, jobLine, options } from "./parts.js";
 import { t } from "./texts.js";
 
 const TAKEN = /\.(jpe?g|jpe|jfif|mpo|png|webp|gif|bmp|dib|tiff?|avif|hei[cf]|hif|jp2|jpx|j2k|p[bgnp]m|csv|tsv|jsonl?|ndjson|xlsx|parquet|zip|txt|caption)$/i;
 
+const HUB_COLUMNS = ["image", "question", "answer", "messages", "caption"];
+
+let hubTyping = null;
 let grid = null;
 let checks = null;
 let isAdding = false;
@@ -62,8 +65,52 @@ async function offer(add, state) {
       el("p", { id: "sent", class: "dim" })),
     sources.length ? el("div", { class: "here" }, el("h3", {}, t("add.here", { name: state.name })),
       el("ul", { class: "sources" }, sources.map(sourceCard))) : null,
+    hubPart(),
     el("div", { id: "preview" }),
   );
+}
+
+// A data set of the hub: fetched by a command of its own, then looked at like anything that lies here.
+function hubPart() {
+  const name = el("input", { id: "hub-name", placeholder: "OWNER/NAME", autocomplete: "off", spellcheck: "false" });
+  const limit = el("input", { id: "hub-limit", type: "number", min: 1, max: 200000, value: 1000 });
+  const split = el("input", { id: "hub-split", placeholder: "train", autocomplete: "off" });
+  const columns = HUB_COLUMNS.map((role) => [role, el("input", { "data-hub": role, placeholder: t("hub.guessed"), autocomplete: "off" })]);
+  const progress = el("div", { id: "fetched" });
+  const command = el("div");
+  const asked = () => ({ name: name.value, limit: Number(limit.value) || 1, split: split.value,
+    columns: Object.fromEntries(columns.filter(([, input]) => input.value.trim()).map(([role, input]) => [role, input.value])) });
+  const show = async () => {
+    try {
+      const seen = name.value.trim() ? await call("hub", { ...asked(), dry: true }) : { command: "" };
+      fill(command, seen.command, () => (seen.command ? commandBox(seen.command) : null));
+      button.disabled = !seen.command;
+      progress.replaceChildren();
+    } catch (error) {
+      button.disabled = true;
+      progress.replaceChildren(el("p", { class: "bad" }, error.message));
+    }
+  };
+  const button = el("button", { id: "hub-fetch", type: "submit", disabled: true }, t("hub.fetch"));
+  const fetchIt = async (event) => {
+    event.preventDefault();
+    button.disabled = true;
+    try {
+      const begun = await call("hub", asked());
+      const last = await ended(begun.job, (seen) => progress.replaceChildren(jobLine(seen)));
+      if (last.state === "done") await look(begun.records, begun.images);
+    } catch (error) {
+      trouble(error);
+    }
+    button.disabled = false;
+  };
+  return el("details", { class: "hub", id: "hub" }, el("summary", {}, t("hub")),
+    el("form", { class: "panel", onsubmit: fetchIt, oninput: () => { clearTimeout(hubTyping); hubTyping = setTimeout(show, 400); } },
+      el("p", { class: "dim" }, t("hub.what")),
+      el("div", { class: "fields" }, field(t("hub.name"), name), field(t("hub.limit"), limit), field(t("hub.split"), split)),
+      el("details", {}, el("summary", {}, t("hub.columns")), el("p", { class: "dim" }, t("hub.columns.what")),
+        el("div", { class: "fields" }, columns.map(([role, input]) => field(t(`hub.column.${role}`), input)))),
+      el("p", { class: "buttons" }, button), progress, command));
 }
 
 function sourceCard(source) {
@@ -195,7 +242,7 @@ function firstRow(seen, row) {
   const name = row[""] ?? "";
   const folder = seen.images && seen.images !== "." ? `${seen.images}/` : "";
   const cell = (role) => (seen.kind === "table" ? row[seen.roles[role]] : row[role]) ?? "";
-  const image = name ? el("img", { src: pictureAt("thumbnail", `:/${folder}${name}`), alt: name, loading: "lazy", width: 64, height: 64, onerror: missing }) : null;
+  const image = name ? el("img", { src: pictureAt("thumbnail", `:/${folder}${name}`), alt: "", loading: "lazy", width: 64, height: 64, onerror: missing }) : null;
   return el("tr", {}, el("td", {}, image, el("code", {}, name || cell("image"))), el("td", {}, cell("question") || el("span", { class: "dim" }, t("question.usual"))),
     el("td", {}, cell("answer") || el("span", { class: "dim" }, t("answer.none"))));
 }
