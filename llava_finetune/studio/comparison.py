@@ -48,6 +48,7 @@ def _line(space: Workspace, name: str, made: Sequence[Job], run: Run | None) -> 
     memory = [float(row["memory_gb"]) for row in rows if is_number(row.get("memory_gb"))]
     return {
         **runs.summary(space, name, made),
+        "so_far": _last(run, "eval_exact_match"),
         "loss": _last(run, "loss"),
         "held_out": _last(run, "eval_loss"),
         "memory": round(max(memory), 2) if memory else None,

@@ -77,7 +77,8 @@ def pace_of(data: Path, recipe: str, flags: Mapping[str, str], environment: Mapp
 def _usual(recipe: str, name: str) -> str:
     """A flag as the recipe's launcher sets it."""
     text = (ROOT / "scripts" / SCRIPTS[recipe]).read_text(encoding="utf-8")
-    return (re.findall(rf"{re.escape(name)} (\S+)", text) or ["0"])[-1]
+    found: list[str] = re.findall(rf"{re.escape(name)} (\S+)", text)
+    return found[-1] if found else "0"
 
 
 def measured(runs: Iterable[Run], model: str, recipe: str, pace: Pace, evaluations: int) -> Measured | None:

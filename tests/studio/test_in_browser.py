@@ -6,24 +6,37 @@ launcher does by a small script in its place; one real training of a tiny model 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from llava_finetune.studio import jobs
+from llava_finetune.studio.app import build_app
 from llava_finetune.studio.table import read_table
 from tests.fixtures import run_maker
+from tests.fixtures.adapters_and_servers import serving
+from tests.studio import scene
 from tests.studio.conftest import Page
 from tests.studio.test_comparison import made
+from tests.studio.test_dialogues import PAIR, TALK
 from tests.tiny import make_tiny_llava
 
 WIDE, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 PATIENCE = 30_000
 TRAINING_PATIENCE = 280_000
+
+
+AXE = """async () => {
+  const { violations } = await axe.run(document, { resultTypes: ["violations"], iframes: false });
+  return violations.filter((one) => ["serious", "critical"].includes(one.impact))
+    .flatMap((one) => one.nodes.map((node) => `${one.id}: ${node.html.slice(0, 160)}`));
+}"""
 
 
 @pytest.fixture
@@ -111,6 +124,28 @@ def test_what_was_typed_survives_a_server_that_is_away_and_two_tabs_do_not_lose_
     other.click(".quarrel button >> nth=0")
     saved(other)
     assert read_table(page.folder / "answers.csv").rows[1]["answer"] == "mint"
+
+
+def test_a_dialogue_is_shown_and_typed_turn_by_turn_with_all_its_pictures(opened: Any, page: Page, axe: str) -> None:
+    (page.folder / "talk.json").write_text(json.dumps([TALK, PAIR]))
+    opened.reload()
+    opened.click("[data-source='talk.json']")
+    opened.click("#take")
+    opened.wait_for_selector(".row .several img >> nth=1")
+    marks = [one.inner_text() for one in opened.locator(".row .turn").all()]
+    assert marks == ["turn 1 of 2", "turn 2 of 2"]
+    answer(opened, 2).fill("dark")
+    answer(opened, 2).press("Enter")
+    saved(opened)
+    talk, pair = json.loads((page.folder / "dialogues.json").read_text())
+    assert talk["conversations"][3]["value"] == "dark" and talk["source"] == TALK["source"] and pair == PAIR
+    opened.evaluate(axe)
+    assert opened.evaluate(AXE) == []
+    opened.click(".several")
+    opened.wait_for_selector(".zoomed img >> nth=1")
+    assert opened.evaluate(AXE) == []
+    opened.keyboard.press("Escape")
+    opened.wait_for_selector(".zoomed", state="detached")
 
 
 def test_a_files_way_in_is_choosing_it(opened: Any, page: Page) -> None:
@@ -204,13 +239,17 @@ HERE = Path(__file__).parent
 UNNAMED, FAINT = ((HERE / name).read_text().partition("\n")[2] for name in ("unnamed.js", "faint.js"))
 
 
-def test_every_control_has_a_name_and_every_text_stands_out_in_light_and_dark(opened: Any, page: Page) -> None:
-    run_maker.make_run(page.folder / "runs" / "whole")
-    (page.folder / "runs/whole/result.json").write_text("{}")
+def test_every_control_has_a_name_and_every_text_stands_out_in_light_and_dark(
+    opened: Any, page: Page, axe: str
+) -> None:
+    for name in ("whole", "other"):
+        run_maker.make_run(page.folder / "runs" / name)
+        (page.folder / f"runs/{name}/result.json").write_text("{}")
     opened.wait_for_selector(".skip:not(:empty)", state="attached")
     assert opened.evaluate(UNNAMED) == [] and opened.evaluate(FAINT) == []
     take(opened)
-    ready = {"data": ".row", "learn": "#look", "train": "#charts svg", "use": "#products li"}
+    ready = {"data": ".row", "learn": "#look", "train": "#charts svg", "use": "#products li", "compare": "#curves svg"}
+    opened.evaluate(axe)
     for screen, selector in ready.items():
         opened.goto(f"{page.url}/#{screen}")
         opened.wait_for_selector(selector)
@@ -218,8 +257,11 @@ def test_every_control_has_a_name_and_every_text_stands_out_in_light_and_dark(op
             opened.emulate_media(color_scheme=scheme)
             assert opened.evaluate(UNNAMED) == [], screen
             assert opened.evaluate(FAINT) == [], (screen, scheme)
-        for width in (320, 390, 1280):
+            assert opened.evaluate(AXE) == [], (screen, scheme)
+        for width in (1280, 390, 320):
             settled(opened, width)
+        assert opened.evaluate(AXE) == [], (screen, "narrow, dark")
+        settled(opened, 1280)
 
 
 def test_the_page_speaks_german_and_chinese_and_remembers_it(opened: Any, page: Page) -> None:
@@ -267,24 +309,27 @@ def test_twenty_thousand_pictures_are_a_page_of_few_elements(opened: Any, page: 
     )
 
 
-def test_the_docs_show_the_page_as_it_is(opened: Any, page: Page, root: Path, request: pytest.FixtureRequest) -> None:
-    """With --update-golden the pictures are taken again: chess pieces, half of them named."""
-    names = [root / "docs" / f"studio-{name}.png" for name in ("pictures", "train")]
-    if request.config.getoption("--update-golden"):
-        from tests.data_prep import chess
+SHOWN = {
+    "pictures": ("data", ".row img"),
+    "train": ("train/longer", "#asked .card img"),
+    "compare": ("compare", "#curves svg"),
+}
 
-        chess.main([str(page.folder / "pieces"), "--each", "3"])
-        files = sorted(path.relative_to(page.folder / "pieces") for path in (page.folder / "pieces").rglob("train/*"))
-        lines = [
-            f"{file},{'' if place % 4 == 2 else ' '.join(file.stem.split('-')[:2])}" for place, file in enumerate(files)
-        ]
-        (page.folder / "pieces.csv").write_text("image,answer\n" + "\n".join(lines) + "\n")
-        roles = {"image": "image", "question": None, "answer": "answer"}
-        page.ask("take", name="pieces.csv", images="pieces", roles=roles, question="Which chess piece is it?")
-        run_maker.make_run(page.folder / "runs" / "first-try", upto=45)
-        for path, where, ready in zip(names, ("data", "train"), (".row img", "#charts svg"), strict=True):
-            opened.goto(f"{page.url}/#{where}")
-            opened.wait_for_selector(ready)
-            opened.wait_for_load_state("networkidle")
-            opened.screenshot(path=path)
-    assert all(0 < path.stat().st_size < 300_000 for path in names)
+
+def test_the_docs_show_the_page_as_it_is(
+    browser: Any, tmp_path: Path, root: Path, request: pytest.FixtureRequest
+) -> None:
+    """With --update-golden the pictures are taken again: chess pieces, most of them named, and made-up trainings."""
+    if request.config.getoption("--update-golden"):
+        studio = scene.chess(tmp_path / "chess")
+        shared = SimpleNamespace(engines={}, under_way=0)
+        with serving(shared, build_app(studio)) as served, scene.running(studio):
+            window = browser.new_page(viewport={"width": 1280, "height": 860}, locale="en-GB")
+            for name, (where, ready) in SHOWN.items():
+                window.goto(f"{served.url}/#{where}")
+                window.wait_for_selector(ready)
+                window.wait_for_load_state("networkidle")
+                window.screenshot(path=root / "docs" / f"studio-{name}.png")
+            window.close()
+    for name in SHOWN:
+        assert 0 < (root / "docs" / f"studio-{name}.png").stat().st_size < 300_000, name

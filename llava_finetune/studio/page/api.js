@@ -3,9 +3,10 @@
 import { t } from "./texts.js";
 
 export class Refused extends Error {
-  constructor(message, status) {
+  constructor(message, status, key = null) {
     super(message);
     this.status = status;
+    this.key = key;
   }
 }
 
@@ -22,7 +23,7 @@ export async function call(name, asked = {}, options = {}) {
     throw new Refused("", 0); // nobody answers
   }
   const value = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Refused(wordsOf(value, answer), answer.status);
+  if (!answer.ok) throw new Refused(wordsOf(value, answer), answer.status, value.key);
   return value;
 }
 
@@ -42,7 +43,7 @@ export async function upload(file, name, onBytes = () => {}) {
     const answer = await fetch(`/upload?${query}`, { method: "PUT", headers: { "x-studio": "1" }, body: piece }).catch(() => null);
     if (!answer) throw new Refused("", 0);
     const value = await answer.json().catch(() => ({}));
-    if (!answer.ok) throw new Refused(wordsOf(value, answer), answer.status);
+    if (!answer.ok) throw new Refused(wordsOf(value, answer), answer.status, value.key);
     placed = value.name;
     onBytes(piece.size);
   }

@@ -21,7 +21,7 @@ export class Findings {
     this.next = el("p", { class: "next" });
     this.command = el("div");
     this.place.append(this.about, this.list,
-      el("div", { class: "panel" }, el("h3", {}, t("prepare.title")), el("p", {}, t("prepare.what")),
+      el("div", { class: "panel" }, el("h2", {}, t("prepare.title")), el("p", {}, t("prepare.what")),
         el("label", { for: "test" }, t("test.share"), " ", this.share), this.test,
         el("label", { class: "check" }, this.mend, t("mend")),
         this.button, this.progress, this.command, this.next));

@@ -58,6 +58,7 @@ function verdict(found) {
   return t(found.is_told_apart ? "compare.better" : "compare.level", values);
 }
 
+const score = (run) => (run.score === null ? (run.so_far === null ? "–" : t("compare.so.far", { score: percent(run.so_far) })) : el("b", {}, percent(run.score)));
 const head = (runs) => runs.map((run) => el("th", { scope: "col" }, el("span", { class: `key ${run.colour}` }, run.name)));
 const scrolled = (label, table) => el("div", { class: "wide", tabindex: "0", role: "region", "aria-label": label }, table);
 const number = (value) => (value === null || value === undefined ? "–" : Number(value.toPrecision(3)).toString());
@@ -66,7 +67,7 @@ function lines(runs) {
   if (!runs.length) return null;
   const rows = [
     ["compare.state", (run) => pill(run.state)],
-    ["compare.score", (run) => (run.score === null ? "–" : el("b", {}, percent(run.score)))],
+    ["compare.score", (run) => score(run)],
     ["compare.before", (run) => (run.first === null ? "–" : percent(run.first))],
     ["compare.prior", (run) => (run.prior === null ? "–" : percent(run.prior))],
     ["compare.loss.held", (run) => number(run.held_out)],
@@ -81,7 +82,7 @@ function lines(runs) {
 
 function settings({ settings: rows, runs }) {
   if (!rows.length) return null;
-  const value = (row, text) => (row.name === "recipe" && text ? t(`recipe.${text}`) : text || t("usual"));
+  const value = (row, text) => (row.name === "recipe" && text ? t(`recipe.${text}`) : text || "–");
   return [el("h3", {}, t("compare.settings")), el("p", { class: "dim" }, t("compare.settings.what")),
     scrolled(t("compare.settings"), el("table", { class: "plain side-by-side settings" }, el("thead", {}, el("tr", {}, el("td", {}), head(runs))),
       el("tbody", {}, rows.map((row) => el("tr", { class: row.differs ? "differs" : "", "data-setting": row.name },

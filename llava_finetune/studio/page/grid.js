@@ -3,7 +3,8 @@
 // Enter: the next row's answer; Shift+Enter: the one before; arrow up and down: the same cell of a neighbour; Escape: as
 // it was saved. What is typed waits in localStorage until the server has it, so a closed browser loses nothing.
 import { call } from "./api.js";
-import { el, find, pictureAt, say } from "./dom.js";
+import { LONGEST, answerBox, nameOf, small, zoom } from "./cells.js";
+import { el, find, say } from "./dom.js";
 import { t } from "./texts.js";
 
 const ROW = 92;
@@ -12,7 +13,6 @@ const OVER = 6;
 const SAVE_AFTER = 500;
 const KEPT_BLOCKS = 60;
 const SENT_AT_ONCE = 500;
-const LONGEST = 20000;
 const WINDOW = Math.random().toString(36).slice(2, 10).padEnd(8, "0");
 
 export class Grid {
@@ -191,7 +191,7 @@ export class Grid {
       const shown = nameOf(row);
       find(".pic", made).replaceChildren(
         names.length ? el("button", { class: names.length > 1 ? "zoom several" : "zoom", "aria-label": t("zoom", { name: shown }), onclick: () => zoom(names) }, names.slice(0, 4).map(small)) : el("span", { class: "zoom" }),
-        el("span", { class: "name", title: shown }, shown), el("span", { class: "marks" }));
+        el("div", { class: "what" }, el("span", { class: "name", title: shown }, shown), el("span", { class: "marks" })));
     }
     const answer = find("[data-column=answer]", made);
     const right = answerBox(this.edits.get(`${row.id} answer`)?.now ?? row.answer);
@@ -326,26 +326,4 @@ export class Grid {
     this.wantFocus = [index, column];
     this.draw();
   }
-}
-
-// An answer of several lines needs a box of several: one of a single line would take its line ends away.
-const answerBox = (text) => (/[\r\n]/.test(text)
-  ? el("textarea", { "data-column": "answer", rows: 2, maxlength: LONGEST })
-  : el("input", { "data-column": "answer", type: "text", list: "common", autocomplete: "off", maxlength: LONGEST }));
-
-// What a row is about: its picture, or of several the first and how many there are more.
-function nameOf(row) {
-  const turn = row.turns > 1 ? `, ${t("turn", { turn: row.turn, turns: row.turns })}` : "";
-  if (row.pictures && row.pictures.length !== 1) return row.pictures.length ? t("pictures.more", { name: row.image, more: row.pictures.length - 1 }) + turn : t("pictures.none") + turn;
-  return row.image + turn;
-}
-
-const small = (name) => el("img", { src: pictureAt("thumbnail", name), alt: "", loading: "lazy", onerror: (event) => { event.target.classList.add("missing"); event.target.removeAttribute("src"); } });
-
-// Pictures as large as the window allows.
-export function zoom(names) {
-  const shown = el("dialog", { class: "zoomed", "aria-label": names.join(", "), onclick: () => shown.close(), onclose: () => shown.remove() },
-    names.map((name) => [el("img", { src: pictureAt("picture", name), alt: name }), el("p", {}, name)]).flat(), el("button", { autofocus: true }, t("close")));
-  document.body.append(shown);
-  shown.showModal();
 }

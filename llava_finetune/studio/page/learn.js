@@ -20,7 +20,8 @@ export async function open(place, state) {
       button.disabled = false;
     } catch (error) {
       button.disabled = true;
-      command.replaceChildren(el("p", { class: "dim" }, error.message));
+      command.replaceChildren(el("p", { class: "dim" }, error.message),
+        error.key === "refused.not_split" ? el("p", { class: "buttons" }, el("a", { class: "button", href: "#data" }, t("step.data"))) : "");
       delete command.dataset.key;
     }
   };

@@ -76,7 +76,8 @@ async function newRun(state) {
       go.disabled = false;
     } catch (error) {
       if (error.status === 0) return;
-      problem.textContent = error.message;
+      problem.replaceChildren(error.message, error.key === "refused.not_split" ? stepOne() : "");
+      problem.className = error.key === "refused.not_split" ? "warn" : "bad";
       fill(ahead, null, () => []);
       go.disabled = true;
     }
@@ -93,6 +94,8 @@ async function newRun(state) {
   await preview();
   return made;
 }
+
+const stepOne = () => el("span", { class: "buttons" }, el("a", { class: "button", href: "#data" }, t("step.data")));
 
 // What the training will do with these records, why so, and how long that takes where a run like it was measured here.
 function forecastParts(ahead) {
