@@ -37,6 +37,15 @@ mend_vllm() {
   "$1/bin/python" -m pip uninstall -q -y torchaudio torchcodec >>"$2" 2>&1 || true
 }
 
+# Beside a torch for CPUs torchvision's compiled operators may not load: then its import declares them (see the file).
+mend_torchvision() {
+  local site
+  site="$("$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+  [[ -d "$site/torchvision" ]] || return 0
+  cp "$ENGINES_ROOT/scripts/torchvision_operators.py" "$site/"
+  echo "import torchvision_operators" >"$site/torchvision_operators.pth"
+}
+
 make_engine() {
   local name="$1" wanted folder="$ENGINES/$1" log="$ENGINES/$1.log"
   wanted="$(packages "$name")"
@@ -51,6 +60,7 @@ make_engine() {
   "$folder/bin/python" -m pip install --no-input --progress-bar off $wanted >>"$log" 2>&1 ||
     fail "$name: pip failed: $(grep -v '^$' "$log" | tail -n 1) (all of it: $log); run this again: it begins anew"
   [[ "$name" != vllm ]] || mend_vllm "$folder" "$log"
+  mend_torchvision "$folder"
   printf '%s\n' "$wanted" >"$folder/.ready"
   echo "$name: ready"
 }

@@ -1,9 +1,6 @@
 """Serve an exported folder with vLLM on this machine until standard input ends; the address is one JSON line.
 
     python vllm_server.py '{"model": "exported", "context": 2048, "port": 8125}'
-
-Not run yet with the environment of scripts/engines.sh: beside PyPI's CPU wheels torchvision's compiled operators
-(`nms`) may be missing, and vLLM then ends while it starts; its log is named in the error.
 """
 
 import json
