@@ -37,7 +37,8 @@ TRAINING = (
     "adam_epsilon", "seed", "data_seed", "bits", "base_dtype",
     "lora_enable", "lora_r", "lora_alpha", "lora_dropout", "lora_bias",
     "lora_targets", "use_dora", "use_rslora", "tune_vision_tower", "vision_tower_lr", "mm_projector_lr",
-    "freeze_mm_mlp_adapter", "group_by_modality_length", "train_sampling_strategy", "model_max_length",
+    "freeze_mm_mlp_adapter", "group_by_modality_length", "group_by_real_length", "train_sampling_strategy",
+    "model_max_length", "lr_scheduler_kwargs", "label_smoothing_factor", "neftune_noise_alpha",
     "quant_type", "double_quant", "dpo", "dpo_beta", "dpo_label_smoothing", "dpo_length_normalised", "sft_weight",
 )  # fmt: skip
 
@@ -46,6 +47,7 @@ def settings_of(arguments: Arguments) -> dict[str, Any]:
     """What decides a run's numbers: data and base by their hashes, every flag that matters, ranks and ZeRO stage."""
     model, data, training = arguments.model, arguments.data, arguments.training
     replay = data.replay.rpartition(":")[0] if data.replay else None
+    tower = model.vision_tower
     return {
         **{name: getattr(model, name) for name in MODEL},
         **{name: _plain(getattr(training, name, None)) for name in TRAINING},
@@ -59,6 +61,7 @@ def settings_of(arguments: Arguments) -> dict[str, Any]:
         "replay": data.replay and data.replay.rpartition(":")[2],
         "replay_sha256": sha256_of(Path(replay)) if replay else None,
         "base_sha256": weights_sha256(Path(model.model_name_or_path)) or model.model_name_or_path,
+        "vision_tower_sha256": tower and (weights_sha256(Path(tower)) or tower),
         "precision": arguments.precision.name,
         "ranks": training.world_size,
         "zero_stage": arguments.zero_stage,

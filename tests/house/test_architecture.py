@@ -61,6 +61,18 @@ def test_every_function_stands_in_the_file_of_its_row(page: str, root: Path) -> 
         assert name in names, f"{file}: no {name}"
 
 
+def test_every_name_in_a_file_is_there(page: str, root: Path) -> None:
+    """`A` and `B` in `FILE`, `A` of `FILE`."""
+    said = re.findall(r"((?:`\w+`(?:,| and| or)? )+)(?:in|of) `([\w./]+\.py)`", page)
+    assert len(said) > 20
+    for names, file in said:
+        text = (root / file).read_text(encoding="utf-8")
+        for name in re.findall(r"`(\w+)`", names):
+            assert re.search(rf"^(?:(?:async )?def|class) {name}\b|^{name}\b.*=", text, re.MULTILINE), (
+                f"{file}: no {name}"
+            )
+
+
 def test_every_test_folder_has_its_room_or_its_line(page: str, root: Path) -> None:
     folders = {path.parent.name for path in (root / "tests").rglob("test_*.py")}
     across = {name for name in folders if name not in ROOMS["llava_finetune"]}

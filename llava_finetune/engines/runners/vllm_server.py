@@ -1,6 +1,6 @@
 """Serve an exported folder with vLLM on this machine until standard input ends; the address is one JSON line.
 
-    python vllm_server.py '{"model": "exported", "context": 2048, "port": 8125}'
+python vllm_server.py '{"model": "exported", "context": 2048, "port": 8125}'
 """
 
 import json

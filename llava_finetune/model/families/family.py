@@ -1,6 +1,6 @@
 """What a family of transformers' own classes is to the driver: how it is known, reads a record, goes forward, is saved.
 
-A family is one class in one module; docs/architecture.md says under "add a family" what else it takes.
+A family is one class in one module; docs/architecture.md says under "Where do I add" what else it takes.
 
     family = open_family("HuggingFaceTB/SmolVLM-500M-Instruct")        # known.py; None for another model
     seen = family.see([picture]); batch = family.batch([ids], [seen], side="right")
