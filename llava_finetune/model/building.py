@@ -80,30 +80,15 @@ def load_config(path: str, cache_dir: str | None = None) -> Any:
 
 def resolve(model: ModelArguments, image_aspect_ratio: str | None, config: Any) -> Vision:
     """Every mm_* value of the run: the base's, else the flag's, else upstream's default."""
-    wanted = {
-        **{name: getattr(model, name, None) for name in UPSTREAM_DEFAULTS},
-        "image_aspect_ratio": image_aspect_ratio,
-    }
+    flags = {**vars(model), "image_aspect_ratio": image_aspect_ratio}
     projector = model.pretrain_mm_mlp_adapter
     if projector and not Path(projector).is_file():
         raise UserError(f"--pretrain_mm_mlp_adapter {projector}: no such file; stage 1 (scripts/pretrain.sh) writes it")
     is_llava = hasattr(config, "mm_vision_tower")
-    values: dict[str, Any] = {}
-    for name, default in UPSTREAM_DEFAULTS.items():
-        base = getattr(config, name, None) if is_llava else None
-        flag = wanted[name]
-        if base is not None and flag is not None and flag != base and not model.override_config:
-            raise UserError(
-                f"--{name} {flag} contradicts the base's {name} {base!r} ({model.model_name_or_path}); "
-                "leave the flag out, or force it with --override_config True"
-            )
-        values[name] = (
-            flag
-            if flag is not None and (base is None or model.override_config)
-            else base
-            if base is not None
-            else default
-        )
+    values: dict[str, Any] = {
+        name: _value(name, getattr(config, name, None) if is_llava else None, flags[name], model)
+        for name in UPSTREAM_DEFAULTS
+    }
     if values["image_aspect_ratio"] == "anyres" and not getattr(config, "image_grid_pinpoints", None):
         raise UserError(
             f"image_aspect_ratio anyres, and {model.model_name_or_path} has no image_grid_pinpoints in its config: "
@@ -128,6 +113,18 @@ def resolve(model: ModelArguments, image_aspect_ratio: str | None, config: Any) 
         pretrain_mm_mlp_adapter=projector,
         tune_mm_mlp_adapter=model.tune_mm_mlp_adapter,
     )
+
+
+def _value(name: str, base: Any, flag: Any, model: ModelArguments) -> Any:
+    """The run's value of `name`. Raises UserError where base and flag say two, and neither is told to win."""
+    if base is not None and flag is not None and flag != base and not model.override_config:
+        raise UserError(
+            f"--{name} {flag} contradicts the base's {name} {base!r} ({model.model_name_or_path}); "
+            "leave the flag out, or force it with --override_config True"
+        )
+    if flag is not None and (base is None or model.override_config):
+        return flag
+    return UPSTREAM_DEFAULTS[name] if base is None else base
 
 
 def template_of(version: str | None, base: str, config: Any, tokenizer: Any) -> str:
