@@ -190,11 +190,10 @@ def open_model(name: str, template: str | None = None, max_length: int | None = 
 def _open(name: str, template: str | None, max_length: int | None) -> ModelView:
     from pathlib import Path
 
-    from transformers import CLIPImageProcessor, CLIPVisionConfig
-
     from llava_finetune.model.building import load_config, load_tokenizer, template_of
     from llava_finetune.model.families.known import open_family
     from llava_finetune.model.loaded import base_of, kind_of
+    from llava_finetune.model.towers import tower_config, tower_processor
     from llava_finetune.saved.manifest import read_manifest
 
     if (family := open_family(name)) is not None:
@@ -212,8 +211,8 @@ def _open(name: str, template: str | None, max_length: int | None) -> ModelView:
     has_tokenizer = (Path(name) / "tokenizer_config.json").is_file()
     tokenizer = load_tokenizer(name if has_tokenizer else source, None, int(context))
     chosen = template_of(template, name if manifest else source, config, tokenizer)
-    vision: Any = CLIPVisionConfig.from_pretrained(tower_name)
+    vision = tower_config(tower_name)
     side = vision.image_size // vision.patch_size
     tower = SimpleNamespace(config=vision, num_patches_per_side=side, num_patches=side**2)
-    processor = CLIPImageProcessor.from_pretrained(tower_name)
+    processor = tower_processor(tower_name, vision.image_size)
     return ModelView(name, tokenizer, chosen, config, tower, processor, int(context))

@@ -18,7 +18,7 @@ class ModelArguments:
     version: str | None = field(default=None, metadata={"help": "conversation template, e.g. v1, plain, chatml_direct"})
     freeze_backbone: bool = field(default=False, metadata={"help": "freeze the language model"})
     tune_mm_mlp_adapter: bool = field(default=False, metadata={"help": "train the projector only (stage 1)"})
-    vision_tower: str | None = field(default=None, metadata={"help": "CLIP vision tower, hub id or folder"})
+    vision_tower: str | None = field(default=None, metadata={"help": "CLIP, SigLIP or DINOv2, hub id or folder"})
     mm_vision_select_layer: int | None = field(default=None, metadata={"help": "hidden layer of the tower to use"})
     pretrain_mm_mlp_adapter: str | None = field(default=None, metadata={"help": "mm_projector.bin of stage 1"})
     mm_projector_type: str | None = field(default=None, metadata={"help": "linear, mlp2x_gelu, ..."})

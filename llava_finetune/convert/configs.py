@@ -84,6 +84,21 @@ def upstream_family(config: Mapping[str, Any]) -> Family:
     return Family.LLAVA
 
 
+def require_tower_fits(vision: Mapping[str, Any]) -> None:
+    """Raise UserError for a tower whose features transformers' LLaVA would not read as training did."""
+    kind = vision["model_type"]
+    if kind == "dinov2_with_registers":
+        raise UserError(
+            "the vision tower is a DINOv2 with registers, which llava-hf would hand to the language model as patches; "
+            "serve the model with: llava-finetune serve"
+        )
+    if kind == "dinov2" and vision.get("use_swiglu_ffn"):
+        raise UserError(
+            "the vision tower is DINOv2-giant, whose gated layers lie fused in its files and are not written; "
+            "serve the model with: llava-finetune serve"
+        )
+
+
 def llava_hf_family(config: Mapping[str, Any]) -> Family:
     """The family of a llava-hf config; UserError for another architecture or for parts that upstream lacks."""
     model_type = config.get("model_type")
@@ -108,12 +123,16 @@ def llava_hf_family(config: Mapping[str, Any]) -> Family:
 
 
 def to_llava_hf(config: Mapping[str, Any], vision: Mapping[str, Any], *, image_token: int, vocab_size: int) -> Config:
-    """llava-hf's config.json for a config of upstream's layout and the CLIPVisionConfig dict of its tower."""
+    """llava-hf's config.json for a config of upstream's layout and the config dict of its tower.
+
+    Raises UserError for a tower that llava-hf cannot hold.
+    """
     family = upstream_family(config)
+    require_tower_fits(vision)
     text_type = TEXT_TYPES[config["model_type"]]
     text = {k: v for k, v in config.items() if k not in _SHARED and not k.startswith(_UPSTREAM_ONLY)}
     text = _text_config(text_type, {**text, "vocab_size": vocab_size})
-    vision = {**vision, "model_type": "clip_vision_model"}
+    without_class_token = vision["model_type"] == "siglip_vision_model"
     dtype = config.get("dtype") or config.get("torch_dtype") or "float16"
     tokens = (vision["image_size"] // vision["patch_size"]) ** 2
     out: Config = {
@@ -128,7 +147,7 @@ def to_llava_hf(config: Mapping[str, Any], vision: Mapping[str, Any], *, image_t
         "tie_word_embeddings": bool(text.get("tie_word_embeddings", False)),
         "vision_feature_layer": config.get("mm_vision_select_layer", -2),
         "vision_feature_select_strategy": "full"
-        if config.get("mm_vision_select_feature") == "cls_patch"
+        if without_class_token or config.get("mm_vision_select_feature") == "cls_patch"
         else "default",
         "text_config": text,
         "vision_config": _without_name(vision),

@@ -117,13 +117,17 @@ def export(
     """Convert, verify, and let the folder appear. Raises UserError, and writes nothing, when anything disagrees."""
     from llava_finetune.convert import configs, parity
     from llava_finetune.model.loading import load
+    from llava_finetune.model.towers import tower_config
     from llava_finetune.saved import new_folder
+    from llava_finetune.saved.folders import find_tower
 
     start = time.monotonic()
     new_folder.check_free(output)
     source = new_folder.resolve_folder(model)
     config = configs.read_config(source)
     family = configs.upstream_family(config)
+    tower = vision_tower or find_tower(config["mm_vision_tower"], (str(source),))
+    configs.require_tower_fits(tower_config(tower).to_dict())
     loaded = load(str(source), dtype=dtype, device=device, vision_tower=vision_tower)
     if not config.get("unfreeze_mm_vision_tower"):
         _round_tower(loaded, _stored_dtype(source))
@@ -228,7 +232,7 @@ def _move_weights(source: Path, tower: Path | None, out: Path, rows: int) -> Any
     def from_tower(name: str) -> weights.Target | weights.Skip:
         parsed = tensor_names.from_clip(name)
         if parsed is None or tensor_names.is_buffer(name):
-            return weights.Skip("text half of CLIP, or a computed buffer")
+            return weights.Skip("not read of the tower, or a computed buffer")
         return weights.Target("model", tensor_names.to_llava_hf(parsed))
 
     writer, tally = ShardWriter(out), weights.Tally()

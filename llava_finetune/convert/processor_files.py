@@ -50,7 +50,7 @@ def write_processor(out: Path, image_processor: Mapping[str, Any], config: Mappi
         {
             "processor_class": family.processor_class,
             "image_token": IMAGE_TOKEN,
-            "num_additional_image_tokens": 1,
+            "num_additional_image_tokens": int(config["vision_config"]["model_type"] != "siglip_vision_model"),
             "patch_size": config["vision_config"]["patch_size"],
             "vision_feature_select_strategy": config["vision_feature_select_strategy"],
         },

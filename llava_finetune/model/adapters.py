@@ -24,12 +24,14 @@ from llava_finetune.saved.sound import require_sound
 PART_TARGETS = {
     "language": r"model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)",
     "language.attention": r"model\.layers\.\d+\.self_attn\.[qkvo]_proj",
-    "vision": r"model\.vision_tower\.vision_tower\.(vision_model\.)?encoder\.layers\.\d+\."
-    r"(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])",
+    # Of CLIP and SigLIP, then of DINOv2, whose largest gates its MLP.
+    "vision": r"model\.vision_tower\.vision_tower\.((vision_model\.)?encoder\.layers\.\d+\."
+    r"(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])|encoder\.layer\.\d+\."
+    r"(attention\.[qkvo]_proj|mlp\.(fc[12]|(gate|up|down)_proj)))",
     "projector": r"model\.mm_projector(\.\d+)?",
 }
 
-TOWER_LAYER = re.compile(r"model\.vision_tower\..*encoder\.layers\.(\d+)\.")
+TOWER_LAYER = re.compile(r"model\.vision_tower\..*encoder\.layers?\.(\d+)\.")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from llava_finetune.data.templates import check_fits
 from llava_finetune.errors import UserError
 from llava_finetune.kernels.eight_bit import forget_inputs
 from llava_finetune.model.modeling import model_class
+from llava_finetune.model.towers import require_fit
 from llava_finetune.model.trained_parts import Building, train_tower
 from llava_finetune.saved.folders import find_tower, read_json
 from llava_finetune.saved.manifest import read_manifest
@@ -103,6 +104,7 @@ def resolve(model: ModelArguments, image_aspect_ratio: str | None, config: Any) 
     require_projector(values["mm_projector_type"], "--mm_projector_type")
     require_sound(values["vision_tower"])
     require_tower(values["vision_tower"])
+    require_fit(values["vision_tower"], values["mm_vision_select_feature"], model.model_name_or_path, config)
     if Path(values["vision_tower"]).is_dir():  # so that the result works from any folder
         values["vision_tower"] = str(Path(values["vision_tower"]).resolve())
     if projector:
@@ -216,6 +218,7 @@ def build_model(building: Building, config: Any, values: Vision, tokenizer: Any)
     """
     keywords = quantized_keywords(building)
     if hasattr(config, "mm_vision_tower"):  # it knows where a tower that moved along with its folder is now
+        config.mm_vision_tower = values.vision_tower
         keywords["config"] = config
     base = building.base
     with blamed_on(base, "the weights cannot be loaded", REMEDY):

@@ -69,11 +69,12 @@ def in_use(name: str, num_layers: int, select_layer: int | Sequence[int]) -> boo
     LLaVA reads the output of the last layer but one (-2); what comes after gets no gradient. Of several layers, whose
     features are put side by side, the last decides.
     """
-    layer = re.search(r"encoder\.layers\.(\d+)\.", name)
+    layer = re.search(r"encoder\.layers?\.(\d+)\.", name)
     if layer is not None:
         selected = [select_layer] if isinstance(select_layer, int) else select_layer
         return int(layer[1]) < max(one % (num_layers + 1) for one in selected)
-    return "post_layernorm" not in name
+    # DINOv2 names its last norm `layernorm`, and takes its mask token only where it is pretrained.
+    return "post_layernorm" not in name and "mask_token" not in name and not name.startswith("layernorm.")
 
 
 def train_tower(model: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from llava_finetune.errors import UserError
 from llava_finetune.planning.family_pictures import COSTS, Widths, picture_cost
-from llava_finetune.planning.shapes import FamilyShape, Language, Shape, SigLip, Vision
+from llava_finetune.planning.shapes import DinoV2, FamilyShape, Language, Shape, SigLip, Vision
 from llava_finetune.saved.documents import read_document
 from llava_finetune.saved.model_files import ADAPTER_CONFIG
 from llava_finetune.saved.promises import require_projector
@@ -125,18 +125,26 @@ def _tower(tower: str, model: str) -> Vision:
             return _vision(config.get("vision_config", config))
     if tower not in towers:
         raise UserError(
-            f"{model}: vision tower {tower} is neither a folder nor built in; give --vision_tower with a CLIP folder "
+            f"{model}: vision tower {tower} is neither a folder nor built in; give --vision_tower with a folder "
             f"or one of: {', '.join(towers)}"
         )
     return _vision(towers[tower])
 
 
 def _vision(config: Mapping[str, Any]) -> Vision:
+    kind = str(config.get("model_type", ""))
+    if kind.startswith("siglip"):  # published files leave out what is transformers' default
+        known = json.loads(KNOWN_MODELS.read_text(encoding="utf-8"))["towers"]
+        config = {**known["google/siglip-base-patch16-224"], **config}
+    if kind.startswith("dinov2"):  # its layers are told by a ratio
+        inner = int(config.get("hidden_size") or 768) * int(config.get("mlp_ratio") or 4)
+        config = {"intermediate_size": inner, **config}
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "image_size", "patch_size")
     if lacking := [name for name in names if not config.get(name)]:
-        raise UserError(f"the vision tower's config.json lacks {', '.join(lacking)}; give a CLIP folder")
+        raise UserError(f"the vision tower's config.json lacks {', '.join(lacking)}; give a vision tower's folder")
     heads = config.get("num_attention_heads") or int(config["hidden_size"]) // 64  # CLIP's heads are 64 wide
-    return Vision(
+    made = SigLip if kind.startswith("siglip") else DinoV2 if kind.startswith("dinov2") else Vision
+    return made(
         int(config["hidden_size"]),
         int(config["intermediate_size"]),
         int(config["num_hidden_layers"]),

@@ -276,7 +276,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--lora_targets", "--lora-targets", default="language", help="as in train (default language)")
     parser.add_argument("--model_max_length", "--model-max-length", type=whole(1), help="default 2048, for 1.6 4096")
-    parser.add_argument("--vision_tower", "--vision-tower", help="CLIP folder or hub id, for a plain language model")
+    parser.add_argument("--vision_tower", "--vision-tower", help="folder or hub id, for a plain language model")
     parser.add_argument(
         "--share_pictures",
         "--share-pictures",

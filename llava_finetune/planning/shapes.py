@@ -82,6 +82,30 @@ class Vision:
 
 
 @dataclass(frozen=True)
+class SigLip(Vision):
+    """A tower without a class token."""
+
+    @property
+    def num_parameters(self) -> int:
+        """All parameters but those of a head."""
+        h, i = self.hidden, self.intermediate
+        layer = 4 * (h * h + h) + 2 * h * i + h + i + 4 * h
+        return self.layers * layer + (3 * self.patch_size**2 + 1) * h + self.num_patches * h + 2 * h
+
+
+@dataclass(frozen=True)
+class DinoV2(Vision):
+    """DINOv2: layer scales, a token for masked patches."""
+
+    @property
+    def num_parameters(self) -> int:
+        """All parameters of Dinov2Model without registers and without gates."""
+        h, i = self.hidden, self.intermediate
+        layer = 4 * (h * h + h) + 2 * h * i + h + i + 6 * h
+        return self.layers * layer + (3 * self.patch_size**2 + 1) * h + (self.num_patches + 1) * h + 4 * h
+
+
+@dataclass(frozen=True)
 class Shape:
     """A whole LLaVA: language model, vision tower, projector and how pictures are cut."""
 
@@ -141,18 +165,6 @@ class Shape:
             f"plan knows the targets language, language.attention, vision and projector, not {part!r}; "
             "leave out --lora_targets for an estimate with the default"
         )
-
-
-@dataclass(frozen=True)
-class SigLip(Vision):
-    """A tower without a class token."""
-
-    @property
-    def num_parameters(self) -> int:
-        """All parameters but those of a head."""
-        h, i = self.hidden, self.intermediate
-        layer = 4 * (h * h + h) + 2 * h * i + h + i + 4 * h
-        return self.layers * layer + (3 * self.patch_size**2 + 1) * h + self.num_patches * h + 2 * h
 
 
 NO_PICTURE = PictureCost(connector=0, tokens=0, views=1)

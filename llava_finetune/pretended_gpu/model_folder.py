@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_finetune.planning.from_config import read_config
-from llava_finetune.planning.shapes import Shape
+from llava_finetune.planning.shapes import DinoV2, Shape, SigLip
 
 UPSTREAM = {"llama": "llava_llama", "llava": "llava_llama", "mistral": "llava_mistral"}
 """Model types of language models, and of upstream's configs until 2024, as upstream's layout has them now."""
@@ -67,13 +67,20 @@ def _write_tower(folder: Path, shape: Shape, layers: int | None) -> None:
     vision = shape.vision
     # One layer more than are read: features come from the last but one.
     depth = min(vision.layers, layers + 1) if layers else vision.layers
-    config = transformers.CLIPVisionConfig(
-        hidden_size=vision.hidden, intermediate_size=vision.intermediate, num_hidden_layers=depth,
-        num_attention_heads=vision.heads, image_size=vision.image_size, patch_size=vision.patch_size,
-    )  # fmt: skip
+    values: dict[str, Any] = {
+        "hidden_size": vision.hidden, "intermediate_size": vision.intermediate, "num_hidden_layers": depth,
+        "num_attention_heads": vision.heads, "image_size": vision.image_size, "patch_size": vision.patch_size,
+    }  # fmt: skip
+    if isinstance(vision, SigLip):
+        config: Any = transformers.SiglipVisionConfig(**values)
+    elif isinstance(vision, DinoV2):
+        config = transformers.Dinov2Config(**values, mlp_ratio=vision.intermediate // vision.hidden)
+    else:
+        config = transformers.CLIPVisionConfig(**values)
     config.save_pretrained(folder)
     size = vision.image_size
-    processor = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": size}}
+    processor: dict[str, Any] = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": size}}
+    processor |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     processor["crop_size"] = {"height": size, "width": size}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor), encoding="utf-8")
 

@@ -126,8 +126,13 @@ def _pickled_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _require_picture_size(folder: Path, documents: dict[str, Any]) -> None:
-    """A tower sees pictures of one size: what cuts them must say the same."""
+    """A tower sees pictures of one size: what cuts them must say the same.
+
+    DINOv2 is published with another one: it is always used at its own image_size.
+    """
     config = documents.get("config.json") or {}
+    if str(config.get("model_type", "")).startswith("dinov2"):
+        return
     config = config.get("vision_config") or config
     crop = (documents.get("preprocessor_config.json") or {}).get("crop_size")
     sides = crop.values() if isinstance(crop, dict) else crop if isinstance(crop, list) else [crop]

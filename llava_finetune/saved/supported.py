@@ -13,8 +13,12 @@ from llava_finetune.saved.folders import find_file, read_json
 
 LANGUAGES = ("llama", "mistral", "llava", "llava_llama", "llava_mistral")
 """`model_type` of the language models that upstream has classes for, alone and inside a LLaVA."""
-TOWERS = ("clip", "clip_vision_model")
+CLIPS = ("clip", "clip_vision_model")
 """`model_type` of the vision towers that upstream has a class for, whole CLIPs included."""
+TOWERS = (*CLIPS, "siglip", "siglip_vision_model", "dinov2", "dinov2_with_registers")
+"""`model_type` of all vision towers. SigLIP-2 of a fixed size is published as `siglip`."""
+PACKED = ("siglip2", "siglip2_vision_model")
+"""SigLIP-2 NaFlex, which takes patches of any grid, and not pictures."""
 OF_TRANSFORMERS = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")
 """llava-hf's classes, whose checkpoints `llava-finetune import` converts."""
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "vocab.json")
@@ -45,7 +49,7 @@ def require_language(path: str, config: Mapping[str, Any]) -> None:
         )
     if kind in LANGUAGES and not any(name.endswith("ForConditionalGeneration") for name in architectures):
         return
-    if kind in TOWERS or kind.startswith("siglip"):
+    if kind in (*TOWERS, *PACKED):
         raise UserError(f"{path}: a vision tower ({kind}), not a language model; name it with --vision_tower")
     named = f"model_type {kind or 'not said'}" + (f", {architectures[0]}" if architectures else "")
     raise UserError(
@@ -55,13 +59,21 @@ def require_language(path: str, config: Mapping[str, Any]) -> None:
 
 
 def require_tower(tower: str) -> None:
-    """Raise UserError for a vision tower that is no CLIP; one whose config is not at hand is left to its loader."""
+    """Raise UserError for no vision tower of a known kind; one whose config is not at hand is left to its loader."""
     config = read_json(tower, "config.json")
-    kind = str((config or {}).get("model_type", ""))
-    if config is not None and kind not in TOWERS:
+    if config is None:
+        return
+    kind = str(config.get("model_type", ""))
+    if kind in PACKED:
         raise UserError(
-            f"--vision_tower {tower}: not a CLIP (model_type {kind or 'not said'}). Supported are CLIP vision towers, "
-            "as openai/clip-vit-large-patch14-336; a SigLIP or another tower needs a class that upstream does not have"
+            f"--vision_tower {tower}: a SigLIP-2 NaFlex, which takes packed patches of any grid, not pictures of one "
+            "size; give one of a fixed size, as google/siglip2-so400m-patch14-384"
+        )
+    if kind not in TOWERS:
+        raise UserError(
+            f"--vision_tower {tower}: no vision tower of a known kind (model_type {kind or 'not said'}). Supported are "
+            "CLIP (openai/clip-vit-large-patch14-336), SigLIP and SigLIP-2 of a fixed size "
+            "(google/siglip-so400m-patch14-384) and DINOv2 (facebook/dinov2-large)"
         )
 
 

@@ -14,6 +14,15 @@ from dataclasses import dataclass
 # Upstream's Sequential indices of mlp2x_gelu against llava-hf's attribute names.
 _PROJECTOR = {"0": "linear_1", "2": "linear_2"}
 _PROJECTOR_BACK = {value: key for key, value in _PROJECTOR.items()}
+# DINOv2's attention as its files spell it, against transformers' names in memory; nothing is called `vision_model`.
+_DINO = {
+    "attention.attention.query": "attention.q_proj",
+    "attention.attention.key": "attention.k_proj",
+    "attention.attention.value": "attention.v_proj",
+    "attention.output.dense": "attention.o_proj",
+}
+_EMBEDDED = ("cls_token", "mask_token", "patch_embeddings.", "position_embeddings", "register_tokens")
+_OF_DINO = ("encoder.layer.", "layernorm.", *(f"embeddings.{name}" for name in _EMBEDDED))
 _BUFFERS = (".rotary_emb.inv_freq", ".position_ids")
 
 
@@ -64,8 +73,13 @@ def from_upstream(name: str) -> Name | None:
 
 
 def from_clip(name: str) -> Name | None:
-    """Neutral name of a tensor in a CLIP folder; None for the text half and the logit scale of a whole CLIP."""
-    if name.startswith(("text_model.", "text_projection.", "visual_projection.")) or name == "logit_scale":
+    """Neutral name of a tensor in a tower's folder; None for what is not read of a whole CLIP or SigLIP.
+
+    That is the text half, the scales of their logits, and SigLIP's pooling head.
+    """
+    if name.startswith(("text_model.", "text_projection.", "visual_projection.", "logit_")):
+        return None
+    if name.removeprefix("vision_model.").startswith("head."):
         return None
     return Name("tower", _tower_rest(name))
 
@@ -76,6 +90,9 @@ def to_llava_hf(name: Name) -> str:
         return f"language_model.model.{name.rest}"
     if name.part == "head":
         return "language_model.lm_head.weight"
+    if name.part == "tower" and name.rest.startswith(_OF_DINO):
+        spelled = next((pair for pair in _DINO.items() if pair[1] in name.rest), ("", ""))
+        return f"vision_tower.{name.rest.replace(spelled[1], spelled[0])}"
     if name.part == "tower":
         return f"vision_tower.vision_model.{name.rest}"
     if name.part == "newline":
@@ -95,6 +112,8 @@ def to_upstream(name: Name) -> str:
         return "lm_head.weight"
     if name.part == "newline":
         return "model.image_newline"
+    if name.rest.startswith(_OF_DINO) and name.part == "tower":
+        return f"model.vision_tower.vision_tower.{name.rest}"
     return prefix[name.part] + name.rest
 
 
@@ -104,7 +123,8 @@ def to_clip(name: Name) -> str:
 
 
 def _tower_rest(rest: str) -> str:
-    return rest.removeprefix("vision_model.")
+    spelled = next((pair for pair in _DINO.items() if pair[0] in rest), ("", ""))
+    return rest.removeprefix("vision_model.").replace(*spelled)
 
 
 def _projector(rest: str, table: dict[str, str]) -> Name | None:

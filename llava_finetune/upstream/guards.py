@@ -151,6 +151,7 @@ def dry_save(model: Any, output_dir: str) -> None:
 def is_clip(vision_tower: str) -> bool:
     """True for any CLIP vision model, a folder or a hub id, whatever it is called."""
     from llava_finetune.saved.folders import read_json
+    from llava_finetune.saved.supported import CLIPS
 
     config = read_json(vision_tower, "config.json")
     if config is None:
@@ -158,4 +159,4 @@ def is_clip(vision_tower: str) -> bool:
             f"vision tower {vision_tower}: no folder with a config.json and no hub model; "
             "give --vision_tower, or vision_tower= when loading, a CLIP folder"
         )
-    return str(config.get("model_type", "")) in ("clip", "clip_vision_model")
+    return str(config.get("model_type", "")) in CLIPS

@@ -1,6 +1,6 @@
 """How upstream's vision tower is built inside a checkpoint's own load, and when it gets gradients.
 
-Behind seams in upstream's `CLIPVisionTower`.
+Behind seams in upstream's `CLIPVisionTower` and in the factory that makes it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
+
+def another(name: str, args: Any, **keywords: Any) -> torch.nn.Module:
+    """A tower of a kind that upstream has no class for. Raises UserError for what is no tower."""
+    from llava_finetune.model.towers import VisionTower
+
+    return VisionTower(name, args, **keywords)
 
 
 def build(tower: Any) -> None:

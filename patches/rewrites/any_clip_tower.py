@@ -1,4 +1,4 @@
-"""Any CLIP model is a vision tower, whatever its folder is called."""
+"""Any CLIP model is a vision tower, whatever its folder is called; another kind of tower is made by our own class."""
 
 from patches.edits import Replace
 from patches.series import Absent, Import, Kind, Patch
@@ -14,14 +14,15 @@ PATCH = Patch(
         Replace(
             "llava/model/multimodal_encoder/builder.py",
             "build_vision_tower",
-            find="is_absolute_path_exists = os.path.exists(vision_tower)\nif __known:\n    __made",
+            find="is_absolute_path_exists = os.path.exists(vision_tower)\nif __known:\n    __made\nraise __unknown",
             put="""
                 if guards.is_clip(vision_tower):
                     __made
+                return towers.another(vision_tower, vision_tower_cfg, **kwargs)
             """,
         ),
     ),
     proven_by="test_alive_models.py::test_a_clip_tower_of_any_name_is_built",
-    imports=(Import("llava/model/multimodal_encoder/builder.py", "build_vision_tower", ("guards",)),),
+    imports=(Import("llava/model/multimodal_encoder/builder.py", "build_vision_tower", ("guards", "towers")),),
     drop_if=(Absent("llava/model/multimodal_encoder/builder.py", "build_vision_tower", "__x.startswith(*__any)"),),
 )

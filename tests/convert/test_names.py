@@ -57,3 +57,15 @@ def test_the_text_half_of_a_clip_has_no_place() -> None:
     assert tensor_names.from_clip("vision_model.post_layernorm.bias") == tensor_names.Name(
         "tower", "post_layernorm.bias"
     )
+
+
+def test_dinov2s_names_are_one_in_its_files_and_in_memory() -> None:
+    saved = tensor_names.from_clip("encoder.layer.3.attention.attention.query.weight")
+    assert saved == tensor_names.from_upstream(
+        "model.vision_tower.vision_tower.encoder.layer.3.attention.q_proj.weight"
+    )
+    assert saved == tensor_names.from_llava_hf("model.vision_tower.encoder.layer.3.attention.q_proj.weight")
+    assert saved is not None
+    assert tensor_names.to_llava_hf(saved) == "vision_tower.encoder.layer.3.attention.attention.query.weight"
+    assert tensor_names.to_upstream(saved) == "model.vision_tower.vision_tower.encoder.layer.3.attention.q_proj.weight"
+    assert tensor_names.from_clip("vision_model.head.probe") is None

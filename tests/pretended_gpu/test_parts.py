@@ -69,7 +69,12 @@ def test_a_published_model_can_be_built_and_goes_without_padding(model: str, tmp
 
 def test_every_built_in_tower_says_its_heads() -> None:
     towers = KNOWN["towers"]
-    assert all(tower["hidden_size"] == 64 * tower["num_attention_heads"] for tower in towers.values())
+    assert all(
+        tower["hidden_size"] == 64 * tower["num_attention_heads"]
+        for tower in towers.values()
+        if "model_type" not in tower  # a CLIP
+    )
+    assert all(tower["num_attention_heads"] for tower in towers.values())
 
 
 @pytest.mark.parametrize(("text", "taught", "images"), [(256, 64, 1), (44, 8, 0), (900, 700, 2)])

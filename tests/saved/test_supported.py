@@ -52,12 +52,16 @@ def test_a_tower_as_the_base_is_told(kind: str) -> None:
         require_language("tower", {"model_type": kind})
 
 
-@pytest.mark.parametrize("kind", ["siglip", "siglip_vision_model", "dinov2", ""])
-def test_a_tower_that_is_no_clip_is_told(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["vit", "siglip2", ""])
+def test_a_tower_of_no_known_kind_is_told(kind: str, tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "tower", {"model_type": kind})
-    with pytest.raises(UserError, match=r"--vision_tower .*tower: not a CLIP \(model_type .*openai/clip-vit-large"):
+    said = (
+        "a SigLIP-2 NaFlex" if kind == "siglip2" else r"no vision tower of a known kind \(model_type .*openai/clip-vit"
+    )
+    with pytest.raises(UserError, match=rf"--vision_tower .*tower: {said}"):
         require_tower(str(folder))
-    require_tower(str(folder_of(tmp_path / "clip", {"model_type": "clip"})))
+    for known in ("clip", "siglip", "dinov2"):
+        require_tower(str(folder_of(tmp_path / known, {"model_type": known})))
 
 
 def test_a_base_without_a_tokenizer_is_told(tmp_path: Path) -> None:

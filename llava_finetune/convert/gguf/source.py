@@ -18,6 +18,7 @@ from safetensors import safe_open
 
 from llava_finetune.convert import configs, processor_files
 from llava_finetune.errors import UserError
+from llava_finetune.model.towers import is_clip
 from llava_finetune.saved.manifest import read_json
 from llava_finetune.saved.new_folder import resolve_folder
 from llava_finetune.saved.shards import open_shard, weight_files
@@ -55,6 +56,11 @@ def read_source(folder: Path, vision_tower: str | None = None) -> Source:
     if Name("text", "embed_tokens.weight") not in tensors:
         raise UserError(f"{folder}: no model.embed_tokens.weight among the tensors; this is not a whole model")
     tower = resolve_folder(str(vision_tower or config["mm_vision_tower"]), beside=folder)
+    if not is_clip(str(tower)):
+        raise UserError(
+            f"{tower}: a vision tower that is no CLIP is not written as GGUF; write the model in llava-hf's layout "
+            "(without --format gguf), or serve it with: llava-finetune serve"
+        )
     if not config.get("unfreeze_mm_vision_tower"):
         tensors = {name: each for name, each in tensors.items() if name.part != "tower"}
         tensors |= stored_tensors(tower, from_clip)
