@@ -51,8 +51,8 @@ def chess(folder: Path) -> Studio:
 @contextmanager
 def running(studio: Studio) -> Iterator[None]:
     """A third training under way, at step 45 of 60."""
-    run = run_maker.make_run(studio.space.runs / "longer", upto=45, seed=2)
-    _settle(run, num_train_epochs=4)
+    run = run_maker.make_run(studio.space.runs / "smaller-rate", upto=45, seed=2)
+    _settle(run, learning_rate=1e-4)
     tested = json.loads(commands.split_file(studio.space, "test").read_text())
     for step in (*SAID, 27, 36, 45):
         rows = [
@@ -66,9 +66,9 @@ def running(studio: Studio) -> Iterator[None]:
             for number, record in enumerate(tested)
         ]
         (run / f"predictions-eval-{step}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    about = {"name": "longer", "model": MODEL, "recipe": "lora", "flags": {}, "environment": {}}
+    about = {"name": "smaller-rate", "model": MODEL, "recipe": "lora", "flags": {}, "environment": {}}
     waits = Step(("python", "-c", "import time; time.sleep(600)"))
-    job = jobs.start(studio.space, "train", "longer", [waits], queued=True, **about)
+    job = jobs.start(studio.space, "train", "smaller-rate", [waits], queued=True, **about)
     try:
         while jobs.look(job).state == "waiting":
             time.sleep(0.05)

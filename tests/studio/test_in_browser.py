@@ -311,7 +311,7 @@ def test_twenty_thousand_pictures_are_a_page_of_few_elements(opened: Any, page: 
 
 SHOWN = {
     "pictures": ("data", ".row img"),
-    "train": ("train/longer", "#asked .card img"),
+    "train": ("train/smaller-rate", "#asked .card img"),
     "compare": ("compare", "#curves svg"),
 }
 
