@@ -148,7 +148,7 @@ def write_output(path: Path, items: Iterable[Converted | Drop], origin: Origin) 
         raise DataError(path, "records are written as .json or .jsonl; change the ending of --output")
     counts = Counts()
     with hashing(origin.sources) as sources:
-        write_records(path, _checked(unique_ids(_counted(items, counts)), path, counts))
+        write_records(path, _checked(unique_ids(_counted(items, counts)), path, counts, origin.sources))
         write_meta(path, origin, counts, sources())
     return counts
 
@@ -160,8 +160,10 @@ def _counted(items: Iterable[Converted | Drop], counts: Counts) -> Iterator[Reco
             yield item.record
 
 
-def _checked(records: Iterable[Record], path: Path, counts: Counts) -> Iterator[Record]:
+def _checked(records: Iterable[Record], path: Path, counts: Counts, sources: Sequence[Path]) -> Iterator[Record]:
     yield from records
+    if not counts.records and not counts.examples and sources:
+        raise DataError(sources[0], f"no row in it, so {path.name} was not written; is it empty, or cut off?")
     if not counts.records:
         first = "; ".join(f"{reason}: {places[0]}" for reason, places in counts.examples.items())
         problem = f"no record came out, so nothing was written: {counts}"

@@ -16,7 +16,7 @@ from typing import Any
 
 from data_prep.errors import DataError
 from data_prep.files import sha256_of
-from data_prep.records.json_text import parse_json
+from data_prep.records.json_text import parse_json, require_regular
 from llava_finetune.config.arguments import Arguments
 from llava_finetune.config.augmenting import asked_kinds
 from llava_finetune.errors import UserError
@@ -57,15 +57,19 @@ def settings_of(arguments: Arguments) -> dict[str, Any]:
         "independent_turns": data.independent_turns.lower(),
         "image_aspect_ratio": data.image_aspect_ratio,
         "augment": ",".join(sorted(asked_kinds(data.augment))) or None,
-        "data_sha256": sha256_of(Path(data.data_path)),
+        "data_sha256": _hash_of(data.data_path),
         "replay": data.replay and data.replay.rpartition(":")[2],
-        "replay_sha256": sha256_of(Path(replay)) if replay else None,
+        "replay_sha256": _hash_of(replay) if replay else None,
         "base_sha256": weights_sha256(Path(model.model_name_or_path)) or model.model_name_or_path,
         "vision_tower_sha256": tower and (weights_sha256(Path(tower)) or tower),
         "precision": arguments.precision.name,
         "ranks": training.world_size,
         "zero_stage": arguments.zero_stage,
     }
+
+
+def _hash_of(path: str) -> str:
+    return sha256_of(require_regular(Path(path), ".json or .jsonl file"))
 
 
 def _plain(value: Any) -> Any:

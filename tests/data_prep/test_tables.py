@@ -320,3 +320,12 @@ def test_any_bytes_are_rows_or_one_message(tmp_path_factory: pytest.TempPathFact
         except DataError as error:
             assert str(error).startswith(str(path))
             assert "\n" not in str(error)
+
+
+def test_a_table_without_a_row_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pics").mkdir()
+    for content in (b"", b"image,question,answer\n", b"\0" * 1000):
+        Path("t.csv").write_bytes(content)
+        assert main(["table", "t.csv", "--images", "pics", "--output", "out.json"]) == 1
+        assert "t.csv: " in capsys.readouterr().err and not Path("out.json").exists()

@@ -117,6 +117,19 @@ def test_data_without_a_record_is_refused(
     assert said == f"{data / 'none.json'}: no records; nothing to train on"
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--data_path", "mixt.json"), "mixt.json: no such .json or .jsonl file"),
+        (("--replay", "gone.json:0.1"), "gone.json: no such .json or .jsonl file"),
+    ],
+)
+def test_a_missing_file_of_records_is_named(
+    flags: tuple[str, ...], said: str, base: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(capsys, base, data, tmp_path / "run", *LORA, *flags).startswith(said)
+
+
 def test_more_ranks_than_records_are_refused(data: Path) -> None:
     path = data / "two.json"
     path.write_text(json.dumps(json.loads((data / "mixed.json").read_text())[:2]))
