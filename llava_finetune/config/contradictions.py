@@ -59,6 +59,12 @@ def refuse_idle(data: Any, training: Any) -> None:
 def refuse_contradictions(model: Any, training: Any) -> None:
     if training.bits not in (4, 8, 16):
         raise UsageError(f"--bits {training.bits}: expected 16, 8 or 4")
+    for flag, given, known in (
+        ("--lora_bias", training.lora_bias, ("none", "all", "lora_only")),
+        ("--quant_type", training.quant_type, ("nf4", "fp4")),
+    ):
+        if given not in known:
+            raise UsageError(f"{flag} {given}: expected {', '.join(known[:-1])} or {known[-1]}")
     if training.bits != 16 and not training.lora_enable and not model.tune_mm_mlp_adapter:
         raise UsageError(f"--bits {training.bits} without --lora_enable True: quantised weights cannot be trained")
     if training.lora_enable and model.tune_mm_mlp_adapter:

@@ -36,6 +36,10 @@ class LayerKernels:
         if self.backend and (bits != 16 or zero_stage == 3):
             what = f"--bits {bits}" if bits != 16 else "ZeRO-3"
             raise UsageError(f"{compiling} with {what}: weights that are unpacked for each call end every graph")
+        if self.backend and self.backend not in (known := torch._dynamo.list_backends(exclude_tags=())):
+            raise UsageError(
+                f"--torch_compile_backend {self.backend}: no backend of torch; there are {', '.join(known)}"
+            )
         if self.liger and importlib.util.find_spec("liger_kernel") is None:
             raise UsageError(f"{liger}: Liger is not installed; pip install -e '.[gpu]'")
         if self.liger and not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
