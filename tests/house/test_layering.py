@@ -219,6 +219,14 @@ def test_nothing_is_planted_on_a_model_or_a_trainer_from_outside() -> None:
     assert found == []
 
 
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_a_module_is_read_in_one_sitting(package: str) -> None:
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in modules(package)
+    }
+    assert {name: length for name, length in lengths.items() if length > 310} == {}, "split it by intention"
+
+
 def test_tests_stand_in_the_folder_of_the_room_that_they_prove() -> None:
     whole = {"data_prep", "patches"}
     across = {"house", "oracle", "families", "fixtures"}
