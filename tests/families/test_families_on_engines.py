@@ -1,4 +1,8 @@
-"""Families of transformers' own classes on several processes: the losses and weights of one process."""
+"""Families of transformers' own classes on several processes: the losses and weights of one process.
+
+In one step a rank has a record of text alone while the other has pictures: gradients must come in the same order on
+both, for ZeRO-2 adds them up in the order in which they come.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from tests.tiny_families import BUILDERS, make_tiny_family
 
 LORA = "--lora_enable True --lora_r 4 --lora_alpha 8 --lora_dropout 0 --lora_targets language,projector"
 CELLS = [*((name, engine) for name in BUILDERS for engine in ("one process", "ZeRO-2")), ("smolvlm", "DDP")]
-STEPS, AGREE = 2, 1e-4
+STEPS, AGREE = 3, 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +58,7 @@ def jobs(bases: dict[str, Path], data: Path, work: Path) -> Iterator[Job]:
         words: list[object] = [
             "--model_name_or_path", bases[family], "--data_path", data / "train.json", "--image_folder", data,
             "--max_steps", STEPS, "--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 2 // ranks,
-            "--learning_rate", "1e-3", "--lr_scheduler_type", "constant", "--seed", "5", "--logging_steps", "1",
+            "--learning_rate", "1e-2", "--lr_scheduler_type", "constant", "--seed", "5", "--logging_steps", "1",
             "--save_strategy", "no", "--report_to", "none", "--gradient_checkpointing", "False", "--check_data",
             "False", "--dataloader_num_workers", "0", "--precision", "fp32", *LORA.split(),
         ]  # fmt: skip
@@ -69,5 +73,4 @@ def test_two_processes_train_as_one(family: str, engine: str, runs: dict[str, Do
     one, two = (runs[f"{family} / {which}"].require() for which in ("one process", engine))
     assert len(one.losses) == STEPS and all(math.isfinite(loss) for loss in one.losses)
     assert largest_relative(two.losses, one.losses) < AGREE, (two.losses, one.losses)
-    # Sums over two processes are rounded in another order, and Adam's first steps see the sign of a gradient.
-    assert largest_difference(weights(two.output), weights(one.output)) < STEPS * 1e-3
+    assert largest_difference(weights(two.output), weights(one.output)) < 1e-5
