@@ -231,7 +231,7 @@ def _byte_tokenizer_files(folder: Path) -> None:
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    made.train_from_iterator(_training_lines() * 4, trainer)
+    made.train_from_iterator(training_lines() * 4, trainer)
     made.save(str(folder / "tokenizer.json"))
     config = {
         "add_prefix_space": False,
@@ -246,7 +246,7 @@ def _byte_tokenizer_files(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _training_lines() -> list[str]:
+def training_lines() -> list[str]:
     """What tiny tokenizers are trained on.
 
     As in Llama's vocabulary, `USER` is a piece and ` USER` is not: upstream's offsets for later rounds count on it.
@@ -266,7 +266,7 @@ def _train_sentencepiece() -> bytes:
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(_training_lines() * 4),
+        sentence_iterator=iter(training_lines() * 4),
         model_writer=model,
         model_type="bpe",
         vocab_size=VOCABULARY,

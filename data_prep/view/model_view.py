@@ -57,7 +57,9 @@ class ModelView:
 
         turns = record["conversations"]
         shown = separate(turns) if is_independent(record, None) else [turns]
-        return [[(piece.text, piece.supervised) for piece in segments(one, self.template)] for one in shown]
+        return [
+            [(piece.text, piece.supervised) for piece in segments(one, self.template, self.tokenizer)] for one in shown
+        ]
 
     def image_tokens(self, size: tuple[int, int]) -> int:
         """Return how many positions a picture of `size` (width, height) takes in the sequence."""

@@ -15,12 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from llava_finetune.errors import UserError
+from llava_finetune.saved.language_types import OTHER_LANGUAGES
 from llava_finetune.saved.manifest import read_json
 from llava_finetune.saved.model_files import ADAPTER_CONFIG, BESIDE_ADAPTER, PROJECTOR_WEIGHTS
 
 Config = dict[str, Any]
 
-TEXT_TYPES = {"llava_llama": "llama", "llava": "llama", "llava_mistral": "mistral"}
+TEXT_TYPES = {
+    "llava_llama": "llama",
+    "llava": "llama",
+    "llava_mistral": "mistral",
+    **{f"llava_{name}": name for name in OTHER_LANGUAGES},
+}
 UPSTREAM_TYPES = {
     "llama": ("llava_llama", "LlavaLlamaForCausalLM"),
     "mistral": ("llava_mistral", "LlavaMistralForCausalLM"),
@@ -65,6 +71,11 @@ def upstream_family(config: Mapping[str, Any]) -> Family:
     if model_type not in TEXT_TYPES:
         known = ", ".join(sorted(set(TEXT_TYPES)))
         raise UserError(f'config.json: model_type "{model_type}" has no llava-hf layout; supported: {known}')
+    if config.get("final_logit_softcapping"):
+        raise UserError(
+            f"config.json: final_logit_softcapping {config['final_logit_softcapping']}: Gemma-2 bounds its logits, and "
+            "llava-hf's class does not; ask the model with llava-finetune evaluate"
+        )
     projector = config.get("mm_projector_type", "linear")
     if projector != "mlp2x_gelu":
         raise UserError(f'config.json: mm_projector_type "{projector}"; llava-hf has only the two-layer "mlp2x_gelu"')
@@ -218,9 +229,9 @@ def swap_pinpoints(pinpoints: Any) -> list[list[int]]:
 
 def _text_config(model_type: str, values: Mapping[str, Any]) -> Config:
     """A complete text config: every default written out, the rotary base under its old name too, for older readers."""
-    from transformers import LlamaConfig, MistralConfig
+    from transformers import CONFIG_MAPPING
 
-    kind = {"llama": LlamaConfig, "mistral": MistralConfig}[model_type]
+    kind = CONFIG_MAPPING[model_type]
     values = {k: v for k, v in values.items() if k not in (*_SHARED, "dtype", "torch_dtype") and v is not None}
     if model_type == "mistral":
         values.setdefault("sliding_window", None)

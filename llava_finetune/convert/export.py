@@ -153,13 +153,17 @@ def _round_tower(loaded: Any, dtype: Any) -> None:
 
 @dataclass(frozen=True)
 class _Described:
-    """What the weights alone do not say: config, vision config, picture processing, tower folder, end tokens."""
+    """What the weights alone do not say: config, vision config, picture processing, tower folder, end tokens.
+
+    `chat_template`: the tokenizer's own.
+    """
 
     config: dict[str, Any]
     vision: dict[str, Any]
     image_processor: dict[str, Any]
     tower: Path | None
     stop_ids: list[int]
+    chat_template: str | None
 
 
 def _describe(source: Path, config: dict[str, Any], loaded: Any, template: str) -> _Described:
@@ -175,6 +179,7 @@ def _describe(source: Path, config: dict[str, Any], loaded: Any, template: str) 
         image_processor=loaded.image_processor.to_dict(),
         tower=None if is_trained else new_folder.resolve_folder(tower.vision_tower_name, beside=source),
         stop_ids=tokenizer_files.stop_token_ids(template, loaded.tokenizer),
+        chat_template=loaded.tokenizer.chat_template,
     )
 
 
@@ -195,6 +200,7 @@ def _write(source: Path, out: Path, described: _Described, template: str, refere
     write_configs(out, config, described.stop_ids, tokenizer_files.load_tokenizer(out))
     # Only now: with config.json beside it transformers may read the tokenizer in another way.
     tokenizer = tokenizer_files.load_tokenizer(out)
+    tokenizer.chat_template = described.chat_template
     style = styles.choose_style([(r.probe, r.input_ids) for r in reference], tokenizer, template, image_token)
     (out / "chat_template.jinja").write_text(styles.render_template(template, style, tokenizer), encoding="utf-8")
     return image_token, tally.line(), before

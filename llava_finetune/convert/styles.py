@@ -10,8 +10,9 @@ from typing import Any
 
 from data_prep.records.marks import IMAGE_TOKEN_INDEX
 from llava_finetune.convert.probes import Probe
-from llava_finetune.convert.template import STYLES, Style, chat_template
+from llava_finetune.convert.template import STYLES, Style, chat_template, own_chat_template
 from llava_finetune.data.masking import adds_bos
+from llava_finetune.data.own_template import NAME as OWN
 from llava_finetune.data.templates import conversation
 from llava_finetune.errors import UserError
 
@@ -45,7 +46,11 @@ def choose_style(
 
 def render_template(template: str, style: Style, tokenizer: Any) -> str:
     """The chat template text of an upstream conversation for one tokenizer."""
-    return chat_template(conversation(template), style, tokenizer.bos_token if adds_bos(tokenizer) else None)
+    bos = tokenizer.bos_token if adds_bos(tokenizer) else None
+    if template == OWN:
+        own = tokenizer.chat_template
+        return own_chat_template(own, style, None if "bos_token" in own or (bos and bos in own) else bos)
+    return chat_template(conversation(template), style, bos)
 
 
 def difference_of_ids(ours: Sequence[int], theirs: Sequence[int], image_token: int, tokenizer: Any, name: str) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_prep.records.marks import IMAGE_TOKEN
+from llava_finetune.data.own_template import DATE
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,30 @@ def chat_template(conversation: Any, style: Style, bos_token: str | None, conten
     for key, value in values.items():
         text = text.replace(f"@{key}@", value)
     return text
+
+
+_OWN = """\
+{%- set ns = namespace(text='', words='', joint='', messages=[]) -%}
+{%- for message in messages -%}
+@content@{%- set ns.messages = ns.messages + [dict(message, content=ns.text)] -%}
+{%- endfor -%}
+{%- set messages = ns.messages -%}
+{%- set enable_thinking = false -%}
+{%- set date_string = @date@ -%}
+{%- macro strftime_now(format) -%}{{- @date@ -}}{%- endmacro -%}
+{{- @bos@ -}}
+"""
+
+
+def own_chat_template(own: str, style: Style, bos_token: str | None) -> str:
+    """A tokenizer's own chat template with pictures in it, which takes messages of text alone otherwise.
+
+    Each message's parts become one text, pictures first; thoughts are off and the day is the one of training.
+    `bos_token`: what the tokenizer put in front and the template does not write, or None.
+    """
+    content = _CONTENT.replace("@picture@", _quote(IMAGE_TOKEN + style.gap + style.newline))
+    head = _OWN.replace("@content@", content).replace("@date@", _quote(DATE))
+    return head.replace("@bos@", _quote(bos_token or "")) + own
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def stop_token_ids(template: str, tokenizer: Any) -> list[int]:
     """Ids that end an answer: the template's end text when it is one token, and the tokenizer's own end token."""
     from llava_finetune.data.templates import end_text
 
-    ids = tokenizer(end_text(template), add_special_tokens=False).input_ids
+    ids = tokenizer(end_text(template, tokenizer), add_special_tokens=False).input_ids
     stops = list(ids) if len(ids) == 1 else []
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in stops:
         stops.append(tokenizer.eos_token_id)

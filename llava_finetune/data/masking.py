@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_prep.records.marks import IGNORE_INDEX, IMAGE_TOKEN, IMAGE_TOKEN_INDEX
-from llava_finetune.data.segments import Segment, Turn, from_human, segments
+from llava_finetune.data.segment import Segment
+from llava_finetune.data.segments import Turn, from_human, segments
 from llava_finetune.errors import UserError
 
 
@@ -74,7 +75,8 @@ def encode_segments(pieces: Sequence[Segment], tokenizer: Any) -> tuple[list[int
 
     A picture that stands first (stage 1) gets a BOS before it even from a tokenizer that adds none, as Llama's does for
     upstream: a causal model rests its attention on its first token, and cannot rest it on a picture's patch. At the
-    quickstart's settings stage 1 names 25 % of the captions' tokens without it, 96 % with it.
+    quickstart's settings stage 1 names 25 % of the captions' tokens without it, 96 % with it. Qwen's tokenizers have no
+    BOS; their pad token, `<|endoftext|>`, stands before every text that the model learned from.
     """
     text = "".join(piece.text for piece in pieces)
     marks: list[tuple[int, int]] = []
@@ -91,8 +93,9 @@ def encode_segments(pieces: Sequence[Segment], tokenizer: Any) -> tuple[list[int
         chunk_ids, spans = _tokenize(chunk, tokenizer)
         if index == 0:
             bos = int(adds_bos(tokenizer))
-            if bos or (text and not chunk and tokenizer.bos_token_id is not None):
-                ids.append(tokenizer.bos_token_id)
+            first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.pad_token_id
+            if bos or (text and not chunk and first is not None):
+                ids.append(first)
                 labels.append(IGNORE_INDEX)
         else:
             ids.append(IMAGE_TOKEN_INDEX)
@@ -130,7 +133,7 @@ def encode(conversations: Sequence[Turn], template_name: str, tokenizer: Any, ma
     `max_length` counts a picture as one token and cuts the end, as upstream does. Raises UserError when no token
     of an answer is left to learn from.
     """
-    ids, labels = encode_segments(segments(conversations, template_name), tokenizer)
+    ids, labels = encode_segments(segments(conversations, template_name, tokenizer), tokenizer)
     is_cut = len(ids) > (max_length or len(ids))
     encoded = Encoded(ids[:max_length], labels[:max_length], spans_of(labels[:max_length]), is_cut=is_cut)
     if not encoded.num_supervised:
@@ -196,5 +199,5 @@ def joined(paths: Sequence[Encoded]) -> Encoded:
 
 def prompt_ids(turns: Sequence[Turn], template_name: str, tokenizer: Any) -> list[int]:
     """Token ids of a prompt that ends where the model starts to answer; the last turn is the human's."""
-    ids, _ = encode_segments(segments([*turns, {"from": "gpt", "value": None}], template_name), tokenizer)
-    return ids
+    pieces = segments([*turns, {"from": "gpt", "value": None}], template_name, tokenizer)
+    return encode_segments(pieces, tokenizer)[0]

@@ -6,46 +6,32 @@ segments(record["conversations"], "vicuna_v1")      # [Segment("A chat ..."), ..
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from data_prep.records.marks import IMAGE_TOKEN
+from llava_finetune.data.own_template import NAME as OWN
+from llava_finetune.data.own_template import own_segments
+from llava_finetune.data.segment import Segment, single_image_first
 from llava_finetune.data.templates import conversation as conversation_of
 from llava_finetune.errors import UserError
 
 Turn = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Segment:
-    """A piece of the prompt's text; `supervised` pieces are what the model is taught to write.
-
-    A prompt for generation ends before the space of "ASSISTANT: yes", so that space belongs to what is taught: Llama's
-    tokenizer gives it a token of its own before a digit.
-    """
-
-    text: str
-    supervised: bool = False
-
-
-def single_image_first(text: str) -> str:
-    """Move the one picture of a message to its front, on a line of its own (upstream's `preprocess_multimodal`)."""
-    if text.count(IMAGE_TOKEN) != 1:
-        return text
-    return f"{IMAGE_TOKEN}\n{text.replace(IMAGE_TOKEN, '').strip()}".strip()
-
-
-def segments(conversations: Sequence[Turn], template: str) -> list[Segment]:
+def segments(conversations: Sequence[Turn], template: str, tokenizer: Any = None) -> list[Segment]:
     """Render turns as upstream's `Conversation.get_prompt` would, split into taught and untaught pieces.
 
     A first turn that is not the human's is dropped, as upstream does. An answer of None leaves the prompt open.
+    The tokenizer is needed for its own chat template.
     """
-    conversation = conversation_of(template)
     turns = from_human(conversations)
     for index, turn in enumerate(turns):
         expected = ("human", "gpt")[index % 2]
         if turn["from"] != expected:
             raise UserError(f'turn {index + 1} is from "{turn["from"]}", expected "{expected}": turns must alternate')
+    if template == OWN:
+        return own_segments(turns, tokenizer)
+    conversation = conversation_of(template)
     render = _RENDERERS[conversation.sep_style.name]
     return [segment for segment in render(conversation, turns) if segment.text]
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from llava_finetune.data.own_template import NAME as OWN
+from llava_finetune.data.own_template import end_of
 from llava_finetune.errors import UserError
 
 #: Templates of ours: upstream's trainer would mask them as v0, role names and all.
@@ -42,14 +44,17 @@ def conversation(name: str) -> Any:
     """A fresh copy of the named template, without messages. An unknown name is an error that lists the known ones."""
     registry = _registry()
     if name not in registry:
-        raise UserError(f'unknown conversation template "{name}"; known: {", ".join(sorted(registry))}')
+        known = ", ".join(sorted({*registry, OWN}))
+        raise UserError(f'unknown conversation template "{name}"; known: {known}')
     template = registry[name].copy()
     template.messages = []
     return template
 
 
-def end_text(name: str) -> str:
-    """The text that ends an answer in this template: what generation stops at."""
+def end_text(name: str, tokenizer: Any = None) -> str:
+    """The text that ends an answer in this template, by its tokenizer in its own: what generation stops at."""
+    if name == OWN:
+        return end_of(tokenizer)
     template = conversation(name)
     style = template.sep_style.name
     return str(template.sep2 if style in ("TWO", "LLAMA_2") else template.sep)
@@ -60,8 +65,8 @@ def check_fits(name: str, tokenizer: Any) -> None:
 
     Plain and v0 templates end turns in ordinary text; they fit any tokenizer.
     """
-    end = end_text(name)
-    if conversation(name).sep_style.name in ("PLAIN", "SINGLE") or not end:
+    end = end_text(name, tokenizer)
+    if name != OWN and (conversation(name).sep_style.name in ("PLAIN", "SINGLE") or not end):
         return
     ids = tokenizer(end, add_special_tokens=False).input_ids
     if len(ids) != 1:

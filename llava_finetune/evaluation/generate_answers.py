@@ -188,7 +188,7 @@ def stop_ids(loaded: Any) -> list[int]:
     """Tokens that end an answer: the template's end of turn and the tokenizer's end of text."""
     if loaded.family is not None:
         return list(loaded.family.stop_ids)
-    ids = loaded.tokenizer(end_text(loaded.template), add_special_tokens=False).input_ids
+    ids = loaded.tokenizer(end_text(loaded.template, loaded.tokenizer), add_special_tokens=False).input_ids
     return sorted({loaded.tokenizer.eos_token_id, *(ids if len(ids) == 1 else [])} - {None})
 
 
@@ -218,7 +218,8 @@ class _LlavaAsker:
     def text(self, tokens: Sequence[int]) -> str:
         """An answer's text, up to the template's end of turn where that is not one token."""
         text = str(self.loaded.tokenizer.decode(tokens, skip_special_tokens=True))
-        ending, end_id = end_text(self.loaded.template), self.loaded.tokenizer.eos_token_id
+        tokenizer = self.loaded.tokenizer
+        ending, end_id = end_text(self.loaded.template, tokenizer), tokenizer.eos_token_id
         if self.loaded.tokenizer(ending, add_special_tokens=False).input_ids != [end_id] and ending in text:
             text = text.split(ending, 1)[0]
         return text.strip()

@@ -38,10 +38,11 @@ class Samples:
 
 
 def can_unpad(config: Any) -> bool:
-    """Whether a model's attention can run on laid-out batches: eager, SDPA or flash, no window, no dropout in it."""
+    """Whether a model's attention can run on laid-out batches: eager, SDPA or flash, no window, dropout, cap in it."""
     name = config._attn_implementation
     plain = name in ("eager", "sdpa") or name.startswith((UNPADDED, FLASH))
-    return plain and not getattr(config, "sliding_window", None) and not getattr(config, "attention_dropout", 0)
+    kept = ("sliding_window", "attention_dropout", "attn_logit_softcapping")
+    return plain and not any(getattr(config, each, None) for each in kept)
 
 
 def unpad_attention(config: Any) -> None:

@@ -22,8 +22,8 @@ from llava_finetune.saved.pickles import load_pickle
 from llava_finetune.saved.sound import require_sound
 
 PART_TARGETS = {
-    "language": r"model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)",
-    "language.attention": r"model\.layers\.\d+\.self_attn\.[qkvo]_proj",
+    "language": r"model\.layers\.\d+\.(self_attn\.([qkvo]|qkv)_proj|mlp\.(gate|up|gate_up|down)_proj)",
+    "language.attention": r"model\.layers\.\d+\.self_attn\.([qkvo]|qkv)_proj",
     # Of CLIP and SigLIP, then of DINOv2, whose largest gates its MLP.
     "vision": r"model\.vision_tower\.vision_tower\.((vision_model\.)?encoder\.layers\.\d+\."
     r"(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])|encoder\.layer\.\d+\."

@@ -16,9 +16,11 @@ import torch
 import transformers
 
 from llava_finetune.config.training_flags import ModelArguments
+from llava_finetune.data.own_template import NAME as CHAT_TEMPLATE
 from llava_finetune.data.templates import check_fits
 from llava_finetune.errors import UserError
 from llava_finetune.kernels.eight_bit import forget_inputs
+from llava_finetune.model.language_models import language_of, llava_class
 from llava_finetune.model.modeling import model_class
 from llava_finetune.model.towers import require_fit
 from llava_finetune.model.trained_parts import Building, train_tower
@@ -68,6 +70,8 @@ def load_config(path: str, cache_dir: str | None = None) -> Any:
     require_sound(path)
     if (raw := read_json(path, "config.json")) is not None:
         require_language(path, raw)
+    if raw is not None and (language := language_of(str(raw.get("model_type", "")))):
+        llava_class(language)  # and registers its config class
     with blamed_on(path, "no usable config.json", "give a model folder or a hub id"):
         config = transformers.AutoConfig.from_pretrained(path, cache_dir=cache_dir)
         if config.model_type == "llava" and "LlavaLlamaForCausalLM" in (config.architectures or []):
@@ -134,14 +138,19 @@ def template_of(version: str | None, base: str, config: Any, tokenizer: Any) -> 
     name = version or read_manifest(base).get("conversation")
     if name is None or (name == "plain" and version is None):
         # Stage 1 teaches captions without a template; what talks to its result uses the language model's own.
-        ids = tokenizer("<|im_start|>", add_special_tokens=False).input_ids
-        name = (
-            "chatml_direct"
-            if len(ids) == 1
-            else next((name for family, name in GUESSED_TEMPLATES if family in config.model_type), "vicuna_v1")
-        )
+        name = _own_template(config, tokenizer)
     check_fits(name, tokenizer)
     return str(name)
+
+
+def _own_template(config: Any, tokenizer: Any) -> str:
+    """The template of a language model that nobody named one for."""
+    if language_of(config.model_type) is not None and getattr(tokenizer, "chat_template", None):
+        return CHAT_TEMPLATE
+    for token, name in (("<|im_start|>", "chatml_direct"), ("<|eot_id|>", "llama_3")):
+        if len(tokenizer(token, add_special_tokens=False).input_ids) == 1:
+            return name
+    return next((name for family, name in GUESSED_TEMPLATES if family in config.model_type), "vicuna_v1")
 
 
 def load_tokenizer(path: str, cache_dir: str | None, max_length: int) -> Any:

@@ -22,6 +22,7 @@ from llava_finetune.data.layout import Layout
 from llava_finetune.errors import UserError
 from llava_finetune.kernels.head_loss import token_losses
 from llava_finetune.model.forward_parts import ForwardParts
+from llava_finetune.model.language_models import CappedHead, language_of, llava_class
 from llava_finetune.model.splice import embed, run_layers
 from llava_finetune.planning.activations import LOSS_CHUNK
 
@@ -79,6 +80,12 @@ class SupervisedHead:
     def go_forward_by(self, settings: ForwardSettings) -> None:
         """Go forward by these settings from now on."""
         self.forward_settings = settings
+
+    @property
+    def answer_head(self: Any) -> Any:
+        """What makes logits of hidden states: the head, with the bound that Gemma-2 sets to them."""
+        bound = getattr(self.config, "final_logit_softcapping", None)
+        return self.lm_head if bound is None else CappedHead(self.lm_head, bound)
 
     def post_init(self: Any) -> None:
         """As transformers'; a tower that was not tuned is loaded from its own folder, whatever the checkpoint holds."""
@@ -155,7 +162,7 @@ class SupervisedHead:
         by_row: Callable[[torch.Tensor], torch.Tensor],
     ) -> Any:
         """The output for the hidden states of taught tokens; in evaluation mode with their losses summed `by_row`."""
-        losses = token_losses(hidden, targets, self.lm_head, self.forward_settings.loss_chunk)
+        losses = token_losses(hidden, targets, self.answer_head, self.forward_settings.loss_chunk)
         output = CausalLMOutputWithPast(loss=losses.mean() + anchor)
         if not self.training:
             output["row_losses"] = by_row(losses)
@@ -167,6 +174,9 @@ def model_class(model_type: str) -> Any:
     """The training class for a config's `model_type`; unknown families are refused with what to do."""
     import llava.model as upstream
 
+    if (language := language_of(model_type)) is not None:
+        parent = llava_class(language)
+        return type(parent.__name__, (SupervisedHead, parent), {"__module__": __name__, "__doc__": parent.__doc__})
     if model_type not in FAMILIES:
         raise UserError(
             f'unknown model family "{model_type}"; known: {", ".join(sorted(FAMILIES))}. '

@@ -19,10 +19,10 @@ from llava_finetune.planning.shapes import DinoV2, FamilyShape, Language, Shape,
 from llava_finetune.saved.documents import read_document
 from llava_finetune.saved.model_files import ADAPTER_CONFIG
 from llava_finetune.saved.promises import require_projector
+from llava_finetune.saved.supported import LANGUAGES
 
 KNOWN_MODELS = Path(__file__).with_name("known_models.json")
 DEFAULT_TOWER = "openai/clip-vit-large-patch14-336"
-FAMILIES = ("llama", "llava", "llava_llama", "mistral", "llava_mistral")
 IDEFICS = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
 
 
@@ -57,8 +57,8 @@ def shape_of(config: Mapping[str, Any], name: str, vision_tower: str | None = No
     if "text_config" in config:
         return _hf_shape(config, name)
     family = config.get("model_type", "llama")
-    if family not in FAMILIES:
-        raise UserError(f"{name}: model family {family!r} is not supported; known: {', '.join(FAMILIES)}")
+    if family not in LANGUAGES:
+        raise UserError(f"{name}: model family {family!r} is not supported; known: {', '.join(LANGUAGES)}")
     tower = vision_tower or config.get("mm_vision_tower") or DEFAULT_TOWER
     projector = config.get("mm_projector_type") or ("linear" if "mm_vision_tower" in config else "mlp2x_gelu")
     require_projector(projector, name)
@@ -113,7 +113,7 @@ def _language(config: Mapping[str, Any], family: str) -> Language:
         kv_heads=int(config.get("num_key_value_heads") or (8 if mistral else heads)),
         head_size=int(config.get("head_dim") or hidden // heads),
         vocabulary=int(config.get("vocab_size") or 32000),
-        tied=bool(config.get("tie_word_embeddings", False)),
+        tied=bool(config.get("tie_word_embeddings", "gemma" in family)),
     )
 
 

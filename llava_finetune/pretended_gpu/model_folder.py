@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llava_finetune.model.language_models import language_of, llava_class
 from llava_finetune.planning.from_config import read_config
 from llava_finetune.planning.shapes import DinoV2, Shape, SigLip
 
@@ -27,10 +28,13 @@ def make_folder(folder: Path, shape: Shape, layers: int | None = None) -> Path:
     _write_tokenizer(folder)
     _write_tower(folder / "clip", shape, layers)
     values = upstream_values(read_config(shape.name)[0], shape) | {"mm_vision_tower": str(folder / "clip")}
+    if (language := language_of(values["model_type"])) is not None:
+        llava_class(language)  # and registers its config class
+        values["model_type"] = f"llava_{language}"
     if layers:
         values["num_hidden_layers"] = layers
     built = transformers.AutoConfig.for_model(**values)
-    built.architectures = [ARCHITECTURES[built.model_type]]
+    built.architectures = [llava_class(language).__name__ if language else ARCHITECTURES[built.model_type]]
     built.save_pretrained(folder)
     return folder
 

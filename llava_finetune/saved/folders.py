@@ -15,6 +15,7 @@ from typing import Any
 
 from llava_finetune.errors import UserError
 from llava_finetune.saved.documents import read_document
+from llava_finetune.saved.language_types import OTHER_LANGUAGES
 from llava_finetune.saved.model_files import ADAPTER, ADAPTER_CONFIG, MANIFEST, MODEL, PROJECTOR_WEIGHTS, kind_by
 from llava_finetune.saved.sound import require_sound
 
@@ -105,8 +106,13 @@ def describe(model_path: str, model_base: str | None = None, vision_tower: str |
 
 
 def refuse_unsupported(model_path: str, config: dict[str, Any]) -> None:
-    """Raise UserError for llava-hf folders and MPT models, naming the replacement."""
+    """Raise UserError for llava-hf folders, MPT models and other language models, naming the replacement."""
     architectures = config.get("architectures") or []
+    if str(config.get("model_type", "")).removeprefix("llava_") in OTHER_LANGUAGES:
+        raise UserError(
+            f"{model_path}: a model on {config['model_type']}, which upstream's own tools do not know; use "
+            "llava-finetune evaluate, chat or serve"
+        )
     foreign = [name for name in architectures if name.endswith("ForConditionalGeneration")]
     if foreign:
         raise UserError(

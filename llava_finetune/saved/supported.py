@@ -10,9 +10,13 @@ from typing import Any
 
 from llava_finetune.errors import UserError
 from llava_finetune.saved.folders import find_file, read_json
+from llava_finetune.saved.language_types import OTHER_LANGUAGES
 
-LANGUAGES = ("llama", "mistral", "llava", "llava_llama", "llava_mistral")
-"""`model_type` of the language models that upstream has classes for, alone and inside a LLaVA."""
+LANGUAGES = (
+    *("llama", "mistral", "llava", "llava_llama", "llava_mistral"),
+    *(name for other in OTHER_LANGUAGES for name in (other, f"llava_{other}")),
+)
+"""`model_type` of all language models, alone and inside a LLaVA; the first five are upstream's."""
 CLIPS = ("clip", "clip_vision_model")
 """`model_type` of the vision towers that upstream has a class for, whole CLIPs included."""
 TOWERS = (*CLIPS, "siglip", "siglip_vision_model", "dinov2", "dinov2_with_registers")
@@ -26,7 +30,8 @@ FAMILIES = ("idefics", "idefics2", "idefics3", "smolvlm", "llava_onevision")
 """`model_type` of the families of transformers' own classes that are trained as they are (docs/families.md)."""
 SUPPORTED = (
     "Supported are LLaVA-1.5 and 1.6 on Llama, Vicuna, Yi or Mistral (liuhaotian/llava-v1.5-7b, "
-    "liuhaotian/llava-v1.6-mistral-7b), for stage 1 their language models (lmsys/vicuna-7b-v1.5), "
+    "liuhaotian/llava-v1.6-mistral-7b), for stage 1 their language models (lmsys/vicuna-7b-v1.5) and those of type "
+    f"{', '.join(OTHER_LANGUAGES)}, "
     f"and of transformers' own classes {', '.join(FAMILIES)}"
 )
 

@@ -69,10 +69,15 @@ class Batch:
         model = self.loaded.model
         if self.loaded.family is not None:
             model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        elif cache is None and getattr(model.config, "sliding_window", None):
+            from transformers import DynamicCache
+
+            cache = DynamicCache()  # the model's own would drop keys, each row's at another place
         out = (model.get_model() if self.loaded.family is None else model.model)(
             attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **inputs
         )
-        return model.lm_head(out.last_hidden_state[:, -1]).float()  # type: ignore[no-any-return]
+        head = model.lm_head if self.loaded.family is not None else model.answer_head
+        return head(out.last_hidden_state[:, -1]).float()  # type: ignore[no-any-return]
 
     def _read(self, prompts: Sequence[Prompt]) -> tuple[dict[str, Any], torch.Tensor]:
         """What the model reads of new prompts, left padded, and the mask (rows x length)."""

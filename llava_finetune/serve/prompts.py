@@ -108,11 +108,16 @@ def _family_prompt(loaded: Any, system: str | None, turns: Sequence[dict[str, st
 def ids_with_system(turns: Sequence[dict[str, str]], system: str | None, template: str, tokenizer: Any) -> list[int]:
     """Prompt ids; a given `system` text stands where the template's own does."""
     from llava_finetune.data.masking import encode_segments, prompt_ids
+    from llava_finetune.data.own_template import NAME as OWN
+    from llava_finetune.data.own_template import own_segments
     from llava_finetune.data.segments import segments
     from llava_finetune.data.templates import conversation
 
     if system is None:
         return prompt_ids(turns, template, tokenizer)
+    if template == OWN:
+        begin = {"from": "system", "value": system}
+        return encode_segments(own_segments([begin, *turns, {"from": "gpt", "value": None}], tokenizer), tokenizer)[0]
     own = conversation(template)
     if own.sep_style.name == "PLAIN":
         raise UserError(f'the template "{template}" has no place for a system message')

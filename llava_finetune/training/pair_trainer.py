@@ -38,7 +38,7 @@ class PairTrainer(RunTrainer):
         now = self._taught(model, inputs, counts)
         loss, shown = pair_loss(path_sums(now[0], counts), path_sums(before[0], counts), counts, self.pairs)
         with self.accelerator.autocast():  # the head is 16 bit, and a pass under autocast returns fp32
-            shown["kl"] = mean_kl(now[1].detach(), before[1], adapted.get_base_model().lm_head)
+            shown["kl"] = mean_kl(now[1].detach(), before[1], adapted.get_base_model().answer_head)
         weight = len(counts) / 2
         self.pair_weight += weight
         self.pair_sums.update({name: weight * float(value) for name, value in shown.items()})

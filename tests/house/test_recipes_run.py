@@ -13,6 +13,7 @@ from PIL import Image
 from tests.fixtures.environments import no_rank
 from tests.tiny import IMAGE_SIZE, make_tiny_clip, make_tiny_language_model, make_tiny_llava
 from tests.tiny_families import BUILDERS, make_tiny_family
+from tests.tiny_languages import ABOUT, make_tiny_language
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,6 +30,7 @@ class Run:
 
 
 TOWER = ("--vision_tower", "{clip}")
+STAGE_1 = {"CAPTIONS": "captions.json", "CAPTION_IMAGES": "."}
 RUNS = [
     Run("finetune_lora.sh", "llava-1.5"),
     Run("finetune_qlora.sh", "llava-1.5"),
@@ -42,6 +44,7 @@ RUNS = [
     Run("recipes/llava16_34b_lora_captions.sh", "1.6-yi"),
     Run("recipes/llava15_7b_lora_665k.sh", "language-model", TOWER),
     Run("recipes/llava15_7b_full_665k.sh", "language-model", TOWER, result="model.safetensors"),
+    Run("recipes/llava_qwen3_pretrain_and_lora.sh", "qwen3", TOWER, STAGE_1),
     Run("recipes/smolvlm_lora_captions.sh", "smolvlm"),
     Run("recipes/llava_onevision_05b_lora.sh", "llava_onevision"),
     Run("recipes/idefics_9b_qlora_captions.sh", "idefics"),
@@ -81,6 +84,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(shop: Path, model: str) -> Path:
     """The tiny model that stands in for a recipe's own."""
     folder = shop / model
+    if not folder.exists() and model in ABOUT:
+        make_tiny_language(model, folder)
     if not folder.exists() and model in BUILDERS:
         make_tiny_family(folder, model)
     if not folder.exists():

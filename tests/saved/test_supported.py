@@ -13,9 +13,9 @@ from llava_finetune.saved.folders import describe
 from llava_finetune.saved.supported import FAMILIES, require_language, require_tower
 
 OTHERS = {
-    "gemma": {"model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"]},
-    "phi": {"model_type": "phi3", "architectures": ["Phi3ForCausalLM"]},
-    "qwen": {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]},
+    "gemma": {"model_type": "gemma", "architectures": ["GemmaForCausalLM"]},
+    "phi": {"model_type": "phi", "architectures": ["PhiForCausalLM"]},
+    "falcon": {"model_type": "falcon", "architectures": ["FalconForCausalLM"]},
     "qwen-vl": {"model_type": "qwen2_vl", "architectures": ["Qwen2VLForConditionalGeneration"]},
     "llava-next on qwen": {"model_type": "llava_qwen", "architectures": ["LlavaQwenForCausalLM"]},
     "unheard of": {"model_type": "tomorrows"},

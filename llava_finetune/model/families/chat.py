@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from data_prep.records.marks import IMAGE_TOKEN
-from llava_finetune.data.segments import Segment
+from llava_finetune.data.segment import Segment
 from llava_finetune.errors import UserError
 
 Turn = Mapping[str, Any]

@@ -19,7 +19,7 @@ from llava_finetune.data.collator import Batch
 from llava_finetune.data.dataset import is_independent, paths_below, require_marks
 from llava_finetune.data.example import Example, Picture
 from llava_finetune.data.masking import overlaps, separate
-from llava_finetune.data.segments import Segment
+from llava_finetune.data.segment import Segment
 from llava_finetune.errors import UserError
 from llava_finetune.model.families.chat import pictures_in, segments
 from llava_finetune.model.families.family import Family, Seen
