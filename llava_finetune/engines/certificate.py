@@ -16,6 +16,7 @@ from llava_finetune.engines.adapters import ASK, Setting
 from llava_finetune.engines.class_token import class_token_last
 from llava_finetune.engines.judging import (
     ALLOWED,
+    FAILED,
     HEADER,
     KNOWN_FAULT,
     NOT_RUN,
@@ -27,6 +28,7 @@ from llava_finetune.engines.judging import (
     judge,
 )
 from llava_finetune.engines.reference import TorchModel
+from llava_finetune.errors import UserError
 
 NAME = "certificate.json"
 
@@ -86,7 +88,7 @@ def certify(
     records: str,
     say: Callable[[str], None],
 ) -> Certificate:
-    """Ask the judge (fp32) first, then each engine. Raises UserError when one cannot be started or asked."""
+    """Ask the judge (fp32) first, then each engine. One that cannot be started or asked is a row that failed."""
     say(f"asking the model itself in fp32, {len(setting.questions)} questions")
     answers = [judge_model.answer(question, setting.max_new_tokens) for question in setting.questions]
     reference = Reference(setting.questions, answers, judge_model.gap)
@@ -94,7 +96,12 @@ def certify(
     for engine in engines:
         say(f"asking {engine}")
         start = time.monotonic()
-        asked = ASK[engine](setting)
+        try:
+            asked = ASK[engine](setting)
+        except UserError as error:
+            results.append(Result(engine, "", "", FAILED, notes=[f"failed: {error}"]))
+            say(f"{engine}: failed after {time.monotonic() - start:.0f} s; the others are asked all the same")
+            continue
         if engine == "llama.cpp":
             result = _judge_llama_cpp(asked, reference, judge_model, setting.max_new_tokens)
         else:

@@ -13,7 +13,8 @@ from typing import Any
 from data_prep.records.marks import IMAGE_TOKEN_INDEX
 from llava_finetune.engines.answers import Answer, Question
 
-SAME, TIES, KNOWN_FAULT, DIFFERENT, NOT_RUN = "same", "same but for ties", "known fault", "different", "not run"
+SAME, TIES, KNOWN_FAULT, DIFFERENT = "same", "same but for ties", "known fault", "different"
+NOT_RUN, FAILED = "not run", "failed"
 
 #: Between how likely tokens a choice may flip by rounding alone (difference of log-probabilities), by weights' type:
 #: 16-bit logits of 16 to 32 lie 1/8 (bf16) and 1/64 (f16) apart, and several roundings come together.

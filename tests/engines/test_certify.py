@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,6 +90,23 @@ def test_an_engine_that_answers_otherwise_ends_with_1(
     said = capsys.readouterr().out
     assert "first of 2 differences (0 within rounding): question r0/0: " in said
     assert json.loads(out.read_text())["engines"][0]["verdict"] == "different"
+
+
+def test_an_engine_that_breaks_off_is_a_row_and_the_others_are_asked(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from llava_finetune.engines import adapters
+
+    def broken(setting: adapters.Setting) -> Any:
+        raise UserError("transformers: ended with exit code 1")
+
+    asks = {"transformers": broken, "merged": adapters.ASK["merged"]}
+    monkeypatch.setattr("llava_finetune.engines.certificate.ASK", asks)
+    monkeypatch.setattr("llava_finetune.engines.command._at_hand", lambda asked: (["transformers", "merged"], {}))
+    out = tmp_path / "certificate.json"
+    assert certify(folder, "--engines", "transformers", "merged", "--answers", "1", "--out", str(out)) == 1
+    assert "transformers: failed: transformers: ended with exit code 1" in capsys.readouterr().out
+    assert [row["verdict"] for row in json.loads(out.read_text())["engines"]] == ["failed", "same"]
 
 
 def test_the_class_token_last_is_another_model_and_only_inside_the_block(folder: Path) -> None:
