@@ -18,7 +18,7 @@ picture=(--vision_tower "${TOWER:-google/siglip-so400m-patch14-384}" --mm_projec
   --mm_vision_select_layer -2 --mm_use_im_patch_token False --image_aspect_ratio pad)
 
 DATA="${CAPTIONS:-data/pretrain/blip_laion_cc_sbu_558k.json}" IMAGES="${CAPTION_IMAGES:-data/pretrain/images}" \
-  OUTPUT="$output/stage1" bash "$scripts/pretrain.sh" "${picture[@]}" "$@"
+  OUTPUT="$output-stage1" bash "$scripts/pretrain.sh" "${picture[@]}" "$@"
 
 DATA="$questions" OUTPUT="$output" exec bash "$scripts/finetune_lora.sh" "${picture[@]}" \
-  --version chat_template --pretrain_mm_mlp_adapter "$output/stage1/mm_projector.bin" "$@"
+  --version chat_template --pretrain_mm_mlp_adapter "$output-stage1/mm_projector.bin" "$@"
