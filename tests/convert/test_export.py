@@ -284,7 +284,7 @@ def test_an_architecture_without_a_llava_hf_layout_is_refused(family: Make, tmp_
     shutil.copytree(family("llava-1.5"), other)
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "model_type": "llava_mpt"}))
-    with pytest.raises(UserError, match='"llava_mpt" has no llava-hf layout; supported: llava, .*llava_llama, '):
+    with pytest.raises(UserError, match=r'"llava_mpt" has no llava-hf layout; supported: llava, .*llava_llama, '):
         export(str(other), tmp_path / "out")
 
 

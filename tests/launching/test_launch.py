@@ -48,12 +48,14 @@ def test_deepspeed_is_started_with_the_words_that_were_printed(
 ) -> None:
     with_gpus(8)
     inputs = {"DATA": str(tmp_path / "d.json"), "IMAGES": str(tmp_path), "LAUNCH_CHECKS": "off", "MASTER_PORT": "29511"}
+    inputs |= {"CAPTIONS": inputs["DATA"], "CAPTION_IMAGES": inputs["IMAGES"]}
     (tmp_path / "d.json").write_text("[]")
     variables = {**RUN, **inputs} if "recipes" not in script else inputs
     result = run_script(script, "--seed", "7", **variables)
     assert result.returncode == 0, result.stderr
     words = (tmp_path / "record").read_text().split("\n")[:-1]
-    printed = result.stdout[result.stdout.index("deepspeed") :].replace("\\\n", " ").split()
+    # A recipe of two stages starts it twice; the record is of the last.
+    printed = result.stdout[result.stdout.rindex("\ndeepspeed \\\n") + 1 :].replace("\\\n", " ").split()
     assert words == printed
     assert words[:3] == ["deepspeed", "--no_local_rank", "--master_port"]
     assert words[-2:] == ["--seed", "7"], "flags of the caller come last, so that they win"
@@ -101,6 +103,10 @@ PUBLISHED = {
         "--bits": "4", "--lora_r": "64", "--lora_targets": "language,projector", "--learning_rate": "1e-4",
     },
     "llava15_7b_full_665k": {**UPSTREAM, "--learning_rate": "2e-5", "--lora_enable": None, "--mm_projector_lr": None},
+    "llava_qwen3_pretrain_and_lora": {  # of its second stage, which is printed last
+        "--lora_r": "128", "--lora_alpha": "256", "--learning_rate": "2e-4", "--mm_projector_lr": "2e-5",
+        "--version": "chat_template",
+    },
 }  # fmt: skip
 BATCHES = {"small_llava_qlora_instruct_mix": 8, "llava16_mistral_7b_lora_captions": 4, "llava16_34b_lora_captions": 4}
 
