@@ -180,7 +180,7 @@ def test_a_system_message_stands_where_the_templates_own_does(template: str, exp
     class Letters:
         """A tokenizer whose ids are letters."""
 
-        is_fast, bos_token_id = False, None
+        is_fast, bos_token_id, pad_token_id = False, None, None
 
         def __call__(self, text: str, truncation: bool = False) -> Any:
             return SimpleNamespace(input_ids=[ord(letter) for letter in text])
