@@ -33,7 +33,7 @@ sys.addaudithook(_refuse_network)
 NOTE = "note"
 pytest_plugins = [
     f"tests.fixtures.{name}"
-    for name in ("adapters_and_servers", "browsers", "mixed_batches", "pretended_machine", "run_folders")
+    for name in ("adapters_and_servers", "browsers", "forking", "mixed_batches", "pretended_machine", "run_folders")
 ]
 """Fixtures that several folders use; what one folder needs stands in its conftest.py."""
 

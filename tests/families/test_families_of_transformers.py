@@ -29,20 +29,11 @@ from llava_finetune.saved.supported import FAMILIES
 from tests.tiny_families import BUILDERS, make_tiny_family
 from tests.training.conftest import assert_same_run, rows_of
 from tests.training.forked import at_step, die, train
-from tests.warm import warm_up
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("ready_to_fork")
 IGNORE = -100
 LORA = "--lora_enable True --lora_r 4 --lora_alpha 8 --lora_dropout 0 --lora_targets language,projector,vision"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def imported() -> None:
-    """Imported once here, so that forked trainings start at once."""
-    import llava_finetune.training.train
-    import llava_finetune.training.trainer  # noqa: F401
-
-    warm_up()
 
 
 @pytest.fixture(scope="session")

@@ -27,24 +27,15 @@ from llava_finetune.model.building import load_config, load_tokenizer, template_
 from llava_finetune.model.loading import load
 from llava_finetune.planning.from_config import read_shape
 from llava_finetune.saved.folders import describe
+from tests.families.two_stages import command_line, ended_well, two_stages
 from tests.tiny import make_tiny_clip
 from tests.tiny_languages import ABOUT, make_tiny_language
 from tests.training.conftest import rows_of
-from tests.training.forked import train
-from tests.warm import warm_up
 
+pytestmark = pytest.mark.usefixtures("ready_to_fork")
 LORA = "--lora_enable True --lora_r 4 --lora_alpha 8 --lora_dropout 0 --max_steps 6 --save_steps 3"
 TURNS = ["<image>\nWhat is the color of the shape?", "The shape is a red circle.", "Is there a blue triangle?", "No <3"]
 TEXT = ["Is black gray?", "Yes."]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def imported() -> None:
-    """Imported once here, so that forked trainings start at once."""
-    import llava_finetune.training.train
-    import llava_finetune.training.trainer  # noqa: F401
-
-    warm_up()
 
 
 @pytest.fixture(scope="module")
@@ -76,34 +67,19 @@ def said(name: str, turns: list[str], picture: str | None = None) -> dict[str, A
 @pytest.fixture(scope="module")
 def stages(made: dict[str, Path], records: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Stage 1 and LoRA on its projector, by language model, each made once."""
-    done: dict[str, tuple[Path, Path]] = {}
-
-    def run(name: str) -> tuple[Path, Path]:
-        if name not in done:
-            work = tmp_path_factory.mktemp("runs")
-            first = trained(
-                made, name, records, work / "one", "--version plain --tune_mm_mlp_adapter True --max_steps 2"
-            )
-            more = f"{LORA} --pretrain_mm_mlp_adapter {first / 'mm_projector.bin'}"
-            done[name] = first, trained(made, name, records, work / "two", more)
-        return done[name]
-
-    return run
+    return two_stages(
+        lambda name, output, more: trained(made, name, records, output, more),
+        lambda: tmp_path_factory.mktemp("runs"),
+        "--max_steps 2",
+        LORA,
+    )
 
 
 def trained(made: dict[str, Path], name: str, records: Path, output: Path, more: str) -> Path:
     """The folder of a run that ended well; every step sees all four records."""
-    file = "captions.json" if "plain" in more else "chat.json"
-    flags = (
-        f"--model_name_or_path {made[name]} --vision_tower {made['clip']} --data_path {records / file} "
-        f"--image_folder {records} --output_dir {output} --mm_projector_type mlp2x_gelu --mm_vision_select_layer -2 "
-        "--mm_use_im_patch_token False --image_aspect_ratio pad --precision fp32 --learning_rate 5e-3 --seed 7 "
-        "--lr_scheduler_type constant --per_device_train_batch_size 4 --dataloader_num_workers 0 --check_data False "
-        f"--gradient_checkpointing False {more}"
-    ).split()
-    code, text = train(flags, output.parent / "out")
-    assert code == 0, text
-    return output
+    file = records / ("captions.json" if "plain" in more else "chat.json")
+    flags = command_line(made[name], made["clip"], file, output, f"--learning_rate 5e-3 {more}")
+    return ended_well(flags, output)
 
 
 def by_hand(name: str, turns: list[str]) -> list[tuple[str, bool]]:

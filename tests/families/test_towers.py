@@ -23,24 +23,16 @@ from llava_finetune.merge.command import HeldOut, merge
 from llava_finetune.model.loading import load
 from llava_finetune.model.towers import VisionTower, tower_config
 from llava_finetune.planning.from_config import read_shape
+from tests.families.two_stages import command_line, ended_well, two_stages
 from tests.tiny import IMAGE_SIZE, make_tiny_language_model
 from tests.tiny_towers import KINDS, make_tiny_tower
 from tests.training.conftest import assert_same_run, rows_of
 from tests.training.forked import at_step, die, train
-from tests.warm import warm_up
 
+pytestmark = pytest.mark.usefixtures("ready_to_fork")
 PATCHES = 16
 LORA = "--version v1 --lora_enable True --lora_r 4 --lora_alpha 8 --lora_dropout 0 --lora_targets language,vision"
 SELECTED = SimpleNamespace(mm_vision_select_layer=-2, mm_vision_select_feature="patch")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def imported() -> None:
-    """Imported once here, so that forked trainings start at once."""
-    import llava_finetune.training.train
-    import llava_finetune.training.trainer  # noqa: F401
-
-    warm_up()
 
 
 @pytest.fixture(scope="module")
@@ -54,36 +46,24 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def stages(made: dict[str, Path], data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Stage 1 and LoRA on its projector, by tower, each made once."""
-    done: dict[str, tuple[Path, Path]] = {}
-
-    def run(kind: str) -> tuple[Path, Path]:
-        if kind not in done:
-            work = tmp_path_factory.mktemp("runs")
-            first = trained(made, kind, data, work / "one", "--version plain --tune_mm_mlp_adapter True --max_steps 3")
-            more = f"{LORA} --pretrain_mm_mlp_adapter {first / 'mm_projector.bin'} --max_steps 6 --save_steps 3"
-            done[kind] = first, trained(made, kind, data, work / "two", more)
-        return done[kind]
-
-    return run
+    return two_stages(
+        lambda kind, output, more: trained(made, kind, data, output, more),
+        lambda: tmp_path_factory.mktemp("runs"),
+        "--max_steps 3",
+        f"{LORA} --max_steps 6 --save_steps 3",
+    )
 
 
 def words(made: dict[str, Path], kind: str, data: Path, output: Path, more: str) -> list[str]:
     """A run's command line."""
-    records = "captions.json" if "plain" in more else "mixed.json"
-    return (
-        f"--model_name_or_path {made['language']} --vision_tower {made[kind]} --data_path {data / records} "
-        f"--image_folder {data} --output_dir {output} --mm_projector_type mlp2x_gelu --mm_vision_select_layer -2 "
-        "--mm_use_im_patch_token False --image_aspect_ratio pad --precision fp32 --learning_rate 2e-3 --seed 7 "
-        "--lr_scheduler_type constant --per_device_train_batch_size 4 --dataloader_num_workers 0 --check_data False "
-        f"--gradient_checkpointing False --logging_steps 1 {more}"
-    ).split()
+    records = data / ("captions.json" if "plain" in more else "mixed.json")
+    more = f"--learning_rate 2e-3 --logging_steps 1 {more}"
+    return command_line(made["language"], made[kind], records, output, more)
 
 
 def trained(made: dict[str, Path], kind: str, data: Path, output: Path, more: str) -> Path:
     """The folder of a run that ended well."""
-    code, text = train(words(made, kind, data, output, more), output.parent / "out")
-    assert code == 0, text
-    return output
+    return ended_well(words(made, kind, data, output, more), output)
 
 
 def picture(size: tuple[int, int] = (60, 90)) -> Image.Image:
@@ -267,21 +247,24 @@ def test_a_tower_that_does_not_fit_is_refused(
     assert "trainable parameters" not in text
 
 
+def config_alone(folder: Path, **values: int) -> Path:
+    """A SigLIP whose config says these values, without weights that would contradict them."""
+    make_tiny_tower(folder, "siglip")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **values}))
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
 def test_a_llava_keeps_its_tower_and_its_grid(made: dict[str, Path], models: dict[str, Path], tmp_path: Path) -> None:
     from llava_finetune.config.arguments import ModelArguments
     from llava_finetune.model.building import load_config, resolve
 
-    wide = make_tiny_tower(tmp_path / "wide", "siglip")
-    config = json.loads((wide / "config.json").read_text())
-    (wide / "config.json").write_text(json.dumps({**config, "hidden_size": 128}))
-    (wide / "model.safetensors").unlink()
+    wide = config_alone(tmp_path / "wide", hidden_size=128)
     base = str(models["llava-1.5"])
     with pytest.raises(UserError, match=r"its features have 128 channels, .*llava-1.5's projector takes 64; leave the"):
         resolve(ModelArguments(base, vision_tower=str(wide)), None, load_config(base))
-    larger = make_tiny_tower(tmp_path / "larger", "siglip")
-    config = json.loads((larger / "config.json").read_text())
-    (larger / "config.json").write_text(json.dumps({**config, "image_size": 70}))
-    (larger / "model.safetensors").unlink()
+    larger = config_alone(tmp_path / "larger", image_size=70)
     base = str(models["1.6-vicuna"])
     with pytest.raises(UserError, match=r"image_grid_pinpoints: expected multiples of 70, the tower's picture size"):
         resolve(ModelArguments(base, vision_tower=str(larger)), None, load_config(base))

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from tests.training.forked import train
-from tests.warm import warm_up
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
 COMMON = (
@@ -30,12 +29,8 @@ MODES = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def imported() -> None:
-    """Imported once here, so that forked trainings start at once."""
-    import llava_finetune.training.train
-    import llava_finetune.training.trainer  # noqa: F401
-
-    warm_up()
+def imported(ready_to_fork: None) -> None:
+    """Every test here may fork a training."""
 
 
 @pytest.fixture(scope="session")
