@@ -20,11 +20,12 @@ from llava_finetune.data.own_template import NAME as CHAT_TEMPLATE
 from llava_finetune.data.templates import check_fits
 from llava_finetune.errors import UserError
 from llava_finetune.kernels.eight_bit import forget_inputs
-from llava_finetune.model.language_models import language_of, llava_class
+from llava_finetune.model.language_models import llava_class
 from llava_finetune.model.modeling import model_class
 from llava_finetune.model.towers import require_fit
 from llava_finetune.model.trained_parts import Building, train_tower
 from llava_finetune.saved.folders import find_tower, read_json
+from llava_finetune.saved.language_types import language_of
 from llava_finetune.saved.manifest import read_manifest
 from llava_finetune.saved.pickles import load_pickle
 from llava_finetune.saved.promises import require_projector, require_select_layer

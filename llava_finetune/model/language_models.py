@@ -14,25 +14,7 @@ from typing import Any
 import torch
 import transformers
 
-from llava_finetune.saved.language_types import OTHER_LANGUAGES
-
-PREFIXES = {
-    "qwen2": "Qwen2",
-    "qwen3": "Qwen3",
-    "phi3": "Phi3",
-    "gemma2": "Gemma2",
-    "gemma3_text": "Gemma3",
-    "smollm3": "SmolLM3",
-    "olmo2": "Olmo2",
-}
-"""How transformers' classes of each `model_type` begin."""
-assert tuple(PREFIXES) == OTHER_LANGUAGES
-
-
-def language_of(model_type: str) -> str | None:
-    """The language model below a `model_type` (`qwen3` of qwen3 and llava_qwen3); None for upstream's own."""
-    name = model_type.removeprefix("llava_")
-    return name if name in PREFIXES else None
+from llava_finetune.saved.language_types import PREFIXES
 
 
 class CappedHead(torch.nn.Module):

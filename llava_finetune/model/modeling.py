@@ -22,9 +22,10 @@ from llava_finetune.data.layout import Layout
 from llava_finetune.errors import UserError
 from llava_finetune.kernels.head_loss import token_losses
 from llava_finetune.model.forward_parts import ForwardParts
-from llava_finetune.model.language_models import CappedHead, language_of, llava_class
+from llava_finetune.model.language_models import CappedHead, llava_class
 from llava_finetune.model.splice import embed, run_layers
 from llava_finetune.planning.activations import LOSS_CHUNK
+from llava_finetune.saved.language_types import language_of
 
 FAMILIES = {
     "llama": "LlavaLlamaForCausalLM",

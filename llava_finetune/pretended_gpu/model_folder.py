@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_finetune.model.language_models import language_of, llava_class
+from llava_finetune.model.language_models import llava_class
 from llava_finetune.planning.from_config import read_config
 from llava_finetune.planning.shapes import DinoV2, Shape, SigLip
+from llava_finetune.saved.language_types import language_of
 
 UPSTREAM = {"llama": "llava_llama", "llava": "llava_llama", "mistral": "llava_mistral"}
 """Model types of language models, and of upstream's configs until 2024, as upstream's layout has them now."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from llava_finetune.errors import UserError
 from llava_finetune.saved.documents import read_document
-from llava_finetune.saved.language_types import OTHER_LANGUAGES
+from llava_finetune.saved.language_types import language_of
 from llava_finetune.saved.model_files import ADAPTER, ADAPTER_CONFIG, MANIFEST, MODEL, PROJECTOR_WEIGHTS, kind_by
 from llava_finetune.saved.sound import require_sound
 
@@ -108,7 +108,7 @@ def describe(model_path: str, model_base: str | None = None, vision_tower: str |
 def refuse_unsupported(model_path: str, config: dict[str, Any]) -> None:
     """Raise UserError for llava-hf folders, MPT models and other language models, naming the replacement."""
     architectures = config.get("architectures") or []
-    if str(config.get("model_type", "")).removeprefix("llava_") in OTHER_LANGUAGES:
+    if language_of(str(config.get("model_type", ""))):
         raise UserError(
             f"{model_path}: a model on {config['model_type']}, which upstream's own tools do not know; use "
             "llava-finetune evaluate, chat or serve"

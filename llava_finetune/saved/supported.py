@@ -11,6 +11,7 @@ from typing import Any
 from llava_finetune.errors import UserError
 from llava_finetune.saved.folders import find_file, read_json
 from llava_finetune.saved.language_types import OTHER_LANGUAGES
+from llava_finetune.saved.model_files import TOKENIZERS
 
 LANGUAGES = (
     *("llama", "mistral", "llava", "llava_llama", "llava_mistral"),
@@ -25,7 +26,6 @@ PACKED = ("siglip2", "siglip2_vision_model")
 """SigLIP-2 NaFlex, which takes patches of any grid, and not pictures."""
 OF_TRANSFORMERS = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")
 """llava-hf's classes, whose checkpoints `llava-finetune import` converts."""
-TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "vocab.json")
 FAMILIES = ("idefics", "idefics2", "idefics3", "smolvlm", "llava_onevision")
 """`model_type` of the families of transformers' own classes that are trained as they are (docs/families.md)."""
 SUPPORTED = (
@@ -84,8 +84,8 @@ def require_tower(tower: str) -> None:
 
 def require_tokenizer(path: str) -> None:
     """Raise UserError for a model folder without a tokenizer's vocabulary."""
-    if not any(find_file(path, name) for name in TOKENIZER_FILES):
+    if not any(find_file(path, name) for name in TOKENIZERS):
         raise UserError(
-            f"{path}: no tokenizer there (none of {', '.join(TOKENIZER_FILES)}). Copy tokenizer.model and "
+            f"{path}: no tokenizer there (none of {', '.join(TOKENIZERS)}). Copy tokenizer.model and "
             "tokenizer_config.json from the model that it was made from"
         )

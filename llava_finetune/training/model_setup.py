@@ -25,10 +25,10 @@ from llava_finetune.model.families.building import build_model, family_writer
 from llava_finetune.model.families.family import Family
 from llava_finetune.model.families.known import open_family
 from llava_finetune.model.forward_parts import ForwardParts
-from llava_finetune.model.language_models import language_of
 from llava_finetune.model.modeling import ForwardSettings
 from llava_finetune.model.saving import FolderWriter
 from llava_finetune.model.trained_parts import Building, restore_trainable, settle_dtypes, trainable_table
+from llava_finetune.saved.language_types import language_of
 from llava_finetune.training.beginning import Run
 
 FAMILY_LENGTH = 8192
