@@ -15,7 +15,7 @@ from pathlib import Path
 from data_prep.records.record import DataError, read_records
 from llava_finetune.errors import UsageError
 from llava_finetune.flags import flag
-from llava_finetune.planning.steps import batch_for, count_steps, epochs_for, usual_batch, warmup_of
+from llava_finetune.planning.steps import Steps, batch_for, count_steps, epochs_for, usual_batch, warmup_of
 
 FLAGS = ("--per_device_train_batch_size", "--gradient_accumulation_steps")
 EPOCHS = "--num_train_epochs"
@@ -25,10 +25,11 @@ PER_DEVICE = {"pretrain": 8}
 
 @dataclass(frozen=True)
 class Batches:
-    """The flags that a launch adds, and the arithmetic as lines for the user."""
+    """The flags that a launch adds, the arithmetic as lines for the user, and its steps (of 0 records: not counted)."""
 
     flags: tuple[str, ...]
     notes: tuple[str, ...]
+    steps: Steps
 
 
 def count_records(data: str) -> int | None:
@@ -64,25 +65,17 @@ def choose(
     added = [] if per_gpu else [FLAGS[0], str(size)]
     added += [] if accumulation else [FLAGS[1], str(parts)]
     added += [] if flag(flags, EPOCHS) else [EPOCHS, f"{epochs:g}"]
-    return Batches(tuple(added), (note, _steps_note(records, epochs, size, parts, world, flags, environment)))
-
-
-def _steps_note(
-    records: int | None,
-    epochs: float,
-    size: int,
-    parts: int,
-    world: int,
-    flags: Sequence[str],
-    environment: Mapping[str, str],
-) -> str:
-    if records is None:
-        return "the records cannot be counted here: batch and epochs as for plenty of them"
     most = int(_real(flags, "--max_steps", -1))
-    steps = count_steps(records, epochs=epochs, per_device=size, accumulation=parts, ranks=world, max_steps=most)
+    steps = count_steps(records or 0, epochs=epochs, per_device=size, accumulation=parts, ranks=world, max_steps=most)
+    return Batches(tuple(added), (note, _steps_note(steps, flags, environment)), steps)
+
+
+def _steps_note(steps: Steps, flags: Sequence[str], environment: Mapping[str, str]) -> str:
+    if not steps.records:
+        return "the records cannot be counted here: batch and epochs as for plenty of them"
     text = steps.text(warmup_of(_real(flags, "--warmup_steps", 0), steps.steps))
     followed = [] if environment.get("GLOBAL_BATCH") else ["GLOBAL_BATCH"]
-    followed += [] if flag(flags, EPOCHS) or most > 0 else [EPOCHS]
+    followed += [] if flag(flags, EPOCHS) or steps.by_steps else [EPOCHS]
     return f"{text} ({' and '.join(followed)} by the number of records)" if followed else text
 
 

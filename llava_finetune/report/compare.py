@@ -9,14 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from llava_finetune.evaluation.intervals import PairedTest
 from llava_finetune.report.charts import Series, line_chart
 from llava_finetune.report.numbers import percent, plural
 from llava_finetune.report.outcomes import current, paired, paired_vqa
 from llava_finetune.report.page import document
-from llava_finetune.report.run_folder import Run
+from llava_finetune.report.run_folder import Evaluation, Run
 from llava_finetune.report.sections import throughput
 from llava_finetune.report.tables import Row, difference, metric_table, score_table, shortened
 
+Scored = tuple[Run, Evaluation]
 COLOURS = "abcdefgh"
 SIGNIFICANT = 0.05
 
@@ -62,15 +64,19 @@ def verdict(runs: Sequence[Run]) -> str:
     if len(scored) == 1:
         run, now = scored[0]
         return f"Only {run.name} has been evaluated: exact match {percent(now.scores['exact_match'])}."
-    ranked = sorted(scored, key=lambda item: -item[1].scores["exact_match"])
-    (best, top), (second, next_best) = ranked[0], ranked[1]
+    (best, top), (second, _), test = leaders(scored)
     lead = f"{best.name} has the highest exact match, {percent(top.scores['exact_match'])}"
-    test = paired(next_best, top)
     if test is None:
         return f"{lead}; it shares no answered question with {second.name}, so the two cannot be tested."
     if test.p_value < SIGNIFICANT:
         return f"{lead}: {test.in_words()} over {second.name} on the same {plural(test.count, 'question')}."
     return f"{lead}, but it cannot be told apart from {second.name}: {test.in_words()}."
+
+
+def leaders(scored: Sequence[Scored]) -> tuple[Scored, Scored, PairedTest | None]:
+    """The best of two or more evaluated runs, the next, and the test of the best against it."""
+    best, second = sorted(scored, key=lambda one: -float(one[1].scores["exact_match"]))[:2]
+    return best, second, paired(second[1], best[1])
 
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:

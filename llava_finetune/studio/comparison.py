@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llava_finetune.report.charts import Series, line_chart
-from llava_finetune.report.compare import COLOURS, SIGNIFICANT, differing_settings
-from llava_finetune.report.outcomes import current, paired
+from llava_finetune.report.compare import COLOURS, SIGNIFICANT, differing_settings, leaders
+from llava_finetune.report.outcomes import current
 from llava_finetune.report.run_folder import Run, is_number
 from llava_finetune.studio import runs
 from llava_finetune.studio.jobs import Job
@@ -110,15 +110,13 @@ def _text(value: Any) -> str:
 
 def _verdict(read: Mapping[str, Run]) -> dict[str, Any] | None:
     """The best training and the next, and whether chance can tell them apart; None where fewer than two are scored."""
-    scored = [(name, now) for name, run in read.items() if (now := current(run)) and now.name != "baseline"]
+    scored = [(run, now) for run in read.values() if (now := current(run)) and now.name != "baseline"]
     if len(scored) < 2:
         return None
-    scored.sort(key=lambda one: -float(one[1].scores["exact_match"]))
-    (best, top), (second, next_best) = scored[:2]
-    test = paired(next_best, top)
+    (best, top), (second, _), test = leaders(scored)
     return {
-        "best": best,
-        "second": second,
+        "best": best.name,
+        "second": second.name,
         "score": float(top.scores["exact_match"]),
         "count": test.count if test else 0,
         "is_told_apart": bool(test and test.difference > 0 and test.p_value < SIGNIFICANT),

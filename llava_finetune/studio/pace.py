@@ -15,13 +15,13 @@ from pathlib import Path
 from statistics import median
 
 from llava_finetune import ROOT
-from llava_finetune.flags import flag
-from llava_finetune.launching.batches import EPOCHS, FLAGS, choose, count_records, number
+from llava_finetune.launching.batches import choose, number
 from llava_finetune.machine import gpus
-from llava_finetune.planning.steps import MIN_STEPS, count_steps, usual_batch, warmup_of
+from llava_finetune.planning.plan import SCRIPTS as EVERY_SCRIPT
+from llava_finetune.planning.steps import MIN_STEPS, usual_batch, warmup_of
 from llava_finetune.report.run_folder import Run, is_number
 
-SCRIPTS = {"lora": "finetune_lora.sh", "qlora": "finetune_qlora.sh", "full": "finetune_full.sh"}
+SCRIPTS = {recipe: EVERY_SCRIPT[recipe] for recipe in ("lora", "qlora", "full")}
 FEWEST_STEPS = 5
 """Steps that a run must have logged before its speed is taken for a prediction: the first ones are slow."""
 
@@ -58,18 +58,15 @@ def pace_of(data: Path, recipe: str, flags: Mapping[str, str], environment: Mapp
     words = [word for pair in flags.items() for word in pair]
     world = number(environment, "NUM_GPUS", len(gpus()) or 1) or 1
     chosen = choose(mode=recipe, flags=words, environment=environment, world=world, on_gpu=bool(gpus()), data=str(data))
-    size, parts = (int(flag(chosen.flags, name) or flag(words, name) or 1) for name in FLAGS)
-    epochs = float(flag(words, EPOCHS) or flag(chosen.flags, EPOCHS) or 1)
-    records, most = count_records(str(data)) or 0, int(float(flags.get("--max_steps") or -1))
-    steps = count_steps(records, epochs=epochs, per_device=size, accumulation=parts, ranks=world, max_steps=most)
+    steps = chosen.steps
     return Pace(
-        records=records,
+        records=steps.records,
         epochs=round(steps.epochs, 1),
         batch=steps.batch,
         steps=steps.steps,
         warmup=warmup_of(float(_usual(recipe, "--warmup_steps")), steps.steps),
         rate=flags.get("--learning_rate") or _usual(recipe, "--learning_rate"),
-        is_little=records < MIN_STEPS * usual_batch(recipe),
+        is_little=steps.records < MIN_STEPS * usual_batch(recipe),
         by_steps=steps.by_steps,
     )
 
