@@ -3,7 +3,7 @@
 A real Chromium drives a real `llava-finetune studio` process; the photographs are rendered chess pieces. Each step is
 timed and its screen is kept. Not a test: it trains a real model for as long as the machine needs.
 
-    python benchmarks/studio_walk.py --model runs/quickstart/model --output build/studio-walk
+    python benchmarks/studio_walk.py --model runs/quickstart/merged --output build/studio-walk
     python benchmarks/studio_walk.py --model FOLDER --output build/studio-walk --max-steps 20 --until train
 
 Writes OUTPUT/walk.json (steps with their seconds, and what was answered) and a picture of each screen. Exit code 1

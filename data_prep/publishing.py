@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from data_prep.errors import DataError, UsageError
+from data_prep.errors import DataError, UsageError, first_line
 
 
 def require_name(repository: str) -> None:
@@ -21,7 +21,7 @@ def require_name(repository: str) -> None:
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
-        raise UsageError(f"{repository}: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"{repository}: {first_line(error)}") from None
     if repository.count("/") != 1:
         raise UsageError(f"{repository}: expected OWNER/NAME, as the hub names it")
 

@@ -19,13 +19,14 @@ from data_prep.detection.convert import add_box_options, run
 from data_prep.detection.files import files_below, picture_of_stem, stems_of
 from data_prep.detection.objects import Marked, NoBox, Sheet, numbers_of
 from data_prep.detection.yolo_lines import KeyPoints, Lines, NotTold, box_of, tell
-from data_prep.errors import DataError
+from data_prep.errors import DataError, first_line
 from data_prep.records.json_text import BOM, decode_utf8, kind_of, require_regular
 from data_prep.records.output import Drop, Reason
 
 EXAMPLES = """  python -m data_prep yolo labels --names data.yaml --images images --output boxes.json
   python -m data_prep yolo roboflow/train --images roboflow/train --output boxes.json"""
 NAME_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names", "_darknet.labels", "classes.names")
+NAMES_FILE = "file of class names"
 NO_LABELS = {"classes.txt", "requirements.txt", "notes.txt", "train.txt", "val.txt", "test.txt"}
 
 
@@ -42,7 +43,9 @@ def names_file(source: Path, folder: Path) -> Path:
 def class_names(path: Path) -> dict[int, str]:
     """Return the names of classes by number: `names` of a data.yaml (list or mapping), else a name a line."""
     if not _is_yaml(path):  # an empty line has its number too
-        return {number: line.strip() for number, line in enumerate(_text(path).splitlines()) if line.strip()}
+        return {
+            number: line.strip() for number, line in enumerate(_text(path, NAMES_FILE).splitlines()) if line.strip()
+        }
     names = _settings(path).get("names")
     if isinstance(names, list):
         names = {str(number): name for number, name in enumerate(names)}
@@ -68,17 +71,19 @@ def _is_yaml(path: Path) -> bool:
     return path.suffix.lower() in {".yaml", ".yml"}
 
 
-def _text(path: Path) -> str:
-    return decode_utf8(require_regular(path, "file of class names").read_bytes().removeprefix(BOM), path)
+def _text(path: Path, kind: str = "file") -> str:
+    return decode_utf8(require_regular(path, kind).read_bytes().removeprefix(BOM), path)
 
 
 def _settings(path: Path) -> Mapping[str, Any]:
     """Return what a data.yaml says, every value as a text."""
     yaml: Any = importlib.import_module("yaml")
     try:
-        value = yaml.load(_text(path), yaml.BaseLoader)  # it makes texts only: a class may be called no, on or 1
+        value = yaml.load(
+            _text(path, NAMES_FILE), yaml.BaseLoader
+        )  # it makes texts only: a class may be called no, on or 1
     except yaml.YAMLError as error:
-        raise DataError(path, f"broken YAML ({str(error).splitlines()[0]})") from None
+        raise DataError(path, f"broken YAML ({first_line(error)})") from None
     except RecursionError:
         raise DataError(path, "nested too deeply for a file of class names") from None
     return value if isinstance(value, Mapping) else {}
@@ -94,7 +99,7 @@ def _long_lines(source: Path) -> Iterator[list[float]]:
     """Yield the numbers of every line that is more than a box; what cannot be read is told when it is converted."""
     for path in _label_files(source):
         with contextlib.suppress(DataError):
-            for line in decode_utf8(require_regular(path).read_bytes().removeprefix(BOM), path).splitlines():
+            for line in _text(path).splitlines():
                 words = line.split()
                 if len(words) > 6:
                     with contextlib.suppress(NoBox):
@@ -119,7 +124,7 @@ def sheets_of(
     for path in _label_files(source):
         where = path.name if path == source else path.relative_to(source).as_posix()
         try:
-            text = decode_utf8(require_regular(path).read_bytes().removeprefix(BOM), path)
+            text = _text(path)
         except DataError as error:
             yield Drop(Reason.BAD_BOX, f"{where}: {error.problem}")
             continue

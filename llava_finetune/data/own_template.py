@@ -14,6 +14,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from data_prep.errors import first_line
 from data_prep.records.marks import IMAGE_TOKEN
 from llava_finetune.data.segment import Segment, single_image_first
 from llava_finetune.errors import UserError
@@ -91,8 +92,7 @@ def render(messages: Sequence[Mapping[str, Any]], tokenizer: Any, *, open_end: b
             strftime_now=lambda _: DATE,
         )
     except Exception as error:  # jinja's, and what templates raise
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"the tokenizer's chat template refuses the conversation: {said}") from error
+        raise UserError(f"the tokenizer's chat template refuses the conversation: {first_line(error)}") from error
     ids = tokenizer("a").input_ids
     if ids and ids[0] == tokenizer.bos_token_id:
         text = text.removeprefix(tokenizer.bos_token)

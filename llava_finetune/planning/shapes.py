@@ -74,11 +74,16 @@ class Vision:
         return (self.image_size // self.patch_size) ** 2
 
     @property
+    def layer_parameters(self) -> int:
+        """Parameters of a layer: attention, MLP and two norms."""
+        h, i = self.hidden, self.intermediate
+        return 4 * (h * h + h) + 2 * h * i + h + i + 4 * h
+
+    @property
     def num_parameters(self) -> int:
         """All parameters of CLIPVisionModel."""
-        h, i = self.hidden, self.intermediate
-        layer = 4 * (h * h + h) + 2 * h * i + h + i + 4 * h
-        return self.layers * layer + h + 3 * self.patch_size**2 * h + (self.num_patches + 1) * h + 4 * h
+        h = self.hidden
+        return self.layers * self.layer_parameters + h + 3 * self.patch_size**2 * h + (self.num_patches + 1) * h + 4 * h
 
 
 @dataclass(frozen=True)
@@ -88,9 +93,8 @@ class SigLip(Vision):
     @property
     def num_parameters(self) -> int:
         """All parameters but those of a head."""
-        h, i = self.hidden, self.intermediate
-        layer = 4 * (h * h + h) + 2 * h * i + h + i + 4 * h
-        return self.layers * layer + (3 * self.patch_size**2 + 1) * h + self.num_patches * h + 2 * h
+        h = self.hidden
+        return self.layers * self.layer_parameters + (3 * self.patch_size**2 + 1) * h + self.num_patches * h + 2 * h
 
 
 @dataclass(frozen=True)
@@ -98,11 +102,17 @@ class DinoV2(Vision):
     """DINOv2: layer scales, a token for masked patches."""
 
     @property
+    def layer_parameters(self) -> int:
+        """Two scales beside what CLIP's layers have."""
+        return super().layer_parameters + 2 * self.hidden
+
+    @property
     def num_parameters(self) -> int:
         """All parameters of Dinov2Model without registers and without gates."""
-        h, i = self.hidden, self.intermediate
-        layer = 4 * (h * h + h) + 2 * h * i + h + i + 6 * h
-        return self.layers * layer + (3 * self.patch_size**2 + 1) * h + (self.num_patches + 1) * h + 4 * h
+        h = self.hidden
+        return (
+            self.layers * self.layer_parameters + (3 * self.patch_size**2 + 1) * h + (self.num_patches + 1) * h + 4 * h
+        )
 
 
 @dataclass(frozen=True)
