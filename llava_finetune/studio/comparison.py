@@ -35,19 +35,19 @@ def compared(space: Workspace, wanted: Sequence[str], made: Sequence[Job]) -> di
     return {
         "known": known,
         "most": MOST,
-        "runs": [_line(space, name, made, read.get(name)) | {"colour": colours[name]} for name in chosen[:MOST]],
+        "runs": [_line(name, made, read.get(name)) | {"colour": colours[name]} for name in chosen[:MOST]],
         "charts": _charts(read, colours),
         "settings": _settings(chosen[:MOST], read, made),
         "verdict": _verdict(read),
     }
 
 
-def _line(space: Workspace, name: str, made: Sequence[Job], run: Run | None) -> dict[str, Any]:
+def _line(name: str, made: Sequence[Job], run: Run | None) -> dict[str, Any]:
     """A training as a row of the table; None for what is not known."""
     rows = run.rows if run else []
     memory = [float(row["memory_gb"]) for row in rows if is_number(row.get("memory_gb"))]
     return {
-        **runs.summary(space, name, made),
+        **runs.summary(name, run, made),
         "so_far": _last(run, "eval_exact_match"),
         "loss": _last(run, "loss"),
         "held_out": _last(run, "eval_loss"),

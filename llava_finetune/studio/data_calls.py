@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from llava_finetune import __version__
 from llava_finetune.errors import UserError
 from llava_finetune.studio import commands, hub, intake, jobs
+from llava_finetune.studio.dialogues import record_of
 from llava_finetune.studio.refusals import Refused
 from llava_finetune.studio.shared import Studio
 from llava_finetune.studio.sources import QUESTION, preview, sources
@@ -129,7 +130,7 @@ def rows(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     chosen = _chosen(studio, table, given)
     about = studio.findings.marks(table).rows
     part = chosen[given.first : given.first + given.count]
-    shown = [_sent(row) | about.get(row.get("of") or row["id"], {}) for row in part]
+    shown = [_sent(row) | about.get(record_of(row), {}) for row in part]
     return {
         "version": table.version,
         "total": len(chosen),
@@ -146,9 +147,9 @@ def _chosen(studio: Studio, table: Table, asked: RowsAsked) -> Sequence[Cells]:
         about = studio.findings.marks(table).rows
         kind = asked.show.partition(":")[2]
         if asked.show.startswith("part:"):
-            found = [row for row in found if about.get(row.get("of") or row["id"], {}).get("part") == kind]
+            found = [row for row in found if about.get(record_of(row), {}).get("part") == kind]
         else:
-            wanted = [about.get(row.get("of") or row["id"], {}).get("found", []) for row in found]
+            wanted = [about.get(record_of(row), {}).get("found", []) for row in found]
             pairs = zip(found, wanted, strict=True)
             found = [row for row, kinds in pairs if (kind in kinds if kind else kinds)]
     if text := asked.text.strip().casefold():

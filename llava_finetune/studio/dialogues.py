@@ -73,6 +73,11 @@ def turn_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
+def record_of(row: Mapping[str, str]) -> str:
+    """The id of the record that a row of the grid belongs to: its dialogue's, else its own."""
+    return row.get("of") or row["id"]
+
+
 def with_turn(record: Record, turn: int, column: str, text: str) -> Record:
     """The record with another question or answer in a turn; the places of pictures before the question stay."""
     turns = list(record["conversations"])
@@ -105,15 +110,20 @@ def joined(kept: Sequence[Record], more: Iterable[Record], taken: Iterable[str])
 
 def _named(records: Iterable[Record], taken: set[str]) -> list[Record]:
     """The records, each with an id that none before it has and that is not `taken`."""
-    names, out = set(taken), []
-    for number, record in enumerate(records, 1):
-        wanted = str(record.get("id") or f"dialogue-{number}")
-        name, again = wanted, 2
-        while name in names:
-            name, again = f"{wanted}-{again}", again + 1
-        names.add(name)
-        out.append({**record, "id": name})
-    return out
+    names = set(taken)
+    return [
+        {**record, "id": take_name(str(record.get("id") or f"dialogue-{number}"), names)}
+        for number, record in enumerate(records, 1)
+    ]
+
+
+def take_name(wanted: str, taken: set[str]) -> str:
+    """`wanted`, with a number behind it where it is taken; it is taken from now on."""
+    name, again = wanted, 2
+    while name in taken:
+        name, again = f"{wanted}-{again}", again + 1
+    taken.add(name)
+    return name
 
 
 def require_turns(path: Path, place: object, record: Mapping[str, Any]) -> None:

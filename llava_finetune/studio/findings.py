@@ -21,7 +21,7 @@ from data_prep.files import sha256_of
 from data_prep.records.output import meta_path
 from data_prep.records.record import read_records
 from llava_finetune.studio.commands import split_file
-from llava_finetune.studio.dialogues import pictures_of
+from llava_finetune.studio.dialogues import pictures_of, record_of
 from llava_finetune.studio.table import Table, stamp_of
 from llava_finetune.studio.workspace import Workspace
 
@@ -147,7 +147,7 @@ def _checked(space: Workspace, check: dict[str, Any], rows: dict[str, dict[str, 
 def _parts(space: Workspace, table: Table, rows: dict[str, dict[str, Any]]) -> tuple[dict[str, int], tuple[str, ...]]:
     """How many records each part has, and pictures that are in both; the rows are told their part."""
     counts: dict[str, int] = {}
-    known = {row.get("of") or row["id"] for row in table.rows}
+    known = {record_of(row) for row in table.rows}
     seen: list[set[str]] = []
     for part in PARTS:
         try:

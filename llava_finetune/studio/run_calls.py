@@ -135,8 +135,8 @@ def _forecast(studio: Studio, wanted: commands.Training) -> dict[str, Any]:
 
 def all_runs(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     """Every run as a line."""
-    made = jobs.jobs(studio.space)
-    return {"runs": [runs.summary(studio.space, name, made) for name in runs.names(studio.space, made)]}
+    space, made = studio.space, jobs.jobs(studio.space)
+    return {"runs": [runs.summary(name, runs.written(space, name), made) for name in runs.names(space, made)]}
 
 
 def one_run(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:

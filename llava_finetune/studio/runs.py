@@ -53,9 +53,8 @@ def job_of(made: Sequence[Job], name: str) -> Job | None:
     return next((job for job in reversed(made) if job.kind == "train" and job.about.get("name") == name), None)
 
 
-def summary(space: Workspace, name: str, made: Sequence[Job]) -> dict[str, Any]:
-    """A run as one line of a list."""
-    run = written(space, name)
+def summary(name: str, run: Run | None, made: Sequence[Job]) -> dict[str, Any]:
+    """A run as one line of a list; `run`: what it has written."""
     job = job_of(made, name)
     state = _state(run, job)
     return {
@@ -73,8 +72,8 @@ def summary(space: Workspace, name: str, made: Sequence[Job]) -> dict[str, Any]:
 
 def live(space: Workspace, name: str, made: Sequence[Job]) -> dict[str, Any]:
     """All that the page shows of one run."""
-    short = summary(space, name, made)
     run = written(space, name)
+    short = summary(name, run, made)
     if run is None:
         return {**short, "charts": "", "questions": [], "steps": 0, "warnings": [], "has": []}
     last: dict[str, Any] = next((row for row in reversed(run.rows) if is_number(row.get("seconds_left"))), {})

@@ -20,7 +20,7 @@ from data_prep.converters.rows import Reading, read_rows
 from data_prep.converters.texts import text_of
 from data_prep.files import write_text
 from llava_finetune.errors import UserError
-from llava_finetune.studio.dialogues import read_dialogues, turn_rows, with_turn, write_dialogues
+from llava_finetune.studio.dialogues import read_dialogues, take_name, turn_rows, with_turn, write_dialogues
 from llava_finetune.studio.workspace import Workspace
 
 COLUMNS = ("id", "image", "question", "answer")
@@ -99,12 +99,7 @@ def _with_ids(rows: Iterable[Cells]) -> Iterable[Cells]:
     """Each row with an id that no other has: its own, else its number in the file."""
     seen: set[str] = set()
     for number, row in enumerate(rows, 1):
-        wanted = row.get("id") or f"row-{number}"
-        name, again = wanted, 2
-        while name in seen:
-            name, again = f"{wanted}-{again}", again + 1
-        seen.add(name)
-        yield {**dict.fromkeys(COLUMNS, ""), **row, "id": name}
+        yield {**dict.fromkeys(COLUMNS, ""), **row, "id": take_name(row.get("id") or f"row-{number}", seen)}
 
 
 def table_text(names: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
