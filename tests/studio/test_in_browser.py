@@ -29,6 +29,9 @@ from tests.tiny import make_tiny_llava
 
 WIDE, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 PATIENCE = 30_000
+PICTURES_ARE_SEEN = """() => [...document.images]
+  .filter(one => one.getBoundingClientRect().top < innerHeight)
+  .every(one => one.complete && one.naturalWidth)"""
 TRAINING_PATIENCE = 280_000
 
 
@@ -329,6 +332,7 @@ def test_the_docs_show_the_page_as_it_is(
                 window.goto(f"{served.url}/#{where}")
                 window.wait_for_selector(ready)
                 window.wait_for_load_state("networkidle")
+                window.wait_for_function(PICTURES_ARE_SEEN)
                 window.screenshot(path=root / "docs" / f"studio-{name}.png")
             window.close()
     for name in SHOWN:
