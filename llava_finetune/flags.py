@@ -10,6 +10,8 @@ import argparse
 from collections.abc import Sequence
 
 SECRET_FLAGS = ("token", "key", "password", "secret")
+NO_SECRET = "mm_use_im_patch_token"
+"""Ends as a secret does and is a switch: without its value a run cannot be repeated."""
 
 
 def command_parser(name: str, description: str | None, examples: str | None = None) -> argparse.ArgumentParser:
@@ -55,7 +57,8 @@ def without_secrets(command: Sequence[str]) -> list[str]:
     hide = False
     for word in command:
         name, equals, _ = word.partition("=")
-        secret = name.startswith("--") and name.rsplit("_", 1)[-1].rsplit("-", 1)[-1] in SECRET_FLAGS
+        plain = name.removeprefix("--").replace("-", "_")
+        secret = name.startswith("--") and plain != NO_SECRET and plain.rsplit("_", 1)[-1] in SECRET_FLAGS
         out.append("<hidden>" if hide else f"{name}=<hidden>" if secret and equals else word)
         hide = secret and not equals
     return out

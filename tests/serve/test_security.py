@@ -372,6 +372,7 @@ def test_the_secrets_are_in_no_manifest(adapter: Path, tmp_path: Path, no_secret
     ("words", "expected"),
     [
         (["train", "--hub_token", "hf_x", "--seed", "7"], ["train", "--hub_token", "<hidden>", "--seed", "7"]),
+        (["train", "--mm_use_im_patch_token", "False"], ["train", "--mm_use_im_patch_token", "False"]),
         (["train", "--hub-token=hf_x"], ["train", "--hub-token=<hidden>"]),
         (["train", "--wandb_api_key", "k"], ["train", "--wandb_api_key", "<hidden>"]),
         (["train", "--max_new_tokens", "5"], ["train", "--max_new_tokens", "5"]),
