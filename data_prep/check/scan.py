@@ -63,8 +63,12 @@ class Worker:
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
         env = {**os.environ, "PYTHONPATH": path}
-        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
-        return self._process
+        self._process = started = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
+        )
+        if self._stopped:  # while it was being started: stop() saw no process to end
+            self.close()
+        return started
 
     def close(self) -> None:
         """End the process; the next inspection starts another."""
@@ -125,7 +129,8 @@ def _scan_in_processes(root: str, names: Sequence[str], count: int, progress: Pr
             thread.start()
         try:
             for thread in threads:
-                thread.join()
+                while thread.is_alive():  # a wait without end sleeps through a Ctrl-C that comes as it begins
+                    thread.join(timeout=0.2)
         except KeyboardInterrupt as stop:
             failures.append(stop)
     if failures:
