@@ -2,6 +2,7 @@
 
     bash scripts/mutants.sh                                  # 100 mutants, the same ones every time
     bash scripts/mutants.sh --area masking merge             # those of them that are in two areas
+    bash scripts/mutants.sh --only splice.py:91              # those of them at one line
 
 Each mutant is made in memory and run against the fast tests of its area, in a forked child of a process that has
 imported the libraries once. No file is changed, so a kill leaves nothing behind. mutmut 3 keeps every function once for
@@ -70,11 +71,16 @@ AREAS = {
     ),
     "splice": Area(
         ("llava_finetune/model/splice.py", "llava_finetune/data/layout.py"),
-        ("tests/model/test_splice.py", "tests/data/test_independent_turns.py"),
+        (
+            "tests/data/test_layout.py",
+            "tests/model/test_splice.py",
+            "tests/data/test_shared_pictures.py",
+            "tests/data/test_independent_turns.py",
+        ),
     ),
     "loss": Area(
         ("llava_finetune/kernels/head_loss.py", "llava_finetune/model/modeling.py"),
-        ("tests/kernels/test_head_loss.py", "tests/model/test_splice.py"),
+        ("tests/kernels/test_head_loss.py", "tests/model/test_modeling.py", "tests/model/test_splice.py"),
     ),
     "resume": Area(
         ("llava_finetune/training/resume.py", "llava_finetune/saved/checkpoints.py"),
@@ -89,12 +95,14 @@ AREAS = {
     ),
     "merge": Area(
         ("llava_finetune/merge/weights.py", "llava_finetune/merge/command.py"),
-        tuple(f"tests/merge/test_merge.py::test_{name}" for name in MERGE),
+        ("tests/merge/test_parts.py", *(f"tests/merge/test_merge.py::test_{name}" for name in MERGE)),
     ),
     "picture": Area(
         ("data_prep/records/picture.py", "data_prep/records/names.py"),
         (
+            "tests/data_prep/test_picture_names.py",
             "tests/data_prep/test_records_and_pictures.py",
+            "tests/data_prep/test_one_door.py::test_a_tiff_that_is_not_read_is_called_by_its_bands",
             "tests/data/test_pictures.py",
             "tests/data_prep/test_bounds.py",
         ),
@@ -135,6 +143,11 @@ def sample(areas: Sequence[str], count: int, seed: int) -> list[Mutant]:
         chosen = random.Random(f"{seed} {area}").sample(every, min(share, len(every)))
         found += sorted(chosen, key=lambda one: (one.file, one.line, one.number)) if area in areas else []
     return found
+
+
+def is_at(mutant: Mutant, places: Sequence[str] | None) -> bool:
+    """Whether a mutant is at one of these lines (`splice.py:91`); None: any line."""
+    return places is None or any(f"/{mutant.file}:{mutant.line}".endswith(f"/{place}") for place in places)
 
 
 class MutantLoader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -222,6 +235,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--area", choices=AREAS, nargs="+", default=list(AREAS), help="what is mutated (default: all)")
     out.add_argument("--count", type=int, default=COUNT, help=f"mutants in all areas (default: {COUNT})")
     out.add_argument("--seed", type=int, default=SEED, help=f"which ones (default: {SEED})")
+    out.add_argument("--only", nargs="+", metavar="FILE:LINE", help="those at these lines (splice.py:91)")
     out.add_argument("--list", action="store_true", help="list the mutants and run none")
     out.add_argument("--log", type=Path, default=ROOT / "build" / "mutants.log", help="what the tests print")
     return out
@@ -231,7 +245,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the sample; 0 when enough were killed."""
     a = parser().parse_args(argv)
     drawn = sample(a.area, a.count, a.seed)
-    chosen = [one for name in a.area for one in drawn if one.area == name]
+    chosen = [one for name in a.area for one in drawn if one.area == name and is_at(one, a.only)]
+    if not chosen:
+        print(f"none of the {len(drawn)} mutants drawn is at these lines; --list shows where they are")
+        return 1
     if a.list:
         print("\n".join(f"{one.area:<8} {one.file}:{one.line} {one.change}" for one in chosen))
         return 0
@@ -240,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     a.log.write_text("")
     warm_up()
     results: list[str] = []
-    for name in a.area:
+    for name in dict.fromkeys(one.area for one in chosen):
         own = [one for one in chosen if one.area == name]
         found = run_area(name, own, a.log)
         if found is None:
