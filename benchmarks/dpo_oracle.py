@@ -29,7 +29,7 @@ from llava_finetune.data.pairs import PairCollator, pair_encoder
 from llava_finetune.kernels.unpadded_attention import unpad_attention
 from llava_finetune.model.loading import Loaded, load
 from llava_finetune.model.modeling import ForwardSettings
-from llava_finetune.training.dpo import PairSettings, pair_loss, path_sums
+from llava_finetune.training.pair_loss import PairSettings, pair_loss, path_sums
 
 NUM_PAIRS = 4
 WORDS = ("red", "a dark blue square", "nothing at all", "two", "it is green and it is round", "yes", "no", "a star")

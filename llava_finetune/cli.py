@@ -60,6 +60,9 @@ COMMANDS: dict[str, Command] = {
     ),
 }
 
+OURS = {"", "data_prep", "llava", "llava_finetune", "patches"}
+"""Packages of this repository: where a module of theirs is missing, the fault is ours."""
+
 ECHO_SECONDS = 3.0
 """How much later a rank leaves whose error only echoes another's end; DeepSpeed's launcher looks once a second."""
 
@@ -151,6 +154,8 @@ def _told(error: Exception, command: Sequence[str]) -> str:
 
     if is_message(error):
         return f"error: {error}"
+    if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").partition(".")[0]) not in OURS:
+        return f"error: no package {package} for {sys.executable}: bash scripts/setup.sh installs what commands need"
     from llava_finetune.flags import without_secrets
 
     return fault_of_ours(error, without_secrets(command))

@@ -1,5 +1,8 @@
 """Find everything in a records file that would make training fail, go wrong in silence, or measure the wrong thing.
 
+`passes` reads records (by `texts`, `boxes`, `tokens`), `scan` and `inspect` read pictures, `pictures` joins the two and
+`report` says it; `fix` and `mend` write a mended file.
+
 report = check_records("records.json", "images", cache_dir="runs/cache")
 if not report.ok: print(report_text(report))
 """

@@ -19,9 +19,9 @@ from llava_finetune import ROOT
 from llava_finetune.errors import WITHOUT_DEEPSPEED, UsageError
 from llava_finetune.flags import flag
 from llava_finetune.launching import batches, preflight
-from llava_finetune.launching.launch_command import handed_on
 from llava_finetune.launching.near_misses import near_misses
 from llava_finetune.launching.relaunch import run_until_it_fits
+from llava_finetune.launching.repeat_command import handed_on
 from llava_finetune.launching.settings import Settings, read_settings
 from llava_finetune.launching.ssh_environment import shell_word
 from llava_finetune.launching.starter import starter

@@ -34,6 +34,45 @@ def _named(prefix: str, kind: str) -> Any:
     return getattr(transformers, text, None) or getattr(transformers, f"{prefix}{kind}")
 
 
+class _SeesPictures:
+    """What a language model needs to take `images` and `image_sizes`; it stands before the model among the parents."""
+
+    def get_model(self: Any) -> Any:
+        return self.model
+
+    def forward(self: Any, input_ids: Any = None, images: Any = None, image_sizes: Any = None, **kwargs: Any) -> Any:
+        """As the language model's, with pictures put in the places of -200."""
+        if kwargs.get("inputs_embeds") is None:
+            names = ("position_ids", "attention_mask", "past_key_values", "labels")
+            position, mask, cache, labels = (kwargs.pop(name, None) for name in names)
+            made = self.prepare_inputs_labels_for_multimodal(
+                input_ids, position, mask, cache, labels, images, image_sizes
+            )
+            input_ids, kwargs["inputs_embeds"] = made[0], made[4]
+            kwargs |= dict(zip(names, (*made[1:4], made[5]), strict=True))
+        return super().forward(input_ids=input_ids, **kwargs)  # type: ignore[misc]
+
+    @torch.no_grad()
+    def generate(self: Any, inputs: Any = None, images: Any = None, image_sizes: Any = None, **kwargs: Any) -> Any:
+        """Ids of the answers, without those of the prompts."""
+        position, mask = kwargs.pop("position_ids", None), kwargs.pop("attention_mask", None)
+        if images is None:
+            embeds = self.get_model().embed_tokens(inputs)
+        else:
+            _, position, mask, _, embeds, _ = self.prepare_inputs_labels_for_multimodal(
+                inputs, position, mask, None, None, images, image_sizes
+            )
+        return super().generate(position_ids=position, attention_mask=mask, inputs_embeds=embeds, **kwargs)  # type: ignore[misc]
+
+    def prepare_inputs_for_generation(self: Any, input_ids: Any, inputs_embeds: Any = None, **kwargs: Any) -> Any:
+        """As the language model's; transformers reads off this signature what a prompt may be."""
+        pictures = {name: kwargs.pop(name, None) for name in ("images", "image_sizes")}
+        made = super().prepare_inputs_for_generation(  # type: ignore[misc]
+            input_ids, inputs_embeds=inputs_embeds, **kwargs
+        )
+        return {**made, **{name: value for name, value in pictures.items() if value is not None}}
+
+
 @functools.cache
 def llava_class(language: str) -> Any:
     """The LLaVA class on a language model of PREFIXES, registered with transformers under `llava_` and its type."""
@@ -48,7 +87,7 @@ def llava_class(language: str) -> Any:
     class Model(LlavaMetaModel, model_parent):  # type: ignore[misc, valid-type]
         config_class = config
 
-    class CausalLM(parent, LlavaMetaForCausalLM):  # type: ignore[misc, valid-type]
+    class CausalLM(_SeesPictures, parent, LlavaMetaForCausalLM):  # type: ignore[misc, valid-type]
         config_class = config
 
         def __init__(self, config: Any) -> None:
@@ -57,39 +96,6 @@ def llava_class(language: str) -> Any:
             self.vocab_size = config.vocab_size
             self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
             self.post_init()
-
-        def get_model(self) -> Any:
-            return self.model
-
-        def forward(self, input_ids: Any = None, images: Any = None, image_sizes: Any = None, **kwargs: Any) -> Any:
-            """As the language model's, with pictures put in the places of -200."""
-            if kwargs.get("inputs_embeds") is None:
-                names = ("position_ids", "attention_mask", "past_key_values", "labels")
-                position, mask, cache, labels = (kwargs.pop(name, None) for name in names)
-                made = self.prepare_inputs_labels_for_multimodal(
-                    input_ids, position, mask, cache, labels, images, image_sizes
-                )
-                input_ids, kwargs["inputs_embeds"] = made[0], made[4]
-                kwargs |= dict(zip(names, (*made[1:4], made[5]), strict=True))
-            return super().forward(input_ids=input_ids, **kwargs)
-
-        @torch.no_grad()
-        def generate(self, inputs: Any = None, images: Any = None, image_sizes: Any = None, **kwargs: Any) -> Any:
-            """Ids of the answers, without those of the prompts."""
-            position, mask = kwargs.pop("position_ids", None), kwargs.pop("attention_mask", None)
-            if images is None:
-                embeds = self.get_model().embed_tokens(inputs)
-            else:
-                _, position, mask, _, embeds, _ = self.prepare_inputs_labels_for_multimodal(
-                    inputs, position, mask, None, None, images, image_sizes
-                )
-            return super().generate(position_ids=position, attention_mask=mask, inputs_embeds=embeds, **kwargs)
-
-        def prepare_inputs_for_generation(self, input_ids: Any, inputs_embeds: Any = None, **kwargs: Any) -> Any:
-            """As the language model's; transformers reads off this signature what a prompt may be."""
-            pictures = {name: kwargs.pop(name, None) for name in ("images", "image_sizes")}
-            made = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
-            return {**made, **{name: value for name, value in pictures.items() if value is not None}}
 
     for made, kind in ((Model, "Model"), (CausalLM, "ForCausalLM")):
         made.__name__ = made.__qualname__ = f"Llava{prefix}{kind}"

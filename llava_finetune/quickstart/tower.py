@@ -195,10 +195,8 @@ def _train(
         if rank == 0 and (epoch % 4 == 0 or epoch == epochs):
             share = _share(model, pixels[held].to(device), targets[held])
             left = (time.monotonic() - start) / epoch * (epochs - epoch)
-            print(
-                f"  epoch {epoch}/{epochs}  loss {loss:.4f}  held-out captions named {share:.1%}  {left:.0f} s left",
-                flush=True,
-            )
+            said = f"  epoch {epoch}/{epochs}  loss {loss:.4f}  held-out captions named {share:.1%}"
+            print(f"{said}  {left:.0f} s left", flush=True)
     if rank == 0:
         _scale_features(model.tower, pixels[held].to(device))
         _save(model.tower, processor, share, output)

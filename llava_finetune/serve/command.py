@@ -88,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM; answers under way are finished."""
     arguments = parser().parse_args(argv)
     choice = choice_of(arguments)
+    require_packages(page=not arguments.no_page)
     access = access_of(arguments)
-    _require_packages(page=not arguments.no_page)
     listening = listen(arguments.host, arguments.port)
     with listening, _scratch() as scratch:
         loaded = load_model(choice)
@@ -224,7 +224,8 @@ def _scratch() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _require_packages(*, page: bool) -> None:
+def require_packages(*, page: bool) -> None:
+    """Raise UserError where the environment lacks what serves; before a module is imported that needs it."""
     import importlib.util
 
     wanted = ["fastapi", "uvicorn", "prometheus_client", *(["gradio"] if page else [])]

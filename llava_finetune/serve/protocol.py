@@ -1,6 +1,6 @@
 """The part of OpenAI's chat protocol that is spoken here, checked; what would change an answer unnoticed is refused.
 
-request = ChatRequest.model_validate(body)
+request = ChatRequest.model_validate_json(body)
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from pathlib import Path
 from data_prep.numbers import whole
 from llava_finetune.errors import UserError
 from llava_finetune.flags import command_parser
-from llava_finetune.serve.command import access_of
+from llava_finetune.serve.command import access_of, require_packages
 from llava_finetune.serve.http_server import configuration, listen
 from llava_finetune.studio.workspace import Workspace
 
@@ -41,8 +41,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve the page until SIGINT or SIGTERM; what was started goes on."""
     arguments = parser().parse_args(argv)
+    require_packages(page=False)
     access = access_of(arguments)
-    _require_packages()
     space = Workspace.open(arguments.workspace)
     _allow(space, arguments.model)
     import uvicorn
@@ -69,11 +69,3 @@ def _allow(space: Workspace, folders: Sequence[Path]) -> None:
     if folders:
         before = [one for one in space.settings().get("models", []) if isinstance(one, str)]
         space.keep(models=list(dict.fromkeys([*(str(one.resolve()) for one in folders), *before])))
-
-
-def _require_packages() -> None:
-    import importlib.util
-
-    missing = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"{', '.join(missing)} missing: pip install -c constraints.txt -e '.[serve]'")

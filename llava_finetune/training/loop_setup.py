@@ -14,14 +14,14 @@ from data_prep.files import sha256_of
 from llava_finetune.config.arguments import for_the_loop
 from llava_finetune.data.collator import TeachingCollator
 from llava_finetune.data.pairs import PairCollator
-from llava_finetune.launching import launch_command
+from llava_finetune.launching import repeat_command
 from llava_finetune.model.trained_parts import trainable_table
 from llava_finetune.saved.manifest import run_manifest, write_json
 from llava_finetune.training.beginning import Run
 from llava_finetune.training.data_setup import RunData
-from llava_finetune.training.dpo import PairSettings
 from llava_finetune.training.loop_plan import LoopPlan
 from llava_finetune.training.model_setup import Built
+from llava_finetune.training.pair_loss import PairSettings
 from llava_finetune.training.pair_trainer import PairTrainer
 from llava_finetune.training.trackers import make_trackers
 from llava_finetune.training.trainer import RunTrainer
@@ -68,7 +68,7 @@ def write_run(run: Run, built: Built, data: RunData) -> dict[str, Any]:
     arguments = run.arguments
     path = Path(arguments.data.data_path)
     content = run_manifest(
-        launch_command.command(arguments.argv),
+        repeat_command.command(arguments.argv),
         {
             **dataclasses.asdict(arguments.model),
             **dataclasses.asdict(arguments.data),

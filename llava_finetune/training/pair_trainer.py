@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from llava_finetune.errors import UserError
-from llava_finetune.training.dpo import PairSettings, mean_kl, pair_loss, path_sums
 from llava_finetune.training.loop_plan import LoopPlan
+from llava_finetune.training.pair_loss import PairSettings, mean_kl, pair_loss, path_sums
 from llava_finetune.training.trainer import RunTrainer
 
 

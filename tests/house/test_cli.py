@@ -105,6 +105,33 @@ def test_a_bug_is_one_line_that_names_a_file_with_its_traceback(tmp_path: Path) 
     assert details.stat().st_mode & 0o077 == 0
 
 
+WITHOUT = "import sys; sys.modules |= dict.fromkeys({names!r}); from llava_finetune.cli import main; sys.exit(main())"
+
+
+@pytest.mark.parametrize(
+    ("command", "remedy"),
+    [
+        (("serve", "model"), "prometheus_client, gradio missing: pip install -c constraints.txt -e '.[serve]'"),
+        (("serve", "model", "--no-page"), "prometheus_client missing: pip install -c constraints.txt -e '.[serve]'"),
+        (("studio", "runs"), "prometheus_client missing: pip install -c constraints.txt -e '.[serve]'"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named_with_what_installs_it(
+    tmp_path: Path, command: tuple[str, ...], remedy: str
+) -> None:
+    names = ["starlette", "fastapi", "uvicorn", "prometheus_client", "gradio"]
+    result = run_python("-c", WITHOUT.format(names=names), *command, TMPDIR=str(tmp_path))
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: ") and remedy in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_any_other_package_that_is_missing_is_not_called_a_fault_of_ours(tmp_path: Path) -> None:
+    result = run_python("-c", START.format(debug=False), **make_command(tmp_path, "import gone.deeper"))
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr.startswith("error: no package gone for ") and "bash scripts/setup.sh" in result.stderr
+
+
 def test_memory_that_ran_out_is_not_called_a_fault_of_ours(tmp_path: Path) -> None:
     result = run_python("-c", START.format(debug=False), **make_command(tmp_path, "raise MemoryError"))
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)

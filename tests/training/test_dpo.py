@@ -15,7 +15,7 @@ from llava_finetune.data.pairs import PairEncoder
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.model.building import load_tokenizer
 from llava_finetune.report.run_folder import read_run
-from llava_finetune.training.dpo import PairSettings, mean_kl, pair_loss, path_sums
+from llava_finetune.training.pair_loss import PairSettings, mean_kl, pair_loss, path_sums
 from tests.training.conftest import COLOURS, Flags, assert_same_run, record, rows_of, tensors
 from tests.training.forked import train
 

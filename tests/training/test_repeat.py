@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llava_finetune.launching import launch, launch_command
+from llava_finetune.launching import launch, repeat_command
 from llava_finetune.report.page import run_page
 from llava_finetune.report.run_folder import read_run
 from tests.training.conftest import Flags
@@ -32,7 +32,7 @@ def test_the_launchers_command_is_what_the_manifest_and_the_report_say(
     command, environment = started[0]
     assert command[:1] == ["deepspeed"] and command[command.index("--num_gpus") + 1] == "2"
 
-    monkeypatch.setenv(launch_command.VARIABLE, environment[launch_command.VARIABLE])
+    monkeypatch.setenv(repeat_command.VARIABLE, environment[repeat_command.VARIABLE])
     code, text = train(flags("lora", tmp_path / "run", "--max_steps 1"), tmp_path / "out")
     assert code == 0, text
     assert json.loads((tmp_path / "run" / "run.json").read_text())["command"] == command
@@ -40,5 +40,5 @@ def test_the_launchers_command_is_what_the_manifest_and_the_report_say(
 
 
 def test_without_a_launcher_it_is_the_train_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(launch_command.VARIABLE, raising=False)
-    assert launch_command.command(["--max_steps", "3"]) == ["llava-finetune", "train", "--max_steps", "3"]
+    monkeypatch.delenv(repeat_command.VARIABLE, raising=False)
+    assert repeat_command.command(["--max_steps", "3"]) == ["llava-finetune", "train", "--max_steps", "3"]
