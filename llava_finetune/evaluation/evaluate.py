@@ -254,11 +254,11 @@ def _show(scores: dict[str, Any], as_json: bool, name: str) -> None:
     for label, row in rows:
         low, high = row["interval"]
         interval = f"95 % [{low:.2%}, {high:.2%}]"
-        print(f"{name:<12}{label:<8} exact match {row['exact_match']:7.2%}  {interval}  of {row['count']}")
+        print(f"{name:<11} {label:<8} exact match {row['exact_match']:7.2%}  {interval}  of {row['count']}")
     if scores.get("box_count"):
         (low, high), (least, most) = scores["box_iou_interval"], scores["box_accuracy_interval"]
         print(
-            f"{name:<12}{'boxes':<8} mean IoU {scores['box_iou']:.3f}  95 % [{low:.3f}, {high:.3f}]  at IoU 0.5 "
+            f"{name:<11} {'boxes':<8} mean IoU {scores['box_iou']:.3f}  95 % [{low:.3f}, {high:.3f}]  at IoU 0.5 "
             f"{scores['box_accuracy']:.2%}  95 % [{least:.2%}, {most:.2%}]  of {scores['box_count']}, "
             f"{scores['box_unread']} without a box"
         )
@@ -266,7 +266,7 @@ def _show(scores: dict[str, Any], as_json: bool, name: str) -> None:
         for key, text in (("yes_share", "says yes"), ("false_yes", "false yes")):
             if f"{key}_interval" in row:
                 low, high = row[f"{key}_interval"]
-                print(f"{name:<12}{label:<12} {text} {row[key]:7.2%}  95 % [{low:.2%}, {high:.2%}]")
+                print(f"{name:<11} {label:<12} {text} {row[key]:7.2%}  95 % [{low:.2%}, {high:.2%}]")
 
 
 if __name__ == "__main__":
