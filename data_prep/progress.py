@@ -43,8 +43,10 @@ class Progress:
         """Count `count` more."""
         self._done += count
         now = time.monotonic()
+        if now - self._last < 0.5 or now - self._start < QUIET_SECONDS:
+            return  # asked of every record, a terminal's question costs as much as reading it
         live = sys.stderr.isatty()
-        if now - self._last >= (0.5 if live else 10) and now - self._start >= QUIET_SECONDS:
+        if live or now - self._last >= 10:
             self._last, self._shown = now, True
             print(f"\r{self.line(now)}\x1b[K" if live else self.line(now), end="" if live else "\n", file=sys.stderr)
 

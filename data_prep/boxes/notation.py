@@ -64,10 +64,13 @@ class Reading:
     unread: tuple[str, ...]
 
 
+NOTHING = Reading((), ())
+
+
 def read_boxes(text: str) -> Reading:
     """Return the boxes of a text in their order, and what could not be read as one."""
-    if not any(mark in text for mark in ("[", "(", "<box", "<|box")):
-        return Reading((), ())
+    if "[" not in text and "(" not in text and "<box" not in text and "<|box" not in text:
+        return NOTHING
     regions = list(MARKED.finditer(text))
     cores = list(CORES.finditer(text))
     boxes = tuple(_written(core, cores, regions) for core in cores)

@@ -36,10 +36,11 @@ def boxes_of(record: Mapping[str, Any]) -> tuple[Reading, Scale | None, bool] | 
     turns = record.get("conversations")
     texts = [turn.get("value") for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
     readings = [read_boxes(text) for text in texts if isinstance(text, str)]
-    boxes = tuple(box for reading in readings for box in reading.boxes)
-    unread = tuple(text for reading in readings for text in reading.unread)
-    if not boxes and not unread:
+    found = [reading for reading in readings if reading.boxes or reading.unread]
+    if not found:
         return None
+    boxes = tuple(box for reading in found for box in reading.boxes)
+    unread = tuple(text for reading in found for text in reading.unread)
     return Reading(boxes, unread), said_scale(record), isinstance(record.get("image"), str)
 
 

@@ -53,11 +53,12 @@ class RecordPass:
         found = list(faults(record))
         for fault in found:
             self.report.add(fault.kind, Example(line, index, name, fault.detail, _first_image(record)))
-        if not any(fault.kind == "image not a name" for fault in found):
+        kinds = {fault.kind for fault in found}
+        if "image not a name" not in kinds:
             names = images_of(record) or images_under_wrong_key(record)
             for picture in names:
                 self.pictures.setdefault(picture, []).append(index)
-            if not names and "image" not in record and not any(fault.kind == "wrong image key" for fault in found):
+            if not names and "image" not in record and "wrong image key" not in kinds:
                 self.report.add("no picture", Example(line, index, name, "text only"))
         if boxes := boxes_of(record):
             place = Example(line, index, name, "", _first_image(record))
