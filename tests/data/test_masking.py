@@ -9,7 +9,7 @@ import pytest
 
 from data_prep.records.marks import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from data_prep.records.record import conversation
-from llava_finetune.data.masking import asked_alone, encode, prompt_ids, separate
+from llava_finetune.data.masking import _tokenize, asked_alone, encode, prompt_ids, separate
 from llava_finetune.data.segments import segments, single_image_first
 from llava_finetune.errors import UserError
 from llava_finetune.model.building import load_tokenizer
@@ -43,6 +43,13 @@ def test_a_tokenizer_without_offsets_is_taught_the_same(template: str, tokenizer
     assert slow.input_ids == fast.input_ids
     assert slow.labels == fast.labels
     assert slow.spans == fast.spans and len(fast.spans) == 3
+
+
+def test_growing_prefixes_find_the_place_of_every_letter() -> None:
+    def letters(text: str, **_: Any) -> Any:
+        return SimpleNamespace(input_ids=[ord(letter) for letter in text])
+
+    assert _tokenize("red", letters) == ([114, 101, 100], [(0, 1), (1, 2), (2, 3)])
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

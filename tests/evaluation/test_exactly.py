@@ -7,7 +7,7 @@ import pytest
 
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation.intervals import NUM_RESAMPLES, PairedTest, _resampled_means, bootstrap
-from llava_finetune.evaluation.metrics import is_right, kept_for, text_prior
+from llava_finetune.evaluation.metrics import LONGEST_TEXT, MOST_WORDS, is_right, kept_for, length_fault, text_prior
 
 
 @pytest.mark.parametrize("answer", ["red!", "red?", "red,", "re.d", "reds"])
@@ -51,3 +51,16 @@ def test_the_prior_of_an_unknown_question_is_that_of_its_first_two_words() -> No
     told = text_prior(records, [{"question": "What colour is it?", "answer": "", "reference": "red"}])
     assert [prediction["answer"] for prediction in told] == ["Green."]
     assert text_prior(records, [{"question": "Where is it?", "answer": "", "reference": "x"}])[0]["answer"] == "yes"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("a " * MOST_WORDS, None),
+        ("a " * (MOST_WORDS + 1), "5,001 words; at most 5,000 can be scored"),
+        ("a" * LONGEST_TEXT, None),
+        ("a" * (LONGEST_TEXT + 1), "100,001 characters; at most 100,000 can be scored"),
+    ],
+)
+def test_a_text_may_be_as_long_as_is_said_and_not_a_word_longer(text: str, fault: str | None) -> None:
+    assert length_fault(text) == fault

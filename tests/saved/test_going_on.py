@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from enum import Enum
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,11 +52,12 @@ def test_a_published_checkpoint_has_its_name_its_facts_and_replaces_an_older_one
 
 
 def test_checkpoints_come_by_their_steps_and_only_whole_ones(tmp_path: Path) -> None:
-    for step in (10, 2, 4):
+    for step in (10, 2, 0, 4):
         checkpoint(tmp_path, step)
     (tmp_path / "checkpoint-4" / "model.bin").unlink()
     (tmp_path / "checkpoint-x").mkdir()
-    assert [path.name for path in checkpoints.checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-10"]
+    found = [path.name for path in checkpoints.checkpoints(tmp_path)]
+    assert found == ["checkpoint-0", "checkpoint-2", "checkpoint-10"]
     assert checkpoints.fault_of(tmp_path / "checkpoint-4") == "model.bin is missing"
     assert "no checkpoint.json" in str(checkpoints.fault_of(tmp_path / "checkpoint-x"))
 
@@ -186,6 +188,44 @@ def test_settings_that_differ_are_told_once_each_and_refused_unless_allowed(tmp_
     assert said == []
     resume.refuse_differences(folder, now, True, said.append)
     assert len(said) == 1 and said[0].endswith("going on all the same (--resume_changed True)")
+
+
+def test_parts_for_other_ranks_are_refused_though_other_settings_are_allowed(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 2)
+    said: list[str] = []
+    with pytest.raises(UserError, match=r"written by 1 rank\(s\) without ZeRO, and this run has 2 under ZeRO-2"):
+        resume.refuse_differences(folder, {**SETTINGS, "ranks": 2, "zero_stage": 2}, True, said.append)
+    assert said == []
+
+
+@pytest.mark.parametrize(("tower", "kept"), [("folder", "f" * 64), ("some/tower", "some/tower"), (None, None)])
+def test_a_tower_is_known_by_its_hash_else_by_its_name(
+    tower: str | None, kept: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resume, "weights_sha256", lambda path: "f" * 64 if path.name == "folder" else None)
+    (tmp_path / "train.json").write_text("[]")
+    arguments = SimpleNamespace(
+        model=SimpleNamespace(**dict.fromkeys(resume.MODEL), vision_tower=tower, model_name_or_path="base"),
+        data=SimpleNamespace(
+            replay=None,
+            independent_turns="False",
+            image_aspect_ratio="pad",
+            augment=None,
+            data_path=str(tmp_path / "train.json"),
+        ),
+        training=SimpleNamespace(
+            **dict.fromkeys(resume.TRAINING),
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=3,
+            sharing=False,
+            world_size=1,
+        ),
+        precision=SimpleNamespace(name="fp32"),
+        zero_stage=0,
+    )
+    settings: dict[str, Any] = resume.settings_of(arguments)  # type: ignore[arg-type]
+    assert settings["vision_tower_sha256"] == kept
+    assert (settings["base_sha256"], settings["records_per_step"]) == ("base", 6)
 
 
 def test_the_log_and_what_was_answered_later_are_taken_back_to_a_step(tmp_path: Path) -> None:
