@@ -7,7 +7,11 @@ They are apart from the readers so that pictures and records can raise them with
 
 from __future__ import annotations
 
+import reprlib
+from collections.abc import Mapping
 from enum import Enum
+from itertools import islice
+from typing import Any
 
 
 class UserError(Exception):
@@ -79,6 +83,29 @@ def shortened(name: str, most: int = 80) -> str:
     'aaaaaaaa... (5,000 characters)'
     """
     return name if len(name) <= most else f"{name[:most]}... ({len(name):,} characters)"
+
+
+def quoted(value: object, most: int = 60) -> str:
+    """Return a value for a message as Python writes it; what is long is cut inside of its quotes and brackets.
+
+    >>> quoted("b" * 5000, 17), quoted({"answers": ["yes"] * 9})
+    ("'bbbbbb...bbbbbb'", "{'answers': ['yes', 'yes', 'yes', 'yes', ...]}")
+    """
+    short = _Short()
+    short.maxlevel, short.maxlist = 2, 4
+    short.maxlong = short.maxother = most
+    short.maxstring = most if isinstance(value, str) else max(most // 2, 17)
+    return short.repr(value)
+
+
+class _Short(reprlib.Repr):
+    """As the library's, with the keys of an object in their own order."""
+
+    def repr_dict(self, x: Mapping[Any, Any], level: int) -> str:
+        if level <= 0 and x:
+            return "{...}"
+        pairs = [f"{self.repr1(key, level - 1)}: {self.repr1(x[key], level - 1)}" for key in islice(x, self.maxdict)]
+        return "{" + ", ".join([*pairs, *["..."] * (len(x) > self.maxdict)]) + "}"
 
 
 def first_line(error: BaseException) -> str:

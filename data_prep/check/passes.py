@@ -11,7 +11,7 @@ from typing import Any
 from data_prep.check.boxes import Boxed, boxes_of
 from data_prep.check.report import Example, Report
 from data_prep.check.texts import faults, images_under_wrong_key
-from data_prep.errors import DataError
+from data_prep.errors import DataError, quoted
 from data_prep.progress import Progress
 from data_prep.records.names import LONGEST_NAME, same_name
 from data_prep.records.record import Record, Records, images_of
@@ -99,10 +99,10 @@ class RecordPass:
         }
         self.report.statistics["turns"] = {str(turns): count for turns, count in sorted(self._turns.items())}
         if self._num_answers > 1 and len(self._answers) == 1:
-            detail = f"all {self._num_answers} answers are {common[0][0]!r:.60}"
+            detail = f"all {self._num_answers} answers are {quoted(common[0][0])}"
             self.report.add("one answer only", Example(0, 0, "", detail))
         elif self._num_answers > 20 and shares and shares[0][1] > 0.5:
-            share = f"{shares[0][0]!r:.60} is {shares[0][1]:.0%} of {self._num_answers} answers"
+            share = f"{quoted(shares[0][0])} is {shares[0][1]:.0%} of {self._num_answers} answers"
             self.report.add("one answer rules", Example(0, 0, "", share))
 
 

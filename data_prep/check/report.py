@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from data_prep.check.kinds import KINDS, Kind, Severity
-from data_prep.errors import printable
+from data_prep.errors import printable, quoted
 
 NUM_EXAMPLES = 5
 ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.NOTE: 2}
@@ -137,7 +137,7 @@ def _place(example: Example) -> str:
 def _statistics(statistics: dict[str, Any]) -> list[str]:
     lines = []
     if answers := statistics.get("answers"):
-        top = ", ".join(f"{printable(text)!r:.40} {share:.0%}" for text, share in answers["most_common"][:5])
+        top = ", ".join(f"{quoted(printable(text), 40)} {share:.0%}" for text, share in answers["most_common"][:5])
         lines.append(f"answers: {answers['count']}, {answers['distinct']} distinct; {top}")
     if tokens := statistics.get("tokens"):
         lines.append(

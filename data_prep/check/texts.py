@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from data_prep.errors import DataError
+from data_prep.errors import DataError, quoted, shortened
 from data_prep.records.preference import is_pair, pair_of, text_of
 from data_prep.records.record import IMAGE_TOKEN, images_of
 
@@ -70,7 +70,7 @@ def faults(record: Mapping[str, Any]) -> Iterator[Fault]:
         return
     if not all(isinstance(turn, dict) and "from" in turn and "value" in turn for turn in turns):
         bad = next(turn for turn in turns if not (isinstance(turn, dict) and "from" in turn and "value" in turn))
-        yield Fault("no conversation", f'a turn is {{"from": ..., "value": ...}}, found {bad!r:.80}')
+        yield Fault("no conversation", f'a turn is {{"from": ..., "value": ...}}, found {quoted(bad, 80)}')
         return
     if is_pair(record):
         yield from _pair_faults(record)
@@ -84,7 +84,7 @@ def faults(record: Mapping[str, Any]) -> Iterator[Fault]:
         return
     read = {"chosen", "rejected"} if is_pair(record) else set()
     if unread := [key for key in UNREAD_KEYS if record.get(key) and key not in read]:
-        shown = ", ".join(f'"{key}": {record[key]!r:.40}' for key in unread[:3])
+        shown = ", ".join(f'"{key}": {quoted(record[key], 40)}' for key in unread[:3])
         yield Fault("key nothing reads", shown)
 
 
@@ -95,17 +95,17 @@ def _pair_faults(record: Mapping[str, Any]) -> Iterator[Fault]:
         yield Fault("pair not whole", error.problem)
         return
     if " ".join(pair.chosen.split()) == " ".join(pair.rejected.split()):
-        yield Fault("chosen is rejected", f"both are {pair.chosen!r:.60}")
+        yield Fault("chosen is rejected", f"both are {quoted(pair.chosen)}")
     if not record.get("image"):
-        yield Fault("pair without a picture", f"rejected {pair.rejected!r:.40}")
+        yield Fault("pair without a picture", f"rejected {quoted(pair.rejected, 40)}")
     for fault in _text_faults(len(pair.turns) + 1, "gpt", pair.rejected):
         yield Fault(fault.kind, f"rejected, {fault.detail}")
 
 
 def _why_no_conversation(record: Mapping[str, Any]) -> str:
     if "conversations" in record:
-        return f'"conversations" is {record["conversations"]!r:.60}, expected a list of turns'
-    keys = ", ".join(list(record)[:6])
+        return f'"conversations" is {quoted(record["conversations"])}, expected a list of turns'
+    keys = ", ".join(shortened(key, 40) for key in list(record)[:6])
     hint = "; this is the layout of `messages`: python -m data_prep hf reads it" if "messages" in record else ""
     return f'no "conversations", only {keys}{hint}'
 
@@ -115,7 +115,8 @@ def _order_faults(roles: list[Any]) -> Iterator[Fault]:
     if unknown:
         near = {"user": "human", "assistant": "gpt", "bot": "gpt", "model": "gpt"}.get(str(unknown[0]).lower())
         hint = f"; write {near}" if near else ""
-        yield Fault("unknown role", f'role "{unknown[0]}", expected human or gpt{hint}')
+        said = f'"{shortened(unknown[0], 40)}"' if isinstance(unknown[0], str) else quoted(unknown[0], 40)
+        yield Fault("unknown role", f"role {said}, expected human or gpt{hint}")
         return
     expected = ["human", "gpt"] * ((len(roles) + 1) // 2)
     wrong = next((place for place, role in enumerate(roles) if role != expected[place]), None)
@@ -127,7 +128,7 @@ def _order_faults(roles: list[Any]) -> Iterator[Fault]:
 
 def _text_faults(number: int, role: Any, text: Any) -> Iterator[Fault]:
     if not isinstance(text, str):
-        yield Fault("text not a string", f"turn {number}: {text!r:.60}")
+        yield Fault("text not a string", f"turn {number}: {quoted(text)}")
         return
     if not text.strip():
         yield Fault("empty text", f"turn {number} ({role}) is empty")
@@ -145,7 +146,7 @@ def _text_faults(number: int, role: Any, text: Any) -> Iterator[Fault]:
     elif found := OTHER_MARKS.search(text):
         yield Fault("mark of another tool", f"turn {number}: {found.group():.60} is not taken")
     if role == "gpt" and IMAGE_TOKEN in text:
-        yield Fault("<image> in answer", f"turn {number}: {text!r:.60}")
+        yield Fault("<image> in answer", f"turn {number}: {quoted(text)}")
 
 
 def _around(text: str, found: re.Match[str], width: int = 12) -> str:
@@ -160,7 +161,7 @@ def _image_faults(record: Mapping[str, Any], turns: list[Any]) -> Iterator[Fault
     questions = [turn["value"] for turn in turns if turn["from"] != "gpt" and isinstance(turn["value"], str)]
     num_tokens = sum(text.count(IMAGE_TOKEN) for text in questions)
     if "image" not in record and (key := next((key for key in WRONG_IMAGE_KEYS if key in record), None)):
-        yield Fault("wrong image key", f'"{key}": {record[key]!r:.60}, expected "image"')
+        yield Fault("wrong image key", f'"{key}": {quoted(record[key])}, expected "image"')
     elif num_images and not num_tokens:
         yield Fault("picture without <image>", f"{_plural(num_images, 'picture')}, no <image> in a question")
     elif num_tokens and not num_images:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_prep.converters.texts import NoText, parsed_list, text_of
+from data_prep.errors import quoted
 
 CHOICE_COLUMNS = ("choices", "options", "answer_choices", "candidates", "multiple_choices")
 LETTER_PROMPT = "Answer with the option's letter from the given choices directly."
@@ -101,10 +102,10 @@ def _letter(answer: Any, choices: Sequence[str]) -> str:
         meant.add(place)
     if len(meant) > 1:
         both = " or ".join(string.ascii_uppercase[place] for place in sorted(meant))
-        raise NoText(f"answer {text!r:.40} may mean choice {both}")
+        raise NoText(f"answer {quoted(text, 40)} may mean choice {both}")
     if meant:
         return string.ascii_uppercase[meant.pop()]
     letters = [part.strip() for part in text.split(",")] if "," in text else list(text)
     if len(letters) > 1 and all(LETTER.fullmatch(one) for one in letters):
         return ", ".join(_letter(one, choices) for one in letters)
-    raise NoText(f"answer {text!r:.40} is none of the {len(choices)} choices (letters, texts, or places from 0)")
+    raise NoText(f"answer {quoted(text, 40)} is none of the {len(choices)} choices (letters, texts, or places from 0)")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import DataError
+from data_prep.errors import DataError, quoted
 from data_prep.records.json_text import kind_of
 
 Entries = list[Mapping[str, Any]]
@@ -31,7 +31,7 @@ def coco_of(value: Any, path: Path, needed: tuple[str, ...]) -> tuple[Mapping[An
         for number, row in enumerate(rows, 1):
             missing = next((name for name in keys if not isinstance(row, dict) or name not in row), None)
             if missing:
-                raise DataError(path, f'{key}, entry {number}: no "{missing}" in {row!r:.80}')
+                raise DataError(path, f'{key}, entry {number}: no "{missing}" in {quoted(row, 80)}')
             if not isinstance(row[keys[0]], int | str):
                 problem = f'"{keys[0]}" is a number or a text, found {kind_of(row[keys[0]])}'
                 raise DataError(path, f"{key}, entry {number}: {problem}")
@@ -52,7 +52,7 @@ def picture_of(
 
 def unknown(row: Mapping[str, Any]) -> str:
     """Say that the picture of an annotation is none of the file's."""
-    return f'picture {row["image_id"]!r:.40} is not under "images"'
+    return f'picture {quoted(row["image_id"], 40)} is not under "images"'
 
 
 def caption_rows(value: Any, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from data_prep.converters.drops import MEANT, add_drops_option, loss_status, say_drops
 from data_prep.converters.finish import add_check_option, finish
-from data_prep.errors import DataError
+from data_prep.errors import DataError, quoted
 from data_prep.files import copy_file
 from data_prep.numbers import whole
 from data_prep.records.json_text import read_json
@@ -51,7 +51,9 @@ def read_rows(path: Path) -> list[Row]:
         raise DataError(path, "expected a list of rows [question, answer, picture number]")
     for number, row in enumerate(rows):
         if not (isinstance(row, list) and [type(cell) for cell in row] == [str, str, int]):
-            raise DataError(path, f"row {number + 1}: expected [question, answer, picture number], found {row!r:.80}")
+            raise DataError(
+                path, f"row {number + 1}: expected [question, answer, picture number], found {quoted(row, 80)}"
+            )
     return [(row[0], row[1], row[2]) for row in rows]
 
 

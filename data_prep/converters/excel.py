@@ -13,6 +13,7 @@ from typing import Any
 
 from data_prep.converters.delimited import refuse_twice
 from data_prep.converters.texts import NoText, text_of
+from data_prep.converters.unpacking import Allowance
 from data_prep.errors import DataError, first_line
 
 MOST_ROWS = 1_048_576
@@ -45,7 +46,10 @@ def excel_rows(path: Path, sheet: str | None, most_bytes: int) -> Iterator[tuple
             raise DataError(path, f'no sheet "{sheet}"; there are {", ".join(book.sheetnames)}')
         if not book.worksheets:
             raise DataError(path, "no sheet of cells in it")
-        yield from _named(_cells(book[sheet] if sheet else book.worksheets[0], path), path)
+        allowance = Allowance(path, path.stat().st_size, most_bytes)
+        for place, row in _named(_cells(book[sheet] if sheet else book.worksheets[0], path), path):
+            allowance.take(sum(map(len, row.values())))  # a text may stand once in the file, and in each of its rows
+            yield place, row
     finally:
         book.close()
 

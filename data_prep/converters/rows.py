@@ -16,7 +16,7 @@ from data_prep.converters.delimited import delimited_rows
 from data_prep.converters.excel import excel_rows
 from data_prep.converters.json_rows import json_rows
 from data_prep.converters.labels import label_names, with_names
-from data_prep.converters.unpacking import MOST_UNPACKED, unpacked_batches
+from data_prep.converters.unpacking import MOST_UNPACKED, unpacked_rows
 from data_prep.errors import DataError, first_line
 
 Row = dict[str, Any]
@@ -71,11 +71,8 @@ def _parquet(path: Path, most_unpacked: int) -> Iterator[Placed]:
     try:
         with path.open("rb") as stream, pyarrow.parquet.ParquetFile(path) as file:
             names = label_names(file.schema_arrow.metadata)
-            number = 0
-            for batch in unpacked_batches(file, stream, path, most_unpacked):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"row {number}", with_names(row, names) if names else row
+            for number, row in enumerate(unpacked_rows(file, stream, path, most_unpacked), 1):
+                yield f"row {number}", with_names(row, names) if names else row
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(path, f"not a parquet file, or damaged ({first_line(error):.100}); fetch it again") from None
 

@@ -1,15 +1,18 @@
 """How much a packed file may become: the pages of a parquet file are looked at before they are read.
 
 A page is unpacked whole, and a text that many rows share is copied for each of them: kilobytes may become gigabytes.
-Pages that are meant are small (pyarrow's hold a megabyte, or 1,024 values).
+Pages that are meant are small (pyarrow's hold a megabyte, or 1,024 values). What the rows become is counted while they
+are read, for a small file may hold many such pages, or one text for all of its rows.
 
-    for batch in unpacked_batches(pyarrow.parquet.ParquetFile(path), stream, path, MOST_UNPACKED): ...
+    for row in unpacked_rows(pyarrow.parquet.ParquetFile(path), stream, path, MOST_UNPACKED): ...
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from data_prep.converters.compact import END, fields, varint
@@ -20,8 +23,10 @@ MOST_UNPACKED = 256 << 20
 BYTES_A_VALUE = 4
 """What a value is taken to be worth: a list of zeros takes no bytes in a file."""
 BATCH = 32
-LARGE_DICTIONARY = 8 << 20
-"""Bytes of a dictionary page above which rows are read one at a time: each gets its own copy of a value."""
+BATCH_BYTES = 128 << 20
+"""What the rows read at a time become at most: each gets its own copy of a value that rows share."""
+MOST_GROWTH = 100
+"""Times its own size that a file becomes at most where it is more than the bound: texts pack to a tenth."""
 PAGE_BYTES, PACKED_BYTES = 2, 3
 """Fields of parquet.thrift's PageHeader."""
 HEADERS = (1 << 12, 1 << 20, 1 << 24)
@@ -41,28 +46,75 @@ def _megabytes(text: str) -> int:
     return int(text) << 20
 
 
+class Allowance:
+    """What the rows of one file may become in all: `most` bytes, or 100 times its size where that is more.
+
+    allowance = Allowance("pets.parquet", num_bytes=4_000, most=MOST_UNPACKED)
+    allowance.take(batch.nbytes)        # DataError once they are more
+    """
+
+    def __init__(self, where: Path | str, num_bytes: int, most: int) -> None:
+        """Begin with nothing taken of a file of `num_bytes`."""
+        self.where, self._num_bytes = where, num_bytes
+        self._most = max(most, MOST_GROWTH * num_bytes)
+        self._taken = 0
+
+    def take(self, num_bytes: int) -> None:
+        """Count the bytes that some rows became; raise DataError where there are too many by now."""
+        self._taken += num_bytes
+        if self._taken > self._most:
+            problem = f"{self._num_bytes:,} bytes of a file become more than the {self._most >> 20:,} MB allowed"
+            raise DataError(self.where, f"{problem}; where it is meant, raise --max-unpacked")
+
+    def rows(self, batch: Any) -> list[dict[str, Any]]:
+        """Return the rows of a record batch, counted; where it still shares values, by what its rows hold."""
+        if not any(_shares(field.type) for field in batch.schema):
+            self.take(batch.nbytes)
+            return list(batch.to_pylist())
+        rows = []
+        for number in range(batch.num_rows):
+            rows += batch.slice(number, 1).to_pylist()
+            self.take(_held(rows[-1]))
+        return rows
+
+
+def _shares(kind: Any) -> bool:
+    """Say whether a type of Arrow, or one in it, keeps each value once and numbers in its places."""
+    import pyarrow
+
+    inner = (kind.field(number).type for number in range(kind.num_fields))
+    return bool(pyarrow.types.is_dictionary(kind)) or any(map(_shares, inner))
+
+
+def _held(value: Any) -> int:
+    if isinstance(value, str | bytes):
+        return len(value)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 8 + sum(map(_held, inner))
+
+
 def batch_size(metadata: Any, groups: Sequence[int], stream: BinaryIO, where: object, most: int) -> int:
-    """Return how many rows of these row groups are read at a time: one where a value may be large.
+    """Return how many rows of these row groups are read at a time: fewer where a value may be large.
 
     Raises DataError for a column whose pages would become more than `most` bytes.
     """
+    # A footer may say less than there is. Here that costs nothing; of an address each page would be a request.
+    is_near = isinstance(where, Path) or isinstance(stream, io.BytesIO)
     size = BATCH
     for number in groups:
         group = metadata.row_group(number)
+        held = 0
         for column in map(group.column, range(group.num_columns)):
             if column.num_values * BYTES_A_VALUE > most:
                 raise _too_much(where, column, f"{column.num_values:,} values in a row group", most)
-            if column.total_uncompressed_size > most:
-                _check_pages(column, stream, where, most)
-            if column.has_dictionary_page and column.total_uncompressed_size > LARGE_DICTIONARY:
-                size = 1 if next(_pages(column, stream))[1] > LARGE_DICTIONARY else size
+            page = column.total_uncompressed_size
+            if is_near or page > most:
+                page = max((num_bytes for _, num_bytes in _pages(column, stream)), default=0)
+            if page > most:
+                raise _too_much(where, column, f"a page of {page >> 20:,} MB", most)
+            held += page * max(column.num_values // max(group.num_rows, 1), 1)
+        size = max(min(size, BATCH_BYTES // max(held, 1)), 1)
     return size
-
-
-def _check_pages(column: Any, stream: BinaryIO, where: object, most: int) -> None:
-    for _, size in _pages(column, stream):
-        if size > most:
-            raise _too_much(where, column, f"a page of {size >> 20:,} MB", most)
 
 
 def _too_much(where: object, column: Any, what: str, most: int) -> DataError:
@@ -73,7 +125,7 @@ def _too_much(where: object, column: Any, what: str, most: int) -> DataError:
 def _pages(column: Any, stream: BinaryIO) -> Iterator[tuple[int, int]]:
     """Yield the place of each page of a column and the bytes that it becomes."""
     starts = (column.dictionary_page_offset, column.data_page_offset)
-    at = min(start for start in starts if start)
+    at = min((start for start in starts if start), default=0)
     end = at + column.total_compressed_size
     while at < end:
         header, size = _header(stream, at)
@@ -99,8 +151,10 @@ def _number(header: tuple[bytes, dict[int, int]], field: int) -> int:
     return max(varint(raw, found[field])[0] >> 1, 0)
 
 
-def unpacked_batches(file: Any, stream: BinaryIO, where: object, most: int) -> Iterator[Any]:
-    """Yield the record batches of a parquet file, group by group; raise DataError as `batch_size` does."""
+def unpacked_rows(file: Any, stream: BinaryIO, where: Path, most: int) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a parquet file; raise DataError as `batch_size` does, and where they become too much."""
+    allowance = Allowance(where, where.stat().st_size, most)
     for number in range(file.num_row_groups):
         size = batch_size(file.metadata, [number], stream, where, most)
-        yield from file.iter_batches(batch_size=size, row_groups=[number], use_threads=False)
+        for batch in file.iter_batches(batch_size=size, row_groups=[number], use_threads=False):
+            yield from allowance.rows(batch)

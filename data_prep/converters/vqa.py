@@ -30,7 +30,7 @@ from data_prep.converters.options import (
 )
 from data_prep.converters.texts import NoText, text_of
 from data_prep.converters.vqa_answers import distinct_answers, most_common_answer
-from data_prep.errors import DataError, UsageError
+from data_prep.errors import DataError, UsageError, quoted
 from data_prep.numbers import seed
 from data_prep.progress import Progress
 from data_prep.records.json_text import kind_of, read_json
@@ -53,7 +53,7 @@ def read_official(path: Path, key: str) -> tuple[Mapping[str, Any], list[Mapping
     rows: list[Mapping[str, Any]] = value[key]
     for number, row in enumerate(rows, 1):
         if problem := _entry_problem(row, key):
-            raise DataError(path, f"{key}, entry {number}: {problem}: {row!r:.80}")
+            raise DataError(path, f"{key}, entry {number}: {problem}: {quoted(row, 80)}")
     return value, rows
 
 
@@ -145,7 +145,7 @@ def _formatted(pattern: str, image_id: Any) -> str:
         return pattern.format(int(image_id) if whole else image_id)
     except (ValueError, IndexError, KeyError, AttributeError, TypeError):
         raise UsageError(
-            f"--image-name {pattern!r} does not fit image id {image_id!r:.40}; example: {{:012d}}.jpg"
+            f"--image-name {pattern!r} does not fit image id {quoted(image_id, 40)}; example: {{:012d}}.jpg"
         ) from None
 
 

@@ -18,7 +18,7 @@ from data_prep.converters.coco import coco_of, unknown
 from data_prep.converters.options import converter_parser
 from data_prep.detection.convert import add_box_options, found_below, run
 from data_prep.detection.objects import Marked, NoBox, Sheet, numbers_of, of_points, of_sides, size_of
-from data_prep.errors import DataError
+from data_prep.errors import DataError, quoted
 from data_prep.records.json_text import read_json
 from data_prep.records.output import Drop, Reason
 
@@ -59,7 +59,7 @@ def _marked(row: Mapping[str, Any], labels: Mapping[Any, str]) -> Marked:
     if row.get("iscrowd") in (1, "1"):
         return Marked(label, None, "one box around many", Reason.CROWD)
     if not label:
-        return Marked("", None, f'category {category!r:.40} has no name under "categories"', Reason.NO_LABEL)
+        return Marked("", None, f'category {quoted(category, 40)} has no name under "categories"', Reason.NO_LABEL)
     try:
         return Marked(label, of_sides(row["bbox"]) if row.get("bbox") else _around(row.get("segmentation")))
     except NoBox as error:

@@ -19,7 +19,7 @@ from data_prep.converters.options import converter_parser, picture_problem
 from data_prep.detection.convert import add_box_options, run
 from data_prep.detection.files import files_below
 from data_prep.detection.objects import Marked, NoBox, Sheet, numbers_of, of_points, size_of, text_of, whole
-from data_prep.errors import DataError
+from data_prep.errors import DataError, quoted
 from data_prep.records.json_text import read_json
 from data_prep.records.output import Drop, Reason
 
@@ -57,7 +57,7 @@ def _picture(value: Mapping[str, Any], path: Path, folder: Path) -> str:
 
 def _marked(shape: Any) -> Marked:
     if not isinstance(shape, dict):
-        return Marked("", None, f"a shape is an object, found {shape!r:.40}")
+        return Marked("", None, f"a shape is an object, found {quoted(shape, 40)}")
     label, kind = text_of(shape.get("label")), shape.get("shape_type") or "polygon"
     try:
         points = shape.get("points")

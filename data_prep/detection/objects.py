@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from data_prep.boxes.box import Box, Size
+from data_prep.errors import quoted
 from data_prep.records.output import Reason
 
 LABELS = ("label", "class", "name", "category", "type", "object", "object_name")
@@ -45,13 +46,13 @@ class Sheet(NamedTuple):
 def numbers_of(values: Any, count: int | None = None) -> list[float]:
     """Return finite numbers; raise NoBox for another count, text that is no number, NaN and infinity."""
     if not isinstance(values, list | tuple) or (count is not None and len(values) != count):
-        raise NoBox(f"expected {count or 'a list of'} numbers, found {values!r:.60}")
+        raise NoBox(f"expected {count or 'a list of'} numbers, found {quoted(values)}")
     try:
         numbers = [float(value) for value in values if not isinstance(value, bool)]
     except (TypeError, ValueError, OverflowError):
-        raise NoBox(f"expected numbers, found {values!r:.60}") from None
+        raise NoBox(f"expected numbers, found {quoted(values)}") from None
     if len(numbers) != len(values) or not all(map(math.isfinite, numbers)):
-        raise NoBox(f"expected finite numbers, found {values!r:.60}")
+        raise NoBox(f"expected finite numbers, found {quoted(values)}")
     return numbers
 
 
@@ -104,7 +105,7 @@ def _nameless(attributes: Any, wanted: str | None) -> str:
     if wanted is None and len(names) > 1 and not set(LABELS) & set(names):
         return f"several attributes ({there}); say which holds an object's name: --label {names[0]}"
     if wanted is not None and names and wanted not in names:
-        return f"no attribute {wanted!r:.40}, only {there}; say which holds an object's name: --label {names[0]}"
+        return f"no attribute {quoted(wanted, 40)}, only {there}; say which holds an object's name: --label {names[0]}"
     return "a box without a name"
 
 

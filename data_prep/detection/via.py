@@ -22,7 +22,7 @@ from data_prep.converters.options import converter_parser
 from data_prep.detection.convert import add_box_options, found_below, run
 from data_prep.detection.objects import LABELS, Marked, NoBox, Sheet, named, numbers_of, of_points, of_sides, whole
 from data_prep.detection.via3 import sheets_of_via3
-from data_prep.errors import DataError
+from data_prep.errors import DataError, quoted
 from data_prep.records.json_text import decode_utf8, parse_json, read_json, require_regular
 from data_prep.records.output import Drop, Reason
 
@@ -86,7 +86,7 @@ def _sheets_of_rows(rows: csv.DictReader[str], path: Path, attribute: str | None
 def _marked(region: Any, attribute: str | None) -> Marked:
     shape = region.get("shape_attributes") if isinstance(region, dict) else None
     if not isinstance(shape, dict):
-        return Marked("", None, f"no shape in {region!r:.60}")
+        return Marked("", None, f"no shape in {quoted(region)}")
     return named(region.get("region_attributes"), attribute, lambda: _box(shape))
 
 

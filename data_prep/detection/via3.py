@@ -13,7 +13,7 @@ from typing import Any
 
 from data_prep.boxes.box import Box
 from data_prep.detection.objects import Marked, NoBox, Sheet, named, numbers_of, of_points, of_sides, whole
-from data_prep.errors import DataError
+from data_prep.errors import DataError, quoted
 
 RECTANGLE, CIRCLE, ELLIPSE, OUTLINES = 2, 3, 4, (6, 7)
 
@@ -31,7 +31,7 @@ def sheets_of_via3(value: Mapping[str, Any], path: Path, attribute: str | None) 
             if row.get("xy"):
                 pictures[names[views[str(row["vid"])]]].append(_marked(row, attributes, attribute))
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(path, f"its tables do not fit together ({error!r:.80})") from None
+        raise DataError(path, f"its tables do not fit together ({quoted(error, 80)})") from None
     for name, objects in pictures.items():
         yield Sheet(name, None, objects, f"{path.name} {name}")
 

@@ -19,7 +19,7 @@ from data_prep.detection.convert import add_box_options, run
 from data_prep.detection.files import files_below, picture_of_stem, stems_of
 from data_prep.detection.objects import Marked, NoBox, Sheet, numbers_of
 from data_prep.detection.yolo_lines import KeyPoints, Lines, NotTold, box_of, tell
-from data_prep.errors import DataError, first_line
+from data_prep.errors import DataError, first_line, quoted
 from data_prep.records.json_text import BOM, decode_utf8, kind_of, require_regular
 from data_prep.records.output import Drop, Reason
 
@@ -63,7 +63,7 @@ def key_points(path: Path) -> KeyPoints | None:
         return None
     numbers = [int(one) for one in said if one in {*map(str, range(1, 1000))}] if isinstance(said, list) else []
     if len(numbers) != 2 or numbers[1] not in {2, 3}:
-        raise DataError(path, f"kpt_shape: expected how many key points and 2 or 3, as [17, 3]; found {said!r:.60}")
+        raise DataError(path, f"kpt_shape: expected how many key points and 2 or 3, as [17, 3]; found {quoted(said)}")
     return numbers[0], numbers[1]
 
 
@@ -142,7 +142,7 @@ def _marked(line: str, names: Mapping[int, str], lines: Lines, shape: KeyPoints 
     number = int(words[0]) if words[0].isdecimal() and len(words[0]) < 10 else None
     label = names.get(number, "") if number is not None else ""
     if not label:
-        return Marked("", None, f"class {words[0]!r:.40} has no name among {len(names)}", Reason.NO_LABEL)
+        return Marked("", None, f"class {quoted(words[0], 40)} has no name among {len(names)}", Reason.NO_LABEL)
     try:
         return Marked(label, _box(numbers_of(words[1:]), lines, shape))
     except NoBox as error:

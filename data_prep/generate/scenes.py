@@ -28,7 +28,7 @@ from data_prep.converters.cells import IMAGE_NAMES, local_name
 from data_prep.converters.coco import caption_rows, coco_of, picture_of
 from data_prep.converters.rows import Reading, Row, column, read_rows
 from data_prep.converters.texts import NoText, text_of
-from data_prep.errors import DataError, PictureError
+from data_prep.errors import DataError, PictureError, quoted
 from data_prep.records.json_text import conform, read_json
 from data_prep.records.picture import open_image, resolve_image
 
@@ -181,10 +181,10 @@ def _box(label: str, sides: list[str], size: tuple[int, int], path: Path, where:
     try:
         x, y, width, height = (float(side) for side in sides)
     except (ValueError, OverflowError):
-        raise DataError(path, f"{where}: a box is four numbers x, y, width, height, found {sides!r:.60}") from None
+        raise DataError(path, f"{where}: a box is four numbers x, y, width, height, found {quoted(sides)}") from None
     if not label or width <= 0 or height <= 0 or not all(map(math.isfinite, (x, y, width, height))):
         raise DataError(
-            path, f"{where}: a box needs a label, a width and a height above 0, found {label!r} {sides!r:.60}"
+            path, f"{where}: a box needs a label, a width and a height above 0, found {label!r} {quoted(sides)}"
         )
     edges = (x / size[0], y / size[1], (x + width) / size[0], (y + height) / size[1])
     left, top, right, bottom = (min(max(edge, 0.0), 1.0) for edge in edges)

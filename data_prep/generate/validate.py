@@ -11,6 +11,7 @@ import re
 from typing import Any, NamedTuple
 
 from data_prep.check.texts import END_TOKENS, LONE_SURROGATE, ROLE_MARKERS
+from data_prep.errors import quoted
 from data_prep.records.record import IMAGE_TOKEN
 
 MIN_TURNS, MAX_TURNS = 2, 10
@@ -42,7 +43,7 @@ def turns_of(text: str, style: str, finish: str | None, question: str) -> list[T
         return Invalid("cut off by the length limit; raise --max-tokens")
     value = _object_in(text)
     if value is None:
-        return Invalid(f"no JSON object: {text!r:.60}")
+        return Invalid(f"no JSON object: {quoted(text)}")
     pairs = _pairs(value, style, question)
     if isinstance(pairs, Invalid):
         return pairs
@@ -80,7 +81,7 @@ def _pairs(value: dict[str, Any], style: str, question: str) -> list[Turn] | Inv
     for turn in found:
         texts = [turn.get(key) if isinstance(turn, dict) else None for key in ("question", "answer")]
         if not all(isinstance(text, str) and text.strip() for text in texts):
-            return Invalid(f"a turn without question or answer: {turn!r:.60}")
+            return Invalid(f"a turn without question or answer: {quoted(turn)}")
         pairs.append((str(texts[0]).strip(), str(texts[1]).strip()))
     return pairs
 
@@ -91,7 +92,7 @@ def _fault(asked: str, answer: str, style: str) -> str | None:
             return f"{IMAGE_TOKEN} in a text"
         for pattern in (END_TOKENS, ROLE_MARKERS, LONE_SURROGATE, TELLTALE):
             if found := pattern.search(text):
-                return f"{found.group()!r} in {text!r:.60}"
+                return f"{found.group()!r} in {quoted(text)}"
     if len(answer.split()) < MIN_WORDS[style]:
         return f"{len(answer.split())} words, expected at least {MIN_WORDS[style]}"
     return None

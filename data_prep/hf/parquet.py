@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from data_prep.converters.rows import Row
-from data_prep.converters.unpacking import MOST_UNPACKED, batch_size
+from data_prep.converters.unpacking import MOST_UNPACKED, Allowance, batch_size
 from data_prep.hf.footer import (
     NUM_GROUPS,
     Group,
@@ -46,8 +46,10 @@ def rows_by_group(groups: Iterable[Group], most_unpacked: int = MOST_UNPACKED) -
     for those that would become more than `most_unpacked` bytes.
     """
     _give_memory_back()
+    allowances: dict[Place, Allowance] = {}
     for some in _slices(groups):
         file = some[0].file
+        allowance = allowances.setdefault(file, Allowance(file, some[0].footer.end, most_unpacked))
         with (
             readable(file),
             open_place(file) as stream,
@@ -55,7 +57,7 @@ def rows_by_group(groups: Iterable[Group], most_unpacked: int = MOST_UNPACKED) -
         ):
             for number in range(len(some)):
                 size = batch_size(parquet.metadata, [number], stream, file, most_unpacked)
-                yield _rows(file, parquet, [number], size)
+                yield _rows(parquet, [number], size, allowance)
 
 
 def schema_of(groups: Sequence[Group]) -> dict[bytes, bytes]:
@@ -77,6 +79,7 @@ def rows_at(addresses: Iterable[str], most_unpacked: int = MOST_UNPACKED) -> Gen
     _give_memory_back()
     for address in addresses:
         groups = groups_of(address)
+        allowance = Allowance(address, groups[-1].footer.end if groups else 0, most_unpacked)
         with readable(address), open_address(address) as stream:
             for some in _slices(groups, TOGETHER):
                 metadata = _metadata(stream, some)
@@ -84,7 +87,7 @@ def rows_at(addresses: Iterable[str], most_unpacked: int = MOST_UNPACKED) -> Gen
                 with _opened(place, address, metadata) as parquet:
                     # From what is fetched already: a page's header is no request of its own.
                     size = batch_size(parquet.metadata, range(len(some)), place, address, most_unpacked)
-                    yield from _rows(address, parquet, None, size)
+                    yield from _rows(parquet, None, size, allowance)
 
 
 def _slices(groups: Iterable[Group], most: float = math.inf) -> Iterator[list[Group]]:
@@ -168,7 +171,7 @@ class _Part(io.BytesIO):
         return super().tell() + self._begin
 
 
-def _rows(file: Place, parquet: Any, numbers: list[int] | None, size: int) -> Iterator[Row]:
-    with readable(file):
+def _rows(parquet: Any, numbers: list[int] | None, size: int, allowance: Allowance) -> Iterator[Row]:
+    with readable(allowance.where):
         for batch in parquet.iter_batches(batch_size=size, row_groups=numbers, use_threads=False):
-            yield from batch.to_pylist()
+            yield from allowance.rows(batch)

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 from data_prep.converters.beside import text_beside
 from data_prep.converters.labels import Names, label_names, names_in
 from data_prep.converters.rows import Reading, Row, read_rows
-from data_prep.converters.unpacking import BATCH
-from data_prep.errors import DataError, first_line
+from data_prep.converters.unpacking import BATCH, Allowance
+from data_prep.errors import DataError, first_line, quoted
 from data_prep.hf.footer import Group, groups_of, open_address, readable
 from data_prep.hf.parquet import rows_at, rows_by_group, schema_of
 from data_prep.records.foreign import ENDINGS
@@ -68,7 +68,7 @@ def open_rows(source: str, asked: Asked) -> Opened:
     files = _files(path)
     if files:
         chosen = files if path.is_file() else _of_split(path, files, split)
-        return _parquet(chosen, asked) if chosen[0].suffix == ".parquet" else _arrow(chosen)
+        return _parquet(chosen, asked) if chosen[0].suffix == ".parquet" else _arrow(chosen, asked)
     if path.is_file():
         if path.suffix.lower() not in TABLES:
             advice = f"data sets end in .parquet, .arrow, {', '.join(sorted(TABLES))}"
@@ -123,7 +123,7 @@ def _tables(files: list[Path], asked: Asked) -> Opened:
 def _table_rows(file: Path, reading: Reading) -> Iterator[Row]:
     for place, row in read_rows(file, reading):
         if not isinstance(row, dict):
-            raise DataError(file, f"{place}: expected an object {{...}}, found {row!r:.60}")
+            raise DataError(file, f"{place}: expected an object {{...}}, found {quoted(row)}")
         yield row
 
 
@@ -171,8 +171,8 @@ def _parquet(files: list[Path], asked: Asked) -> Opened:
     return Opened(files, rows, total, groups=groups, names=label_names(schema_of(groups)))
 
 
-def _arrow(files: list[Path]) -> Opened:
-    rows = _joined(map(_arrow_rows, files))
+def _arrow(files: list[Path], asked: Asked) -> Opened:
+    rows = _joined(_arrow_rows(file, asked.reading.most_unpacked) for file in files)
     return Opened(files, rows, sum(map(_count, files)), names=label_names(_arrow_schema(files[0])))
 
 
@@ -192,9 +192,10 @@ def _joined(parts: Iterable[Iterator[Row]]) -> Generator[Row]:
         yield from rows
 
 
-def _arrow_rows(file: Path) -> Iterator[Row]:
+def _arrow_rows(file: Path, most_unpacked: int) -> Iterator[Row]:
     import pyarrow
 
+    allowance = Allowance(file, file.stat().st_size, most_unpacked)
     with readable(file), pyarrow.OSFile(str(file), "rb") as stream:
         try:
             reader = pyarrow.ipc.open_stream(stream)
@@ -205,7 +206,7 @@ def _arrow_rows(file: Path) -> Iterator[Row]:
             batches = (whole.get_batch(number) for number in range(whole.num_record_batches))
         for batch in batches:
             for start in range(0, batch.num_rows, BATCH):
-                yield from batch.slice(start, BATCH).to_pylist()
+                yield from allowance.rows(batch.slice(start, BATCH))
 
 
 def _count(file: Path) -> int:

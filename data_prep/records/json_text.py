@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from data_prep.errors import DataError
+from data_prep.errors import DataError, quoted
 
 BOM = b"\xef\xbb\xbf"
 MAX_DEPTH = 100
@@ -196,7 +196,7 @@ def _shown(value: Any) -> str:
         return f"a string {json.dumps(value[:40])}"
     if isinstance(value, dict | list):
         return kind_of(value)
-    return f"{value!r:.60}" if isinstance(value, float) else json.dumps(value)[:60]
+    return quoted(value) if isinstance(value, float) else json.dumps(value)[:60]
 
 
 def broken_json(error: json.JSONDecodeError) -> str:

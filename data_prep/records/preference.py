@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from data_prep.errors import DataError
+from data_prep.errors import DataError, quoted
 from data_prep.records.usable import usable
 
 
@@ -55,10 +55,12 @@ def pair_of(record: Mapping[str, Any]) -> Pair:
     rejected = text_of(record.get("rejected"))
     for key, text in (("chosen", chosen), ("rejected", rejected)):
         if text is None or not text.strip():
-            raise DataError(where, f"{key}: expected the text of an answer, found {record.get(key)!r:.60}")
+            raise DataError(where, f"{key}: expected the text of an answer, found {quoted(record.get(key))}")
     if not turns or turns[-1]["from"] != "human":
         raise DataError(where, "a pair's conversation ends with the human's question, or with the chosen answer")
     if said is not None and said != chosen:
-        raise DataError(where, f"its conversation ends with {said!r:.40}, and chosen is {chosen!r:.40}; keep one")
+        raise DataError(
+            where, f"its conversation ends with {quoted(said, 40)}, and chosen is {quoted(chosen, 40)}; keep one"
+        )
     assert chosen is not None and rejected is not None
     return Pair(turns, chosen, rejected)

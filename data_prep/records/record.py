@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-from data_prep.errors import DataError, PictureError, PictureFault
+from data_prep.errors import DataError, PictureError, PictureFault, quoted
 from data_prep.files import atomic_file
 from data_prep.records.json_list import elements
 from data_prep.records.json_text import BOM, kind_of, parse_json, require_regular
@@ -202,7 +202,7 @@ def images_of(record: Mapping[str, Any]) -> list[str]:
         return []
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        problem = f'"image" must be a name or a list of names, found {value!r:.80}'
+        problem = f'"image" must be a name or a list of names, found {quoted(value, 80)}'
         raise DataError(f'record "{record.get("id")}"', problem)
     return names
 

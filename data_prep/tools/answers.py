@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data_prep.errors import quoted
 from data_prep.records.output import Reason
 from data_prep.records.preference import text_of
 
@@ -47,7 +48,7 @@ def answers_in(row: Mapping[str, Any], image_name: str = "{}.jpg", false_yes: bo
     if not chosen.strip() or not rejected.strip():
         raise NoPair(Reason.NO_ANSWER, "chosen" if not chosen.strip() else "rejected")
     if " ".join(chosen.split()) == " ".join(rejected.split()):
-        raise NoPair(Reason.SAME_ANSWERS, f"{chosen!r:.60}")
+        raise NoPair(Reason.SAME_ANSWERS, quoted(chosen))
     return Answers(turns, chosen, rejected, _pictures(row, image_name))
 
 
@@ -66,7 +67,7 @@ def _wrong_answer(row: Mapping[str, Any], false_yes: bool) -> tuple[Turns, str, 
     if false_yes and not (wanted == "no" and told == "yes"):
         raise NoPair(Reason.NO_FALSE_YES)
     if row.get("truncated"):
-        raise NoPair(Reason.CUT_OFF, f"{answer!r:.60}")
+        raise NoPair(Reason.CUT_OFF, quoted(answer))
     return [("human", question)], reference, answer
 
 
@@ -100,7 +101,7 @@ def _split(value: Any) -> tuple[Turns, str]:
         found = _turns(value if isinstance(value, list) else [value])
         text = found[0][1] if len(found) == 1 else None
     if text is None:
-        raise NoPair(Reason.NOT_TEXT, f"{value!r:.60}")
+        raise NoPair(Reason.NOT_TEXT, quoted(value))
     return [], text
 
 
@@ -112,12 +113,12 @@ def _turns(value: Any) -> Turns:
     system = ""
     for turn in value if isinstance(value, list) else []:
         if not isinstance(turn, Mapping):
-            raise NoPair(Reason.NOT_TEXT, f"{turn!r:.60}")
+            raise NoPair(Reason.NOT_TEXT, quoted(turn))
         side, text = _side(turn), _text(turn.get("value", turn.get("content")))
         if _is_system(turn):
             system = text
         elif side is None:
-            raise NoPair(Reason.BAD_TURNS, f"{turn!r:.60}")
+            raise NoPair(Reason.BAD_TURNS, quoted(turn))
         else:
             found.append((side, "\n".join(part for part in (system, text) if part)))
             system = ""
@@ -149,9 +150,9 @@ def _text(content: Any) -> str:
         elif isinstance(part, Mapping) and str(part.get("type", "")).startswith("image"):
             pieces.append("<image>")
         else:
-            raise NoPair(Reason.NOT_TEXT, f"{part!r:.60}")
+            raise NoPair(Reason.NOT_TEXT, quoted(part))
     if not pieces:
-        raise NoPair(Reason.NOT_TEXT, f"{content!r:.60}")
+        raise NoPair(Reason.NOT_TEXT, quoted(content))
     return "\n".join(pieces)
 
 
@@ -161,6 +162,6 @@ def _pictures(row: Mapping[str, Any], image_name: str) -> tuple[Any, ...]:
         try:
             return (image_name.format(row["image_id"]),)
         except ValueError:  # {:012d} takes numbers only
-            raise NoPair(Reason.NO_IMAGE, f"{row['image_id']!r:.40} does not fit into {image_name}") from None
+            raise NoPair(Reason.NO_IMAGE, f"{quoted(row['image_id'], 40)} does not fit into {image_name}") from None
     cells: Sequence[Any] = cell if isinstance(cell, list) else [cell] if cell is not None else []
     return tuple(cells)

@@ -27,7 +27,7 @@ from data_prep.converters.options import (
     require_folder,
     write_and_check,
 )
-from data_prep.errors import DataError
+from data_prep.errors import DataError, quoted
 from data_prep.progress import Progress
 from data_prep.records.output import Converted, Drop, Origin, Reason
 from data_prep.records.preference import is_pair, text_of
@@ -78,7 +78,7 @@ def converted(record: Record, sizes: Sizes, asked: Asked, told: Told, counts: Co
 
     said = record.get("conversations") or []
     if not isinstance(said, list):
-        raise DataError("conversations", f"expected a list of turns, found {said!r:.40}")
+        raise DataError("conversations", f"expected a list of turns, found {quoted(said, 40)}")
     turns = [{**turn, "value": written(turn.get("value"))} if isinstance(turn, dict) else turn for turn in said]
     answers = {key: written(text) for key, text in answers_of(record).items()}
     counts.update(own)

@@ -23,7 +23,7 @@ from typing import Any
 from data_prep.converters.drops import add_drops_option, loss_status, say_drops
 from data_prep.converters.finish import add_check_option, finish
 from data_prep.converters.options import converter_parser
-from data_prep.errors import DataError, UsageError
+from data_prep.errors import DataError, UsageError, quoted
 from data_prep.hf.pictures import PictureStore
 from data_prep.hf.rows import Asked, open_rows
 from data_prep.picture_folder import add_images_option
@@ -50,7 +50,9 @@ def rows_of(source: str) -> Iterator[Mapping[str, Any]]:
             if isinstance(answers, dict):
                 both = [answers.get(name) for name in ("chosen", "rejected")]
             if not both or not all(isinstance(one, list) for one in both):
-                raise DataError(path, f"{picture!r:.40}: expected an object with lists of chosen and rejected answers")
+                raise DataError(
+                    path, f"{quoted(picture, 40)}: expected an object with lists of chosen and rejected answers"
+                )
             for number, (chosen, rejected) in enumerate(itertools.zip_longest(*both)):
                 yield {
                     "id": f"{picture}-{number}",

@@ -18,6 +18,7 @@ from pathlib import Path
 from data_prep.converters.drops import say_drops
 from data_prep.converters.finish import add_check_option, finish
 from data_prep.converters.options import converter_parser
+from data_prep.errors import quoted
 from data_prep.numbers import seed, whole
 from data_prep.picture_folder import add_images_option
 from data_prep.records.names import same_name
@@ -108,7 +109,7 @@ def probes(album: Album, own: Sequence[str], per_picture: int, chosen_seed: int)
             sampling = SAMPLINGS[made % len(SAMPLINGS)]
             absent = album.absent(picture, fact, sampling, draw, used)
             if absent is None:
-                yield Drop(Reason.NO_OTHER_ANSWER, f"{fact.where}: {fact.answer!r:.60}")
+                yield Drop(Reason.NO_OTHER_ANSWER, f"{fact.where}: {quoted(fact.answer)}")
                 continue
             used.add(plain(absent))
             made, kept = made + 1, kept + 1

@@ -201,7 +201,8 @@ import sys
 from pathlib import Path
 from data_prep.hf.footer import groups_of
 from data_prep.hf.parquet import rows_by_group
-print(sum(len(row["answer"]) for rows in rows_by_group(groups_of(Path(sys.argv[1]))) for row in rows))
+groups = rows_by_group(groups_of(Path(sys.argv[1])), 1 << 30)
+print(sum(len(row["answer"]) for rows in groups for row in rows))
 """
 
 
@@ -214,6 +215,88 @@ def test_a_text_that_many_rows_share_is_held_for_few_of_them(sources: Path) -> N
     printed, peak = printed_and_peak(READ, sources / "b.parquet")
     assert int(printed) == 40 * len(long)
     assert peak < 600e6  # 32 rows at a time: 1.6 GB
+
+
+def shared_text(kind: str) -> str:
+    """A file of kilobytes whose forty rows share one text of a megabyte, or each have a packed one."""
+    texts = pyarrow.array(["b" * (1 << 20)] * 40)
+    once = texts.dictionary_encode()
+    answers = once if kind in ("arrow", "kept shared") else texts
+    columns = {"image": ["photos/0.jpg"] * 40, "question": ["What?"] * 40, "answer": answers}
+    table_ = pyarrow.table(columns)
+    if kind == "arrow":
+        with pyarrow.ipc.new_stream("b.arrow", table_.schema) as writer:
+            writer.write_table(table_)
+        return "b.arrow"
+    shared = {"use_dictionary": kind != "packed", "dictionary_pagesize_limit": 1 << 30}
+    pyarrow.parquet.write_table(table_, "b.parquet", compression="zstd", **shared)
+    return "b.parquet"
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [("table", "shared"), ("hf", "shared"), ("hf", "packed"), ("table", "packed"), ("hf", "kept shared"),
+     ("table", "kept shared"), ("hf", "arrow")],
+)  # fmt: skip
+def test_rows_that_become_more_than_their_file_could_hold_are_refused(
+    sources: Path, capsys: pytest.CaptureFixture[str], command: str, kind: str
+) -> None:
+    file = shared_text(kind)
+    words = [command, file, "--image-folder", ".", "--output", "r.json", "--check", "none"]
+    assert main([*words, "--max-unpacked", "16"]) == 1
+    told = rf"^error: {file}: [\d,]+ bytes of a file become more than the \d+ MB allowed; .* raise --max-unpacked"
+    assert re.search(told, capsys.readouterr().err)
+    assert not left(sources) and not Path("r.json").exists()
+    assert main([*words, "--max-unpacked", "64"]) == 0
+
+
+def test_a_text_that_all_rows_of_a_sheet_share_is_counted_for_each(
+    sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in [["image", "question", "answer"], *[["0.jpg", "What?", "b" * 30_000]] * 2_000]:
+        book.active.append(row)
+    book.save("t.xlsx")
+    table("t.xlsx", "--max-unpacked", "16", code=1)
+    assert re.search(
+        "bytes of a file become more than the 16 MB allowed; .* raise --max-unpacked", capsys.readouterr().err
+    )
+
+
+def test_a_footer_that_says_less_than_the_pages_hold_is_not_believed(sources: Path) -> None:
+    from data_prep.converters.unpacking import batch_size
+    from data_prep.errors import DataError
+
+    file = parquet([{"answer": "b" * (20 << 20)}], compression="zstd")
+
+    class Lying:
+        """A column's own numbers, but for its size."""
+
+        def __init__(self, column: Any) -> None:
+            self._column = column
+
+        total_uncompressed_size = 5
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._column, name)
+
+    metadata = pyarrow.parquet.read_metadata(file)
+    group = metadata.row_group(0)
+
+    class Groups:
+        """A row group whose columns say less."""
+
+        num_columns, num_rows = 1, 1
+
+        def row_group(self, _: int) -> Any:
+            return self
+
+        def column(self, number: int) -> Any:
+            return Lying(group.column(number))
+
+    with Path(file).open("rb") as stream, pytest.raises(DataError, match="a page of 20 MB, more than the 16 MB"):
+        batch_size(Groups(), [0], stream, Path(file), 16 << 20)
 
 
 def test_a_folder_with_a_loading_script_is_refused(sources: Path, capsys: pytest.CaptureFixture[str]) -> None:

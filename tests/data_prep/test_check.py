@@ -46,6 +46,21 @@ def test_each_fault_of_a_text_is_found(bad: dict[str, object], kind: str) -> Non
     assert [fault.kind for fault in faults(bad)] == [kind]
 
 
+@pytest.mark.parametrize("long", ["y" * 5000, ["y" * 5000], {"text": "y" * 5000}, [[["y"] * 99] * 99] * 99])
+def test_what_is_long_is_cut_inside_its_quotes_and_brackets(long: object) -> None:
+    told = [fault.detail for key in ("from", "value") for fault in faults(turn_with(key, long))]
+    told += [fault.detail for fault in faults({"id": "a", "conversations": long})]
+    assert told
+    for detail in told:
+        assert len(detail) < 300
+        assert not detail.count("'") % 2 and all(detail.count(a) == detail.count(b) for a, b in ("[]", "{}", "()"))
+
+
+def turn_with(key: str, value: object) -> dict[str, object]:
+    answer = {"from": "gpt", "value": "red", key: value}
+    return {"id": "a", "conversations": [{"from": "human", "value": "What?"}, answer], "history": value}
+
+
 def test_a_right_record_has_no_fault() -> None:
     assert list(faults(record("a", "a.jpg"))) == []
 
