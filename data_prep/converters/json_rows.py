@@ -16,7 +16,7 @@ from typing import Any
 
 from data_prep.converters.coco import caption_rows
 from data_prep.converters.encodings import encoding_of
-from data_prep.errors import DataError
+from data_prep.errors import DataError, quoted, shortened
 from data_prep.records.foreign import ENDINGS
 from data_prep.records.json_text import broken_json, kind_of, read_json
 from data_prep.records.record import read_records
@@ -119,6 +119,8 @@ def _is_rows(value: Any) -> bool:
 def _by_shape(value: dict[str, Any], path: Path) -> Iterator[Placed]:
     kinds = {type(one) for one in value.values()}
     if {"columns", "data"} <= set(value) and isinstance(value["columns"], list) and isinstance(value["data"], list):
+        if wrong := next((row for row in value["data"] if not isinstance(row, list)), None):
+            raise DataError(path, f"data: expected a list of cells for each row, found {quoted(wrong)}")
         yield from _numbered(dict(zip(map(str, value["columns"]), row, strict=False)) for row in value["data"])
     elif value and all(PurePosixPath(key).suffix.lower() in ENDINGS for key in value):
         for key, one in value.items():
@@ -134,5 +136,5 @@ def _by_shape(value: dict[str, Any], path: Path) -> Iterator[Placed]:
     elif (COLUMN_NAMES | {"conversations"}) & set(value):
         yield "entry 1", value
     else:
-        keys = ", ".join(list(value)[:10])
+        keys = ", ".join(shortened(key, 40) for key in list(value)[:10])
         raise DataError(path, f"an object with the keys {keys}; put the rows into one list [...]")

@@ -12,12 +12,23 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
+
+from msgspec import Meta, Struct
 
 from data_prep.errors import DataError
 from data_prep.files import write_problem
+from data_prep.records.json_text import conform, parse_json, require_regular
 
 Entry = dict[str, Any]
+
+
+class Answered(Struct):
+    """A line of the journal: the turns that an answer gave, or why it gave none."""
+
+    key: str
+    turns: list[Annotated[list[str], Meta(min_length=2, max_length=2)]] | None
+    problem: str | None = None
 
 
 def key_of(*parts: Any) -> str:
@@ -38,6 +49,8 @@ class Journal:
         """Read what is there, cut off a half line, and open for more; one run at a time."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists():
+                require_regular(self.path)
             self._stream = self.path.open("a+b")
         except OSError as error:
             raise DataError(self.path, write_problem(error)) from None
@@ -53,9 +66,9 @@ class Journal:
 
     def _parsed(self, line: bytes, number: int) -> Entry:
         try:
-            entry = json.loads(line)
-            entry["key"]
-        except (ValueError, TypeError, KeyError):
+            entry = parse_json(line, self.path, number)
+            conform(entry, Answered, self.path)
+        except (ValueError, DataError):
             raise DataError(
                 self.path, f"line {number}: not a line of a journal; mend it or move the file away"
             ) from None

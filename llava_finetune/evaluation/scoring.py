@@ -41,6 +41,15 @@ class PredictionRow(msgspec.Struct):
     num_tokens: Annotated[int, msgspec.Meta(ge=0, le=2**31)] | None = None
 
 
+class AnsweredRow(PredictionRow, kw_only=True):
+    """One prediction as `evaluate` writes it."""
+
+    question: str
+    answer: str
+    reference: str
+    answers: list[str] | None = None
+
+
 def score_file(
     predictions: Path, records: Path | None = None, *, partial: bool = False
 ) -> tuple[list[dict[str, Any]], metrics.Scores]:
@@ -67,6 +76,15 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
     if not rows:
         raise UserError(f"{path}: no predictions in it; give the file that evaluate wrote")
     return [_checked(row, path, number) for number, row in enumerate(rows, start=1)]
+
+
+def is_prediction(row: Mapping[str, Any]) -> bool:
+    """Whether a row is a prediction as `evaluate` writes it: a question, an answer, a reference, all of their types."""
+    try:
+        msgspec.convert(row, AnsweredRow)
+    except (msgspec.ValidationError, UnicodeEncodeError):
+        return False
+    return True
 
 
 def write_predictions(path: Path, predictions: Iterable[Mapping[str, Any]]) -> None:

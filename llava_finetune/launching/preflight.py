@@ -4,17 +4,20 @@
 """
 
 import os
+import re
 import sys
 import time
 from pathlib import Path
 
 import psutil
 
+from data_prep.errors import quoted
 from llava_finetune.errors import UserError
 from llava_finetune.machine import available_ram, free_shm, readable
 from llava_finetune.saved.documents import read_document
 from llava_finetune.saved.run_documents import DeepSpeedConfig
 
+SLOTS = re.compile(r"slots=([0-9]{1,4})")
 MIN_SHM_PER_RANK = 64 * 2**20
 """NCCL and DataLoader workers share tensors through /dev/shm; a container's default of 64 MB ends in exit code -7."""
 
@@ -129,12 +132,12 @@ def read_hostfile(path: Path) -> tuple[tuple[str, int], ...]:
     if not path.is_file():
         raise UserError(f"HOSTFILE={path}: no such file; write one line per machine: HOST slots=NUMBER_OF_GPUS")
     hosts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         words = line.split("#", 1)[0].split()
         if not words:
             continue
-        if len(words) != 2 or not words[1].startswith("slots=") or not words[1][6:].isdigit():
-            raise UserError(f"{path}, line {number}: expected `HOST slots=N`, found {line.strip()!r}")
+        if len(words) != 2 or not SLOTS.fullmatch(words[1]):
+            raise UserError(f"{path}, line {number}: expected `HOST slots=N`, found {quoted(line.strip())}")
         hosts.append((words[0], int(words[1][6:])))
     if not hosts:
         raise UserError(f"{path}: no host in it; write one line per machine: HOST slots=NUMBER_OF_GPUS")

@@ -13,16 +13,21 @@ from llava_finetune.evaluation.metrics import key_of
 from llava_finetune.evaluation.yes_no import compared
 from llava_finetune.report.numbers import interval, percent
 from llava_finetune.report.outcomes import current
-from llava_finetune.report.run_folder import Evaluation, Run, is_number
+from llava_finetune.report.run_folder import Evaluation, Run
 
 SMALLEST = 10
 """Questions whose answer is no, below which nothing is said."""
 
 
+TOLD = (
+    "yes_no_count", "yes_share_expected", "false_yes", "false_yes_interval", "yes_share", "yes_share_interval",
+)  # fmt: skip
+
+
 def gauged(run: Run) -> list[Evaluation]:
     """Return the gauge's evaluations, first to last; without a gauge those of the held-out yes/no questions."""
     if run.gauges:
-        return [one for one in run.gauges if is_number(one.scores.get("false_yes"))]
+        return [one for one in run.gauges if _is_told(one.scores)]
     now = current(run)
     found = [run.evaluations.get("baseline"), now]
     distinct = {one.name: one for one in found if one is not None}
@@ -62,8 +67,12 @@ def false_yes_test(first: Evaluation, last: Evaluation) -> PairedTest | None:
     return compared([before[key_of(one)] for one in shared], shared)
 
 
+def _is_told(scores: Mapping[str, Any]) -> bool:
+    """Whether the scores hold all that is said of false yes."""
+    return all(scores.get(name) is not None for name in TOLD)
+
+
 def _counts(scores: Mapping[str, Any]) -> bool:
-    number, expected = scores.get("yes_no_count"), scores.get("yes_share_expected")
-    if not is_number(scores.get("false_yes")) or not is_number(number) or not is_number(expected):
+    if not _is_told(scores):
         return False
-    return bool(float(number) * (1 - float(expected)) >= SMALLEST)  # type: ignore[arg-type]
+    return bool(float(scores["yes_no_count"]) * (1 - float(scores["yes_share_expected"])) >= SMALLEST)

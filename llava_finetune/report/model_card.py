@@ -95,7 +95,7 @@ def _what(saved: Mapping[str, Any], run: Run) -> str:
     kind = KINDS.get(str(saved.get("kind")), "a model")
     base = saved.get("base") or run.argument("model_name_or_path")
     # A path of somebody's machine says nothing to others; its last part may.
-    base = Path(base).name if base and Path(base).is_absolute() else base
+    base = Path(base).name if isinstance(base, str) and Path(base).is_absolute() else base
     text = f"{kind[0].upper()}{kind[1:]} of the LLaVA family, fine-tuned with llava-finetune"
     return f"{text} from `{base}`.\n" if base else f"{text}.\n"
 

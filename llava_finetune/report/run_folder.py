@@ -19,6 +19,7 @@ from data_prep.errors import DataError
 from data_prep.records.json_text import parse_json, require_regular
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation import metrics
+from llava_finetune.evaluation.scoring import is_prediction
 from llava_finetune.saved.documents import read_document
 
 CONTROLS = ("text_prior", "blind", "shuffled")
@@ -33,6 +34,8 @@ PROBE = "probe"
 GAUGE = "hallucination"
 BESIDE = re.compile(rf"({PROBE}|{GAUGE})-?")
 """How the name of an evaluation begins that stands beside the main ones."""
+LARGEST = 1e100
+"""The largest number that is drawn or compared: sums and squares of larger ones end."""
 # What training with --eval_data_path calls the evaluation before its first step.
 FIRST = "eval-0"
 CERTIFICATE = "certificate.json"
@@ -168,8 +171,8 @@ def _stages(folder: Path) -> list[Run]:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether the value is a finite number, and not a truth value."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Return whether the value is a number that can be drawn: finite, at most LARGEST, and not a truth value."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def is_broken(value: Any) -> bool:
@@ -189,7 +192,7 @@ def _evaluations(folder: Path, problems: list[str]) -> dict[str, Evaluation]:
     names |= {path.stem.removeprefix("predictions-") for path in folder.glob("predictions-*.jsonl")}
     evaluations = {}
     for name in sorted(names):
-        predictions = [row for row in _lines(folder / f"predictions-{name}.jsonl", problems) if _is_prediction(row)]
+        predictions = _predictions(folder / f"predictions-{name}.jsonl", problems)
         scores = _object(folder / f"scores-{name}.json", problems)
         if not is_number(scores.get("exact_match")):
             if not predictions:
@@ -199,8 +202,12 @@ def _evaluations(folder: Path, problems: list[str]) -> dict[str, Evaluation]:
     return evaluations
 
 
-def _is_prediction(row: Mapping[str, Any]) -> bool:
-    return all(isinstance(row.get(key), str) for key in ("question", "answer", "reference"))
+def _predictions(path: Path, problems: list[str]) -> list[dict[str, Any]]:
+    rows = _lines(path, problems)
+    fitting = [row for row in rows if is_prediction(row)]
+    if len(fitting) < len(rows):
+        problems.append(f"{path.name}: {len(rows) - len(fitting)} lines are no predictions and are left out")
+    return fitting
 
 
 def _object(path: Path, problems: list[str]) -> dict[str, Any]:

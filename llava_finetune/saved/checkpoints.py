@@ -14,12 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data_prep.errors import printable, shortened
 from llava_finetune.errors import UserError
 from llava_finetune.saved.digests import digests, settled, sync
 from llava_finetune.saved.manifest import read_json, write_json
 from llava_finetune.saved.model_files import ADAPTER_CONFIG, MANIFEST, PROJECTOR_WEIGHTS
 
 SEAL = "checkpoint.json"
+MOST_NAME = 255
+"""Characters of a file's name in a seal: more than any that is written."""
 STAGING = ".saving"
 DELETING = ".deleting"
 NAME = re.compile(r"checkpoint-(\d+)")
@@ -80,8 +83,8 @@ def _size_fault(folder: Path, name: str, size: int) -> str | None:
     if ".." in Path(name).parts or Path(name).is_absolute() or "\0" in name:
         return f"its seal names {name[:80]!r}, which is not inside of it"
     file = folder / name
-    if not file.is_file():
-        return f"{name} is missing"
+    if len(name) > MOST_NAME or not file.is_file():
+        return f"{shortened(printable(name))} is missing"
     if file.stat().st_size != size:
         return f"{name} has {file.stat().st_size:,} bytes instead of {size:,}; it was cut off or changed"
     return None

@@ -25,7 +25,16 @@ from llava_finetune.saved.model_documents import (
     Tokenizer,
     TokenizerConfig,
 )
-from llava_finetune.saved.run_documents import Index, Manifest, Result, RunManifest, Seal, TrainerState
+from llava_finetune.saved.run_documents import (
+    Certificate,
+    Index,
+    Manifest,
+    Result,
+    RunManifest,
+    Scores,
+    Seal,
+    TrainerState,
+)
 
 KINDS: dict[str, Any] = {
     "config.json": Config,
@@ -44,8 +53,11 @@ KINDS: dict[str, Any] = {
     "pytorch_model.bin.index.json": Index,
     "run.json": RunManifest,
     "result.json": Result,
+    "certificate.json": Certificate,
 }
 """The type of a file by its name; other names are read without one."""
+SCORES = "scores-"
+"""How the name of a file of Scores begins."""
 
 
 def read_document(path: Path, kind: Any = None) -> Any:
@@ -54,7 +66,7 @@ def read_document(path: Path, kind: Any = None) -> Any:
     Raises UserError that names the file, the place in it, what is expected and what was found.
     """
     value = read_json(path)
-    wanted = kind or KINDS.get(path.name)
+    wanted = kind or KINDS.get(path.name) or (Scores if path.name.startswith(SCORES) else None)
     if wanted is not None:
         conform(value, wanted, path)
         require_characters(value, path)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from llava_finetune.saved.model_documents import Count, Flag, Rows, Text
+from llava_finetune.saved.model_documents import Count, Flag, Rows, Share, Text
 
 
 class Manifest(Struct):
@@ -71,6 +71,7 @@ class RunManifest(Struct):
 
     arguments: dict[str, Any] | None = None
     command: list[str] | None = None
+    model_name_or_path: Text = None
     data_path: Text = None
     image_folder: Text = None
     num_records: Count | None = None
@@ -86,6 +87,67 @@ class Result(Struct):
     step: Count
     result_step: Count
     settings: dict[str, Any]
+
+
+Bounds = Annotated[list[Share], Meta(min_length=2, max_length=2)]
+
+
+class Tally(Struct):
+    """The scores of some questions, each between 0 and 1, with its interval."""
+
+    exact_match: Share
+    interval: Bounds | None = None
+    count: Count = 0
+    vqa_accuracy: Share | None = None
+    vqa_accuracy_interval: Bounds | None = None
+    yes_no_count: Count | None = None
+    yes_share_expected: Share | None = None
+    yes_share: Share | None = None
+    yes_share_interval: Bounds | None = None
+    false_yes: Share | None = None
+    false_yes_interval: Bounds | None = None
+    false_no: Share | None = None
+    false_no_interval: Bounds | None = None
+    unclear: Share | None = None
+    unclear_interval: Bounds | None = None
+
+
+class Scores(Tally):
+    """scores-NAME.json: what `evaluate` made of one set of predictions."""
+
+    by_type: dict[str, Tally] = {}
+    by_question_type: dict[str, Tally] = {}
+    num_images: Count | None = None
+    num_truncated: Count | None = None
+    token_f1: Share | None = None
+    token_f1_interval: Bounds | None = None
+    rouge_l: Share | None = None
+    rouge_l_interval: Bounds | None = None
+    bleu: Share | None = None
+    bleu_interval: Bounds | None = None
+    box_iou: Share | None = None
+    box_iou_interval: Bounds | None = None
+    box_accuracy: Share | None = None
+    box_accuracy_interval: Bounds | None = None
+    image_folder: Text = None
+
+
+class EngineVerdict(Struct):
+    """What one engine answered, in a certificate."""
+
+    notes: list[str] = []
+    differences: list[dict[str, Any]] = []
+    count: Count | None = None
+    identical: Count | None = None
+    first_token: float | None = None
+
+
+class Certificate(Struct):
+    """certificate.json: which engines answer as the model does."""
+
+    engines: list[EngineVerdict] = []
+    made: Text = None
+    reference: Text = None
 
 
 Auto = Literal["auto"]

@@ -18,12 +18,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
+import msgspec
 import torch
 
+from data_prep.records.json_text import conform
 from llava_finetune.errors import UserError
 from llava_finetune.saved.manifest import read_json, write_json
+from llava_finetune.saved.model_documents import Count
 from llava_finetune.saved.model_files import INDEX_FILES, SINGLE_FILES
 from llava_finetune.saved.pickles import load_pickle, require_file
 from llava_finetune.saved.sound import require_inside
@@ -40,6 +43,14 @@ DTYPE_NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+
+
+class HeaderRow(msgspec.Struct):
+    """What the header of a safetensors file says of one tensor."""
+
+    dtype: str
+    shape: list[Count]
+    data_offsets: Annotated[list[Count], msgspec.Meta(min_length=2, max_length=2)]
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,7 @@ def _check_whole(path: Path) -> None:
     if size != expected:
         found = f"{size:,} bytes, its header promises {expected:,}" if expected >= 0 else f"{size:,} bytes, no header"
         raise UserError(f"{path}: the shard is not whole ({found}); download or copy it again")
+    conform({name: row for name, row in header.items() if name != "__metadata__"}, dict[str, HeaderRow], path)
 
 
 def open_shard(path: Path) -> AbstractContextManager[list[StoredTensor]]:
@@ -122,13 +134,19 @@ class _OpenShard(AbstractContextManager[list[StoredTensor]]):
         self.stack.close()
 
     def _safetensors(self) -> list[StoredTensor]:
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
         names = {value: key for key, value in DTYPE_NAMES.items()}
-        file = self.stack.enter_context(safe_open(self.path, "pt"))
+        try:
+            file = self.stack.enter_context(safe_open(self.path, "pt"))
+        except SafetensorError as error:
+            raise UserError(f"{self.path}: its header is damaged ({error}); download or copy it again") from error
         out = []
         for name in file.keys():  # noqa: SIM118 (not a dict)
             part = file.get_slice(name)
+            if part.get_dtype() not in names:
+                known = ", ".join(names)
+                raise UserError(f"{self.path}: {name[:80]} is of type {part.get_dtype()}; expected one of {known}")
             out.append(
                 StoredTensor(
                     name, tuple(part.get_shape()), names[part.get_dtype()], functools.partial(file.get_tensor, name)

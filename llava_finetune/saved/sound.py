@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from llava_finetune.errors import UserError
+from llava_finetune.errors import UserError, is_echo
 from llava_finetune.saved.documents import KINDS, read_document
 from llava_finetune.saved.pickles import load_pickle, require_file
 from llava_finetune.saved.promises import require_kept
@@ -52,6 +52,8 @@ def blamed_on(folder: str | Path, what: str, remedy: str) -> Iterator[None]:
     except (UserError, MemoryError, torch_memory_error()):
         raise
     except Exception as error:
+        if is_echo(error):  # another rank is gone: no file is to blame
+            raise
         said = [line for line in str(error).strip().splitlines() if line.strip()]
         detail = f"{type(error).__name__}: {said[0].strip()[:300]}" if said else type(error).__name__
         raise UserError(f"{folder}: {what}: {detail}; {remedy}") from error

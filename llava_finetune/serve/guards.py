@@ -183,9 +183,12 @@ async def without_remote_files(receive: Receive) -> Receive:
             break
     try:
         value = json.loads(body) if body else None
+        found = _names_remote(value)
     except ValueError:
-        value = None
-    if _names_remote(value):
+        found = False  # no JSON: the page refuses it
+    except RecursionError:
+        found = True  # nested as no call of the page is
+    if found:
         raise RemoteFile
     pending = iter(messages)
 

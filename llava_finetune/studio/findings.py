@@ -6,12 +6,10 @@ known.marks(table).rows["row-7"]      # {"part": "test", "found": ["image trunca
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from data_prep.check.kinds import KINDS
@@ -22,6 +20,7 @@ from data_prep.records.output import meta_path
 from data_prep.records.record import read_records
 from llava_finetune.studio.commands import split_file
 from llava_finetune.studio.dialogues import pictures_of, record_of
+from llava_finetune.studio.documents import CheckFile, MetaFile, known
 from llava_finetune.studio.table import Table, stamp_of
 from llava_finetune.studio.workspace import Workspace
 
@@ -86,7 +85,7 @@ class Findings:
 def _marks(space: Workspace, table: Table, number: int) -> Marks:
     rows: dict[str, dict[str, Any]] = {}
     kinds = _missing(space, table, rows)
-    check = _read(space.folder / "check.json")
+    check = known(space.folder / "check.json", CheckFile)
     kinds += _checked(space, check, rows)
     parts, shared = _parts(space, table, rows)
     return Marks(rows, tuple(kinds), parts, shared, bool(check.get("ok")) if check else None, number)
@@ -164,7 +163,7 @@ def _parts(space: Workspace, table: Table, rows: dict[str, dict[str, Any]]) -> t
 
 def _mended(space: Workspace) -> dict[str, Any] | None:
     """What `check --fix` did to which record."""
-    meta = _read(space.folder / "mended.meta.json")
+    meta = known(space.folder / "mended.meta.json", MetaFile)
     if not meta or not space.settings().get("mend"):
         return None
     return {"counts": meta.get("counts", {}), "dropped": meta.get("dropped", [])[:200]}
@@ -176,14 +175,6 @@ def _is_fresh(space: Workspace) -> bool:
     files = [path for path in (space.answers, space.dialogues) if path.is_file()]
     if not split or split < records or not files:
         return False
-    metas = (_read(meta_path(path)) for path in (space.records, space.folder / "typed.json"))
+    metas = (known(meta_path(path), MetaFile) for path in (space.records, space.folder / "typed.json"))
     known = {source.get("sha256") for meta in metas for source in meta.get("sources", [])} - {None}
     return all(sha256_of(path) in known if known else split >= stamp_of(path)[0] for path in files)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

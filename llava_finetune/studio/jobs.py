@@ -12,7 +12,6 @@ page nor the server nor a closed terminal ends it, and whoever looks later reads
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shlex
@@ -30,6 +29,8 @@ from data_prep.errors import DataError
 from data_prep.files import write_json
 from llava_finetune import ROOT
 from llava_finetune.errors import UserError
+from llava_finetune.saved.documents import read_document
+from llava_finetune.studio.documents import CommandFile, ProcessFile, known
 from llava_finetune.studio.refusals import Refused
 from llava_finetune.studio.workspace import Workspace
 
@@ -155,14 +156,14 @@ def find(space: Workspace, name: str) -> Job:
 def read_job(folder: Path) -> Job:
     """The job in a folder. Raises UserError for a folder that holds none."""
     try:
-        value = json.loads((folder / "command.json").read_text(encoding="utf-8"))
-        steps = [
-            Step(tuple(one["argv"]), one["env"], one["stdout"], tuple(one["fine"]), tuple(one["found"]))
-            for one in value["steps"]
-        ]
-        return Job(folder, value["kind"], value["title"], tuple(steps), value["made"], value["queued"], value["about"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        value = read_document(folder / "command.json", CommandFile)
+    except (OSError, UserError) as error:
         raise UserError(f"{folder}: no job can be read here ({error})") from None
+    steps = [
+        Step(tuple(one["argv"]), one["env"], one["stdout"], tuple(one["fine"]), tuple(one["found"]))
+        for one in value["steps"]
+    ]
+    return Job(folder, value["kind"], value["title"], tuple(steps), value["made"], value["queued"], value["about"])
 
 
 def look(job: Job) -> Look:
@@ -207,11 +208,10 @@ def exit_code(folder: Path) -> int | None:
 
 def is_alive(folder: Path, name: str = "pid") -> bool:
     """Whether the process that `pid` names is there, or what it started: a number alone may be another's by now."""
-    try:
-        value = json.loads((folder / name).read_text(encoding="utf-8"))
-        pid, began = int(value["pid"]), str(value["started"])
-    except (OSError, ValueError, KeyError, TypeError):
+    value = known(folder / name, ProcessFile)
+    if not value:
         return False
+    pid, began = value["pid"], str(value["started"])
     now = started(pid)
     if now is not None:
         return now == began
@@ -262,7 +262,7 @@ def stop(job: Job, *, now: bool = False) -> None:
         (job.folder / "stop").touch()
     if not is_alive(job.folder):
         return  # it is being started: it looks for `stop` first
-    pid = int(json.loads((job.folder / "pid").read_text(encoding="utf-8"))["pid"])
+    pid = read_document(job.folder / "pid", ProcessFile)["pid"]
     told = [pid] if started(pid) and not now else members(pid)
     for one in told:
         with contextlib.suppress(ProcessLookupError):

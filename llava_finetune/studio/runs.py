@@ -5,20 +5,23 @@ live(space, "first-try", jobs(space))      # {"state": "running", "step": 40, "s
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.records.json_text import parse_json, require_regular
+from llava_finetune.errors import UserError
 from llava_finetune.report.charts import Level, Series, line_chart
 from llava_finetune.report.numbers import duration
 from llava_finetune.report.run_folder import Run, is_number, read_run
+from llava_finetune.studio.documents import StateFile, known
 from llava_finetune.studio.jobs import Job, look, reason
 from llava_finetune.studio.workspace import Workspace
 
 SHOWN_QUESTIONS = 12
 SHOWN_STEPS = 6
+MOST_STEPS = 10**12
 
 
 def names(space: Workspace, made: Sequence[Job]) -> list[str]:
@@ -123,17 +126,14 @@ def _total_steps(run: Run, last: dict[str, Any]) -> int:
     """Steps of the whole run, from how long the rest takes; 0 where nobody can know."""
     state = run.folder / "trainer_state.json"
     if state.is_file():
-        try:
-            return int(json.loads(state.read_text(encoding="utf-8"))["max_steps"])
-        except (ValueError, KeyError, OSError):
-            return 0
+        return int(known(state, StateFile).get("max_steps", 0))
     epoch, step = last.get("epoch"), last.get("step")
     epochs = run.argument("num_train_epochs")
     most = run.argument("max_steps")
     if isinstance(most, int) and most > 0:
         return most
-    if epoch and step and epochs:
-        return max(int(step), round(float(epochs) / float(epoch) * int(step)))
+    if all(is_number(one) and one > 0 for one in (epoch, step, epochs)):
+        return int(min(max(step, epochs / epoch * step), MOST_STEPS))
     return 0
 
 
@@ -155,7 +155,7 @@ def questions(run: Run) -> list[dict[str, Any]]:
     found: list[tuple[int, Path]] = []
     for path in run.folder.glob("predictions-eval-*.jsonl"):
         number = path.stem.rpartition("-")[2]
-        if number.isdigit():
+        if number.isdecimal():
             found.append((int(number), path))
     found.sort()
     if len(found) > SHOWN_STEPS:
@@ -181,9 +181,9 @@ def questions(run: Run) -> list[dict[str, Any]]:
 def _first_lines(path: Path) -> list[dict[str, Any]]:
     rows = []
     try:
-        with path.open(encoding="utf-8") as lines:
+        with require_regular(path).open(encoding="utf-8") as lines:
             for line, _ in zip(lines, range(SHOWN_QUESTIONS), strict=False):
-                rows.append(json.loads(line))
-    except (OSError, ValueError):
+                rows.append(parse_json(line.encode(), path))
+    except (OSError, ValueError, UserError):
         return []
     return [row for row in rows if isinstance(row, dict)]

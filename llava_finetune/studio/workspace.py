@@ -16,7 +16,6 @@ chess/
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from typing import Any
 
 from data_prep.errors import DataError
 from data_prep.files import write_json
+from data_prep.records.json_text import read_json
 from llava_finetune.errors import UserError
 
 try:
@@ -127,8 +127,8 @@ class Workspace:
         self.require()
         path = self.folder / SETTINGS
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            value = read_json(path)
+        except (OSError, DataError) as error:
             raise UserError(f"{path}: not readable ({error}); mend it, or write {{}} into it") from None
         return value if isinstance(value, dict) else {}
 

@@ -19,9 +19,15 @@ from data_prep.errors import DataError, first_line
 from llava_finetune.errors import UserError
 from llava_finetune.model.saving import load_trained
 from llava_finetune.saved import checkpoints
+from llava_finetune.saved.sound import blamed_on
 from llava_finetune.training.loop_plan import LoopPlan
 from llava_finetune.training.ranks import Group
 from llava_finetune.training.watch import FiniteWatch
+
+NOT_GONE_ON = (
+    "cannot be gone on from",
+    "go on from another one (--resume checkpoint-N), or copy this one again from where it came from",
+)
 
 
 class WholeCheckpoints(LLaVATrainer):  # type: ignore[misc]
@@ -151,17 +157,19 @@ class WholeCheckpoints(LLaVATrainer):  # type: ignore[misc]
     # ---- going on ----
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_trained(self.model, Path(resume_from_checkpoint), self.plan.writer.kind)
+        with blamed_on(resume_from_checkpoint, *NOT_GONE_ON):
+            load_trained(self.model, Path(resume_from_checkpoint), self.plan.writer.kind)
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         if resume_from_checkpoint is not None:
             self.resumed_from = Path(resume_from_checkpoint)
-            if self.is_deepspeed_enabled:
-                # Not strict: frozen weights are not in it.
-                deepspeed_load_checkpoint(self.model_wrapped, resume_from_checkpoint, load_module_strict=False)
-            self._load_optimizer_and_scheduler(resume_from_checkpoint)
-            self._load_scaler(resume_from_checkpoint)
+            with blamed_on(resume_from_checkpoint, *NOT_GONE_ON):
+                if self.is_deepspeed_enabled:
+                    # Not strict: frozen weights are not in it.
+                    deepspeed_load_checkpoint(self.model_wrapped, resume_from_checkpoint, load_module_strict=False)
+                self._load_optimizer_and_scheduler(resume_from_checkpoint)
+                self._load_scaler(resume_from_checkpoint)
             self.best_step = self.state.best_global_step or None
         return prepared
 
@@ -170,13 +178,14 @@ class WholeCheckpoints(LLaVATrainer):  # type: ignore[misc]
         folder, self.resumed_from = self.resumed_from, None
         if folder is None:
             return
-        position = torch.load(folder / f"position_{self.args.process_index}.pth", weights_only=True)
-        self._tr_loss += position["loss_sum"].to(self._tr_loss.device)
-        self._globalstep_last_logged = position["last_logged"]
-        if float(self.state.epoch or 0).is_integer():
-            self._load_rng_state(str(folder))
-        elif position["epoch_random"] is not None:
-            torch.random.set_rng_state(position["epoch_random"])
+        with blamed_on(folder, *NOT_GONE_ON):
+            position = torch.load(folder / f"position_{self.args.process_index}.pth", weights_only=True)
+            self._tr_loss += position["loss_sum"].to(self._tr_loss.device)
+            self._globalstep_last_logged = int(position["last_logged"])
+            if float(self.state.epoch or 0).is_integer():
+                self._load_rng_state(str(folder))
+            elif position["epoch_random"] is not None:
+                torch.random.set_rng_state(position["epoch_random"])
 
     def _get_output_dir(self, trial: Any) -> str:
         # Where transformers looks for checkpoints of its own to delete at the end: it finds none, and no rank lists a

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from llava_finetune.report import write_report
+from llava_finetune.report.model_card import model_card
 from llava_finetune.report.page import run_page
 from llava_finetune.report.run_folder import read_run
 from llava_finetune.report.writing import summary
@@ -180,6 +181,55 @@ def test_any_one_file_may_be_broken(make_run, name, content):
     page, data = report_of(folder)
     assert any(name in line for line in data["missing"]), "what is broken is named"
     assert "scores" in page.sections or "curves" in page.sections
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value"),
+    [
+        ("scores-final.json", ("by_type",), 5), ("scores-final.json", ("count",), "x"),
+        ("scores-final.json", ("interval",), ["a", "b"]), ("scores-final.json", ("num_images",), "x"),
+        ("scores-final.json", ("by_type", "open", "exact_match"), []), ("scores-final.json", ("num_truncated",), []),
+        ("scores-final.json", ("exact_match",), 1e308), ("scores-final.json", ("false_yes_interval",), None),
+        ("certificate.json", ("engines",), [5]), ("certificate.json", ("engines",), [{"notes": 5}]),
+        ("certificate.json", ("engines",), [{"differences": [5]}]),
+        ("run.json", ("arguments",), {"model": {"model_name_or_path": [5]}}),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_is_left_out_or_named(make_run, name, place, value):
+    folder = make_run(num_images=2)
+    path = folder / name
+    held = json.loads(path.read_text()) if path.exists() else {}
+    inner = held
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    path.write_text(json.dumps(held))
+    page, _ = report_of(folder)
+    assert "scores" in page.sections
+    model_card(folder, read_run(folder))
+
+
+ODD = ([5], {"a": 1}, "x", -1, 10**40, 1e308, -1e308, True, "")
+
+
+@pytest.mark.parametrize("key", ["image", "turn", "answers", "type", "question_type", "box_scale", "loss", "id"])
+def test_predictions_may_hold_anything(make_run, key):
+    folder = make_run(num_images=1, steps=6)
+    path = folder / "predictions-final.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, *({**rows[0], key: value} for value in ODD)]))
+    page, _ = report_of(folder)
+    assert "scores" in page.sections
+
+
+@pytest.mark.parametrize("key", ["step", "loss", "grad_norm", "learning_rate", "eval_exact_match", "warning"])
+def test_rows_of_the_log_may_hold_anything(make_run, key):
+    folder = make_run(num_images=1, steps=6)
+    path = folder / "log.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, *({**rows[0], key: value} for value in ODD)]))
+    page, _ = report_of(folder)
+    assert "curves" in page.sections
 
 
 def test_a_broken_line_in_the_log_is_counted_and_the_last_is_left_for_later(make_run):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,6 +76,29 @@ def test_half_a_shard_is_refused_with_both_sizes(tmp_path: Path) -> None:
         UserError, match=rf"the shard is not whole \({whole // 2:,} bytes, its header promises {whole:,}\)"
     ):
         weight_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"shape": "x"}, "shape: expected a list"),
+        ({"shape": [-1]}, "expected a whole number of at least 0, found -1"),
+        ({"data_offsets": [-4, 4000]}, "expected a whole number of at least 0, found -4"),
+        ({"dtype": 5}, "dtype: expected a string, found 5"),
+        ({"dtype": "X"}, "its header is damaged"),
+        ({"dtype": "F8_E4M3", "shape": [4000]}, "a is of type F8_E4M3; expected one of F64, F32"),
+        ({"shape": [2**40, 2**40]}, "its header is damaged"),
+        ({"shape": [7]}, "its header is damaged"),
+    ],
+)
+def test_a_header_of_wrong_values_is_refused_by_its_place(tmp_path: Path, row: dict[str, Any], told: str) -> None:
+    text = json.dumps({"a": {"dtype": "F32", "shape": [1000], "data_offsets": [0, 4000], **row}}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(4000))
+    with pytest.raises(UserError, match=rf"model\.safetensors: .*{re.escape(told)}"):
+        for file in weight_files(tmp_path):
+            with open_shard(file):
+                pass
 
 
 def test_a_shard_that_the_index_names_and_the_folder_lacks_is_named(tmp_path: Path) -> None:

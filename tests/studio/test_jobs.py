@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from llava_finetune.errors import UserError
 from llava_finetune.studio import jobs
 from llava_finetune.studio.jobs import Job, Step
 from llava_finetune.studio.runner import end
@@ -157,6 +158,28 @@ def test_the_end_of_a_job_needs_no_new_block_of_a_full_disk(tmp_path: Path) -> N
     end(tmp_path, 137)
     assert (path.stat().st_ino, path.stat().st_size) == (before.st_ino, before.st_size)
     assert jobs.exit_code(tmp_path) == 137
+
+
+STEP = {"argv": ["true"], "env": {}, "stdout": None, "fine": [0], "found": []}
+JOB = {"kind": "check", "title": "t", "steps": [STEP], "made": "now", "queued": False, "about": {}}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [5, [], {}, {**JOB, "steps": []}, {**JOB, "steps": [5]}, {**JOB, "steps": [{**STEP, "argv": "true"}]},
+     {**JOB, "steps": [{**STEP, "env": {"A": 5}}]}, {**JOB, "about": []}, {**JOB, "kind": 5}],
+)  # fmt: skip
+def test_a_command_file_of_other_types_is_no_job(tmp_path: Path, value: object) -> None:
+    (tmp_path / "command.json").write_text(json.dumps(value))
+    with pytest.raises(UserError, match="no job can be read here"):
+        jobs.read_job(tmp_path)
+
+
+@pytest.mark.parametrize("pid", ['{"pid": -1, "started": null}', '{"pid": 0, "started": "x"}', "[" * 9999, "5", "{}",
+                                 '{"pid": 1e400, "started": ""}', '{"pid": "1", "started": ""}'])  # fmt: skip
+def test_what_names_no_process_is_no_living_job(tmp_path: Path, pid: str) -> None:
+    (tmp_path / "pid").write_text(pid)
+    assert not jobs.is_alive(tmp_path)
 
 
 def test_an_id_that_is_no_job_is_refused(space: Workspace) -> None:
