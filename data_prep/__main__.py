@@ -85,10 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _failed(error: Exception, debug: bool) -> int:
     if debug:
         raise error
-    from data_prep.last_resort import fault_of_ours, is_message
+    from data_prep.last_resort import fault_of_ours, is_message, told
 
-    told = is_message(error)
-    print(f"error: {error}" if told else fault_of_ours(error, sys.argv, "python -m data_prep"), file=sys.stderr)
+    ours = "python -m data_prep"
+    print(f"error: {told(error)}" if is_message(error) else fault_of_ours(error, sys.argv, ours), file=sys.stderr)
     return int(getattr(error, "exit_code", 1))
 
 

@@ -8,6 +8,7 @@ except Exception as error:
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import tempfile
@@ -16,9 +17,24 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from data_prep.errors import printable
+from data_prep.errors import printable, shortened
 
 PACKAGES = ("torch", "transformers", "peft", "deepspeed", "datasets", "pillow", "msgspec")
+REMEDIES = {
+    errno.ENOENT: "name one that is there",
+    errno.EEXIST: "name another, or move it away",
+    errno.ENOTDIR: "a file stands where a folder should be: name another place",
+    errno.EISDIR: "name a file in it",
+    errno.EACCES: "change who may read and write it, or name another",
+    errno.EPERM: "change who may read and write it, or name another",
+    errno.EROFS: "name a place that can be written",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOSPC: "free some space, or name another place",
+    errno.EDQUOT: "free some space, or name another place",
+    errno.ELOOP: "its links lead in a circle: name the file itself",
+}
+NOT_WRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""Of a copy or a rename these are of the second name."""
 LONGEST = 300
 """Characters of an error's own words that the line shows; the file holds all of them."""
 
@@ -67,6 +83,17 @@ def _versions() -> list[str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def told(error: BaseException) -> str:
+    """Return the words of an error that `is_message`: its own, or the file that the system names, why, and a remedy."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    name = error.filename2 if error.errno in NOT_WRITTEN and error.filename2 else error.filename
+    name = os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else name
+    reason = (error.strerror or str(error)).rstrip(".")
+    remedy = REMEDIES.get(error.errno or 0, "look at it, or name another")
+    return f"{shortened(printable(name), LONGEST)}: {reason[:1].lower()}{reason[1:]}; {remedy}"
 
 
 def is_message(error: BaseException) -> bool:

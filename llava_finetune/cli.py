@@ -150,10 +150,10 @@ def help_text() -> str:
 
 def _told(error: Exception, command: Sequence[str]) -> str:
     """The line that tells of an error: its own words where they are for the user, else that it is a fault of ours."""
-    from data_prep.last_resort import fault_of_ours, is_message
+    from data_prep.last_resort import fault_of_ours, is_message, told
 
     if is_message(error):
-        return f"error: {error}"
+        return f"error: {told(error)}"
     if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").partition(".")[0]) not in OURS:
         return f"error: no package {package} for {sys.executable}: bash scripts/setup.sh installs what commands need"
     from llava_finetune.flags import without_secrets
@@ -167,9 +167,9 @@ def _end_rank(error: Exception, code: int, command: Sequence[str], *, traced: bo
     Leaves through os._exit: an ordinary exit waits for collectives that the other ranks will never answer. An echo
     leaves a little later, so that a launcher first meets the process that was killed, and can tell by what.
     """
-    from data_prep.last_resort import is_message
+    from data_prep.last_resort import is_message, told
 
-    message = str(error) if is_message(error) else f"{type(error).__name__}: {error}"
+    message = told(error) if is_message(error) else f"{type(error).__name__}: {error}"
     name = f"[rank {os.environ.get('RANK', os.environ['LOCAL_RANK'])}]"
     if is_echo(error):
         print(f"{name} ends too: another rank is gone ({message.splitlines()[0][:200]})", file=sys.stderr, flush=True)

@@ -79,7 +79,8 @@ def _crossed(config: Mapping[str, Any], widths: Widths) -> PictureCost:
 def _unpadded(config: Mapping[str, Any], widths: Widths) -> PictureCost:
     """LLaVA-OneVision: the whole, and at most nine views' worth of tokens with a newline after each row."""
     size, side = widths.image_size, widths.image_size // widths.patch_size
-    points = config.get("image_grid_pinpoints") or [[size, size]]
+    points = config.get("image_grid_pinpoints")
+    points = points if points and not isinstance(points, str) else [[size, size]]
     grids = [(int(height) // size, int(width) // size) for height, width in points]
     most = max(min(rows * columns, MAX_VIEWS) for rows, columns in grids)
     newlines = max(min(rows, MAX_VIEWS) for rows, _ in grids) * side

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from data_prep.errors import quoted
 from llava_finetune.errors import UserError
 from llava_finetune.planning.family_pictures import COSTS, Widths, picture_cost
 from llava_finetune.planning.shapes import DinoV2, FamilyShape, Language, Shape, SigLip, Vision
@@ -38,7 +39,13 @@ def read_config(model: str) -> tuple[dict[str, Any], str]:
     if (folder / "config.json").is_file():
         return _load(folder / "config.json"), str(model)
     if (folder / ADAPTER_CONFIG).is_file():
-        return read_config(_load(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
+        base = _load(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+        if not base or ((Path(base) / ADAPTER_CONFIG).is_file() and not (Path(base) / "config.json").is_file()):
+            raise UserError(
+                f"{folder / ADAPTER_CONFIG}: base_model_name_or_path: expected a base model, found {quoted(base)}; "
+                "give the base itself"
+            )
+        return read_config(base)
     known = json.loads(KNOWN_MODELS.read_text(encoding="utf-8"))["models"]
     if model in known:
         return dict(known[model]), model
@@ -54,9 +61,9 @@ def shape_of(config: Mapping[str, Any], name: str, vision_tower: str | None = No
     """The shape that a config.json describes (upstream's, llava-hf's, or a plain language model's)."""
     if config.get("model_type") in COSTS:
         return _family_shape(config, name)
-    if "text_config" in config:
+    if config.get("text_config"):
         return _hf_shape(config, name)
-    family = config.get("model_type", "llama")
+    family = config.get("model_type") or "llama"
     if family not in LANGUAGES:
         raise UserError(f"{name}: model family {family!r} is not supported; known: {', '.join(LANGUAGES)}")
     tower = vision_tower or config.get("mm_vision_tower") or DEFAULT_TOWER
@@ -75,9 +82,9 @@ def shape_of(config: Mapping[str, Any], name: str, vision_tower: str | None = No
 
 def _hf_shape(config: Mapping[str, Any], name: str) -> Shape:
     text = config["text_config"]
-    language = _language({**text, "vocab_size": text.get("vocab_size", 32064)}, text.get("model_type", "llama"))
+    language = _language({**text, "vocab_size": text.get("vocab_size") or 32064}, text.get("model_type") or "llama")
     known = json.loads(KNOWN_MODELS.read_text(encoding="utf-8"))
-    vision = {**known["towers"][DEFAULT_TOWER], **config.get("vision_config", {})}
+    vision = {**known["towers"][DEFAULT_TOWER], **(config.get("vision_config") or {})}
     anyres = config.get("model_type") == "llava_next"
     return Shape(name, language, _vision(vision), "mlp2x_gelu", anyres, _pinpoints(config))
 
@@ -87,7 +94,7 @@ def _family_shape(config: Mapping[str, Any], name: str) -> FamilyShape:
     vision = dict(config.get("vision_config") or {})
     vision["hidden_size"] = vision.get("hidden_size") or vision.get("embed_dim")
     tower = _vision(vision)
-    language = _language(text, str(text.get("model_type", "llama")))
+    language = _language(text, text.get("model_type") or "llama")
     crossed = language.layers // int(config.get("cross_layer_interval") or 10**9)
     language = replace(
         language,
@@ -122,7 +129,7 @@ def _tower(tower: str, model: str) -> Vision:
     for folder in (Path(tower), Path(model) / tower):
         if (folder / "config.json").is_file():
             config = _load(folder / "config.json")
-            return _vision(config.get("vision_config", config))
+            return _vision(config.get("vision_config") or config)
     if tower not in towers:
         raise UserError(
             f"{model}: vision tower {tower} is neither a folder nor built in; give --vision_tower with a folder "
@@ -137,7 +144,7 @@ def _vision(config: Mapping[str, Any]) -> Vision:
         known = json.loads(KNOWN_MODELS.read_text(encoding="utf-8"))["towers"]
         config = {**known["google/siglip-base-patch16-224"], **config}
     if kind.startswith("dinov2"):  # its layers are told by a ratio
-        inner = int(config.get("hidden_size") or 768) * int(config.get("mlp_ratio") or 4)
+        inner = int((config.get("hidden_size") or 768) * (config.get("mlp_ratio") or 4))
         config = {"intermediate_size": inner, **config}
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "image_size", "patch_size")
     if lacking := [name for name in names if not config.get(name)]:

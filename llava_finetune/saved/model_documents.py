@@ -18,6 +18,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0, le=1e300)]
 TokenId = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 Sides = Side | list[Side] | dict[str, Side | None]
+Grid = Annotated[list[Annotated[list[Side], Meta(min_length=2, max_length=2)]], Meta(max_length=1000)]
 Text = str | None
 Dtype = Literal["auto", "float64", "float32", "float16", "bfloat16", "torch.float32", "torch.float16"] | None
 Flag = bool | None
@@ -50,6 +51,10 @@ class Sizes(Struct):
     architectures: list[str] | None = None
     dtype: Dtype = None
     torch_dtype: Dtype = None
+    embed_dim: Width | None = None
+    mlp_ratio: Annotated[float, Meta(gt=0, le=1e3)] | None = None
+    use_swiglu_ffn: Flag = None
+    final_logit_softcapping: Positive | None = None
     num_labels: Rows | None = None
     id2label: dict[str, Any] | None = None
     label2id: dict[str, Any] | None = None
@@ -64,15 +69,30 @@ class Sizes(Struct):
     pad_token_id: TokenId | list[TokenId] | None = None
 
 
+class Perceiver(Struct):
+    """What makes few tokens of a picture's many, in IDEFICS and Idefics2."""
+
+    resampler_n_latents: Width | None = None
+    resampler_depth: Layers | None = None
+    resampler_n_heads: Width | None = None
+    resampler_head_dim: Width | None = None
+    num_key_value_heads: Width | None = None
+
+
 class Config(Sizes):
     """config.json: a language model's, a tower's, upstream's LLaVA or llava-hf's."""
 
     text_config: Sizes | None = None
     vision_config: Sizes | None = None
+    perceiver_config: Perceiver | None = None
+    scale_factor: Annotated[int, Meta(ge=1, le=64)] | None = None
+    cross_layer_interval: Layers | None = None
+    additional_vocab_size: Annotated[int, Meta(ge=0, le=2**25)] | None = None
+    multimodal_projector_bias: Flag = None
     projector_hidden_act: Text = None
     image_token_index: TokenId | None = None
     image_token_id: TokenId | None = None
-    image_grid_pinpoints: list[Annotated[list[Side], Meta(min_length=2, max_length=2)]] | str | None = None
+    image_grid_pinpoints: Grid | str | None = None
     vision_feature_layer: int | list[int] | None = None
     vision_feature_select_strategy: Text = None
     mm_vision_tower: Text = None
@@ -157,7 +177,7 @@ class Preprocessor(Struct):
     image_processor_type: Text = None
     feature_extractor_type: Text = None
     processor_class: Text = None
-    image_grid_pinpoints: list[Annotated[list[Side], Meta(min_length=2, max_length=2)]] | str | None = None
+    image_grid_pinpoints: Grid | str | None = None
 
 
 class Processor(Struct):
@@ -169,6 +189,8 @@ class Processor(Struct):
     image_token: Token = None
     chat_template: str | list[dict[str, str]] | dict[str, str] | None = None
     num_additional_image_tokens: Count | None = None
+    image_seq_len: Width | None = None
+    num_image_tokens: Width | None = None
 
 
 class AdapterConfig(Struct):

@@ -8,13 +8,17 @@ The headers of the weight files say in a few kilobytes what there is, and a shar
 
 from __future__ import annotations
 
+import ast
 import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data_prep.errors import DataError, quoted
+from data_prep.records.json_text import conform
 from llava_finetune.errors import UserError
+from llava_finetune.saved.model_documents import Grid
 
 BEFORE_1_6 = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 """How a file of torch.save began before it was an archive: a pickle of its magic number, written out so that a plan
@@ -60,6 +64,7 @@ def require_kept(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> Non
             f"{folder / 'config.json'}: image_aspect_ratio is anyres, and there are no image_grid_pinpoints; write "
             "pad, or download config.json again from where the weights came from"
         )
+    _require_pinpoints(config.get("image_grid_pinpoints"), folder / "config.json")
     text = config.get("text_config") or config
     if config.get("quantization_config") or not shapes:
         _require_bytes(folder, text)
@@ -73,6 +78,18 @@ def require_kept(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> Non
         _compare(folder, text, language, _language_sizes(text))
     _compare(folder, vision, tower, _tower_sizes(vision))
     _require_patches(folder, vision, tower)
+
+
+def _require_pinpoints(points: Any, where: object) -> None:
+    """Raise UserError for a grid that is written as a text, as old configs do, and is no list of two sides each."""
+    if isinstance(points, str):
+        try:
+            conform([list(pair) for pair in ast.literal_eval(points)], Grid, where)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, DataError):
+            raise UserError(
+                f"{where}: image_grid_pinpoints: expected a list of two sides each, such as [[336, 672], [672, 336]], "
+                f"found {quoted(points)}; download config.json again from where the weights came from"
+            ) from None
 
 
 def _require_patches(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> None:

@@ -127,13 +127,13 @@ def _total_steps(run: Run, last: dict[str, Any]) -> int:
     state = run.folder / "trainer_state.json"
     if state.is_file():
         return int(known(state, StateFile).get("max_steps", 0))
-    epoch, step = last.get("epoch"), last.get("step")
-    epochs = run.argument("num_train_epochs")
+    named: list[Any] = [last.get("epoch"), last.get("step"), run.argument("num_train_epochs")]
+    epoch, step, epochs = (float(one) if is_number(one) else 0.0 for one in named)
     most = run.argument("max_steps")
     if isinstance(most, int) and most > 0:
         return most
-    if all(is_number(one) and one > 0 for one in (epoch, step, epochs)):
-        return int(min(max(step, epochs / epoch * step), MOST_STEPS))
+    if epoch > 0 and epochs > 0:
+        return round(min(max(step, epochs / epoch * step), MOST_STEPS))
     return 0
 
 

@@ -85,7 +85,7 @@ def test_an_error_is_its_message_and_exit_code(error: type[UserError], code: int
 def test_a_missing_file_is_a_message(tmp_path: Path) -> None:
     result = run_python("-c", START.format(debug=False), **make_command(tmp_path, "open('gone.json')"))
     assert result.returncode == 1
-    assert result.stderr == "error: [Errno 2] No such file or directory: 'gone.json'\n"
+    assert result.stderr == "error: gone.json: no such file or directory; name one that is there\n"
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
