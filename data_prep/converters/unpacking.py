@@ -23,7 +23,7 @@ MOST_UNPACKED = 256 << 20
 BYTES_A_VALUE = 4
 """What a value is taken to be worth: a list of zeros takes no bytes in a file."""
 BATCH = 32
-BATCH_BYTES = 128 << 20
+BATCH_BYTES = 64 << 20
 """What the rows read at a time become at most: each gets its own copy of a value that rows share."""
 MOST_GROWTH = 100
 """Times its own size that a file becomes at most where it is more than the bound: texts pack to a tenth."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from data_prep.records.json_text import conform
+from data_prep.records.json_text import conform, require_characters
 
 Some = TypeVar("Some", bound=Mapping[str, Any])
 
@@ -51,11 +51,17 @@ class TaughtRecord(msgspec.Struct):
 
 
 def usable(record: Some, kind: type[msgspec.Struct] = UsableRecord) -> Some:
-    """Return the record. Raises DataError that names it, the place in it, what is expected and found."""
+    """Return the record. Raises DataError that names it, the place in it, what is expected and found.
+
+    A text that holds half of a surrogate pair is refused too: no tokenizer takes it.
+    """
     try:
         msgspec.convert(record, kind)
-    except (msgspec.ValidationError, UnicodeEncodeError):
-        conform(record, kind, f'record "{str(record.get("id"))[:80]}"')
+        msgspec.json.encode(record)
+    except (msgspec.ValidationError, UnicodeEncodeError, OverflowError):  # the last: an id of more than 64 bits
+        where = f'record "{str(record.get("id"))[:80]}"'
+        conform(record, kind, where)
+        require_characters(record, where)
     return record
 
 
