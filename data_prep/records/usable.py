@@ -14,6 +14,8 @@ import msgspec
 
 from data_prep.records.json_text import conform, require_characters
 
+TEXTS = ("id", "conversations", "question_type")
+"""What of a record is read as text, shown, or written again."""
 Some = TypeVar("Some", bound=Mapping[str, Any])
 
 
@@ -57,11 +59,11 @@ def usable(record: Some, kind: type[msgspec.Struct] = UsableRecord) -> Some:
     """
     try:
         msgspec.convert(record, kind)
-        msgspec.json.encode(record)
+        msgspec.json.encode([record.get(name) for name in TEXTS])
     except (msgspec.ValidationError, UnicodeEncodeError, OverflowError):  # the last: an id of more than 64 bits
         where = f'record "{str(record.get("id"))[:80]}"'
         conform(record, kind, where)
-        require_characters(record, where)
+        require_characters([record.get(name) for name in TEXTS], where)
     return record
 
 

@@ -84,8 +84,8 @@ def run(a: argparse.Namespace) -> Any:
     records, images = _records(a)
     questions = read_questions(records, images, a.answers)
     work = a.work or folder.resolve().with_name(folder.resolve().name + "-certify")
-    work.mkdir(parents=True, exist_ok=True)
     judge = TorchModel(load(str(folder), dtype="float32"))
+    work.mkdir(parents=True, exist_ok=True)
     pixels = [judge.pixels(question) for question in questions[:NUM_PIXELS]]
     setting = Setting(
         Conversions(str(folder), work, a.gguf_type), questions, a.max_new_tokens, pixels, judge.loaded.context_length

@@ -62,6 +62,8 @@ def load(
     manifest = read_manifest(path)
     require_sound(path)
     kind = kind_of(path)
+    if base and kind == "model":
+        raise UserError(f"--base {base}: {path} is a whole model, which needs no base; leave --base out")
     source = base_of(path, base, manifest) if kind != "model" else path
     place = choose_device(device)
     require_sound(source)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from data_prep.errors import shortened
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.flags import flag, is_true
 from llava_finetune.machine import GB, gpus, readable
@@ -79,9 +80,9 @@ def read_gpus(text: str | None) -> tuple[int, int]:
         if not found:
             raise UsageError("this machine shows no GPU; say which ones the plan is for: --gpus 1x24GB")
         return len(found), round(USABLE * min(gpu.memory for gpu in found))
-    match = re.fullmatch(r"(?:(\d+)x)?(\d+(?:\.\d+)?)\s*GB", text, re.IGNORECASE)
-    if not match or match[1] == "0":
-        raise UsageError(f"--gpus {text}: expected NUMBERxSIZE, for example 1x24GB or 8x80GB")
+    match = re.fullmatch(r"(?:([0-9]{1,6})x)?([0-9]{1,6}(?:\.[0-9]{1,6})?)\s*GB", text, re.IGNORECASE)
+    if not match or not int(match[1] or 1) or not float(match[2]):
+        raise UsageError(f"--gpus {shortened(text)}: expected NUMBERxSIZE, for example 1x24GB or 8x80GB")
     return int(match[1] or 1), round(float(match[2]) * GB)
 
 

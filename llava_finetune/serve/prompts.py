@@ -12,8 +12,12 @@ from typing import Any
 
 import torch
 
+from data_prep.check.texts import LONE_SURROGATE
 from data_prep.records.marks import IMAGE_TOKEN
 from llava_finetune.errors import UserError
+
+CHARACTERS_PER_TOKEN = 32
+"""A text of more characters than this for each token of the context cannot fit; a token rarely has more than 16."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ def build_prompt(loaded: Any, messages: Sequence[Message]) -> Prompt:
     """
     from llava_finetune.data.dataset import num_image_tokens, process_image
 
+    require_readable(messages, loaded.context_length)
     system, turns = turns_of(messages)
     if loaded.family is not None:
         return _family_prompt(loaded, system, turns, [picture for each in messages for picture in each.pictures])
@@ -56,6 +61,25 @@ def build_prompt(loaded: Any, messages: Sequence[Message]) -> Prompt:
     _require_room(loaded, length)
     pixels = [process_image(picture, loaded.image_processor, config) for picture in pictures]
     return Prompt(ids, pixels, [picture.size for picture in pictures], length)
+
+
+def require_readable(messages: Sequence[Message], context_length: int) -> None:
+    """Raise UserError for texts that cannot fit into the context, or hold what is no character, before they are cut."""
+    require_fitting(sum(len(message.text) for message in messages), context_length)
+    for message in messages:
+        if found := LONE_SURROGATE.search(message.text):
+            at = f"character {found.start() + 1}"
+            raise UserError(f"a message holds half of a surrogate pair ({at}), which is no character; write it again")
+
+
+def require_fitting(length: int, context_length: int) -> None:
+    """Raise UserError for more characters than the context's tokens can hold."""
+    most = context_length * CHARACTERS_PER_TOKEN
+    if length > most:
+        raise UserError(
+            f"the messages hold {length:,} characters, and the model reads {context_length} tokens (at most "
+            f"{most:,} characters are looked at); shorten them"
+        )
 
 
 def turns_of(messages: Sequence[Message]) -> tuple[str | None, list[dict[str, str]]]:

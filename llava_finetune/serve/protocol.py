@@ -13,12 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from llava_finetune.errors import UserError
 from llava_finetune.serve.limits import Limits
 from llava_finetune.serve.pictures import picture_from_url
-from llava_finetune.serve.prompts import Message
+from llava_finetune.serve.prompts import Message, require_fitting
 from llava_finetune.serve.sampling import Sampling
 
 DEFAULT_MAX_TOKENS = 512
-CHARACTERS_PER_TOKEN = 32
-"""A text of more characters than this for each token of the context cannot fit; a token rarely has more than 16."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "best_of": (1,),
@@ -105,12 +103,7 @@ class ChatRequest(BaseModel):
                 raise UserError(
                     f"{name} is not supported here; serve the exported model with vLLM for it (docs/deploy.md)"
                 )
-        length, most = sum(map(_text_length, self.messages)), context_length * CHARACTERS_PER_TOKEN
-        if length > most:
-            raise UserError(
-                f"the messages hold {length:,} characters, and the model reads {context_length} tokens (at most "
-                f"{most:,} characters are looked at); shorten them"
-            )
+        require_fitting(sum(map(_text_length, self.messages)), context_length)
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         if len(stops) > 4 or any(not 0 < len(stop) <= 256 for stop in stops):
             raise UserError("stop: at most 4 texts of 1 to 256 characters")

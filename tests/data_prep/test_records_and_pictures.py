@@ -14,6 +14,7 @@ from PIL import Image
 from data_prep.errors import PictureFault
 from data_prep.records.output import Converted, Drop, Origin, Reason, write_output
 from data_prep.records.record import DataError, PictureError, open_image, read_records, resolve_image, write_records
+from data_prep.records.usable import taught
 from tests.data_prep.conftest import needs_proc, printed_and_peak
 
 TEXT = st.text(min_size=1, max_size=20)
@@ -275,3 +276,13 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif[0x0112] = 6
     Image.new("RGB", (20, 10)).save(tmp_path / "a.jpg", exif=exif)
     assert open_image(tmp_path / "a.jpg").size == (10, 20)
+
+
+@pytest.mark.parametrize("key", ["id", "question_type"])
+def test_half_a_character_anywhere_in_a_record_is_refused_before_it_is_taught(key: str) -> None:
+    turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "red"}]
+    assert taught({"id": 10**30, "conversations": turns})
+    with pytest.raises(DataError, match=r'record ".*half of a surrogate pair'):
+        taught({"id": "a", "conversations": turns, key: "\ud800"})
+    with pytest.raises(DataError, match=r'record "a": .*half of a surrogate pair'):
+        taught({"id": "a", "conversations": [turns[0], {"from": "gpt", "value": "\udfff"}]})

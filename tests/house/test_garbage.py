@@ -169,6 +169,15 @@ MENDED = [
     ),
     (Spoilt("data_prep push", "pictures/1.png", kind="fifo"), "not a file but a pipe, a socket or a device"),
     (Spoilt("merge", "adapter/non_lora_trainables.bin", b"[]"), "no file of tensors can be read from it"),
+    (Spoilt("chat", flag="--once", value="\ud800"), "a message holds half of a surrogate pair (character 1)"),
+    (Spoilt("chat", flag="--once", value="x" * 3_000_000), "the messages hold 3,000,000 characters"),
+    (Spoilt("chat", flag="--base", value="gone"), "model is a whole model, which needs no base"),
+    (
+        Spoilt("chat", "model/clip/preprocessor_config.json", b'{"image_mean": [NaN, 0.5, 0.5]}'),
+        "image_mean[0]: expected a number of at least -1000",
+    ),
+    (Spoilt("plan", flag="--gpus", value="9" * 17 + "x24GB"), "expected NUMBERxSIZE"),
+    (Spoilt("plan", flag="--gpus", value="1x" + "9" * 400 + "GB"), "expected NUMBERxSIZE"),
 ]
 
 
