@@ -164,6 +164,23 @@ class ZeroOptimization(Struct):
     allgather_bucket_size: float | Auto | None = None
 
 
+class Switch(Struct):
+    """A precision, on or off."""
+
+    enabled: bool | Auto | None = None
+    loss_scale: Annotated[float, Meta(ge=0, le=1e30)] | Auto | None = None
+    initial_scale_power: Annotated[int, Meta(ge=0, le=64)] | Auto | None = None
+    loss_scale_window: Count | Auto | None = None
+    hysteresis: Count | Auto | None = None
+
+
+class Part(Struct):
+    """DeepSpeed's own optimizer or schedule."""
+
+    type: Text = None
+    params: dict[str, Any] | None = None
+
+
 class DeepSpeedConfig(Struct):
     """A file of --deepspeed. "auto" leaves a value to the training flags."""
 
@@ -172,7 +189,7 @@ class DeepSpeedConfig(Struct):
     train_micro_batch_size_per_gpu: Batch = None
     gradient_accumulation_steps: Batch = None
     gradient_clipping: Annotated[float, Meta(ge=0, le=1e30)] | Auto | None = None
-    bf16: dict[str, Any] | None = None
-    fp16: dict[str, Any] | None = None
-    optimizer: dict[str, Any] | None = None
-    scheduler: dict[str, Any] | None = None
+    bf16: Switch | None = None
+    fp16: Switch | None = None
+    optimizer: Part | None = None
+    scheduler: Part | None = None

@@ -8,6 +8,7 @@ records = check(run, start)
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,7 +19,7 @@ from typing import Any
 from data_prep.records.record import read_records
 from llava_finetune.config.arguments import Arguments
 from llava_finetune.data.replay import split_spec
-from llava_finetune.errors import UserError
+from llava_finetune.errors import UsageError, UserError
 from llava_finetune.launching import preflight
 from llava_finetune.saved.checkpoints import read_seal, step_of, sweep
 from llava_finetune.saved.run_lock import run_lock
@@ -67,6 +68,7 @@ def prepare(arguments: Arguments, locks: ExitStack) -> Run:
     output, is_main = Path(training.output_dir), training.process_index == 0
     say = functools.partial(print, flush=True) if is_main else (lambda *_: None)
     if training.deepspeed:
+        _require_launcher(training.deepspeed)
         import deepspeed
 
         if is_main:
@@ -80,6 +82,15 @@ def prepare(arguments: Arguments, locks: ExitStack) -> Run:
         say(notice)
     say(f"precision {arguments.precision.name}: {arguments.precision.reason}")
     return Run(arguments, output, settings_of(arguments), is_main, group)
+
+
+def _require_launcher(config: Any) -> None:
+    """Raise UsageError where nothing says which rank this is: DeepSpeed would ask MPI, and that is not installed."""
+    if "RANK" not in os.environ and importlib.util.find_spec("mpi4py") is None:
+        raise UsageError(
+            f"--deepspeed {config}: DeepSpeed needs a launcher; start with scripts/finetune_lora.sh, or put "
+            "`deepspeed --num_gpus 1 --module` before llava_finetune train, or leave --deepspeed out"
+        )
 
 
 def find_start(run: Run) -> Start:

@@ -192,6 +192,7 @@ def make_world(folder: Path, model: Path, adapter: Path, hf: Path, train: Callab
 
 
 def _write_records(folder: Path) -> None:
+    (folder / "zero.json").write_text(json.dumps({"zero_optimization": {"stage": 2}}))
     rows, predictions = [], []
     for index in range(3):
         turns = [{"from": "human", "value": "<image>\nwhat colour?"}, {"from": "gpt", "value": "red"}]

@@ -176,6 +176,7 @@ MENDED = [
         Spoilt("chat", "model/clip/preprocessor_config.json", b'{"image_mean": [NaN, 0.5, 0.5]}'),
         "image_mean[0]: expected a number of at least -1000",
     ),
+    (Spoilt("train", flag="--deepspeed", value="zero.json"), "DeepSpeed needs a launcher; start with"),
     (Spoilt("plan", flag="--gpus", value="9" * 17 + "x24GB"), "expected NUMBERxSIZE"),
     (Spoilt("plan", flag="--gpus", value="1x" + "9" * 400 + "GB"), "expected NUMBERxSIZE"),
 ]
