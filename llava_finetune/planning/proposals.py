@@ -200,20 +200,22 @@ def lengths(path: str, is_sharing: bool = False) -> dict[str, Any]:
     With `is_sharing` also how many different pictures batches of each size hold.
     """
     from data_prep.records.record import images_of, read_records
+    from data_prep.records.usable import taught
 
-    text, taught, pictures = [1], [1], [0]
+    text, learned, pictures = [1], [1], [0]
     shared: tuple[tuple[int, int], ...] = ()
     for record in read_records(Path(path)):
         turns = [
-            (turn["from"], len(str(turn["value"]).encode()) / BYTES_PER_TOKEN + 6) for turn in record["conversations"]
+            (turn["from"], len(turn["value"].encode()) / BYTES_PER_TOKEN + 6)
+            for turn in taught(record)["conversations"]
         ]
         text.append(round(sum(size for _, size in turns)) + 40)
-        taught.append(round(sum(size for who, size in turns if who == "gpt")))
+        learned.append(round(sum(size for who, size in turns if who == "gpt")))
         pictures.append(len(images_of(record)))
     if is_sharing:
         keys = [tuple(images_of(record)) or None for record in read_records(Path(path))]
         shared = tuple((size, most_pictures(keys, size)) for size in BATCHES)
-    return {"shared": shared, "text_tokens": max(text), "supervised_tokens": _high(taught), "images": max(pictures)}
+    return {"shared": shared, "text_tokens": max(text), "supervised_tokens": _high(learned), "images": max(pictures)}
 
 
 def _high(values: Sequence[int]) -> int:

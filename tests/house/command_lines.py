@@ -167,7 +167,7 @@ LLAVA: Mapping[str, Command] = {
     ),
     "push": Command("push model me/mine --dry-run", ("model/config.json",)),
     "plan": Command(
-        "plan --model model --mode lora --gpus 1x24GB",
+        "plan --model model --mode lora --gpus 1x24GB --data records.json",
         ("model/config.json", "records.json"),
         ("--gpus", "--data", "--global-batch", "--lora_r", "--model_max_length", "--mode", "--vision_tower"),
     ),
