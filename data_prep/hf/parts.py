@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from data_prep.converters.texts import NoText, kind_of_value, text_of
+from data_prep.errors import shortened
 from data_prep.records.record import IMAGE_TOKEN
 
 TEXT_TYPES = {"text", "input_text", "output_text"}
@@ -57,12 +58,14 @@ def _part(part: Mapping[str, Any]) -> str | Seen:
     kind = part.get("type")
     if kind is None:
         kind = "image" if picture_in(part) is not None and part.get("text") is None else "text"
+    if not isinstance(kind, str):
+        raise NoText(f"a part's type is a text, found {kind_of_value(kind)}")
     if kind in TEXT_TYPES:
         text = part.get("text")
         return text_of(text.get("value") if isinstance(text, Mapping) and "value" in text else text)
     if kind in IMAGE_TYPES:
         return Seen(picture_in(part))
-    problem = f'a part of type "{kind}"'
+    problem = f'a part of type "{shortened(kind, 40)}"'
     raise Unseen(problem) if kind in UNSEEN_TYPES else NoText(f"{problem}; text and image are read")
 
 

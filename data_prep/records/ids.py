@@ -15,7 +15,8 @@ from data_prep.records.record import Record
 
 
 def unique_ids(records: Iterable[Record]) -> Iterator[Record]:
-    """Yield the records with ids made unique: the second "a" becomes "a-2"; ids already unique stay.
+    """Yield the records with ids made unique: the second "a" becomes "a-2"; ids already unique stay,
+    and so does a record without one.
 
     Raises DataError when the temporary folder is full.
     """
@@ -25,6 +26,9 @@ def unique_ids(records: Iterable[Record]) -> Iterator[Record]:
             database.execute("create table seen (id blob primary key, count integer) without rowid")
             database.execute("begin")
             for record in records:
+                if "id" not in record:
+                    yield record
+                    continue
                 base = name = str(record["id"])
                 while not _is_new(database, name):
                     name = f"{base}-{_counted(database, base)}"

@@ -34,6 +34,10 @@ def ids(names: list[object]) -> list[object]:
     return [record["id"] for record in unique_ids({"id": name} for name in names)]
 
 
+def test_a_record_without_an_id_stays_as_it_is() -> None:
+    assert list(unique_ids([{"a": 1}, {"id": "x"}, {"a": 1}])) == [{"a": 1}, {"id": "x"}, {"a": 1}]
+
+
 def test_a_second_id_is_numbered_and_a_taken_number_passed_over() -> None:
     assert ids(["a", "a", "a-2", "a", "b", 7, "7"]) == ["a", "a-2", "a-2-2", "a-3", "b", "7", "7-2"]
     assert ids(["a-2", "a", "a"]) == ["a-2", "a", "a-3"]

@@ -126,6 +126,7 @@ UNREAD = [
     (asking("What?", videos=["a.mp4"]), "video or sound", 'column "videos"'),
     (asking("<video>What?"), "video or sound", "<video> in a question"),
     (asking({"type": "table"}), "not a text", 'a part of type "table"'),
+    (asking({"type": ["text"]}), "not a text", "a part's type is a text, found a list"),
     (asking(3), "not a text", "found a number"),
     (asking(["a"]), "not a text", "found a list"),
     ({"messages": [{"role": "critic", "content": "a"}]}, "turns not mendable", 'unknown role "critic"'),
