@@ -164,8 +164,8 @@ class Preprocessor(Struct):
 
     size: Sides | None = None
     crop_size: Sides | None = None
-    image_mean: Annotated[list[Annotated[float, Meta(ge=-1e3, le=1e3)]], Meta(min_length=1, max_length=4)] | None = None
-    image_std: Annotated[list[Positive], Meta(min_length=1, max_length=4)] | None = None
+    image_mean: Annotated[list[Annotated[float, Meta(ge=-1e3, le=1e3)]], Meta(min_length=3, max_length=3)] | None = None
+    image_std: Annotated[list[Positive], Meta(min_length=3, max_length=3)] | None = None
     rescale_factor: Positive | None = None
     resample: Annotated[int, Meta(ge=0, le=5)] | None = None
     do_resize: Flag = None

@@ -25,6 +25,13 @@ from llava_finetune.saved.promises import require_kept
 
 READ = (".json", ".safetensors", ".bin", ".model", ".jinja", ".pt", ".pth")
 """Endings of what is read of a model folder."""
+STEPS = {
+    "do_resize": ("size", "resample"),
+    "do_center_crop": ("crop_size",),
+    "do_rescale": ("rescale_factor",),
+    "do_normalize": ("image_mean", "image_std"),
+}
+"""What each step of a preprocessor_config.json needs; what is not written is the processor's own default."""
 MAX_HEADER = 100_000_000
 """Bytes of a safetensors header, as the format itself allows."""
 
@@ -91,6 +98,7 @@ def _look(folder: Path, files: tuple[tuple[str, int, int], ...]) -> None:
             shapes |= header_shapes(file)
         elif file.suffix == ".bin" and name.startswith("pytorch_model") and zipfile.is_zipfile(file):
             shapes |= _pickled_shapes(file)
+    _require_steps(folder / "preprocessor_config.json", documents.get("preprocessor_config.json") or {})
     _require_picture_size(folder, documents)
     if "config.json" in documents:
         is_adapter = "adapter_config.json" in documents
@@ -125,6 +133,13 @@ def header_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 def _pickled_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in load_pickle(file).items()}
+
+
+def _require_steps(file: Path, steps: dict[str, Any]) -> None:
+    """Raise UserError for a step of preparing a picture that is asked for, and whose numbers are taken away."""
+    for step, names in STEPS.items():
+        if steps.get(step) and (gone := [name for name in names if steps.get(name, 0) is None]):
+            raise UserError(f"{file}: {step} is true, and {gone[0]} is null; download it again from where it came from")
 
 
 def _require_picture_size(folder: Path, documents: dict[str, Any]) -> None:

@@ -176,6 +176,14 @@ MENDED = [
         Spoilt("chat", "model/clip/preprocessor_config.json", b'{"image_mean": [NaN, 0.5, 0.5]}'),
         "image_mean[0]: expected a number of at least -1000",
     ),
+    (
+        Spoilt("chat", "model/clip/preprocessor_config.json", b'{"do_center_crop": true, "crop_size": null}'),
+        "preprocessor_config.json: do_center_crop is true, and crop_size is null",
+    ),
+    (
+        Spoilt("chat", "model/clip/preprocessor_config.json", b'{"image_std": [1, 1, 1, 1]}'),
+        "image_std: expected a list of length of at most 3",
+    ),
     (Spoilt("train", flag="--deepspeed", value="zero.json"), "DeepSpeed needs a launcher; start with"),
     (
         Spoilt("plan data", "records.json", b'[{"id": 7, "conversations": "x"}]'),
