@@ -20,6 +20,8 @@ from data_prep.records.record import read_records
 from tests.data_prep.conftest import needs_proc, printed_and_peak
 from tests.data_prep.test_tables import HEADER, ROWS, rewrite, table, write_excel
 
+EXCEL = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+
 
 def left(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.name.endswith((".part", ".tmp"))]
@@ -218,17 +220,19 @@ def test_a_text_that_many_rows_share_is_held_for_few_of_them(sources: Path) -> N
 
 
 def shared_text(kind: str) -> str:
-    """A file of kilobytes whose forty rows share one text of a megabyte, or each have a packed one."""
-    texts = pyarrow.array(["b" * (1 << 20)] * 40)
+    """A file of kilobytes whose rows share one long text, or each have a packed one: 40 MB."""
+    count, size = (640, 1 << 16) if kind == "arrow" else (40, 1 << 20)
+    texts = pyarrow.array(["b" * size] * count)
     once = texts.dictionary_encode()
     answers = once if kind in ("arrow", "kept shared") else texts
-    columns = {"image": ["photos/0.jpg"] * 40, "question": ["What?"] * 40, "answer": answers}
+    columns = {"image": ["photos/0.jpg"] * count, "question": ["What?"] * count, "answer": answers}
     table_ = pyarrow.table(columns)
     if kind == "arrow":
         with pyarrow.ipc.new_stream("b.arrow", table_.schema) as writer:
             writer.write_table(table_)
         return "b.arrow"
     shared = {"use_dictionary": kind != "packed", "dictionary_pagesize_limit": 1 << 30}
+    shared |= {"row_group_size": 8} if kind == "packed" else {}
     pyarrow.parquet.write_table(table_, "b.parquet", compression="zstd", **shared)
     return "b.parquet"
 
@@ -253,15 +257,20 @@ def test_rows_that_become_more_than_their_file_could_hold_are_refused(
 def test_a_text_that_all_rows_of_a_sheet_share_is_counted_for_each(
     sources: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    openpyxl = pytest.importorskip("openpyxl")
-    book = openpyxl.Workbook()
-    for row in [["image", "question", "answer"], *[["0.jpg", "What?", "b" * 30_000]] * 2_000]:
-        book.active.append(row)
-    book.save("t.xlsx")
+    write_excel([HEADER, *ROWS])
+    texts = "".join(f"<si><t>{text}</t></si>" for text in [*HEADER, "0.jpg", "What?", "b" * 30_000])
+    kind = "application/vnd.openxmlformats-officedocument.spreadsheetml.sharedStrings+xml"
+    named = f'<Override PartName="/xl/sharedStrings.xml" ContentType="{kind}"/></Types>'
+    rewrite(rb"</Types>", named.encode(), "[Content_Types].xml")
+    with zipfile.ZipFile("t.xlsx", "a", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("xl/sharedStrings.xml", f'<sst xmlns="{EXCEL}">{texts}</sst>')
+    rows = [(0, 1, 2), *[(3, 4, 5)] * 1_000]
+    cells = "".join("<row>" + "".join(f'<c t="s"><v>{cell}</v></c>' for cell in row) + "</row>" for row in rows)
+    rewrite(rb"(?s)<sheetData>.*</sheetData>", f"<sheetData>{cells}</sheetData>".encode())
     table("t.xlsx", "--max-unpacked", "16", code=1)
-    assert re.search(
-        "bytes of a file become more than the 16 MB allowed; .* raise --max-unpacked", capsys.readouterr().err
-    )
+    told = "bytes of a file become more than the 16 MB allowed; .* raise --max-unpacked"
+    assert re.search(told, capsys.readouterr().err)
+    assert not left(sources)
 
 
 def test_a_footer_that_says_less_than_the_pages_hold_is_not_believed(sources: Path) -> None:
