@@ -112,7 +112,9 @@ def _check_whole(path: Path) -> None:
     if size != expected:
         found = f"{size:,} bytes, its header promises {expected:,}" if expected >= 0 else f"{size:,} bytes, no header"
         raise UserError(f"{path}: the shard is not whole ({found}); download or copy it again")
-    conform({name: row for name, row in header.items() if name != "__metadata__"}, dict[str, HeaderRow], path)
+    for name, row in header.items():
+        if name != "__metadata__":
+            conform(row, HeaderRow, f"{path}: {name[:80]}")
 
 
 def open_shard(path: Path) -> AbstractContextManager[list[StoredTensor]]:

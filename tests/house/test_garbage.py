@@ -186,10 +186,9 @@ MENDED = [
     ),
     (Spoilt("train", flag="--deepspeed", value="zero.json"), "DeepSpeed needs a launcher; start with"),
     (
-        Spoilt("plan data", "records.json", b'[{"id": 7, "conversations": "x"}]'),
+        Spoilt("plan", "records.json", b'[{"id": 7, "conversations": "x"}]'),
         'record "7": conversations: expected a list',
     ),
-    (Spoilt("plan data", "records.json", b'{"id": 7}'), "expected a list"),
     (Spoilt("plan", flag="--gpus", value="9" * 17 + "x24GB"), "expected NUMBERxSIZE"),
     (Spoilt("plan", flag="--gpus", value="1x" + "9" * 400 + "GB"), "expected NUMBERxSIZE"),
 ]
