@@ -168,6 +168,8 @@ def _require(args: argparse.Namespace) -> None:
     missing += [] if args.captions or args.boxes else ["--captions or --boxes"]
     if missing:
         raise UsageError(f"generate: {', '.join(missing)} missing; python -m data_prep generate --help has examples")
+    if not args.output.name:
+        raise DataError(args.output, "is no name of a file; name the file to be written")
     if args.concurrency < 1 or args.attempts < 1 or args.max_tokens < 1:
         raise UsageError("generate: --concurrency, --attempts and --max-tokens are at least 1")
     if args.budget is not None and not (args.price_in or args.price_out):

@@ -150,6 +150,7 @@ MENDED = [
     (Spoilt("data_prep table csv", flag="--encoding", value="punycode"), "no encoding 'punycode'"),
     (Spoilt("data_prep table csv", flag="--encoding", value="\udc80"), "no encoding"),
     (Spoilt("data_prep check", flag="--html", value=""), "is no name of a file"),
+    (Spoilt("data_prep generate", flag="--output", value=""), "is no name of a file"),
     (Spoilt("data_prep check", flag="--fix", value="/dev/zero"), "/dev/zero: is no regular file and would be replaced"),
     (Spoilt("data_prep heic", flag="--prefix", value="/dev/zero"), "expected the beginning of a file's name"),
     (Spoilt("serve", flag="--api-key-file", value="pictures"), "pictures: is a folder"),
