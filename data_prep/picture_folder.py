@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
-SPELLINGS = ("--images", "--image-folder", "--image_folder")
+SPELLINGS = ("--images", "--image", "--image-folder", "--image_folder")
 """Every command takes each; the first is what help, documents and messages show."""
 
 

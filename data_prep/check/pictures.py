@@ -6,6 +6,8 @@ picture_findings(report, records, {"a.jpg": [0, 7]}, {"a.jpg": Facts(...)})
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from shlex import quote
 from unicodedata import normalize
 
 from data_prep.check.inspect import Facts
@@ -15,6 +17,7 @@ from data_prep.check.texts import Fault
 from data_prep.errors import PictureFault, printable, shortened
 from data_prep.records.greys import Greys, Scale
 from data_prep.records.names import same_name
+from data_prep.records.near_folder import folder_with
 from data_prep.records.near_names import near_names
 from data_prep.records.record import Records
 
@@ -32,8 +35,10 @@ def picture_findings(report: Report, records: Records, uses: Uses, facts: Mappin
     if report.image_folder is not None:
         report.renames = near_names(report.image_folder, missing)
         report.lost = set(missing) - set(report.renames)
+    elsewhere = folder_with(report.image_folder, report.lost) if report.image_folder and report.lost else None
     for name, found in facts.items():
-        for fault in _faults(name, found, report.renames.get(name)):
+        meant = _meant(name, report.renames.get(name), elsewhere if name in report.lost else None)
+        for fault in _faults(name, found, meant):
             _add(report, records, uses, fault, name)
     _scale_findings(report, records, uses, facts)
     for kind, name, other in repeats(facts):
@@ -61,10 +66,10 @@ def _id(records: Records, index: int) -> str:
     return str(records[index].get("id", f"number {index + 1}"))
 
 
-def _faults(name: str, found: Facts, near: str | None) -> Iterator[Fault]:
+def _faults(name: str, found: Facts, meant: str) -> Iterator[Fault]:
     shown = shortened(printable(name))
     if found.fault is not None:
-        yield Fault(found.fault.value, f"{shown}: {found.problem}{_meant(name, near) if near else ''}")
+        yield Fault(found.fault.value, f"{shown}: {found.problem}{meant}")
         return
     if found.greys:
         yield from _grey_faults(shown, found.greys)
@@ -78,7 +83,10 @@ def _faults(name: str, found: Facts, near: str | None) -> Iterator[Fault]:
         yield Fault("tiny picture", f"{shown} is {found.width} x {found.height}")
 
 
-def _meant(name: str, near: str) -> str:
+def _meant(name: str, near: str | None, elsewhere: Path | None) -> str:
+    """Return what to say of a name that is not there: the file that it means, or the folder that has it."""
+    if near is None:
+        return f"; it is in {elsewhere}: --images {quote(str(elsewhere))}" if elsewhere else ""
     if normalize("NFC", name) == normalize("NFC", near):
         return "; a file has this name in another Unicode form; --fix writes that"
     return f"; did you mean {printable(near)}? --fix writes that"

@@ -5,7 +5,9 @@ report.ok; report.findings[0].examples[0].record     # first bad record's id
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from data_prep.check.kinds import KINDS, Kind, Severity
@@ -150,7 +152,14 @@ def _statistics(statistics: dict[str, Any]) -> list[str]:
 def _verdict(report: Report) -> str:
     bad = [found for found in report.findings if found.kind.severity is Severity.ERROR]
     fixable = any(found.kind.fixed for found in bad)
-    advice = "; --fix OUTPUT writes a file with what can be mended" if fixable else ""
+    advice = f"; this writes a file with what can be mended: {_fix_command(report)}" if fixable else ""
     count = sum(found.count for found in bad)
     errors = f"{count} error{'s' if count != 1 else ''} of {len(bad)} kind{'s' if len(bad) != 1 else ''}"
     return f"training would be wrong: {errors}{advice}"
+
+
+def _fix_command(report: Report) -> str:
+    path = Path(report.path)
+    folder = ["--images", report.image_folder] if report.image_folder else []
+    mended = path.with_name(f"{path.stem}-mended{path.suffix}")
+    return shlex.join(["python", "-m", "data_prep", "check", str(path), *folder, "--fix", str(mended)])

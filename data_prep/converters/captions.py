@@ -77,7 +77,8 @@ def convert(
         if not names:
             yield Drop(Reason.NO_IMAGE, where)
         elif gone is not None:
-            yield Drop(picture_problem(args.image_folder, gone) or Reason.IMAGE_MISSING, f"{where}: {gone}")
+            problem = picture_problem(args.image_folder, gone) or Reason.IMAGE_MISSING
+            yield Drop(problem, f"{where}: {gone}", picture=gone)
         elif not caption:
             yield Drop(Reason.NO_ANSWER, f"{where}: {names[0]}")
         else:

@@ -20,7 +20,7 @@ from data_prep.records.near_names import near_name
 
 IMAGE_NAMES = (
     "image", "images", "image_path", "picture", "file", "file_name", "filename", "path", "photo", "img", "url",
-    "image_1", "image1", "page_1", "bild", "foto",
+    "image_1", "image1", "page_1", "bild", "foto", "datei", "dateiname",
 )  # fmt: skip
 FIRST = re.compile(r"(.*?)([ _-]?)(0*)([01])")
 SEPARATORS = ("\n", ";", "|", ",", " ")

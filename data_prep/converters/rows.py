@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 from data_prep.converters.beside import rows_beside
@@ -18,6 +19,7 @@ from data_prep.converters.json_rows import json_rows
 from data_prep.converters.labels import label_names, with_names
 from data_prep.converters.unpacking import MOST_UNPACKED, unpacked_rows
 from data_prep.errors import DataError, first_line
+from data_prep.records.foreign import ENDINGS
 
 Row = dict[str, Any]
 Placed = tuple[str, Row]
@@ -107,13 +109,50 @@ def column(row: Row, asked: str | None, usual: Sequence[str], what: str, path: o
     if asked is not None:
         if has_column(row, asked):
             return asked
-        raise DataError(path, f'no column "{asked}"{_nearest(asked, row)}; there are {names_of(row)}')
+        near = _near_column(asked, row)
+        hint = f', did you mean "{near}"?' if near else ""
+        raise DataError(path, f'no column "{asked}"{hint}; there are {names_of(row)}')
     if found := usual_column(row, usual):
         return found
-    near = next((hint for name in usual if (hint := _nearest(name, row))), "")
-    problem = f"no column for the {what} (looked for {', '.join(usual)}){near}"
-    advice = f"name it with {option}" if option else "rename the column that has it"
-    raise DataError(path, f"{problem}; there are {names_of(row)}; {advice}")
+    near = _near_usual(usual, row)
+    hint = f', did you mean "{near}"?' if near else ""
+    problem = f"no column for the {what} (looked for {', '.join(usual)}){hint}; there are {names_of(row)}"
+    advice = f"name it: {_option_for(row, what, usual, option)}" if option else "rename the column that has it"
+    raise DataError(path, f"{problem}; {advice}")
+
+
+class Wanted(NamedTuple):
+    """A column that a table needs: the one asked for or the usual names, what it holds, the option that names it."""
+
+    asked: str | None
+    usual: Sequence[str]
+    what: str
+    option: str
+
+
+def require_columns(row: Row, wanted: Sequence[Wanted], path: object) -> None:
+    """Raise DataError where two columns or more are neither named nor known, with the options that name them all."""
+    missing = [one for one in wanted if one.asked is None and not usual_column(row, one.usual)]
+    if len(missing) > 1:
+        options = " ".join(_option_for(row, one.what, one.usual, one.option) for one in missing)
+        whats = " and ".join(f"the {one.what}" for one in missing)
+        raise DataError(path, f"no columns of usual names for {whats}; there are {names_of(row)}; name them: {options}")
+
+
+def _option_for(row: Row, what: str, usual: Sequence[str], option: str) -> str:
+    """Return an option with the column that looks right: by its name, or by what its first cell holds."""
+    name = _near_usual(usual, row) or _by_content(row, what)
+    return f"{option} {quote(name) if name else 'COLUMN'}"
+
+
+def _near_usual(usual: Sequence[str], row: Row) -> str | None:
+    return next((near for name in usual if (near := _near_column(name, row, 0.75))), None)
+
+
+def _by_content(row: Row, what: str) -> str | None:
+    ends = {"picture": tuple(ENDINGS), "question": ("?",)}.get(what)
+    cells = ((name, cell.strip().lower()) for name, cell in row.items() if isinstance(cell, str))
+    return next((str(name) for name, cell in cells if ends and cell.endswith(ends)), None)
 
 
 def usual_column(row: Mapping[str, Any], usual: Sequence[str]) -> str | None:
@@ -129,7 +168,7 @@ def names_of(row: Mapping[str, Any]) -> str:
     return ", ".join(names) + (f" and {more:,} more" if more else "")
 
 
-def _nearest(name: str, row: Row) -> str:
+def _near_column(name: str, row: Row, cutoff: float = 0.6) -> str | None:
     lowered = {str(column).lower(): str(column) for column in islice(row, NUM_COMPARED)}
-    near = difflib.get_close_matches(name.lower(), lowered, 1, 0.6)
-    return f', did you mean "{lowered[near[0]]}"?' if near else ""
+    near = difflib.get_close_matches(name.lower(), lowered, 1, cutoff)
+    return lowered[near[0]] if near else None

@@ -28,7 +28,7 @@ from data_prep.converters.options import (
     write_and_check,
 )
 from data_prep.converters.questions import ANSWER_NAMES, QUESTION_NAMES, asked, question_columns, suffix_for
-from data_prep.converters.rows import Placed, Reading, Row, read_rows
+from data_prep.converters.rows import Placed, Reading, Row, Wanted, read_rows, require_columns
 from data_prep.converters.texts import NoText, text_of
 from data_prep.converters.unpacking import add_unpacked_option
 from data_prep.converters.vqa_answers import most_common_answer
@@ -52,6 +52,15 @@ def convert(rows: Iterable[Placed], path: Path, args: argparse.Namespace) -> Ite
         return
     command = f"python -m data_prep hf {path} --images {args.image_folder} --output {args.output}"
     _refuse_turns(first[1], path, command)
+    require_columns(
+        first[1],
+        [
+            Wanted(args.image_column, IMAGE_NAMES, "picture", "--image-column"),
+            Wanted(args.question or args.question_column, QUESTION_NAMES, "question", "--question-column"),
+            Wanted(args.answer_column, ANSWER_NAMES, "answer", "--answer-column"),
+        ],
+        path,
+    )
     images = image_columns(first[1], args.image_column, path)
     refuse_embedded(first[1], images, path, f"python -m data_prep hf {path} --output {args.output}")
     columns = question_columns(first[1], args.question_column, args.answer_column, path, bool(args.question))
@@ -70,7 +79,7 @@ def convert(rows: Iterable[Placed], path: Path, args: argparse.Namespace) -> Ite
             yield Drop(Reason.NO_IMAGE, where)
         elif missing:
             gone = next(name for name in names if picture_problem(args.image_folder, name))
-            yield Drop(missing, f"{where}: {_as_written(row, images, gone)}")
+            yield Drop(missing, f"{where}: {_as_written(row, images, gone)}", picture=gone)
         elif not found.question.strip():
             yield Drop(Reason.NO_QUESTION, where)
         elif not found.answers:

@@ -164,7 +164,7 @@ def convert(
             yield Drop(Reason.NOT_TEXT, f"{where}: {error}")
             continue
         if problem:
-            yield Drop(problem, f"{where}: {name}")
+            yield Drop(problem, f"{where}: {name}", picture=name)
         elif not question.strip():
             yield Drop(Reason.NO_QUESTION, where)
         elif annotation is None:

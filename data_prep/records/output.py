@@ -15,11 +15,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from data_prep.errors import DataError, PictureFault, printable
 from data_prep.files import hashing, sha256_of, write_json
 from data_prep.records.ids import unique_ids
+from data_prep.records.near_folder import folder_with
 from data_prep.records.record import Record, write_records
 
 NUM_EXAMPLES = 100
@@ -76,21 +78,26 @@ class Converted:
 
 @dataclass(frozen=True)
 class Drop:
-    """A source row that became no record: why, and which one (as its file, line or id)."""
+    """A source row that became no record: why, which one (as its file, line or id), the picture that is not there."""
 
     reason: Reason
     where: str
     rows: int = 1
+    picture: str | None = None
 
 
 @dataclass
 class Counts:
-    """How many rows came in, became records, and were dropped, with the first examples of each reason."""
+    """How many rows came in, became records, and were dropped, with the first examples of each reason.
+
+    `missing`: the first pictures that are not there.
+    """
 
     rows_in: int = 0
     records: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
 
     @property
     def rows_converted(self) -> int:
@@ -106,6 +113,8 @@ class Counts:
         places = self.examples.setdefault(item.reason.value, [])
         if len(places) < NUM_EXAMPLES:
             places.append(printable(item.where))
+        if item.picture and len(self.missing) < NUM_EXAMPLES:
+            self.missing.append(item.picture)
 
     def __str__(self) -> str:
         dropped = ", ".join(f"{reason} {count}" for reason, count in self.dropped.most_common())
@@ -148,7 +157,7 @@ def write_output(path: Path, items: Iterable[Converted | Drop], origin: Origin) 
         raise DataError(path, "records are written as .json or .jsonl; change the ending of --output")
     counts = Counts()
     with hashing(origin.sources) as sources:
-        write_records(path, _checked(unique_ids(_counted(items, counts)), path, counts, origin.sources))
+        write_records(path, _checked(unique_ids(_counted(items, counts)), path, counts, origin))
         write_meta(path, origin, counts, sources())
     return counts
 
@@ -160,14 +169,16 @@ def _counted(items: Iterable[Converted | Drop], counts: Counts) -> Iterator[Reco
             yield item.record
 
 
-def _checked(records: Iterable[Record], path: Path, counts: Counts, sources: Sequence[Path]) -> Iterator[Record]:
+def _checked(records: Iterable[Record], path: Path, counts: Counts, origin: Origin) -> Iterator[Record]:
     yield from records
-    if not counts.records and not counts.examples and sources:
-        raise DataError(sources[0], f"no row in it, so {path.name} was not written; is it empty, or cut off?")
+    if not counts.records and not counts.examples and origin.sources:
+        raise DataError(origin.sources[0], f"no row in it, so {path.name} was not written; is it empty, or cut off?")
     if not counts.records:
         first = "; ".join(f"{reason}: {places[0]}" for reason, places in counts.examples.items())
         problem = f"no record came out, so nothing was written: {counts}"
-        raise DataError(path, f"{problem}; first: {first}" if first else problem)
+        elsewhere = folder_with(origin.image_folder, counts.missing) if origin.image_folder else None
+        advice = f"; the pictures are in {elsewhere}: --images {quote(str(elsewhere))}" if elsewhere else ""
+        raise DataError(path, f"{problem}; first: {first}{advice}" if first else problem)
     meta_path(path).unlink(missing_ok=True)  # the meta file is the mark of a finished output
 
 

@@ -26,6 +26,9 @@ from data_prep.view.page import escape, write_page
 
 EXAMPLES = """  python -m data_prep show records.json --images images --model MODEL --html show.html
   python -m data_prep show records.json --images images --model MODEL --records okvqa-516065 --html show.html"""
+PART = "…"
+MOST_PARTS = 3
+"""Tokens before the last of a character: one of UTF-8 has at most four bytes."""
 STYLE = """
 .tokens { line-height: 2; font-size: .85rem; overflow-wrap: anywhere; }
 .tokens span { padding: .12rem .2rem; border-radius: 4px; margin-right: 1px; white-space: pre; }
@@ -128,19 +131,27 @@ def _blank(text: str) -> str:
 
 
 def token_texts(ids: Iterable[int], tokenizer: Any) -> list[str]:
-    """Return the text of each token: what it adds behind the one before; the token's name for half a character."""
+    """Return the text of each token: what it adds behind the one before.
+
+    Of a character that several tokens make up, such as an umlaut, the last shows it and the others show PART.
+    """
     texts = []
     before: list[int] = []
+    parts: list[int] = []
     for token in ids:
         if token < 0:
             texts.append("")
-            before = []
+            before, parts = [], []
             continue
         prefix = tokenizer.decode(before) if before else ""
-        whole = tokenizer.decode([*before, token])
-        text = whole[len(prefix) :] if whole.startswith(prefix) else tokenizer.decode([token])
+        whole = tokenizer.decode([*before, *parts, token])
+        text = whole[len(prefix) :] if whole.startswith(prefix) else tokenizer.decode([*parts, token])
+        if "\ufffd" in text and len(parts) < MOST_PARTS:
+            texts.append(PART)
+            parts.append(token)
+            continue
         texts.append(text if text and "\ufffd" not in text else str(tokenizer.convert_ids_to_tokens(token)))
-        before = [token]
+        before, parts = [*parts, token], []
     return texts
 
 

@@ -10,6 +10,7 @@ from data_prep.check.page import number
 from data_prep.check.report import Example, Report
 from data_prep.check.tokens import tell_what_is_cut
 from data_prep.records.record import write_records
+from data_prep.tools.show import PART, token_texts
 from data_prep.view.model_view import ModelView
 from tests.data_prep.conftest import draw, record
 
@@ -57,3 +58,15 @@ def test_what_is_cut_off_is_told_where_nothing_is_padded(aspect: str | None, sha
 def test_shares_are_shown_in_percent_on_the_page_of_a_check() -> None:
     shown = [number(value, "taught_share") for value in (0.0712, 0.004, 0.0)]
     assert [*shown, number(1234.5, "mean")] == ["7%", "0.4%", "0%", "1,234"]
+
+
+def test_an_umlaut_of_two_tokens_is_shown_whole_on_the_second() -> None:
+    pieces = {1: b"\xc3", 2: b"\x84", 3: b"pfel", 4: b"\xff"}
+
+    def decode(ids: list[int]) -> str:
+        return b"".join(pieces[one] for one in ids).decode("utf-8", "replace")
+
+    tokenizer = SimpleNamespace(decode=decode, convert_ids_to_tokens=lambda token: f"<{token}>")
+    assert token_texts([1, 2, 3], tokenizer) == [PART, "\u00c4", "pfel"]
+    assert token_texts([3, -200, 1, 2], tokenizer) == ["pfel", "", PART, "\u00c4"]
+    assert token_texts([4, 4, 4, 4], tokenizer) == [PART, PART, PART, "<4>"], "bytes that are no character"
