@@ -50,6 +50,8 @@ SIGNALS = {
 
 PORTS = (20_000, 32_768)
 """Between services' usual ports and Linux's for outgoing connections."""
+STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
+"""A scheduler, Ctrl-C, a terminal that is closed: each asks the ranks to save and to leave."""
 TIME_TO_SAVE = 600.0
 """Seconds that ranks have to save after a signal; a scheduler's own limit is mostly shorter."""
 TIME_TO_FAIL = 30.0
@@ -65,12 +67,16 @@ def run(command: Sequence[str], environment: Mapping[str, str], failure: Path | 
     with tempfile.TemporaryDirectory(prefix="llava-finetune-") as folder:
         failure = failure or Path(folder) / "failure.json"
         # Launchers speak about themselves; torchrun hides a rank's signal behind exit code 1 and tells it on stderr.
+        # They also kill their ranks 30 s after a Ctrl-C, in the middle of a save: so they get a session of their own,
+        # which no Ctrl-C reaches, and `_wait` tells the ranks.
         piped = subprocess.PIPE if command[0] in ("torchrun", "deepspeed") else None
         output = flag(command, "--output_dir")
         log = Path(output) / "debug.log" if output and "--debug" not in command else None
         try:
             with _environment(command, {**environment, FAILURE_VARIABLE: str(failure)}) as variables:
-                process = subprocess.Popen(command, env=variables, stdout=piped, stderr=piped)
+                process = subprocess.Popen(
+                    command, env=variables, stdout=piped, stderr=piped, start_new_session=piped is not None
+                )
                 code, tail, is_stopped = _wait(process, failure, log)
         except FileNotFoundError:
             print(f"error: no {command[0]} on PATH; run: bash scripts/setup.sh", file=sys.stderr)
@@ -140,7 +146,7 @@ def _wait(process: "subprocess.Popen[bytes]", failure: Path, log: Path | None = 
 
     Returns its exit code, stderr's tail, and whether Ctrl-C stopped it.
 
-    SIGTERM goes to the ranks and not to the launcher, which would end at once and leave them, or kill them after 30 s.
+    Signals go to the ranks and not to the launcher, which would end at once and leave them, or kill them after 30 s.
     Ranks that outlive their launcher are waited for, then killed.
     """
     tail = bytearray()
@@ -148,33 +154,43 @@ def _wait(process: "subprocess.Popen[bytes]", failure: Path, log: Path | None = 
     told = is_stopped = False
 
     def forward(number: int, _frame: FrameType | None) -> None:
-        nonlocal told
+        nonlocal told, is_stopped
         told = True
-        for one in _ranks(failure) or [process]:
-            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
-                one.send_signal(number)
+        if number == signal.SIGINT:
+            is_stopped = True
+            for lines in passed:
+                lines.is_stopping = True
+            if process.stdout is None:  # it is in our own session: the terminal has told it
+                return
+        _tell(process, failure, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
 
-    old = signal.signal(signal.SIGTERM, forward)
+    # What was ignored from the start (nohup, a job in the background of a script) stays so.
+    heard = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    old = {number: signal.signal(number, forward) for number in heard}
     try:
-        while True:
-            try:
-                code = process.wait()
-                break
-            except KeyboardInterrupt:
-                # The terminal has sent Ctrl-C to the ranks as well; they save and end by themselves.
-                told = is_stopped = True
-                for lines in passed:
-                    lines.is_stopping = True
+        code = process.wait()
         if code:
             _, left = psutil.wait_procs(_ranks(failure), timeout=TIME_TO_SAVE if told else TIME_TO_FAIL)
             for one in left:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     one.kill()
     finally:
-        signal.signal(signal.SIGTERM, old)
+        for number, handler in old.items():
+            signal.signal(number, handler)
     for reader in readers:
         reader.join(timeout=5)
     return code, tail.decode("utf-8", "replace"), is_stopped
+
+
+def _tell(process: "subprocess.Popen[bytes]", failure: Path, number: int) -> None:
+    """Send a signal to the ranks; where there are none yet, to the launcher and what it has started."""
+    ranks = _ranks(failure)
+    with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+        if not ranks and process.stdout is not None:
+            os.killpg(process.pid, number)
+        for one in ranks or ([process] if process.stdout is None else []):
+            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+                one.send_signal(number)
 
 
 def _start_readers(

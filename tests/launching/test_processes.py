@@ -1,6 +1,7 @@
 """How a run's end is told: exit codes of killed ranks, and the message of the rank that ended it."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -140,6 +141,45 @@ def test_a_run_that_is_told_to_stop_saves_and_ends_with_the_code_to_requeue_on(e
     assert process.returncode == 75, err
     assert saved.read_text() == "saved"
     assert err.decode() == "rank 0 ended the run: SIGTERM at step 3 of 6: checkpoint-3 is saved\n"
+
+
+HASTY = """#!{python}
+import os, signal, subprocess, sys
+variables = {{**os.environ, "LOCAL_RANK": "0", "RANK": "0"}}
+child = subprocess.Popen([sys.executable, "-c", {rank!r}, sys.argv[1]], env=variables)
+def stop(number, frame):
+    child.kill()
+    sys.exit(1)
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, stop)
+sys.exit(1 if child.wait() else 0)
+"""
+RANK = LAUNCHER.split("'''")[1].replace("SIGTERM", "SIGINT")
+
+
+def test_ctrl_c_reaches_the_ranks_and_no_launcher_that_would_kill_them_while_they_save(tmp_path: Path) -> None:
+    launcher = tmp_path / "deepspeed"
+    launcher.write_text(HASTY.format(python=sys.executable, rank=RANK))
+    launcher.chmod(0o755)
+    saved = tmp_path / "saved"
+    code = (
+        "import os, signal, sys; from llava_finetune.launching.processes import run\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # in the background of a script it is ignored
+        f"sys.exit(run(['deepspeed', {str(saved)!r}], os.environ))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
+    environment["PATH"] = f"{tmp_path}{os.pathsep}{environment['PATH']}"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: all that run in its foreground
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 75, err
+    assert saved.read_text() == "saved"
+    assert err.decode() == "stopped by you at step 3 of 6: checkpoint-3 is saved\n"
 
 
 def test_a_held_port_is_left_to_its_owner() -> None:
