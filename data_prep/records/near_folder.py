@@ -1,7 +1,7 @@
 """The folder that is meant where pictures are not in the one given: a level too high or too low, or another spelling.
 
-folder_with("/home/me", ["a.jpg", "b.jpg"])      # Path("/home/me/photos"), where both lie there
-spelled_alike("/home/me/fotos")                  # Path("/home/me/Fotos"), where there is no other
+folder_with("data", ["a.jpg", "b.jpg"])      # Path("data/photos"), where both lie there
+spelled_alike("data/photo")                  # Path("data/photos"), where none is nearer
 """
 
 from __future__ import annotations

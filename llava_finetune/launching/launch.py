@@ -28,6 +28,8 @@ from llava_finetune.launching.starter import starter
 from llava_finetune.planning.proposals import workers
 
 MODES = ("pretrain", "full", "lora", "qlora")
+NEEDED = {"MODEL": "--model_name_or_path", "DATA": "--data_path", "OUTPUT": "--output_dir"}
+"""Variables without which nothing starts, and the flags that stand for them."""
 
 HELP = """usage: scripts/{pretrain,finetune_{full,lora,qlora,dpo}}.sh [--dry-run] [--auto] [TRAIN FLAGS ...]
 
@@ -86,11 +88,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(HELP)
         return 0 if {"-h", "--help"} & set(arguments) else 2
     settings = read_settings(arguments, os.environ)
+    _require_variables(settings)
     if settings.auto:
         settings = apply_plan(settings)
     launch = build(settings)
     for miss in near_misses(settings.environment):
         print(f"WARNING: {miss}", file=sys.stderr)
+    if not settings.dry_run:
+        preflight.require_inputs(_model(settings), _data(settings), _images(settings))
     for note in launch.notes:
         print(f"# {note}")
     print(launch.text(), flush=True)
@@ -98,9 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     preflight.require_ready(
         mode=settings.mode,
-        model=_wanted(settings, "--model_name_or_path", "MODEL"),
-        data=_data(settings),
-        images=_images(settings),
+        model=_model(settings),
         processes=settings.processes,
         on_gpu=settings.on_gpu,
         config=deepspeed_config(settings),
@@ -122,7 +125,7 @@ def apply_plan(settings: Settings) -> Settings:
     from llava_finetune.planning.proposals import choose_for_launch
 
     choice = choose_for_launch(
-        model=_wanted(settings, "--model_name_or_path", "MODEL"),
+        model=_model(settings),
         mode=settings.mode,
         num_gpus=settings.world_size,
         gpu=settings.get("GPU") or None,
@@ -185,7 +188,7 @@ def deepspeed_config(settings: Settings) -> Path | None:
 
 def _input_flags(settings: Settings) -> list[str]:
     wanted = [
-        ("--model_name_or_path", _wanted(settings, "--model_name_or_path", "MODEL")),
+        ("--model_name_or_path", _model(settings)),
         ("--data_path", _wanted(settings, "--data_path", "DATA")),
         ("--image_folder", None if flag(settings.flags, *SPELLINGS) else settings.get("IMAGES")),
         ("--output_dir", _wanted(settings, "--output_dir", "OUTPUT")),
@@ -207,12 +210,23 @@ def _data(settings: Settings) -> str:
     return _wanted(settings, "--data_path", "DATA")
 
 
+def _model(settings: Settings) -> str:
+    return _wanted(settings, "--model_name_or_path", "MODEL")
+
+
 def _wanted(settings: Settings, name: str, variable: str) -> str:
-    value = flag(settings.flags, name) or settings.get(variable)
-    if not value:
-        misses = "".join(f"; {miss}" for miss in near_misses(settings.environment) if miss.endswith(f" {variable} is"))
-        raise UsageError(f"{variable} is not set; {variable}=... bash scripts/... (--help lists the variables){misses}")
-    return value
+    return flag(settings.flags, name) or settings.get(variable)
+
+
+def _require_variables(settings: Settings) -> None:
+    """Raise UsageError with all the needed variables that are not set, and those that look like them."""
+    missing = [variable for variable, name in NEEDED.items() if not _wanted(settings, name, variable)]
+    if missing:
+        ends = tuple(f" {variable} is" for variable in missing)
+        misses = "".join(f"; {miss}" for miss in near_misses(settings.environment) if miss.endswith(ends))
+        names = " and ".join(missing) + (" are" if len(missing) > 1 else " is")
+        given = " ".join(f"{variable}=..." for variable in missing)
+        raise UsageError(f"{names} not set; {given} bash scripts/... (--help lists the variables){misses}")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ def near_misses(environment: Mapping[str, str]) -> Iterator[str]:
     for name in environment:
         if name in READ or name in OTHERS or not name.isupper():
             continue
-        found = difflib.get_close_matches(name.replace("_", ""), plain, 1, CLOSE)
+        bare = name.replace("_", "")
+        swapped = [one for one in plain if sorted(one) == sorted(bare)]  # MODLE
+        found = swapped or difflib.get_close_matches(bare, plain, 1, CLOSE)
         if found and not environment.get(plain[found[0]]):
             yield f"{name} is not read by this script; {plain[found[0]]} is"

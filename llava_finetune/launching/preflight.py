@@ -1,6 +1,6 @@
 """Checks of inputs and machine before a run starts, so that it does not die an hour later with a bare exit code.
 
->>> require_ready(mode="lora", model="m", data="d.json", images="img", processes=2, on_gpu=False, config=None)
+>>> require_ready(mode="lora", model="m", processes=2, on_gpu=False, config=None)
 """
 
 import os
@@ -12,9 +12,12 @@ from pathlib import Path
 import psutil
 
 from data_prep.errors import quoted
+from data_prep.records.near_folder import spelled_alike
+from data_prep.records.near_names import near_file
 from llava_finetune.errors import UserError
 from llava_finetune.machine import available_ram, free_shm, readable
 from llava_finetune.saved.documents import read_document
+from llava_finetune.saved.model_names import require_there
 from llava_finetune.saved.run_documents import DeepSpeedConfig
 
 SLOTS = re.compile(r"slots=([0-9]{1,4})")
@@ -65,22 +68,29 @@ def _working_folders() -> set[Path]:
     return folders
 
 
+def require_inputs(model: str, data: str, images: str) -> None:
+    """Raise UserError for a model's folder, a records file or a picture folder that is not there."""
+    require_there(model, "MODEL=")
+    if not Path(data).is_file():
+        near = near_file(data)
+        advice = f"did you mean {near}?" if near else "`python -m data_prep --help` makes one"
+        raise UserError(f"DATA={data}: no such file; {advice}")
+    if images and not Path(images).is_dir():
+        folder = spelled_alike(images)
+        advice = f"did you mean {folder}?" if folder else "the records' image names are relative to it"
+        raise UserError(f"IMAGES={images}: no such folder; {advice}")
+
+
 def require_ready(
     *,
     mode: str,
     model: str,
-    data: str,
-    images: str,
     processes: int,
     on_gpu: bool,
     config: Path | None,
     checks: bool = True,
 ) -> None:
-    """Raise UserError where an input is missing, or RAM or /dev/shm is too small for `processes` on this machine."""
-    if not Path(data).is_file():
-        raise UserError(f"DATA={data}: no such file; `python -m data_prep --help` makes one")
-    if images and not Path(images).is_dir():
-        raise UserError(f"IMAGES={images}: no such folder; the records' image names are relative to it")
+    """Raise UserError where RAM or /dev/shm is too small for `processes` on this machine."""
     if not checks:
         return
     require_shm(processes, free_shm())
@@ -88,7 +98,7 @@ def require_ready(
     if needed is None:
         print(f"# the memory check is left out: the config of {model} is not at hand", file=sys.stderr, flush=True)
     if needed is not None:
-        require_ram(needed, processes, available_ram())
+        require_ram(needed, processes, available_ram(), mode)
 
 
 def require_shm(processes: int, free: int | None) -> None:
@@ -101,13 +111,16 @@ def require_shm(processes: int, free: int | None) -> None:
         )
 
 
-def require_ram(needed: int, processes: int, free: int) -> None:
-    """Raise UserError where `needed` bytes of host RAM are more than what is `free`."""
+def require_ram(needed: int, processes: int, free: int, mode: str = "lora") -> None:
+    """Raise UserError where `needed` bytes of host RAM are more than what is `free`, with what helps in this `mode`."""
     if needed > free:
+        ways = ["fewer processes (NUM_GPUS)", "DEEPSPEED_CONFIG=zero3"] if processes > 1 else []
+        ways += [] if mode in ("qlora", "pretrain") else ["scripts/finetune_qlora.sh"]
+        noun = "process needs" if processes == 1 else "processes need"
         raise UserError(
-            f"{processes} process(es) need about {readable(needed)} of RAM on this machine, {readable(free)} are free "
-            "(too little ends with exit code -9); use fewer processes, DEEPSPEED_CONFIG=zero3, "
-            "scripts/finetune_qlora.sh or a smaller MODEL (LAUNCH_CHECKS=off starts all the same)"
+            f"{processes} {noun} about {readable(needed)} of RAM on this machine, {readable(free)} are free (too "
+            f"little ends with exit code -9); use {', '.join([*ways, 'a smaller MODEL'])}, or free memory "
+            "(LAUNCH_CHECKS=off starts all the same)"
         )
 
 

@@ -27,6 +27,7 @@ from llava_finetune.model.trained_parts import Building, train_tower
 from llava_finetune.saved.folders import find_tower, read_json
 from llava_finetune.saved.language_types import language_of
 from llava_finetune.saved.manifest import read_manifest
+from llava_finetune.saved.model_names import require_there
 from llava_finetune.saved.pickles import load_pickle
 from llava_finetune.saved.promises import require_projector, require_select_layer
 from llava_finetune.saved.sound import blamed_on, require_sound
@@ -68,6 +69,7 @@ def load_config(path: str, cache_dir: str | None = None) -> Any:
     """The base's config. A llava-hf folder is recognised and its import command named."""
     from llava.model import LlavaConfig  # and registers upstream's config classes
 
+    require_there(path)
     require_sound(path)
     if (raw := read_json(path, "config.json")) is not None:
         require_language(path, raw)

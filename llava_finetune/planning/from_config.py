@@ -7,6 +7,7 @@ Configs are read in upstream's layout, in llava-hf's, or as a plain language mod
     6738415616
 """
 
+import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,6 +20,7 @@ from llava_finetune.planning.family_pictures import COSTS, Widths, picture_cost
 from llava_finetune.planning.shapes import DinoV2, FamilyShape, Language, Shape, SigLip, Vision
 from llava_finetune.saved.documents import read_document
 from llava_finetune.saved.model_files import ADAPTER_CONFIG
+from llava_finetune.saved.model_names import require_there
 from llava_finetune.saved.promises import require_projector
 from llava_finetune.saved.supported import LANGUAGES
 
@@ -51,9 +53,12 @@ def read_config(model: str) -> tuple[dict[str, Any], str]:
         return dict(known[model]), model
     if folder.is_dir():
         raise UserError(f"{model}: no config.json in it; give a model folder")
+    require_there(model)
+    near = difflib.get_close_matches(model, known, 1, 0.8)
+    meant = f"did you mean {near[0]}? Else " if near else ""
     raise UserError(
-        f"{model}: neither a folder with config.json nor a hub id that is built in; download its config.json into a "
-        f"folder and give that, or one of: {', '.join(known)}"
+        f"{model}: neither a folder with config.json nor a hub id that is built in; {meant}download its config.json "
+        f"into a folder and give that, or one of: {', '.join(known)}"
     )
 
 

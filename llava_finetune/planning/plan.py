@@ -20,6 +20,7 @@ from llava_finetune.flags import command_parser
 from llava_finetune.machine import GB, available_ram, readable
 from llava_finetune.planning import exact
 from llava_finetune.planning.activations import sequence_length
+from llava_finetune.planning.disk_and_time import cost_lines
 from llava_finetune.planning.from_config import read_shape
 from llava_finetune.planning.memory import estimate, host_ram, trainable_parameters
 from llava_finetune.planning.proposals import (
@@ -145,6 +146,10 @@ def _text(
     return "\n".join([*lines, *_launch_lines(shape, proposal, num_gpus, data, records)])
 
 
+LEGEND = (
+    "ckpt: gradient checkpointing, less memory for about a third more time; grads, Adam: of what is trained; activ., "
+    "logits, temp.: what a step computes; context, alloc.: what CUDA and torch keep for themselves"
+)
 COLUMNS = {
     "weights": "weights",
     "adapters": "adapters",
@@ -173,7 +178,7 @@ def _table(shape: Shape, wanted: Setting, gpu_bytes: int, rows: Mapping[str, Pro
             row = f"{mark} {mode:<9}{config:<10}{setting.batch:>5}  {'yes' if checkpointing else 'no':<4}"
             fits = "fits" if sizes.total <= gpu_bytes else f"over by {(sizes.total - gpu_bytes) / GB:.1f}"
             lines.append(row + "".join(f"{value / GB:>9.2f}" for value in values) + f"  {fits}")
-    return lines
+    return [*lines, "", LEGEND]
 
 
 def _launch_lines(shape: Shape, proposal: Proposal, num_gpus: int, data: str, records: int | None) -> list[str]:
@@ -196,6 +201,7 @@ def _launch_lines(shape: Shape, proposal: Proposal, num_gpus: int, data: str, re
             ]
         ),
     ]
+    lines += ["", *cost_lines(shape, setting, records, epochs)]
     free = available_ram()
     if proposal.host_ram > free:
         lines += ["", f"Host RAM: about {readable(proposal.host_ram)}; this machine has {readable(free)} free."]

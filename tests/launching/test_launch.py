@@ -297,6 +297,33 @@ def test_a_missing_variable_is_named(name: str, run_script: Run) -> None:
     assert result.stderr.startswith(f"error: {name} is not set; {name}=... bash scripts/")
 
 
+def test_all_missing_variables_are_named_at_once_and_a_swapped_letter_is_seen(run_script: Run) -> None:
+    result = run_script("scripts/finetune_lora.sh", MODLE="m")
+    assert result.returncode == 2
+    assert "MODEL and DATA and OUTPUT are not set; MODEL=... DATA=... OUTPUT=... bash scripts/" in result.stderr
+    assert "; MODLE is not read by this script; MODEL is" in result.stderr
+
+
+def test_a_folder_or_a_file_of_nearly_the_name_is_named_before_anything_is_printed(
+    run_script: Run, tmp_path: Path
+) -> None:
+    for name in ("merged", "Fotos"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "train.JSON").write_text("[]")
+    good = {**RUN, "MODEL": str(tmp_path / "merged"), "DATA": str(tmp_path / "train.JSON"), "IMAGES": str(tmp_path)}
+    for name, wrong, meant in (
+        ("MODEL", "mergd", "merged"),
+        ("DATA", "train.json", "train.JSON"),
+        ("IMAGES", "fotos", "Fotos"),
+    ):
+        result = run_script("scripts/finetune_lora.sh", **{**good, name: str(tmp_path / wrong)})
+        assert result.returncode == 1
+        what = "file" if name == "DATA" else "folder"
+        meaning = f"did you mean {tmp_path / meant}?"
+        assert result.stderr == f"error: {name}={tmp_path / wrong}: no such {what}; {meaning}\n"
+        assert result.stdout == "", "the command of a run that cannot begin is not printed"
+
+
 def test_an_unknown_deepspeed_config_lists_the_known(run_script: Run) -> None:
     result = run_script("scripts/finetune_lora.sh", "--dry-run", DEEPSPEED_CONFIG="zero9", **RUN)
     assert result.returncode == 2

@@ -197,8 +197,15 @@ def test_too_small_shared_memory_is_refused_before_the_start() -> None:
 
 
 def test_too_little_ram_is_refused_before_the_start() -> None:
-    with pytest.raises(UserError, match=r"2 process\(es\) need about 30.0 GB of RAM .* 20.0 GB are free .* -9"):
+    with pytest.raises(UserError, match=r"2 processes need about 30.0 GB of RAM .* 20.0 GB are free .* -9") as two:
         preflight.require_ram(30 * 10**9, 2, 20 * 10**9)
+    with pytest.raises(UserError, match=r"1 process needs about 30.0 GB") as one:
+        preflight.require_ram(30 * 10**9, 1, 20 * 10**9)
+    assert "fewer processes" in str(two.value) and "zero3" in str(two.value)
+    assert "fewer processes" not in str(one.value) and "zero3" not in str(one.value), "no advice that cannot help"
+    with pytest.raises(UserError) as quantised:
+        preflight.require_ram(30 * 10**9, 1, 20 * 10**9, "qlora")
+    assert "finetune_qlora" not in str(quantised.value)
     preflight.require_ram(10, 2, 20)
 
 
@@ -250,10 +257,6 @@ def test_a_driver_that_does_not_answer_is_an_error_and_no_training_on_the_cpu(
         machine.gpus()
 
 
-def test_a_memory_check_that_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "train.json").write_text("[]")
-    preflight.require_ready(
-        mode="lora", model="nobody/unknown", data=str(tmp_path / "train.json"), images="", processes=1, on_gpu=False,
-        config=None,
-    )  # fmt: skip
+def test_a_memory_check_that_is_left_out_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    preflight.require_ready(mode="lora", model="nobody/unknown", processes=1, on_gpu=False, config=None)
     assert "the memory check is left out: the config of nobody/unknown is not at hand" in capsys.readouterr().err

@@ -194,3 +194,17 @@ def test_a_pretended_training_that_fails_says_why(
     monkeypatch.setattr(exact.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(UserError, match=r"of liuhaotian/llava-v1.5-7b failed: the pretended GPU needs a C\+\+"):
         plan.main(["--model", SEVEN, "--gpus", "1x24GB", "--exact"])
+
+
+def test_the_plan_tells_disk_and_a_predicted_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "train.json"
+    turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "a box"}]
+    data.write_text(json.dumps([{"id": str(number), "conversations": turns} for number in range(50)]))
+    words = ["plan", "--model", SEVEN, "--gpus", "1x24GB"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "Disk: about 14.1 GB for the model and its tower" in said and "4.8 GB for each checkpoint" in said
+    assert "ckpt: gradient checkpointing" in said
+    assert "Time:" not in said, "without records there is nothing to predict from"
+    assert main([*words, "--data", str(data)]) == 0
+    assert "of training on one card, predicted" in capsys.readouterr().out
