@@ -17,6 +17,7 @@ from llava_finetune.errors import UserError
 from llava_finetune.kernels import rotary
 from llava_finetune.saved.manifest import NAME, weights_sha256
 from llava_finetune.saved.model_files import ADAPTER_CONFIG, INDEX_FILES, MODEL, PROJECTOR_WEIGHTS, kind_by
+from llava_finetune.saved.model_names import require_there
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 SHORT = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
@@ -45,6 +46,7 @@ def kind_of(folder: str | Path) -> str:
     """adapter, projector or model, by the files of a folder; a hub id is taken for a model."""
     path = Path(folder)
     if not path.is_dir():
+        require_there(path)
         return MODEL
     shards = any(path.glob("*.safetensors")) or any(path.glob("pytorch_model*.bin"))
     # Shards whose index is missing are a model all the same, and are refused as one.

@@ -54,8 +54,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add_model_flags(out)
     out.add_argument(
-        "--image", action="append", default=[], metavar="PATH", help="picture for the first message; repeatable"
-    )
+        "--image", "--images", action="append", default=[], metavar="PATH",
+        help="picture for the first message; repeatable",
+    )  # fmt: skip
     out.add_argument(
         "--once", metavar="QUESTION", help="answer one question on stdout and leave; - reads it from stdin"
     )
