@@ -52,6 +52,8 @@ PORTS = (20_000, 32_768)
 """Between services' usual ports and Linux's for outgoing connections."""
 STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 """A scheduler, Ctrl-C, a terminal that is closed: each asks the ranks to save and to leave."""
+ONE_SESSION = "LLAVA_FINETUNE_ONE_SESSION"
+"""A variable, set by who ends what it started by its session, as the studio does: a launcher stays in it."""
 TIME_TO_SAVE = 600.0
 """Seconds that ranks have to save after a signal; a scheduler's own limit is mostly shorter."""
 TIME_TO_FAIL = 30.0
@@ -74,10 +76,9 @@ def run(command: Sequence[str], environment: Mapping[str, str], failure: Path | 
         log = Path(output) / "debug.log" if output and "--debug" not in command else None
         try:
             with _environment(command, {**environment, FAILURE_VARIABLE: str(failure)}) as variables:
-                process = subprocess.Popen(
-                    command, env=variables, stdout=piped, stderr=piped, start_new_session=piped is not None
-                )
-                code, tail, is_stopped = _wait(process, failure, log)
+                apart = piped is not None and ONE_SESSION not in os.environ
+                process = subprocess.Popen(command, env=variables, stdout=piped, stderr=piped, start_new_session=apart)
+                code, tail, is_stopped = _wait(process, failure, log, apart=apart)
         except FileNotFoundError:
             print(f"error: no {command[0]} on PATH; run: bash scripts/setup.sh", file=sys.stderr)
             return 1
@@ -141,7 +142,7 @@ def _last_words(first: Mapping[str, Any], code: int, number: int | None, is_stop
     return f"training ended with exit code {code}; its message stands above"
 
 
-def _wait(process: "subprocess.Popen[bytes]", failure: Path, log: Path | None = None) -> tuple[int, str, bool]:
+def _wait(process: "subprocess.Popen[bytes]", failure: Path, log: Path | None, *, apart: bool) -> tuple[int, str, bool]:
     """Wait for the launcher and its ranks while piped output is passed on, the launcher's own lines to `log`.
 
     Returns its exit code, stderr's tail, and whether Ctrl-C stopped it.
@@ -160,9 +161,9 @@ def _wait(process: "subprocess.Popen[bytes]", failure: Path, log: Path | None = 
             is_stopped = True
             for lines in passed:
                 lines.is_stopping = True
-            if process.stdout is None:  # it is in our own session: the terminal has told it
+            if not apart:  # the terminal has told the ranks
                 return
-        _tell(process, failure, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+        _tell(process, failure, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM, apart=apart)
 
     # What was ignored from the start (nohup, a job in the background of a script) stays so.
     heard = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
@@ -182,13 +183,13 @@ def _wait(process: "subprocess.Popen[bytes]", failure: Path, log: Path | None = 
     return code, tail.decode("utf-8", "replace"), is_stopped
 
 
-def _tell(process: "subprocess.Popen[bytes]", failure: Path, number: int) -> None:
+def _tell(process: "subprocess.Popen[bytes]", failure: Path, number: int, *, apart: bool) -> None:
     """Send a signal to the ranks; where there are none yet, to the launcher and what it has started."""
     ranks = _ranks(failure)
     with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
-        if not ranks and process.stdout is not None:
+        if not ranks and apart:
             os.killpg(process.pid, number)
-        for one in ranks or ([process] if process.stdout is None else []):
+        for one in ranks or ([] if apart else [process]):
             with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
                 one.send_signal(number)
 

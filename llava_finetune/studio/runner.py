@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep.files import write_json
+from llava_finetune.launching.processes import ONE_SESSION
 from llava_finetune.studio.jobs import BLANK, ENDED, Job, Step, jobs, look, read_job, started
 from llava_finetune.studio.workspace import Workspace
 
@@ -62,7 +63,7 @@ class Runner:
 
     def _run(self, step: Step) -> int:
         print(f"$ {step.text}", flush=True)
-        environment = {**os.environ, **step.env}
+        environment = {**os.environ, ONE_SESSION: "1", **step.env}
         argv = [*OWN_WORDS.get(step.argv[0], (step.argv[0],)), *step.argv[1:]]
         with contextlib.ExitStack() as stack:
             out = stack.enter_context(Path(f"{step.stdout}.part").open("wb")) if step.stdout else None
