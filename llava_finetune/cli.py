@@ -9,6 +9,7 @@ called a fault of ours, and a file holds its details. `--debug` shows the traceb
 
 import gc
 import importlib
+import importlib.util
 import os
 import sys
 import time
@@ -154,8 +155,9 @@ def _told(error: Exception, command: Sequence[str]) -> str:
 
     if is_message(error):
         return f"error: {told(error)}"
-    if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").partition(".")[0]) not in OURS:
-        return f"error: no package {package} for {sys.executable}: bash scripts/setup.sh installs what commands need"
+    missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if missing not in OURS and importlib.util.find_spec(missing) is None:
+        return f"error: no package {missing} for {sys.executable}: bash scripts/setup.sh installs what commands need"
     from llava_finetune.flags import without_secrets
 
     return fault_of_ours(error, without_secrets(command))

@@ -35,7 +35,7 @@ def picture_findings(report: Report, records: Records, uses: Uses, facts: Mappin
     if report.image_folder is not None:
         report.renames = near_names(report.image_folder, missing)
         report.lost = set(missing) - set(report.renames)
-    elsewhere = folder_with(report.image_folder, report.lost) if report.image_folder and report.lost else None
+    elsewhere = folder_with(report.image_folder, sorted(report.lost)) if report.image_folder and report.lost else None
     for name, found in facts.items():
         meant = _meant(name, report.renames.get(name), elsewhere if name in report.lost else None)
         for fault in _faults(name, found, meant):

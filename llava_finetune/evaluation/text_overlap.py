@@ -41,9 +41,9 @@ def bleu(answers: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[f
         [choices[i] if i < len(choices) else None for choices in references] for i in range(most)
     ]
     result = BLEU().corpus_score(list(answers), streams, n_bootstrap=NUM_RESAMPLES // 4)
-    score = result.score / 100
+    score = min(1.0, result.score / 100)  # equal texts give 100.00000000000004
     # sacrebleu shows them in texts only; a release that renames them must fail here, not give an interval of width 0.
-    middle, half = float(result._mean) / 100, float(result._ci) / 100
+    middle, half = min(1.0, float(result._mean) / 100), float(result._ci) / 100
     return score, (max(0.0, middle - half), min(1.0, middle + half))
 
 

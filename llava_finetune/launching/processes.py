@@ -50,8 +50,8 @@ SIGNALS = {
 
 PORTS = (20_000, 32_768)
 """Between services' usual ports and Linux's for outgoing connections."""
-STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
-"""A scheduler, Ctrl-C, a terminal that is closed: each asks the ranks to save and to leave."""
+STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name))
+"""A scheduler, Ctrl-C, a terminal that is closed, Ctrl-\\: each asks the ranks to save and to leave."""
 ONE_SESSION = "LLAVA_FINETUNE_ONE_SESSION"
 """A variable, set by who ends what it started by its session, as the studio does: a launcher stays in it."""
 TIME_TO_SAVE = 600.0
@@ -161,7 +161,7 @@ def _wait(process: "subprocess.Popen[bytes]", failure: Path, log: Path | None, *
             is_stopped = True
             for lines in passed:
                 lines.is_stopping = True
-            if not apart:  # the terminal has told the ranks
+            if not apart and ONE_SESSION not in os.environ:  # the terminal has told the ranks
                 return
         _tell(process, failure, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM, apart=apart)
 

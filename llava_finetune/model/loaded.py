@@ -46,7 +46,7 @@ def kind_of(folder: str | Path) -> str:
     """adapter, projector or model, by the files of a folder; a hub id is taken for a model."""
     path = Path(folder)
     if not path.is_dir():
-        require_there(path)
+        require_there(folder)
         return MODEL
     shards = any(path.glob("*.safetensors")) or any(path.glob("pytorch_model*.bin"))
     # Shards whose index is missing are a model all the same, and are refused as one.

@@ -20,7 +20,10 @@ TokenId = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 Sides = Side | list[Side] | dict[str, Side | None]
 Grid = Annotated[list[Annotated[list[Side], Meta(min_length=2, max_length=2)]], Meta(max_length=1000)]
 Text = str | None
-Dtype = Literal["auto", "float64", "float32", "float16", "bfloat16", "torch.float32", "torch.float16"] | None
+Dtype = (
+    Literal["auto", "float64", "float32", "float16", "bfloat16", "torch.float32", "torch.float16", "torch.bfloat16"]
+    | None
+)
 Flag = bool | None
 
 

@@ -24,6 +24,8 @@ def require_there(model: str | Path, what: str = "") -> None:
         raise UserError(f"{what}{name}: a file; give the model's folder, or a hub id (OWNER/NAME)")
     near = spelled_alike(path)
     advice = f"did you mean {near}?" if near else "give a model's folder, or a hub id (OWNER/NAME)"
+    if not near and HUB_ID.fullmatch(name) and name[:1] != ".":
+        advice = f"for the hub's model of this name, start in a folder that has no {path.parent} in it"
     raise UserError(f"{what}{name}: no such folder; {advice}")
 
 

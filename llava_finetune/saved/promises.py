@@ -82,7 +82,7 @@ def require_kept(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> Non
 
 def _require_pinpoints(points: Any, where: object) -> None:
     """Raise UserError for a grid that is written as a text, as old configs do, and is no list of two sides each."""
-    if isinstance(points, str):
+    if isinstance(points, str) and points.strip():
         try:
             conform([list(pair) for pair in ast.literal_eval(points)], Grid, where)
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, DataError):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from llava_finetune.saved.model_documents import Count, Flag, Rows, Share, Text
+from llava_finetune.saved.model_documents import Count, Flag, Rows, Text
 
 
 class Manifest(Struct):
@@ -89,26 +89,28 @@ class Result(Struct):
     settings: dict[str, Any]
 
 
-Bounds = Annotated[list[Share], Meta(min_length=2, max_length=2)]
+Score = Annotated[float, Meta(ge=0, le=1 + 1e-9)]
+"""A share as it was computed: rounding may leave it a hair above 1, as sacrebleu's 100.00000000000004 does."""
+Bounds = Annotated[list[Score], Meta(min_length=2, max_length=2)]
 
 
 class Tally(Struct):
     """The scores of some questions, each between 0 and 1, with its interval."""
 
-    exact_match: Share
+    exact_match: Score
     interval: Bounds | None = None
     count: Count = 0
-    vqa_accuracy: Share | None = None
+    vqa_accuracy: Score | None = None
     vqa_accuracy_interval: Bounds | None = None
     yes_no_count: Count | None = None
-    yes_share_expected: Share | None = None
-    yes_share: Share | None = None
+    yes_share_expected: Score | None = None
+    yes_share: Score | None = None
     yes_share_interval: Bounds | None = None
-    false_yes: Share | None = None
+    false_yes: Score | None = None
     false_yes_interval: Bounds | None = None
-    false_no: Share | None = None
+    false_no: Score | None = None
     false_no_interval: Bounds | None = None
-    unclear: Share | None = None
+    unclear: Score | None = None
     unclear_interval: Bounds | None = None
 
 
@@ -119,15 +121,15 @@ class Scores(Tally):
     by_question_type: dict[str, Tally] = {}
     num_images: Count | None = None
     num_truncated: Count | None = None
-    token_f1: Share | None = None
+    token_f1: Score | None = None
     token_f1_interval: Bounds | None = None
-    rouge_l: Share | None = None
+    rouge_l: Score | None = None
     rouge_l_interval: Bounds | None = None
-    bleu: Share | None = None
+    bleu: Score | None = None
     bleu_interval: Bounds | None = None
-    box_iou: Share | None = None
+    box_iou: Score | None = None
     box_iou_interval: Bounds | None = None
-    box_accuracy: Share | None = None
+    box_accuracy: Score | None = None
     box_accuracy_interval: Bounds | None = None
     image_folder: Text = None
 
@@ -169,9 +171,9 @@ class Switch(Struct):
 
     enabled: bool | Auto | None = None
     loss_scale: Annotated[float, Meta(ge=0, le=1e30)] | Auto | None = None
-    initial_scale_power: Annotated[int, Meta(ge=0, le=64)] | Auto | None = None
-    loss_scale_window: Count | Auto | None = None
-    hysteresis: Count | Auto | None = None
+    initial_scale_power: Annotated[float, Meta(ge=0, le=64)] | Auto | None = None
+    loss_scale_window: Annotated[float, Meta(ge=0, le=2**31)] | Auto | None = None
+    hysteresis: Annotated[float, Meta(ge=0, le=2**31)] | Auto | None = None
 
 
 class Part(Struct):

@@ -148,6 +148,7 @@ class _OpenShard(AbstractContextManager[list[StoredTensor]]):
             part = file.get_slice(name)
             if part.get_dtype() not in names:
                 known = ", ".join(names)
+                self.stack.close()
                 raise UserError(f"{self.path}: {name[:80]} is of type {part.get_dtype()}; expected one of {known}")
             out.append(
                 StoredTensor(

@@ -59,7 +59,9 @@ def blamed_on(folder: str | Path, what: str, remedy: str) -> Iterator[None]:
     except (UserError, MemoryError, torch_memory_error()):
         raise
     except Exception as error:
-        if is_echo(error):  # another rank is gone: no file is to blame
+        if is_echo(error) or type(error).__name__.startswith(
+            "Dist"
+        ):  # another rank or the network: no file is to blame
             raise
         said = [line for line in str(error).strip().splitlines() if line.strip()]
         detail = f"{type(error).__name__}: {said[0].strip()[:300]}" if said else type(error).__name__

@@ -176,5 +176,5 @@ def _is_fresh(space: Workspace) -> bool:
     if not split or split < records or not files:
         return False
     metas = (known(meta_path(path), MetaFile) for path in (space.records, space.folder / "typed.json"))
-    known = {source.get("sha256") for meta in metas for source in meta.get("sources", [])} - {None}
-    return all(sha256_of(path) in known if known else split >= stamp_of(path)[0] for path in files)
+    sums = {source.get("sha256") for meta in metas for source in meta.get("sources", [])} - {None}
+    return all(sha256_of(path) in sums if sums else split >= stamp_of(path)[0] for path in files)

@@ -219,13 +219,21 @@ def is_alive(folder: Path, name: str = "pid") -> bool:
 
 
 def members(session: int) -> list[int]:
-    """The processes of a session: what a job started is there after the job's own process was killed."""
+    """The processes of a session, and what they started: torchrun gives each of its ranks a session of its own.
+
+    What a job started is there after the job's own process was killed.
+    """
+    parents: dict[int, int] = {}
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, IndexError):
             after = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-            if int(after[3]) == session and after[0] not in "ZX":
-                found.append(int(path.parent.name))
+            if after[0] not in "ZX":
+                parents[int(path.parent.name)] = int(after[1])
+                if int(after[3]) == session:
+                    found.append(int(path.parent.name))
+    for one in found:  # it grows meanwhile
+        found += [child for child, parent in parents.items() if parent == one and child not in found]
     return found
 
 

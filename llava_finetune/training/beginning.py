@@ -89,7 +89,7 @@ def _require_launcher(config: Any) -> None:
     if "RANK" not in os.environ and importlib.util.find_spec("mpi4py") is None:
         raise UsageError(
             f"--deepspeed {config}: DeepSpeed needs a launcher; start with scripts/finetune_lora.sh, or put "
-            "`deepspeed --num_gpus 1 --module` before llava_finetune train, or leave --deepspeed out"
+            "`deepspeed --no_local_rank --num_gpus 1 --module` before llava_finetune train, or leave --deepspeed out"
         )
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation.metrics import is_right, normalise, question_type, questions_of, score, text_prior
+from llava_finetune.saved.documents import read_document
+from llava_finetune.saved.run_documents import Scores
 
 
 def prediction(answer, reference, **more):
@@ -117,6 +121,15 @@ def test_long_references_bring_rouge_and_bleu():
     for name in ("token_f1", "rouge_l", "bleu"):
         low, high = scores[f"{name}_interval"]
         assert 0.5 < scores[name] < 1 and low - 1e-6 <= scores[name] <= high + 1e-6
+
+
+def test_the_scores_of_long_answers_that_are_all_right_are_one_and_can_be_read_again(tmp_path):
+    path = tmp_path / "scores-final.json"
+    path.write_text(json.dumps(score([prediction(text := "a red bird on a branch", text)] * 3)))
+    scores = read_document(path, Scores)
+    assert scores["bleu"] == scores["rouge_l"] == scores["token_f1"] == 1
+    path.write_text(path.read_text().replace('"bleu": 1.0', '"bleu": 1.0000000000000004'))
+    assert read_document(path, Scores)["bleu"] > 1, "as it was written before"
 
 
 def test_intervals_of_overlap_scores_have_a_width():

@@ -150,21 +150,32 @@ child = subprocess.Popen([sys.executable, "-c", {rank!r}, sys.argv[1]], env=vari
 def stop(number, frame):
     child.kill()
     sys.exit(1)
-for number in (signal.SIGINT, signal.SIGTERM):
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, stop)
 sys.exit(1 if child.wait() else 0)
 """
-RANK = LAUNCHER.split("'''")[1].replace("SIGTERM", "SIGINT")
+RANK = LAUNCHER.split("'''")[1]
 
 
-def test_ctrl_c_reaches_the_ranks_and_no_launcher_that_would_kill_them_while_they_save(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "told", "said"),
+    [
+        (signal.SIGINT, "SIGINT", "stopped by you at step 3 of 6: checkpoint-3 is saved\n"),
+        (signal.SIGHUP, "SIGTERM", "rank 0 ended the run: SIGTERM at step 3 of 6: checkpoint-3 is saved\n"),
+    ],
+    ids=["Ctrl-C", "a terminal that is closed"],
+)
+def test_the_ranks_are_told_and_no_launcher_that_would_kill_them_while_they_save(
+    number: signal.Signals, told: str, said: str, tmp_path: Path
+) -> None:
     launcher = tmp_path / "deepspeed"
-    launcher.write_text(HASTY.format(python=sys.executable, rank=RANK))
+    launcher.write_text(HASTY.format(python=sys.executable, rank=RANK.replace("SIGTERM", told)))
     launcher.chmod(0o755)
     saved = tmp_path / "saved"
     code = (
         "import os, signal, sys; from llava_finetune.launching.processes import run\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # in the background of a script it is ignored
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         f"sys.exit(run(['deepspeed', {str(saved)!r}], os.environ))"
     )
     environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
@@ -175,11 +186,11 @@ def test_ctrl_c_reaches_the_ranks_and_no_launcher_that_would_kill_them_while_the
     ) as process:  # fmt: skip
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: all that run in its foreground
+        os.killpg(process.pid, number)  # as a terminal does: all that run in its foreground
         _, err = process.communicate(timeout=30)
     assert process.returncode == 75, err
     assert saved.read_text() == "saved"
-    assert err.decode() == "stopped by you at step 3 of 6: checkpoint-3 is saved\n"
+    assert err.decode() == said
 
 
 def test_a_held_port_is_left_to_its_owner() -> None:

@@ -99,24 +99,37 @@ def test_a_killed_job_is_known_for_broken_off_and_not_for_running(space: Workspa
     assert (job.folder / "exit").read_text() == jobs.BLANK
 
 
-def test_a_launcher_of_a_job_ends_with_it(space: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+TORCHRUN = """#!{python}
+import os, subprocess, sys
+rank = "import os, time; print('rank', os.getpid(), flush=True); time.sleep(120)"
+subprocess.Popen([sys.executable, "-c", rank], start_new_session=True).wait()
+"""
+
+
+def test_a_launcher_of_a_job_and_its_ranks_end_with_it(
+    space: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By hand a launcher has a session of its own, out of Ctrl-C's reach; in a job it stays in the job's."""
     launcher = tmp_path / "torchrun"
-    launcher.write_text(
-        f"#!{sys.executable}\nimport os, time\nprint('launcher', os.getpid(), flush=True)\ntime.sleep(120)\n"
-    )
+    launcher.write_text(TORCHRUN.format(python=sys.executable))
     launcher.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     code = (
-        "import os; from llava_finetune.launching.processes import run; raise SystemExit(run(['torchrun'], os.environ))"
+        "import os; from llava_finetune.launching.processes import run; print('head', os.getpid(), flush=True); "
+        "raise SystemExit(run(['torchrun'], os.environ))"
     )
     job = jobs.start(space, "train", "x", [python(code)])
-    until(job, lambda: jobs.log_tail(job).rstrip().rpartition("launcher ")[2].isdigit())
-    process = int(jobs.log_tail(job).rstrip().rpartition(" ")[2])
-    assert jobs.started(process)
+    until(job, lambda: jobs.log_tail(job).rstrip().rpartition("rank ")[2].isdigit())
+    rank = int(jobs.log_tail(job).rstrip().rpartition(" ")[2])
+    launchers = [process for process in jobs.members(job_head(job)) if process != rank]
+    assert len(launchers) >= 3, "the job's own process, the command, the launcher"
     jobs.stop(job, now=True)
     assert ended(job).state == "killed"
-    until(job, lambda: jobs.started(process) is None)
+    until(job, lambda: not any(map(jobs.started, [rank, *launchers])))
+
+
+def job_head(job: Job) -> int:
+    return int(json.loads((job.folder / "pid").read_text())["pid"])
 
 
 def test_a_job_that_dies_before_it_writes_its_pid_has_broken_off(
