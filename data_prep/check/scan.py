@@ -122,9 +122,10 @@ def _scan_in_processes(root: str, names: Sequence[str], count: int, progress: Pr
 
     with ExitStack() as stack:
         workers = [Worker() for _ in range(count)]
+        threads = [threading.Thread(target=feed, args=(worker,), daemon=True) for worker in workers]
+        stack.callback(_let_end, threads)  # when all are told to stop: one may be starting its process just now
         for worker in workers:
             stack.callback(worker.stop)
-        threads = [threading.Thread(target=feed, args=(worker,), daemon=True) for worker in workers]
         for thread in threads:
             thread.start()
         try:
@@ -136,3 +137,9 @@ def _scan_in_processes(root: str, names: Sequence[str], count: int, progress: Pr
     if failures:
         raise failures[0]
     return dict(zip(names, itertools.chain.from_iterable(found), strict=True))
+
+
+def _let_end(threads: Sequence[threading.Thread]) -> None:
+    for thread in threads:
+        if thread.is_alive():
+            thread.join(timeout=10)
