@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from shlex import quote
 from unicodedata import normalize
 
 from data_prep.check.inspect import Facts
@@ -17,7 +16,7 @@ from data_prep.check.texts import Fault
 from data_prep.errors import PictureFault, printable, shortened
 from data_prep.records.greys import Greys, Scale
 from data_prep.records.names import same_name
-from data_prep.records.near_folder import folder_with
+from data_prep.records.near_folder import folder_with, images_flag
 from data_prep.records.near_names import near_names
 from data_prep.records.record import Records
 
@@ -86,7 +85,7 @@ def _faults(name: str, found: Facts, meant: str) -> Iterator[Fault]:
 def _meant(name: str, near: str | None, elsewhere: Path | None) -> str:
     """Return what to say of a name that is not there: the file that it means, or the folder that has it."""
     if near is None:
-        return f"; it is in {elsewhere}: --images {quote(str(elsewhere))}" if elsewhere else ""
+        return f"; it is in {images_flag(elsewhere)}" if elsewhere else ""
     if normalize("NFC", name) == normalize("NFC", near):
         return "; a file has this name in another Unicode form; --fix writes that"
     return f"; did you mean {printable(near)}? --fix writes that"

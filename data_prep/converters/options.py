@@ -17,7 +17,7 @@ from data_prep.errors import PictureError, UsageError
 from data_prep.files import copy_file
 from data_prep.numbers import whole
 from data_prep.picture_folder import add_images_option
-from data_prep.records.near_folder import spelled_alike
+from data_prep.records.near_folder import meant
 from data_prep.records.output import REASON_OF_FAULT, Converted, Drop, Origin, Reason, write_output
 from data_prep.records.picture import resolve_image
 from data_prep.records.record import images_of
@@ -93,9 +93,7 @@ def copied(items: Iterable[Converted | Drop], source: Path, target: Path) -> Ite
 def require_folder(folder: Path) -> None:
     """Raise UsageError when the image folder is not there."""
     if not folder.is_dir():
-        near = spelled_alike(folder)
-        advice = f"did you mean {near}?" if near else "--images is where the pictures are"
-        raise UsageError(f"{folder}: no such folder; {advice}")
+        raise UsageError(f"{folder}: no such folder; {meant(folder, '--images is where the pictures are')}")
 
 
 def picture_problem(folder: Path, name: str) -> Reason | None:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from shlex import quote
 
 NUM_TRIED = 20
 """Names that are looked for in each folder."""
@@ -41,6 +42,17 @@ def spelled_alike(folder: Name) -> Path | None:
         return None
     near = difflib.get_close_matches(path.name.casefold(), beside, 1, 0.7)
     return beside[near[0]] if near else None
+
+
+def meant(folder: Name, otherwise: str) -> str:
+    """Return the advice about a folder that is missing: the one that is spelled alike, else `otherwise`."""
+    near = spelled_alike(folder)
+    return f"did you mean {near}?" if near else otherwise
+
+
+def images_flag(folder: Path) -> str:
+    """Return a folder that has the pictures, and the flag that names it, as a shell takes it."""
+    return f"{folder}: --images {quote(str(folder))}"
 
 
 def _is_below(name: str) -> bool:

@@ -15,13 +15,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from data_prep.errors import DataError, PictureFault, printable
 from data_prep.files import hashing, sha256_of, write_json
 from data_prep.records.ids import unique_ids
-from data_prep.records.near_folder import folder_with
+from data_prep.records.near_folder import folder_with, images_flag
 from data_prep.records.record import Record, write_records
 
 NUM_EXAMPLES = 100
@@ -177,7 +176,7 @@ def _checked(records: Iterable[Record], path: Path, counts: Counts, origin: Orig
         first = "; ".join(f"{reason}: {places[0]}" for reason, places in counts.examples.items())
         problem = f"no record came out, so nothing was written: {counts}"
         elsewhere = folder_with(origin.image_folder, counts.missing) if origin.image_folder else None
-        advice = f"; the pictures are in {elsewhere}: --images {quote(str(elsewhere))}" if elsewhere else ""
+        advice = f"; the pictures are in {images_flag(elsewhere)}" if elsewhere else ""
         raise DataError(path, f"{problem}; first: {first}{advice}" if first else problem)
     meta_path(path).unlink(missing_ok=True)  # the meta file is the mark of a finished output
 

@@ -57,13 +57,14 @@ def usable(record: Some, kind: type[msgspec.Struct] = UsableRecord) -> Some:
 
     A text that holds half of a surrogate pair is refused too: no tokenizer takes it.
     """
+    texts = [record.get(name) for name in TEXTS]
     try:
         msgspec.convert(record, kind)
-        msgspec.json.encode([record.get(name) for name in TEXTS])
+        msgspec.json.encode(texts)
     except (msgspec.ValidationError, UnicodeEncodeError, OverflowError):  # the last: an id of more than 64 bits
         where = f'record "{str(record.get("id"))[:80]}"'
         conform(record, kind, where)
-        require_characters([record.get(name) for name in TEXTS], where)
+        require_characters(texts, where)
     return record
 
 

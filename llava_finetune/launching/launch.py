@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for miss in near_misses(settings.environment):
         print(f"WARNING: {miss}", file=sys.stderr)
     if not settings.dry_run:
-        preflight.require_inputs(_model(settings), _data(settings), _images(settings))
+        preflight.require_inputs(_wanted(settings, "MODEL"), _wanted(settings, "DATA"), _images(settings))
     for note in launch.notes:
         print(f"# {note}")
     print(launch.text(), flush=True)
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     preflight.require_ready(
         mode=settings.mode,
-        model=_model(settings),
+        model=_wanted(settings, "MODEL"),
         processes=settings.processes,
         on_gpu=settings.on_gpu,
         config=deepspeed_config(settings),
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for lock in preflight.drop_stale_locks(Path(environment["TORCH_EXTENSIONS_DIR"]), min_age=age):
         print(f"# removed a lock that a killed build left: {lock}", flush=True)
     batch, accumulation = (int(flag(launch.command, name) or 1) for name in batches.FLAGS)
-    output = Path(_wanted(settings, "--output_dir", "OUTPUT")).absolute()
+    output = Path(_wanted(settings, "OUTPUT")).absolute()
     shared = output if settings.num_nodes > 1 else None
     return run_until_it_fits(launch.command, environment, batch, accumulation, shared)
 
@@ -125,13 +125,13 @@ def apply_plan(settings: Settings) -> Settings:
     from llava_finetune.planning.proposals import choose_for_launch
 
     choice = choose_for_launch(
-        model=_model(settings),
+        model=_wanted(settings, "MODEL"),
         mode=settings.mode,
         num_gpus=settings.world_size,
         gpu=settings.get("GPU") or None,
         data=settings.get("DATA") or None,
         global_batch=batches.global_batch(
-            settings.mode, settings.flags, settings.environment, batches.count_records(_data(settings))
+            settings.mode, settings.flags, settings.environment, batches.count_records(_wanted(settings, "DATA"))
         ),
         flags=settings.flags,
         config=settings.get("DEEPSPEED_CONFIG") or None,
@@ -155,7 +155,7 @@ def build(settings: Settings) -> Launch:
         environment=settings.environment,
         world=settings.world_size,
         on_gpu=settings.on_gpu,
-        data=_data(settings),
+        data=_wanted(settings, "DATA"),
     )
     arguments = [
         *_input_flags(settings),
@@ -188,10 +188,10 @@ def deepspeed_config(settings: Settings) -> Path | None:
 
 def _input_flags(settings: Settings) -> list[str]:
     wanted = [
-        ("--model_name_or_path", _model(settings)),
-        ("--data_path", _wanted(settings, "--data_path", "DATA")),
+        (NEEDED["MODEL"], _wanted(settings, "MODEL")),
+        (NEEDED["DATA"], _wanted(settings, "DATA")),
         ("--image_folder", None if flag(settings.flags, *SPELLINGS) else settings.get("IMAGES")),
-        ("--output_dir", _wanted(settings, "--output_dir", "OUTPUT")),
+        (NEEDED["OUTPUT"], _wanted(settings, "OUTPUT")),
     ]
     return [word for name, value in wanted if value and flag(settings.flags, name) is None for word in (name, value)]
 
@@ -206,21 +206,13 @@ def _images(settings: Settings) -> str:
     return flag(settings.flags, *SPELLINGS) or settings.get("IMAGES")
 
 
-def _data(settings: Settings) -> str:
-    return _wanted(settings, "--data_path", "DATA")
-
-
-def _model(settings: Settings) -> str:
-    return _wanted(settings, "--model_name_or_path", "MODEL")
-
-
-def _wanted(settings: Settings, name: str, variable: str) -> str:
-    return flag(settings.flags, name) or settings.get(variable)
+def _wanted(settings: Settings, variable: str) -> str:
+    return flag(settings.flags, NEEDED[variable]) or settings.get(variable)
 
 
 def _require_variables(settings: Settings) -> None:
     """Raise UsageError with all the needed variables that are not set, and those that look like them."""
-    missing = [variable for variable, name in NEEDED.items() if not _wanted(settings, name, variable)]
+    missing = [variable for variable in NEEDED if not _wanted(settings, variable)]
     if missing:
         ends = tuple(f" {variable} is" for variable in missing)
         misses = "".join(f"; {miss}" for miss in near_misses(settings.environment) if miss.endswith(ends))

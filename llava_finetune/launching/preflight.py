@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from data_prep.errors import quoted
-from data_prep.records.near_folder import spelled_alike
+from data_prep.records.near_folder import meant
 from data_prep.records.near_names import near_file
 from llava_finetune.errors import UserError
 from llava_finetune.machine import available_ram, free_shm, readable
@@ -76,8 +76,7 @@ def require_inputs(model: str, data: str, images: str) -> None:
         advice = f"did you mean {near}?" if near else "`python -m data_prep --help` makes one"
         raise UserError(f"DATA={data}: no such file; {advice}")
     if images and not Path(images).is_dir():
-        folder = spelled_alike(images)
-        advice = f"did you mean {folder}?" if folder else "the records' image names are relative to it"
+        advice = meant(images, "the records' image names are relative to it")
         raise UserError(f"IMAGES={images}: no such folder; {advice}")
 
 

@@ -186,12 +186,13 @@ def _wait(process: "subprocess.Popen[bytes]", failure: Path, log: Path | None, *
 def _tell(process: "subprocess.Popen[bytes]", failure: Path, number: int, *, apart: bool) -> None:
     """Send a signal to the ranks; where there are none yet, to the launcher and what it has started."""
     ranks = _ranks(failure)
-    with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
-        if not ranks and apart:
+    if apart and not ranks:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        for one in ranks or ([] if apart else [process]):
-            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
-                one.send_signal(number)
+        return
+    for one in ranks or [process]:
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            one.send_signal(number)
 
 
 def _start_readers(

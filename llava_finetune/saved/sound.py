@@ -59,9 +59,8 @@ def blamed_on(folder: str | Path, what: str, remedy: str) -> Iterator[None]:
     except (UserError, MemoryError, torch_memory_error()):
         raise
     except Exception as error:
-        if is_echo(error) or type(error).__name__.startswith(
-            "Dist"
-        ):  # another rank or the network: no file is to blame
+        is_networks = type(error).__name__.startswith("Dist")  # torch.distributed's own, which need not be loaded
+        if is_networks or is_echo(error):  # or another rank is gone: no file is to blame
             raise
         said = [line for line in str(error).strip().splitlines() if line.strip()]
         detail = f"{type(error).__name__}: {said[0].strip()[:300]}" if said else type(error).__name__

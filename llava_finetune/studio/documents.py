@@ -3,7 +3,7 @@
 Whoever may write into the workspace may write anything into them; what is read here has the type that it should have.
 
     read_document(folder / "command.json", CommandFile)      # UserError with the place of what is wrong
-    known(space.folder / "check.json", CheckFile)            # {} where nothing of use is there
+    read_known(space.folder / "check.json", CheckFile)            # {} where nothing of use is there
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class StateFile(Struct):
     max_steps: Count
 
 
-def known(path: Path, kind: Any) -> dict[str, Any]:
+def read_known(path: Path, kind: Any) -> dict[str, Any]:
     """The object in a file; empty where there is none, or none of its type."""
     try:
         return dict(read_document(path, kind))

@@ -20,7 +20,7 @@ from data_prep.records.output import meta_path
 from data_prep.records.record import read_records
 from llava_finetune.studio.commands import split_file
 from llava_finetune.studio.dialogues import pictures_of, record_of
-from llava_finetune.studio.documents import CheckFile, MetaFile, known
+from llava_finetune.studio.documents import CheckFile, MetaFile, read_known
 from llava_finetune.studio.table import Table, stamp_of
 from llava_finetune.studio.workspace import Workspace
 
@@ -85,7 +85,7 @@ class Findings:
 def _marks(space: Workspace, table: Table, number: int) -> Marks:
     rows: dict[str, dict[str, Any]] = {}
     kinds = _missing(space, table, rows)
-    check = known(space.folder / "check.json", CheckFile)
+    check = read_known(space.folder / "check.json", CheckFile)
     kinds += _checked(space, check, rows)
     parts, shared = _parts(space, table, rows)
     return Marks(rows, tuple(kinds), parts, shared, bool(check.get("ok")) if check else None, number)
@@ -163,7 +163,7 @@ def _parts(space: Workspace, table: Table, rows: dict[str, dict[str, Any]]) -> t
 
 def _mended(space: Workspace) -> dict[str, Any] | None:
     """What `check --fix` did to which record."""
-    meta = known(space.folder / "mended.meta.json", MetaFile)
+    meta = read_known(space.folder / "mended.meta.json", MetaFile)
     if not meta or not space.settings().get("mend"):
         return None
     return {"counts": meta.get("counts", {}), "dropped": meta.get("dropped", [])[:200]}
@@ -175,6 +175,6 @@ def _is_fresh(space: Workspace) -> bool:
     files = [path for path in (space.answers, space.dialogues) if path.is_file()]
     if not split or split < records or not files:
         return False
-    metas = (known(meta_path(path), MetaFile) for path in (space.records, space.folder / "typed.json"))
+    metas = (read_known(meta_path(path), MetaFile) for path in (space.records, space.folder / "typed.json"))
     sums = {source.get("sha256") for meta in metas for source in meta.get("sources", [])} - {None}
     return all(sha256_of(path) in sums if sums else split >= stamp_of(path)[0] for path in files)

@@ -30,7 +30,7 @@ from data_prep.files import write_json
 from llava_finetune import ROOT
 from llava_finetune.errors import UserError
 from llava_finetune.saved.documents import read_document
-from llava_finetune.studio.documents import CommandFile, ProcessFile, known
+from llava_finetune.studio.documents import CommandFile, ProcessFile, read_known
 from llava_finetune.studio.refusals import Refused
 from llava_finetune.studio.workspace import Workspace
 
@@ -208,7 +208,7 @@ def exit_code(folder: Path) -> int | None:
 
 def is_alive(folder: Path, name: str = "pid") -> bool:
     """Whether the process that `pid` names is there, or what it started: a number alone may be another's by now."""
-    value = known(folder / name, ProcessFile)
+    value = read_known(folder / name, ProcessFile)
     if not value:
         return False
     pid, began = value["pid"], str(value["started"])

@@ -15,7 +15,7 @@ from llava_finetune.errors import UserError
 from llava_finetune.report.charts import Level, Series, line_chart
 from llava_finetune.report.numbers import duration
 from llava_finetune.report.run_folder import Run, is_number, read_run
-from llava_finetune.studio.documents import StateFile, known
+from llava_finetune.studio.documents import StateFile, read_known
 from llava_finetune.studio.jobs import Job, look, reason
 from llava_finetune.studio.workspace import Workspace
 
@@ -126,7 +126,7 @@ def _total_steps(run: Run, last: dict[str, Any]) -> int:
     """Steps of the whole run, from how long the rest takes; 0 where nobody can know."""
     state = run.folder / "trainer_state.json"
     if state.is_file():
-        return int(known(state, StateFile).get("max_steps", 0))
+        return int(read_known(state, StateFile).get("max_steps", 0))
     named: list[Any] = [last.get("epoch"), last.get("step"), run.argument("num_train_epochs")]
     epoch, step, epochs = (float(one) if is_number(one) else 0.0 for one in named)
     most = run.argument("max_steps")
