@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.house.test_layering import ROOMS
 
-BEGIN, END = (
-    "<!-- rooms: written by pytest tests/house/test_architecture.py --update-golden -->",
-    "<!-- end of rooms -->",
-)
+WRITTEN = "written by pytest tests/house/test_architecture.py --update-golden"
 
 
 def first_line(path: Path) -> str:
@@ -31,15 +29,35 @@ def tree(root: Path) -> str:
     return "\n".join([*lines, ""])
 
 
+def index(root: Path) -> str:
+    """Every module of every room, with its own line."""
+    lines = []
+    for package, rooms in {**ROOMS, "patches": [""]}.items():
+        for room in rooms:
+            folder = root / package / room
+            files = sorted(folder.rglob("*.py") if room else folder.glob("*.py"))
+            files = [file for file in files if not file.name.startswith("__")]
+            if not files:
+                continue
+            lines += ["", f"`{package}/{room}`".replace("/`", "`"), ""]
+            lines += [f"- `{file.relative_to(folder).with_suffix('')}`: {first_line(file)}" for file in files]
+    return "\n".join([*lines, ""])
+
+
 @pytest.fixture
 def page(root: Path) -> str:
     return (root / "docs/architecture.md").read_text(encoding="utf-8")
 
 
-def test_the_tree_is_the_codes(page: str, root: Path, request: pytest.FixtureRequest) -> None:
-    head, _, rest = page.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    wanted = f"{head}{BEGIN}\n{tree(root)}\n{END}{tail}"
+@pytest.mark.parametrize(("name", "made"), [("rooms", tree), ("modules", index)])
+def test_what_is_generated_is_the_codes(
+    root: Path, request: pytest.FixtureRequest, name: str, made: Callable[[Path], str]
+) -> None:
+    page = (root / "docs/architecture.md").read_text(encoding="utf-8")
+    begin, end = f"<!-- {name}: {WRITTEN} -->", f"<!-- end of {name} -->"
+    head, _, rest = page.partition(begin)
+    _, _, tail = rest.partition(end)
+    wanted = f"{head}{begin}\n{made(root)}\n{end}{tail}"
     if request.config.getoption("--update-golden"):
         (root / "docs/architecture.md").write_text(wanted, encoding="utf-8")
         page = wanted
