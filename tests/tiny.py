@@ -58,8 +58,8 @@ def make_tiny_llava(
     make_tiny_clip(folder / "clip", seed)
     tokenizer = tokenizer or about["tokenizer"]
     _tokenizer_files(folder, tokenizer)
-    config_class, model_class = _llava_classes(about["language"])
-    values = _language_values(about["language"], tokenizer) | _vision_values(folder, about["mm"]) | changes
+    config_class, model_class = llava_classes(about["language"])
+    values = _language_values(about["language"], tokenizer) | vision_values(folder, about["mm"]) | changes
     config = config_class(**values)
     torch.manual_seed(seed)
     model = model_class(config)
@@ -140,7 +140,7 @@ def _clip_model(folder: Path) -> Any:
     return transformers.CLIPVisionModel.from_pretrained(folder)
 
 
-def _llava_classes(language: str) -> tuple[Any, Any]:
+def llava_classes(language: str) -> tuple[Any, Any]:
     from llava.model import LlavaConfig, LlavaLlamaForCausalLM, LlavaMistralConfig, LlavaMistralForCausalLM
 
     return {
@@ -166,7 +166,7 @@ def _language_values(language: str, tokenizer: str) -> dict[str, Any]:
     }
 
 
-def _vision_values(folder: Path, mm: Mapping[str, Any]) -> dict[str, Any]:
+def vision_values(folder: Path, mm: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "mm_vision_tower": str(folder.resolve() / "clip"),
         "mm_hidden_size": HIDDEN,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.tiny import HIDDEN, VOCABULARY, training_lines
+from tests.tiny import HIDDEN, VOCABULARY, llava_classes, make_tiny_clip, training_lines, vision_values
 
 CHATML = (
     "{%- for m in messages -%}{{- '<|im_start|>' + m.role + '\\n' -}}"
@@ -45,7 +45,10 @@ GEMMA = (
 
 @dataclass(frozen=True)
 class About:
-    """A language model: transformers' class, what its tokenizer holds, and what its config says."""
+    """A language model: transformers' class, what its tokenizer holds, and what its config says.
+
+    `cut`: how text is cut before merging, where it is not GPT-2's way.
+    """
 
     model: str
     special: tuple[str, ...]
@@ -54,26 +57,33 @@ class About:
     pad: str
     eos: str
     bos: str | None = None
+    cut: str | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
+LLAMA_3_CUT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+QWEN_CUT = LLAMA_3_CUT.replace("{1,3}", "")
 _CHATML_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 ABOUT: Mapping[str, About] = {
     "qwen2": About("Qwen2", _CHATML_TOKENS, SYSTEM + CHATML, "<|im_end|>", "<|endoftext|>", "<|im_end|>",
-                   values={"tie_word_embeddings": True}),
+                   cut=QWEN_CUT, values={"tie_word_embeddings": True}),
     "qwen3": About("Qwen3", (*_CHATML_TOKENS, "<think>", "</think>"), "{%- set thinks = true -%}" + CHATML,
-                   "<|im_end|>", "<|endoftext|>", "<|im_end|>", values={"head_dim": 32}),
+                   "<|im_end|>", "<|endoftext|>", "<|im_end|>", cut=QWEN_CUT, values={"head_dim": 32}),
     "llama3": About("Llama", ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>",
                               "<|eot_id|>", "<|finetune_right_pad_id|>"),
                     LLAMA_3, "<|eot_id|>", "<|finetune_right_pad_id|>", "<|eot_id|>", "<|begin_of_text|>",
-                    {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0,
+                    LLAMA_3_CUT, {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0,
                                          "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                                          "original_max_position_embeddings": 64}}),
     "phi3": About("Phi3", ("<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"), PHI_3, "<|end|>",
                   "<|endoftext|>", "<|endoftext|>", values={"sliding_window": 24}),
     "gemma2": About("Gemma2", ("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"), GEMMA, "<end_of_turn>",
                     "<pad>", "<eos>", "<bos>",
-                    {"head_dim": 32, "sliding_window": 24, "query_pre_attn_scalar": 32, "initializer_range": 0.3}),
+                    values={"head_dim": 32, "sliding_window": 24, "query_pre_attn_scalar": 32,
+                            "initializer_range": 0.3}),
 }  # fmt: skip
 
 
@@ -100,8 +110,13 @@ def make_tokenizer(about: About, folder: Path) -> Any:
     import tokenizers
     import transformers
 
-    made = tokenizers.Tokenizer(tokenizers.models.BPE())
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made = tokenizers.Tokenizer(tokenizers.models.BPE(ignore_merges=about.cut == LLAMA_3_CUT))
+    if about.cut == QWEN_CUT:
+        made.normalizer = tokenizers.normalizers.NFC()
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=about.cut is None)
+    if about.cut is not None:
+        split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(about.cut), "isolated")
+        made.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([split, made.pre_tokenizer])
     made.decoder = tokenizers.decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=VOCABULARY, special_tokens=list(about.special), show_progress=False,
@@ -122,3 +137,20 @@ def make_tokenizer(about: About, folder: Path) -> Any:
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     (folder / "chat_template.jinja").write_text(about.template, encoding="utf-8")
     return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def make_tiny_language_llava(name: str, folder: Path, seed: int = 0) -> Path:
+    """A whole LLaVA on a model of ABOUT in `folder`, its CLIP in `folder`/clip; of upstream's own classes on Llama."""
+    import torch
+    import transformers
+
+    from llava_finetune.model.language_models import llava_class
+
+    make_tiny_clip(folder / "clip", seed)
+    values = transformers.AutoConfig.from_pretrained(make_tiny_language(name, folder, seed)).to_dict()
+    del values["model_type"]
+    model_class = llava_classes("llama")[1] if name == "llama3" else llava_class(name)
+    torch.manual_seed(seed)
+    config = model_class.config_class(**values, **vision_values(folder, {"image_aspect_ratio": "pad"}))
+    model_class(config).save_pretrained(folder)
+    return folder

@@ -48,8 +48,7 @@ def render_template(template: str, style: Style, tokenizer: Any) -> str:
     """The chat template text of an upstream conversation for one tokenizer."""
     bos = tokenizer.bos_token if adds_bos(tokenizer) else None
     if template == OWN:
-        own = tokenizer.chat_template
-        return own_chat_template(own, style, None if "bos_token" in own or (bos and bos in own) else bos)
+        return own_chat_template(tokenizer.chat_template, style, bos)
     return chat_template(conversation(template), style, bos)
 
 

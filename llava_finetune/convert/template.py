@@ -90,8 +90,7 @@ def chat_template(conversation: Any, style: Style, bos_token: str | None, conten
     kind = conversation.sep_style.name
     pieces = _PIECES[kind](conversation)
     bos = (bos_token + style.bos_gap) if bos_token else ""
-    content = content.replace("@picture@", _quote(IMAGE_TOKEN + style.gap + style.newline))
-    content = content.replace("@after@", _quote(style.gap + style.newline))
+    content = _with_marks(content, style)
     values = {
         "system": _quote(conversation.system),
         "system_head": _quote(pieces.system_head),
@@ -120,15 +119,22 @@ _OWN = """\
 """
 
 
-def own_chat_template(own: str, style: Style, bos_token: str | None) -> str:
+def own_chat_template(own: str, style: Style, bos_token: str | None, content: str = _CONTENT) -> str:
     """A tokenizer's own chat template with pictures in it, which takes messages of text alone otherwise.
 
     Each message's parts become one text, pictures first; thoughts are off and the day is the one of training.
-    `bos_token`: what the tokenizer put in front and the template does not write, or None.
+    `bos_token`: what the tokenizer put in front, or None; written where the template does not. `content` is as for
+    `chat_template`.
     """
-    content = _CONTENT.replace("@picture@", _quote(IMAGE_TOKEN + style.gap + style.newline))
-    head = _OWN.replace("@content@", content).replace("@date@", _quote(DATE))
-    return head.replace("@bos@", _quote(bos_token or "")) + own
+    bos = "" if bos_token is None or "bos_token" in own or bos_token in own else bos_token
+    head = _OWN.replace("@content@", _with_marks(content, style)).replace("@date@", _quote(DATE))
+    return head.replace("@bos@", _quote(bos)) + own
+
+
+def _with_marks(content: str, style: Style) -> str:
+    """Jinja of a message's content with what this style writes after a picture."""
+    content = content.replace("@picture@", _quote(IMAGE_TOKEN + style.gap + style.newline))
+    return content.replace("@after@", _quote(style.gap + style.newline))
 
 
 @dataclass(frozen=True)

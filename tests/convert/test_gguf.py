@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -25,8 +26,11 @@ from llava_finetune.convert.export import main
 from llava_finetune.convert.gguf.export import export_gguf
 from llava_finetune.convert.gguf.files import GgufFile
 from llava_finetune.convert.gguf.language_model import permute
+from llava_finetune.convert.gguf.ollama import modelfile
+from llava_finetune.data.own_template import render
 from llava_finetune.errors import UsageError, UserError
 from tests.tiny import make_tiny_llava
+from tests.tiny_languages import ABOUT, make_tokenizer
 from tests.warm import fork
 
 Make = Callable[[str], Path]
@@ -165,13 +169,20 @@ REFUSED = [
     ({"mm_projector_type": "linear"}, 'mm_projector_type "linear" is not written as GGUF; supported: mlp2x_gelu'),
     ({"mm_vision_select_feature": "cls_patch"}, 'mm_vision_select_feature "cls_patch"; llama.cpp always leaves the'),
     ({"mm_use_im_start_end": True}, "mm_use_im_start_end is true; llama.cpp puts no such tokens"),
-    ({"model_type": "llava_mpt"}, 'model_type "llava_mpt" cannot be written as GGUF here; supported: llava_llama and'),
+    (
+        {"model_type": "llava_mpt"},
+        'model_type "llava_mpt" cannot be written as GGUF here; supported: llava_llama, llav',
+    ),
+    (
+        {"model_type": "llava_gemma2"},
+        r"GGUF here: llama.cpp scales a picture's features .*; supported: .*llava_qwen3\. Serve it with: llava",
+    ),
     ({"rope_parameters": {"rope_type": "yarn", "factor": 4}}, 'rotary scaling "yarn" is not written as GGUF'),
     ({"mm_vision_select_layer": -9}, "mm_vision_select_layer -9 is none of the tower's 2 layers"),
 ]
 
 
-@pytest.mark.parametrize(("changes", "message"), REFUSED, ids=[next(iter(changes)) for changes, _ in REFUSED])
+@pytest.mark.parametrize(("changes", "message"), REFUSED)
 def test_what_llama_cpp_would_answer_wrongly_is_refused(
     changes: dict[str, Any], message: str, copied: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -242,6 +253,30 @@ def test_the_modelfile_names_both_files_template_stop_and_no_chance(written: Pat
     )
     assert 'PARAMETER stop "</s>"' in lines
     assert "PARAMETER temperature 0" in lines
+
+
+GO = re.compile(
+    r'TEMPLATE """\{\{ if .System \}\}(.*)\{\{ else \}\}(.*)\{\{ end \}\}\{\{ range .Messages \}\}'
+    r'\{\{ if eq .Role "user" \}\}(.*)\{\{ else if eq .Role "assistant" \}\}(.*)\{\{ end \}\}\{\{ end \}\}(.*)"""',
+    re.DOTALL,
+)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen3"])
+def test_the_modelfile_of_a_tokenizers_own_template_writes_what_it_writes(name: str, tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(ABOUT[name], tmp_path)
+    text = modelfile("chat_template", "", tokenizer, ["a.gguf", "b.gguf"], [])
+    assert 'PARAMETER stop "<|im_end|>"' in text
+    given, default, *turns, last = GO.search(text).groups()  # type: ignore[union-attr]
+    for system in (None, "Be brief."):
+        said = [{"role": role, "content": role} for role in ("user", "assistant", "user", "assistant", "user")]
+        head = default if system is None else given.replace("{{ .System }}", system)
+        made = [turns[index % 2].replace("{{ .Content }}", one["content"]) for index, one in enumerate(said)]
+        asked = [{"role": "system", "content": system}, *said] if system else said
+        assert head + "".join(made) + last == render(asked, tokenizer, open_end=True)
+    tokenizer.chat_template = tokenizer.chat_template.replace("m.content", "('' if loop.index > 2 else m.content)")
+    with pytest.raises(UserError, match="writes later turns otherwise than the first ones, and has no Modelfile"):
+        modelfile("chat_template", "", tokenizer, ["a.gguf", "b.gguf"], [])
 
 
 def test_the_command_says_how_to_serve_and_what_differs(

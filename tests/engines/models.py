@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.tiny import make_tiny_llava
+from tests.tiny_languages import make_tiny_language_llava
 
 MODELS: Mapping[str, Mapping[str, Any]] = {
     "sentencepiece": {},
@@ -14,13 +15,18 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
     "bpe": {"tokenizer": "bytes", "num_key_value_heads": 2, "tie_word_embeddings": True, "vocab_size": 448},
     "legacy": {},
 }
+LANGUAGES = ("qwen2", "qwen3", "llama3")
+"""Language models that upstream has no class for, or no template."""
 
 
 def make_model(folder: Path, name: str) -> Path:
     """A tiny model whose picture matters to its answers, yet not so much that llama.cpp's table of GELU shows."""
     from safetensors.torch import load_file, save_file
 
-    make_tiny_llava(folder, "llava-1.5", **MODELS[name])
+    if name in LANGUAGES:
+        make_tiny_language_llava(name, folder)
+    else:
+        make_tiny_llava(folder, "llava-1.5", **MODELS[name])
     path = folder / "model.safetensors"
     state = load_file(path)
     for key, value in state.items():

@@ -23,9 +23,10 @@ from llava_finetune.engines.class_token import class_token_last
 from llava_finetune.engines.llama_cpp import LlamaCpp, llama_cpp
 from llava_finetune.model.loading import load
 from llava_finetune.serve.prompts import Message, Prompt, build_prompt
-from tests.engines.models import MODELS, make_model
+from tests.engines.models import LANGUAGES, MODELS, make_model
 from tests.tiny import IMAGE_SIZE
 
+ALL = (*MODELS, *LANGUAGES)
 SQUARE = noise(IMAGE_SIZE, IMAGE_SIZE, 3)
 OTHER = noise(IMAGE_SIZE, IMAGE_SIZE, 4)
 
@@ -36,6 +37,7 @@ class Pair:
 
     loaded: Any
     engine: LlamaCpp
+    folder: Path
 
     def prompt(self, question: Question) -> Prompt:
         return build_prompt(self.loaded, [Message(turn.role, turn.text, turn.pictures) for turn in question.turns])
@@ -64,7 +66,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], P
                 source = make_model(root / name, name)
                 export_gguf(str(source), root / f"{name}-gguf", file_type="f32")
                 engine = stack.enter_context(llama_cpp(root / f"{name}-gguf", root / f"{name}.log", context=2048))
-                made[name] = Pair(load(str(source), dtype="fp32"), engine)
+                made[name] = Pair(load(str(source), dtype="fp32"), engine, root / f"{name}-gguf")
             return made[name]
 
         yield make
@@ -89,7 +91,7 @@ QUESTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS)
 def test_prompt_tokens_are_those_of_training(name: str, question: Question, pair: Callable[[str], Pair]) -> None:
     both = pair(name)
@@ -99,14 +101,14 @@ def test_prompt_tokens_are_those_of_training(name: str, question: Question, pair
     assert answer.num_prompt == prompt.length
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ALL)
 def test_a_text_is_as_likely_as_in_torch(name: str, pair: Callable[[str], Pair]) -> None:
     both = pair(name)
     question = QUESTIONS["text alone"]
     assert away(both.engine.answer(question, 1), both.first(question)) < 1e-3
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("kind", ["one picture", "two pictures", "turns"])
 def test_an_answer_about_square_pictures_is_as_likely_as_in_torch(
     name: str, kind: str, pair: Callable[[str], Pair], note: Callable[[str], None]
@@ -124,14 +126,23 @@ def test_an_answer_about_square_pictures_is_as_likely_as_in_torch(
 
 
 HARD = "I'll pay $1,234.50 in 2024;\n\n  it's  HTMLParser's\tturn: Größe, 東京 и ещё... {x:07}\r\n--> don't!"
-LLAMA_3 = [{"type": "Split", "pattern": {"Regex": pre_tokenizers.LLAMA_3}, "behavior": "Isolated", "invert": False}]
 TEKKEN = [{"type": "Split", "pattern": {"Regex": pre_tokenizers.TEKKEN}, "behavior": "Isolated", "invert": False}]
 DIGITS = [{"type": "Digits", "individual_digits": True}]
 
 
+@pytest.mark.parametrize(("name", "cut"), [("qwen3", "qwen2"), ("llama3", "llama-bpe")])
+def test_a_text_is_cut_as_the_language_models_own_tokenizer_does(
+    name: str, cut: str, pair: Callable[[str], Pair]
+) -> None:
+    both = pair(name)
+    assert both.engine.ids(HARD) == both.loaded.tokenizer(HARD, add_special_tokens=False).input_ids
+    fields = gguf.GGUFReader(both.folder / "model-f32.gguf").fields
+    assert fields["tokenizer.ggml.pre"].contents() == cut
+
+
 @pytest.mark.parametrize(
     ("name", "first", "ignores_merges"),
-    [("smollm", DIGITS, False), ("llama-bpe", LLAMA_3, True), ("tekken", TEKKEN, True)],
+    [("smollm", DIGITS, False), ("tekken", TEKKEN, True)],
 )
 def test_each_known_way_of_cutting_text_gives_the_engine_our_ids(
     name: str, first: list[dict[str, Any]], ignores_merges: bool, tmp_path: Path

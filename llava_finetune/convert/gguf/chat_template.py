@@ -19,8 +19,9 @@ from llava_finetune.convert.gguf.engine_tokens import EngineTokens
 from llava_finetune.convert.gguf.vocabulary import SENTENCEPIECE, Vocabulary
 from llava_finetune.convert.probes import Probe
 from llava_finetune.convert.styles import difference_of_ids
-from llava_finetune.convert.template import STYLES, chat_template
+from llava_finetune.convert.template import STYLES, chat_template, own_chat_template
 from llava_finetune.data.masking import adds_bos
+from llava_finetune.data.own_template import NAME as OWN
 from llava_finetune.data.templates import conversation
 from llava_finetune.errors import UserError
 
@@ -83,7 +84,10 @@ def _candidates(vocabulary: Vocabulary, tokenizer: Any, name: str) -> Iterator[C
     bos = tokenizer.bos_token if adds_bos(tokenizer) else None
     for prefix in (True, False) if vocabulary.model == SENTENCEPIECE else (False,):
         for style in STYLES:
-            text = chat_template(conversation(name), style, bos, _CONTENT)
+            if name == OWN:
+                text = own_chat_template(tokenizer.chat_template, style, bos, _CONTENT)
+            else:
+                text = chat_template(conversation(name), style, bos, _CONTENT)
             text = text.replace("{%- generation -%}", "").replace("{%- endgeneration -%}", "")
             yield Choice(text, bos + style.bos_gap if bos else "", replace(vocabulary, space_prefix=prefix))
 

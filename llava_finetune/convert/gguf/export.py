@@ -79,7 +79,7 @@ def export_gguf(
             size = quantize(partial / f"model-{kind.name}.gguf", partial / names[0], file_type, program)
             size += (partial / names[1]).stat().st_size
         serve = ollama.server_line(output, names)
-        text = ollama.modelfile(template, choice.beginning, tokenizer.eos_token, names, notes)
+        text = ollama.modelfile(template, choice.beginning, tokenizer, names, notes)
         (partial / "Modelfile").write_text(text, encoding="utf-8")
         _write_manifest(partial, source, template, file_type, names, checked)
     seconds = time.monotonic() - start

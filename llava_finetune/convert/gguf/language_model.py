@@ -1,7 +1,7 @@
-"""The language model's GGUF file: Llama and Mistral under llama.cpp's architecture `llama`.
+"""The language model's GGUF file, under the architecture that llama.cpp has for it (`architectures`).
 
-llama.cpp turns neighbouring pairs of a head's channels where transformers turns its halves, so the rows of q_proj and
-k_proj change places, each by its own number of heads.
+llama.cpp turns neighbouring pairs of a Llama head's channels where transformers turns its halves, so the rows of q_proj
+and k_proj change places, each by its own number of heads.
 
     file = language_model(source, vocabulary, template_text, FILE_TYPES["f16"])
 """
@@ -16,6 +16,7 @@ import gguf
 import torch
 from gguf import GGMLQuantizationType as Kind
 
+from llava_finetune.convert.gguf.architectures import Architecture, architecture_of
 from llava_finetune.convert.gguf.file_types import FileType
 from llava_finetune.convert.gguf.files import GgufFile, Tensor
 from llava_finetune.convert.gguf.source import Source
@@ -27,13 +28,14 @@ OPTIONAL_PARTS = ("tower", "projector", "newline")
 
 def language_model(source: Source, vocabulary: Vocabulary, template: str, file_type: FileType) -> GgufFile:
     """Plan the language model's file. Raises UserError for rotary scaling or a tensor that llama.cpp has not."""
-    file = GgufFile("llama")
+    kind = architecture_of(source.config["model_type"])
+    file = GgufFile(kind.name)
     _add_shape(file.writer, source, file_type)
     vocabulary.add_to(file.writer)
     file.writer.add_chat_template(template)
-    _add_rotary(file, source.config)
+    _add_rotary(file, source.config, kind)
     layers = int(source.config["num_hidden_layers"])
-    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, layers)
+    known = gguf.get_tensor_name_map(kind.number, layers)
     tied = bool(source.config.get("tie_word_embeddings"))
     for name, stored in source.tensors.items():
         if name.part in OPTIONAL_PARTS or (name.part == "head" and tied):
@@ -41,10 +43,10 @@ def language_model(source: Source, vocabulary: Vocabulary, template: str, file_t
         own = f"model.{name.rest}" if name.part == "text" else "lm_head.weight"
         target = known.get_name(own, try_suffixes=(".weight", ".bias"))
         if target is None:
-            raise UserError(f"{source.folder}: tensor {own} has no place in llama.cpp's architecture llama")
-        load = _permuted(stored.load, _heads_of(own, source.config))
+            raise UserError(f"{source.folder}: tensor {own} has no place in llama.cpp's architecture {kind.name}")
+        load = _permuted(stored.load, _heads_of(own, source.config) if kind.turns_pairs else None)
         file.tensors.append(Tensor(target, stored.shape, file_type.of(stored.shape), load))
-    _check_complete(file, source, layers, tied)
+    _check_complete(file, source, kind, tied)
     return file
 
 
@@ -73,13 +75,13 @@ def _add_shape(writer: Any, source: Source, file_type: FileType) -> None:
     width = int(config["hidden_size"])
     head = int(config.get("head_dim") or width // heads)
     context = int(config["max_position_embeddings"])
-    window = config.get("sliding_window")
+    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
     writer.add_type("model")
     writer.add_name(source.folder.resolve().name)
     writer.add_file_type(file_type.number)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_vocab_size(source.rows())
-    # llama.cpp reads no sliding window for this architecture: within the window both are the same.
+    # llama.cpp reads no sliding window for these architectures: within the window both are the same.
     writer.add_context_length(min(context, int(window)) if window else context)
     writer.add_embedding_length(width)
     writer.add_block_count(int(config["num_hidden_layers"]))
@@ -101,18 +103,19 @@ def rotary(config: Mapping[str, Any]) -> dict[str, Any]:
     return new
 
 
-def _add_rotary(file: GgufFile, config: Mapping[str, Any]) -> None:
+def _add_rotary(file: GgufFile, config: Mapping[str, Any], architecture: Architecture) -> None:
     settings = rotary(config)
     file.writer.add_rope_freq_base(float(settings["rope_theta"]))
     kind = settings["rope_type"]
+    if kind not in architecture.rotary:
+        known = " and ".join(architecture.rotary[1:])
+        raise UserError(f'config.json: rotary scaling "{kind}" is not written as GGUF; supported: {known}')
     if kind == "linear":
         file.writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         file.writer.add_rope_scaling_factor(float(settings["factor"]))
     elif kind == "llama3":
         factors = _llama3_factors(settings, config)
         file.tensors.append(Tensor("rope_freqs.weight", tuple(factors.shape), Kind.F32, lambda: factors))
-    elif kind != "default":
-        raise UserError(f'config.json: rotary scaling "{kind}" is not written as GGUF; supported: linear and llama3')
 
 
 def _llama3_factors(settings: Mapping[str, Any], config: Mapping[str, Any]) -> torch.Tensor:
@@ -125,10 +128,10 @@ def _llama3_factors(settings: Mapping[str, Any], config: Mapping[str, Any]) -> t
     return (1 / ((1 - smooth) / factor + smooth)).to(torch.float32)
 
 
-def _check_complete(file: GgufFile, source: Source, layers: int, tied: bool) -> None:
+def _check_complete(file: GgufFile, source: Source, kind: Architecture, tied: bool) -> None:
     """Raise UserError unless every tensor of the architecture is there: llama.cpp would name it only when it loads."""
-    per_layer = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
-    expected = {f"blk.{layer}.{part}.weight" for layer in range(layers) for part in per_layer}
+    layers = int(source.config["num_hidden_layers"])
+    expected = {f"blk.{layer}.{part}" for layer in range(layers) for part in kind.layer}
     expected |= {"token_embd.weight", "output_norm.weight"} | (set() if tied else {"output.weight"})
     missing = sorted(expected - {each.name for each in file.tensors})
     if missing:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from llava_finetune.convert.gguf.pre_tokenizers import COMPOSED
 from llava_finetune.convert.gguf.source import Source
+from llava_finetune.convert.gguf.vocabulary import backend_of
 from llava_finetune.data.templates import end_text
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -33,7 +35,12 @@ def notes_on(source: Source, template: str, tokenizer: Any) -> list[str]:
             "llama.cpp pads with the colour (122, 116, 104) and this model was trained on its own mean's: pictures "
             "that are not square differ at their borders"
         )
-    end = end_text(template)
+    if backend_of(tokenizer).get("normalizer") == COMPOSED:
+        notes.append(
+            "the tokenizer writes a letter and its accent as one character (NFC) and llama.cpp does not: send composed "
+            "text, as keyboards write it"
+        )
+    end = end_text(template, tokenizer)
     if end and len(tokenizer(end, add_special_tokens=False).input_ids) != 1:
         notes.append(f'answers end at the text {end!r}, which is no token here: send it as "stop"')
     return notes

@@ -19,6 +19,7 @@ LLAMA_3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
+QWEN_2 = LLAMA_3.replace(r"\p{N}{1,3}", r"\p{N}")
 TEKKEN = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
@@ -26,11 +27,15 @@ TEKKEN = (
 )
 BYTES, BYTES_ONLY, DIGITS = ("bytes", "words"), ("bytes",), ("digits",)
 
+COMPOSED = {"type": "NFC"}
+"""Qwen's normalizer, which writes a letter and its accent as one character: texts mostly are so already."""
+
 #: llama.cpp's name by the steps, and whether a whole word that is a token is taken without merging (ignore_merges).
 KNOWN: Mapping[tuple[tuple[Step, ...], bool], str] = {
     ((BYTES,), False): "gpt-2",
     ((DIGITS, BYTES), False): "smollm",
     ((("split", LLAMA_3), BYTES_ONLY), True): "llama-bpe",
+    ((("split", QWEN_2), BYTES_ONLY), False): "qwen2",
     ((("split", TEKKEN), BYTES_ONLY), True): "tekken",
 }
 
@@ -39,7 +44,7 @@ def token_splitter(backend: Mapping[str, Any], name: str) -> str:
     """llama.cpp's name for what a tokenizer.json does before merging. Raises UserError when it has none."""
     found, ignores_merges = steps(backend), bool(backend["model"].get("ignore_merges"))
     known = KNOWN.get((found, ignores_merges))
-    if known is None or backend.get("normalizer"):
+    if known is None or backend.get("normalizer") not in (None, COMPOSED):
         shown = json.dumps(backend.get("pre_tokenizer"), ensure_ascii=False)
         raise UserError(
             f"{name}: this tokenizer cuts text in a way that has no known name in llama.cpp (normalizer "

@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 
 from llava_finetune.convert import configs, processor_files
+from llava_finetune.convert.gguf.architectures import architecture_of
 from llava_finetune.errors import UserError
 from llava_finetune.model.towers import is_clip
 from llava_finetune.saved.manifest import read_json
@@ -104,11 +105,7 @@ def _reader(path: Path, name: str) -> Callable[[], torch.Tensor]:
 
 def check_supported(config: Mapping[str, Any]) -> None:
     """Raise UserError for a model that llama.cpp would load and answer wrongly with, or not load at all."""
-    kind = config.get("model_type")
-    if kind not in ("llava_llama", "llava", "llava_mistral"):
-        raise UserError(
-            f'config.json: model_type "{kind}" cannot be written as GGUF here; supported: llava_llama and llava_mistral'
-        )
+    architecture_of(str(config.get("model_type")))
     if config.get("image_aspect_ratio") == "anyres":
         raise UserError(
             "config.json: image_aspect_ratio anyres (LLaVA-1.6) is not written as GGUF: llama.cpp loads it and answers "

@@ -69,7 +69,7 @@ def read_vocabulary(tokenizer: Any, rows: int, end: int | None = None) -> Vocabu
     if model.get("type") != "BPE":
         raise UserError(
             f"{name}: a tokenizer of the kind {model.get('type')} cannot be written as GGUF here; supported: "
-            "SentencePiece of the kind BPE (Llama 2, Vicuna, Mistral) and byte-level BPE (SmolLM2, Llama 3)"
+            "SentencePiece of the kind BPE (Llama 2, Vicuna, Mistral) and byte-level BPE (SmolLM2, Llama 3, Qwen)"
         )
     tokens, types = _tokens(tokenizer, backend, rows)
     special = _special(tokenizer, rows, end)
