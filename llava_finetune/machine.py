@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import psutil
@@ -51,7 +52,8 @@ def gpus() -> list[Gpu]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return found
-    wanted = [part.strip() for part in visible.split(",") if part.strip()]
+    # CUDA sees nothing from the first index below 0 on: -1 alone hides every GPU.
+    wanted = list(takewhile(lambda part: part[0] != "-", filter(None, map(str.strip, visible.split(",")))))
     return [gpu for gpu in found if str(gpu.index) in wanted] if all(map(str.isdigit, wanted)) else found[: len(wanted)]
 
 

@@ -8,10 +8,13 @@ GLOBAL_BATCH has upstream's meaning: records per optimizer step over all process
 
 from __future__ import annotations
 
+import argparse
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.numbers import MOST, real, whole
 from data_prep.records.record import DataError, read_records
 from llava_finetune.errors import UsageError
 from llava_finetune.flags import flag
@@ -43,7 +46,7 @@ def count_records(data: str) -> int | None:
 def global_batch(mode: str, flags: Sequence[str], environment: Mapping[str, str], records: int | None) -> int:
     """Records per optimizer step: GLOBAL_BATCH, else by the number of records (None: as for plenty)."""
     if environment.get("GLOBAL_BATCH"):
-        return number(environment, "GLOBAL_BATCH", 0)
+        return number(environment, "GLOBAL_BATCH", 1)
     return usual_batch(mode) if records is None else batch_for(records, _epochs(mode, flags, records, 1), mode)
 
 
@@ -65,7 +68,7 @@ def choose(
     added = [] if per_gpu else [FLAGS[0], str(size)]
     added += [] if accumulation else [FLAGS[1], str(parts)]
     added += [] if flag(flags, EPOCHS) else [EPOCHS, f"{epochs:g}"]
-    most = int(_real(flags, "--max_steps", -1))
+    most = int(_real(flags, "--max_steps", -1, low=-1, high=MOST))
     steps = count_steps(records or 0, epochs=epochs, per_device=size, accumulation=parts, ranks=world, max_steps=most)
     return Batches(tuple(added), (note, _steps_note(steps, flags, environment)), steps)
 
@@ -80,31 +83,33 @@ def _steps_note(steps: Steps, flags: Sequence[str], environment: Mapping[str, st
 
 
 def _epochs(mode: str, flags: Sequence[str], records: int | None, world: int) -> float:
-    return _real(flags, EPOCHS, 1 if records is None else epochs_for(records, mode, world))
+    return _real(flags, EPOCHS, 1 if records is None else epochs_for(records, mode, world), high=1e6)
 
 
-def _real(flags: Sequence[str], name: str, default: float) -> float:
+def _real(flags: Sequence[str], name: str, default: float, low: float = 0, high: float = math.inf) -> float:
     text = flag(flags, name)
     if text is None:
         return default
     try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f"{name} {text}: a number is needed") from None
+        return real(low, high)(text)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"{name} {text[:40]}: {error}") from None
 
 
 def _whole(flags: Sequence[str], name: str) -> int | None:
     text = flag(flags, name)
     if text is None:
         return None
-    if not text.isdigit() or not int(text):
-        raise UsageError(f"{name} {text}: a whole number above 0 is needed")
-    return int(text)
+    try:
+        return whole(1)(text)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"{name} {text[:40]}: {error}") from None
 
 
-def number(environment: Mapping[str, str], name: str, default: int) -> int:
-    """A whole number from the environment; UsageError where it is none."""
+def number(environment: Mapping[str, str], name: str, default: int, low: int = 1, high: int = MOST) -> int:
+    """A whole number from the environment; UsageError where it is none, or not from `low` to `high`."""
     text = environment.get(name) or str(default)
-    if not text.isdigit():
-        raise UsageError(f"{name}={text}: a whole number is needed")
-    return int(text)
+    try:
+        return whole(low, high)(text)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"{name}={text[:40]}: {error}") from None

@@ -6,6 +6,8 @@ lines.feed(b"[2026-11-30 05:30:16,755] [INFO] [launch.py:152:main] WORLD INFO DI
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from pathlib import Path
 from typing import BinaryIO
@@ -24,14 +26,24 @@ class LauncherLines:
     def __init__(self, log: Path | None, screen: BinaryIO) -> None:
         self.log, self.screen = log, screen
         self.is_stopping = False
+        self.is_lost = False
         self.in_traceback = False
 
     def feed(self, line: bytes) -> None:
         """Pass one line on, to the log where it is the launcher's own."""
-        if self.log is not None and self._is_own(line) and self._keep(line):
+        if self.log is not None and (self.is_lost or self._is_own(line)) and self._keep(line):
             return
-        self.screen.write(line)
-        self.screen.flush()
+        if self.is_lost:
+            return
+        try:
+            self.screen.write(line)
+            self.screen.flush()
+        except (OSError, ValueError):  # a terminal that was closed, a reader that left: the run must not wait for it
+            self.is_lost = True
+            with contextlib.suppress(OSError, ValueError):  # what is still buffered must find an end, too
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.screen.fileno())
+            if self.log is not None:
+                self._keep(line)
 
     def _is_own(self, line: bytes) -> bool:
         if self.in_traceback:

@@ -47,9 +47,17 @@ def stale_locks(extensions: Path, *, min_age: float = 60.0) -> list[Path]:
     torch waits for such a lock for ever and says nothing (torch/utils/file_baton.py). One is taken for stale when it is
     older than `min_age` seconds and no process of this machine works in its folder, where ninja runs while it builds.
     """
-    old = [lock for lock in extensions.glob("**/lock") if time.time() - lock.stat().st_mtime > min_age]
+    old = [lock for lock in extensions.glob("**/lock") if _age(lock) > min_age]
     busy = _working_folders() if old else set()
     return [lock for lock in old if lock.parent.resolve() not in busy]
+
+
+def _age(lock: Path) -> float:
+    """Seconds since a lock was made; -1 where its build has just ended and taken it away."""
+    try:
+        return time.time() - lock.stat().st_mtime
+    except FileNotFoundError:
+        return -1.0
 
 
 def drop_stale_locks(extensions: Path, *, min_age: float = 60.0) -> list[Path]:

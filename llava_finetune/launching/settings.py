@@ -11,6 +11,9 @@ from llava_finetune.errors import UsageError
 from llava_finetune.launching import batches, preflight
 from llava_finetune.machine import gpus
 
+MOST_RANKS, MOST_NODES = 1024, 100_000
+"""Processes of one machine, and machines, that a launch takes."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -34,7 +37,7 @@ class Settings:
     @property
     def num_nodes(self) -> int:
         """Machines that take part."""
-        return len(self.hosts) or int(self.get("NNODES", "1"))
+        return len(self.hosts) or batches.number(self.environment, "NNODES", 1, high=MOST_NODES)
 
     @property
     def over_ssh(self) -> bool:
@@ -54,7 +57,9 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     hosts = preflight.read_hostfile(Path(environment["HOSTFILE"])) if environment.get("HOSTFILE") else ()
     found = [] if environment.get("NUM_GPUS") == "0" else gpus()
     on_gpu = bool(found)
-    wanted = batches.number(environment, "NUM_GPUS", len(found) or 1) or 1
+    wanted = batches.number(environment, "NUM_GPUS", len(found) or 1, low=0, high=MOST_RANKS) or 1
+    for name, low, high in (("NODE_RANK", 0, MOST_NODES - 1), ("MASTER_PORT", 1, 65_535)):
+        batches.number(environment, name, high, low, high)
     if on_gpu and not hosts and wanted > len(found):
         raise UsageError(f"NUM_GPUS={wanted}, but this machine shows {len(found)} GPU(s); set NUM_GPUS={len(found)}")
     return Settings(

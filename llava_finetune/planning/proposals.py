@@ -5,15 +5,17 @@
 'zero2'
 """
 
+import argparse
 import os
 import re
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from data_prep.errors import shortened
+from data_prep.numbers import real, whole
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.flags import flag, is_true
 from llava_finetune.machine import GB, gpus, readable
@@ -152,12 +154,12 @@ def choose_for_launch(
     setting = Setting(
         mode=mode,
         num_gpus=num_gpus,
-        bits=int(flag(flags, "--bits") or 4),
+        bits=_number(flags, "--bits", 4, whole(4, 16)),
         base_dtype=flag(flags, "--base_dtype") or "auto",
-        rank=int(flag(flags, "--lora_r") or LORA_RANK),
-        dropout=float(flag(flags, "--lora_dropout") or 0.05),
+        rank=_number(flags, "--lora_r", LORA_RANK, whole(1, 2**16)),
+        dropout=_number(flags, "--lora_dropout", 0.05, real(0, 1)),
         targets=flag(flags, "--lora_targets") or "language",
-        max_length=int(flag(flags, "--model_max_length") or max_length(shape)),
+        max_length=_number(flags, "--model_max_length", max_length(shape), whole(1, 2**25)),
     )
     if data and Path(data).is_file():
         setting = replace(setting, **lengths(data, is_true(flag(flags, "--share_pictures"))))
@@ -169,6 +171,15 @@ def choose_for_launch(
         f"{found.setting.checkpointing}: about {readable(found.estimate.total)} of {readable(gpu_bytes)} on each GPU"
     )
     return Choice(found.config, found.flags, (note,))
+
+
+def _number(flags: Sequence[str], name: str, default: Any, read: Callable[[str], Any]) -> Any:
+    """What a flag of the training says, by `read`; UsageError where that is no number in its range."""
+    text = flag(flags, name)
+    try:
+        return read(text) if text else default
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"{name} {str(text)[:40]}: {error}") from None
 
 
 def too_small(shape: Shape, wanted: Setting, gpu_bytes: int, config: str | None = None) -> str:

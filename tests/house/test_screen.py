@@ -125,3 +125,19 @@ def test_the_launchers_traceback_after_a_ctrl_c_is_no_news(tmp_path: Path) -> No
     for line in (b"Traceback (most recent call last):\n", b'  File "runner.py"\n', b"KeyboardInterrupt\n", b"saved\n"):
         lines.feed(line)
     assert shown.getvalue() == b"saved\n"
+
+
+class Closed(io.BytesIO):
+    """A terminal that was closed, or the pipe to a reader that left."""
+
+    def write(self, _: object) -> int:
+        raise BrokenPipeError
+
+
+def test_a_screen_that_is_gone_stops_no_run_and_its_lines_go_to_the_log(tmp_path: Path) -> None:
+    """A reader that dies would leave the ranks waiting for a full pipe, for ever."""
+    for log in (tmp_path / "debug.log", None):
+        lines = LauncherLines(log, Closed())
+        for line in (b"step 1/3  loss 5.9967\n", b"step 2/3  loss 5.1\n"):
+            lines.feed(line)
+    assert (tmp_path / "debug.log").read_bytes() == b"step 1/3  loss 5.9967\nstep 2/3  loss 5.1\n"

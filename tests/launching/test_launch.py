@@ -10,8 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from llava_finetune import machine
 from llava_finetune.cli import main
+from llava_finetune.errors import UsageError
 from llava_finetune.flags import flag
+from llava_finetune.launching import preflight
+from llava_finetune.launching.batches import FLAGS
+from llava_finetune.launching.launch import apply_plan, build
+from llava_finetune.launching.settings import read_settings
 from llava_finetune.launching.ssh_environment import forwarded
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -372,3 +378,44 @@ def test_slurm_starts_the_launcher_once_on_each_node(
     result = run_script("scripts/slurm.sbatch", "scripts/finetune_full.sh", "--dry-run", **slurm, **RUN)
     assert result.returncode == 0, result.stderr
     assert "--nnodes 2 \\\n  --node_rank 1 \\\n  --master_addr node-7 \\\n  --master_port 20041" in result.stdout
+
+
+ODD_NUMBERS = ["0", "-1", "0.5", "nan", "1e400", "1" * 30, "9" * 5000, "²", "0x10", "many"]
+NUMBERED = ["PER_GPU_BATCH", "GLOBAL_BATCH", "NNODES", "MASTER_PORT", "NUM_GPUS", "NODE_RANK"]
+
+
+@pytest.mark.parametrize("name", NUMBERED)
+def test_a_number_of_the_environment_is_refused_with_its_name_and_range(name: str) -> None:
+    for value in ODD_NUMBERS:
+        if value == "0" and name in ("NUM_GPUS", "NODE_RANK"):
+            continue
+        with pytest.raises(UsageError, match=rf"^{name}={re.escape(value[:40])}: expected a whole number"):
+            build(read_settings(["lora"], {**RUN, "NUM_GPUS": "0", "DEEPSPEED_CONFIG": "none", name: value}))
+
+
+@pytest.mark.parametrize(
+    "name", ["--max_steps", "--num_train_epochs", "--warmup_steps", *FLAGS, "--lora_r", "--lora_dropout", "--bits"]
+)
+def test_a_number_in_a_flag_is_refused_by_the_launcher_as_by_the_run(name: str, tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text("[{}, {}]")
+    given = {**RUN, "DATA": str(tmp_path / "train.json"), "NUM_GPUS": "0", "GPU": "24GB"}
+    planned = name in ("--lora_r", "--lora_dropout", "--bits")  # read for --auto alone
+    for value in ("nan", "-2", "1e400", "9" * 5000, "²", "many"):
+        settings = read_settings(["lora", name, value], given)
+        with pytest.raises(UsageError, match=rf"^{name} {re.escape(value[:40])}: expected a (whole )?number"):
+            apply_plan(settings) if planned else build(settings)
+
+
+def test_a_hidden_gpu_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = "".join(f"{index}, NVIDIA, 81559\n" for index in range(3))
+    done = subprocess.CompletedProcess([], 0, found, "")
+    monkeypatch.setattr(machine.subprocess, "run", lambda *_, **__: done)
+    for visible, seen in {"-1": [], "0,-1,1": [0], "": [], "2, 1": [1, 2], "GPU-f00": [0]}.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert [gpu.index for gpu in machine.gpus()] == seen, visible
+
+
+def test_a_lock_that_goes_while_it_is_looked_at_is_not_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "build" / "lock"
+    monkeypatch.setattr(Path, "glob", lambda *_: iter([gone]))
+    assert preflight.stale_locks(tmp_path) == []
