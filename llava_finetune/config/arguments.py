@@ -8,18 +8,22 @@ leaves unsaid is taken from the base checkpoint, never from a default that would
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
 import importlib.util
+import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import transformers
 
 from data_prep.errors import first_line
+from data_prep.records.json_text import conform, parse_json
 from data_prep.records.pixels import allow_pixels
 from llava_finetune.config.contradictions import (
     refuse_base_dtype,
@@ -30,7 +34,7 @@ from llava_finetune.config.contradictions import (
     zero_stage,
 )
 from llava_finetune.config.precision import Precision
-from llava_finetune.config.ranges import require_ranges
+from llava_finetune.config.ranges import limit
 from llava_finetune.config.training_flags import DataArguments, ModelArguments, TrainingArguments
 from llava_finetune.config.translation import translate, value_of
 from llava_finetune.errors import WITHOUT_DEEPSPEED, UsageError
@@ -93,14 +97,14 @@ class Arguments:
 def parse(argv: Sequence[str]) -> Arguments:
     """Parse and check a training command line. Contradictions are UsageErrors that name both values."""
     translated, precision, notices = translate(["--help" if word == "--help-all" else word for word in argv])
-    parser = transformers.HfArgumentParser(
+    parser = _Parser(
         (ModelArguments, DataArguments, TrainingArguments),  # type: ignore[arg-type]
         prog="llava-finetune train",
         description=__doc__,
     )
+    limit(parser)
     model, data, training = _parse(parser, translated)
     allow_pixels(data.max_pixels)
-    require_ranges(data, training)
     refuse_contradictions(model, training)
     refuse_idle(data, training)
     refuse_unshared(training)
@@ -135,8 +139,16 @@ def _gather_on_save(training: TrainingArguments) -> None:
         getattr(getattr(training, "hf_deepspeed_config", None), "config", None),
         getattr(getattr(training, "deepspeed_plugin", None), "deepspeed_config", None),
     ):
-        if config and config.get("zero_optimization", {}).get("stage") == 3:
+        if config and (config.get("zero_optimization") or {}).get("stage") == 3:
             config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
+
+
+class _Parser(transformers.HfArgumentParser):
+    """Whose errors are one line, and not behind a screen of two hundred flags."""
+
+    def error(self, message: str) -> NoReturn:
+        named = re.match(r"argument (--\w+)\S*: ", message)
+        raise UsageError(f"{named[1]}: {message[named.end() :]}" if named else message)
 
 
 def _parse(parser: transformers.HfArgumentParser, argv: list[str]) -> tuple[Any, Any, Any]:
@@ -144,8 +156,12 @@ def _parse(parser: transformers.HfArgumentParser, argv: list[str]) -> tuple[Any,
         raise UsageError(f"--deepspeed {config}: {WITHOUT_DEEPSPEED}")
     # The Trainer warns about bf16 on CPU unless told; ranks and devices come from the launcher's environment.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if config and Path(config).exists():
-        read_document(Path(config), DeepSpeedConfig)
+    if config is not None:
+        if not config.lstrip().startswith("{"):
+            read_document(Path(config), DeepSpeedConfig)
+        else:  # the config itself
+            with contextlib.suppress(json.JSONDecodeError):  # told by transformers, with its place
+                conform(parse_json(config.encode(), "--deepspeed"), DeepSpeedConfig, "--deepspeed")
     try:
         model, data, training, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     except (ArithmeticError, TypeError, ValueError) as error:  # transformers' own contradictions and ranges

@@ -5,6 +5,7 @@ refuse_contradictions(model, training)      # UsageError: --bits 4 without --lor
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from llava_finetune.config.augmenting import asked_kinds
@@ -18,8 +19,6 @@ def refuse_idle(data: Any, training: Any) -> None:
     steps = training.eval_steps
     if steps is not None and (steps < 1 or steps != int(steps)):
         raise UsageError(f"--eval_steps {steps}: a whole number of steps is needed")
-    if training.learning_rate <= 0:
-        raise UsageError(f"--learning_rate {training.learning_rate}: nothing would be learned; give one above 0")
     if training.label_smoothing_factor:
         raise UsageError(
             f"--label_smoothing_factor {training.label_smoothing_factor}: transformers smooths over logits that are "
@@ -50,7 +49,7 @@ def refuse_idle(data: Any, training: Any) -> None:
         )
     if data.replay:
         share = data.replay.rpartition(":")[2]
-        if not share.replace(".", "", 1).isdigit() or not 0 < float(share) < 1:
+        if not re.fullmatch(r"0?\.[0-9]{1,20}", share) or not float(share):
             raise UsageError(
                 f"--replay {data.replay}: expected FILE:SHARE with a share between 0 and 1, as in g.json:0.1"
             )
@@ -115,7 +114,7 @@ def refuse_unshared(training: Any) -> None:
             "make a batch; give one"
         )
     config = (getattr(training.hf_deepspeed_config, "config", {}) or {}) if training.deepspeed else {}
-    if int(config.get("sequence_parallel_size", 1)) > 1:
+    if (config.get("sequence_parallel_size") or 1) > 1:
         raise UsageError(f"{asked} contradicts DeepSpeed's sequence_parallel_size: a sequence is not cut among ranks")
 
 
@@ -170,4 +169,4 @@ def refuse_unfit_for_dpo(data: Any, training: Any) -> None:
 
 def zero_stage(training: Any) -> int:
     config = getattr(training.hf_deepspeed_config, "config", {}) or {}
-    return int(config.get("zero_optimization", {}).get("stage", 0))
+    return int((config.get("zero_optimization") or {}).get("stage") or 0)

@@ -1,14 +1,17 @@
 """Numbers of the training command line, with their ranges: what is outside is wrong use, before anything is loaded.
 
-require_ranges(training)      # UsageError: --lora_dropout 2: expected a number from 0 to 1
+limit(parser)      # UsageError: --lora_dropout 2: expected a number from 0 to 1
 """
 
 from __future__ import annotations
 
+import argparse
+import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from data_prep.numbers import MOST, in_words
+from data_prep.numbers import MOST, real, whole
 from llava_finetune.errors import UsageError
 
 
@@ -19,16 +22,13 @@ class Range(NamedTuple):
     high: float = math.inf
     above: bool = False
 
-    def holds(self, value: float) -> bool:
-        """Whether the value is in the range."""
-        return math.isfinite(value) and self.low <= value <= self.high and not (self.above and value == self.low)
 
-
-POSITIVE = Range(0, above=True)
 FROM_ONE = Range(1, MOST)
 FROM_ZERO = Range(0, MOST)
 SHARE = Range(0, 1)
 BELOW_ONE = Range(0, 1 - 2**-53)
+ANY = Range(-1, MOST)
+"""Of the numbers that are not named here, all of them transformers' own: -1 stands for none in some."""
 
 RANGES = {
     "per_device_train_batch_size": FROM_ONE,
@@ -55,6 +55,9 @@ RANGES = {
     "dpo_label_smoothing": Range(0, 0.5 - 2**-53),
     "sft_weight": Range(0, 1e3),
     "model_max_length": Range(1, 2**25),
+    "mm_vision_select_layer": Range(-4096, 4096),
+    "max_pixels": Range(1, 10**18 - 1),
+    "ddp_timeout": FROM_ONE,
     "loss_chunk": FROM_ZERO,
     "share_among": FROM_ZERO,
     "cache_gb": Range(0, 1e9),
@@ -71,13 +74,21 @@ RANGES = {
     "eval_limit": FROM_ZERO,
     "eval_max_new_tokens": FROM_ONE,
 }
-"""By the flag's name; a flag that is not given and has no default (None) is left out."""
+"""By the flag's name."""
 
 
-def require_ranges(*arguments: Any) -> None:
-    """Raise UsageError for the first number that is outside of its range, with flag, range and what was given."""
-    for given in arguments:
-        for name, allowed in RANGES.items():
-            value = getattr(given, name, None)
-            if isinstance(value, int | float) and not allowed.holds(value):
-                raise UsageError(f"--{name} {value}: expected a number {in_words(*allowed)}")
+def limit(parser: argparse.ArgumentParser) -> None:
+    """Have the parser read each of its numbers within its range, else raise UsageError with flag, range and value."""
+    for action in parser._actions:
+        if action.type in (int, float):
+            low, high, above = RANGES.get(action.dest, ANY)
+            is_whole = action.type is int
+            read = whole(int(low), int(high)) if is_whole else real(low, high, above=above)
+            action.type = functools.partial(_number, f"--{action.dest}", read)
+
+
+def _number(flag: str, read: Callable[[str], Any], text: str) -> Any:
+    try:
+        return read(text)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"{flag} {text[:40]}: {error}") from None

@@ -19,7 +19,9 @@ RENAMED = {
 }
 
 
-FALSE = ("false", "0", "no")
+FALSE, TRUE = ("false", "0", "no", "f", "n"), ("true", "1", "yes", "t", "y")
+EMPTY = ("--lora_weight_path", "--run_name")
+"""Flags that may be given empty: the first is so in upstream's scripts."""
 
 
 def value_of(argv: Sequence[str], flag: str) -> str | None:
@@ -47,6 +49,17 @@ def without(argv: Sequence[str], flag: str) -> list[str]:
     return out
 
 
+def refuse_empty(argv: Sequence[str]) -> None:
+    """Raise UsageError for a flag whose value is empty, as by a variable that is not set: it would do nothing."""
+    for index, word in enumerate(argv):
+        name, equals, value = word.partition("=")
+        if index + 1 < len(argv) and not equals:
+            value = argv[index + 1]
+            equals = "" if value else "="
+        if name.startswith("--") and equals and not value and name not in EMPTY:
+            raise UsageError(f"{name}: its value is empty (a variable that is not set?); give one, or leave it out")
+
+
 def _as_upstream(word: str) -> str:
     """The picture folder's flag as upstream spells it, whichever of its spellings is given."""
     name, equals, value = word.partition("=")
@@ -58,6 +71,7 @@ def translate(argv: Sequence[str]) -> tuple[list[str], Precision, list[str]]:
 
     `--precision auto|bf16|fp16|fp32` is ours; `--bf16` and `--fp16` are upstream's and win over it.
     """
+    refuse_empty(argv)
     notices: list[str] = []
     out = [_as_upstream(word) for word in argv]
     for old, new in RENAMED.items():
@@ -103,7 +117,9 @@ def _precision(argv: Sequence[str], cuda: bool) -> Precision:
     asked = value_of(argv, "--precision") or "auto"
     for name in ("bf16", "fp16"):
         value = value_of(argv, f"--{name}")
-        if value is not None and value.lower() not in FALSE:
+        if value is not None and value.lower() not in (*FALSE, *TRUE):
+            raise UsageError(f"--{name} {value[:40]}: expected True or False")
+        if value is not None and value.lower() in TRUE:
             if asked not in ("auto", name):
                 raise UsageError(f"--precision {asked} contradicts --{name} {value}: give one of them")
             asked = name

@@ -195,3 +195,4 @@ class DeepSpeedConfig(Struct):
     fp16: Switch | None = None
     optimizer: Part | None = None
     scheduler: Part | None = None
+    sequence_parallel_size: Annotated[int, Meta(ge=1, le=1024)] | None = None

@@ -8,7 +8,7 @@ import pytest
 
 from data_prep.numbers import real, seed, whole
 from llava_finetune.config.arguments import parse
-from llava_finetune.errors import UsageError
+from llava_finetune.errors import UsageError, UserError
 
 NEEDED = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", "o", "--report_to", "none"]
 
@@ -23,12 +23,37 @@ NEEDED = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", 
         ("--num_train_epochs", "nan"), ("--num_train_epochs", "-2"), ("--adam_beta1", "1"), ("--seed", "-1"),
         ("--model_max_length", "-5"), ("--model_max_length", "0"), ("--dataloader_num_workers", "-1"),
         ("--logging_steps", "nan"), ("--max_steps", "-7"), ("--label_smoothing_factor", "0.1"),
+        ("--save_steps", "inf"), ("--ddp_timeout", "1" * 30), ("--lora_r", "1" * 400), ("--lora_r", "9" * 5000),
+        ("--lora_r", "many"), ("--max_steps", "0x10"), ("--max_pixels", "0"), ("--mm_vision_select_layer", "99999"),
+        ("--bits", "nan"), ("--replay", "f.json:\u00b2"), ("--replay", "f.json:1e-1"),
     ],
 )  # fmt: skip
 def test_a_number_outside_of_its_range_names_flag_and_range(flag: str, value: str) -> None:
     with pytest.raises(UsageError) as refused:
         parse([*NEEDED, flag, value])
-    assert flag in str(refused.value)
+    assert str(refused.value).startswith(f"{flag} ") and len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--bf16", "maybe"], "^--bf16 maybe: expected True or False"),
+        (["--tf32", "maybe", "--dpo", "maybe"], "^--dpo: Truthy value expected: got maybe"),
+        (["--eval_strategy", "sometimes"], "^--eval_strategy: .*sometimes"),
+        (["--seed"], "^--seed: expected one argument$"),
+        (["--eval_data_path", ""], r"^--eval_data_path: its value is empty \(a variable that is not set\?\)"),
+        (["--init_lora="], "^--init_lora: its value is empty"),
+        (["--deepspeed", '{"zero_optimization": 5}'], "zero_optimization: expected an object, found 5"),
+        (["--deepspeed", "5"], "^5: no such file"),
+        (["--deepspeed", "[]"], r"^\[\]: no such file"),
+    ],
+)
+def test_what_the_parser_refuses_is_one_line_and_no_screen_of_flags(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match=said):
+        parse([*NEEDED, *words])
+    assert capsys.readouterr() == ("", "")
 
 
 def test_usual_numbers_are_taken() -> None:

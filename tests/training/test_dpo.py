@@ -168,7 +168,7 @@ def test_a_run_in_bf16_measures_its_kl_as_its_loss(flags: Flags, pairs: Path, tm
         ("--replay general.json:0.1", "keep answers with --sft_weight"),
         ("--augment flip", "only what one answer says is looked at"),
         ("--dpo_label_smoothing 0.5", "--dpo_label_smoothing 0.5: expected a number"),
-        ("--dpo_beta 0", "--dpo_beta 0.0: expected a number above 0"),
+        ("--dpo_beta 0", "--dpo_beta 0: expected a number above 0"),
     ],
 )
 def test_what_would_make_another_reference_is_refused(more: str, said: str, flags: Flags, pairs: Path) -> None:

@@ -143,7 +143,7 @@ def test_a_loss_of_exactly_0_is_an_error(flags: Flags, tmp_path: Path) -> None:
 
 
 def test_a_learning_rate_of_0_is_refused(flags: Flags, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--learning_rate 0\.0: expected a number above 0 and at most 1000"):
+    with pytest.raises(UsageError, match=r"--learning_rate 0: expected a number above 0 and at most 1000"):
         parse(flags("lora", tmp_path / "run", "--learning_rate 0"))
 
 
