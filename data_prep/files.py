@@ -94,14 +94,14 @@ def sha256_of(path: Path) -> str:
     return _hex(path, hashlib.sha256())
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    """Open at once: without O_NONBLOCK a FIFO waits for somebody to write into it."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+def without_waiting(path: str, flags: int) -> int:
+    """Open at once, for open(..., opener=): without O_NONBLOCK a FIFO waits for somebody at its other end."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
 def _hex(path: Path, digest: Any, stopped: threading.Event | None = None) -> str:
     block = memoryview(bytearray(1 << 18))
-    with open(path, "rb", buffering=0, opener=_without_waiting) as stream:
+    with open(path, "rb", buffering=0, opener=without_waiting) as stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             raise DataError(path, "is a FIFO or a device, expected a regular file; copy the file again")
         while (size := stream.readinto(block)) and not (stopped and stopped.is_set()):

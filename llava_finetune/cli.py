@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from llava_finetune import __version__
-from llava_finetune.errors import is_echo, record_failure
+from llava_finetune.errors import Recorded, is_echo, record_failure
 from llava_finetune.screen import routed
 
 
@@ -171,16 +171,22 @@ def _end_rank(error: Exception, code: int, command: Sequence[str], *, traced: bo
     """
     from data_prep.last_resort import is_message, told
 
-    message = told(error) if is_message(error) else f"{type(error).__name__}: {error}"
+    brief = (told(error) if is_message(error) else f"{type(error).__name__}: {error}").splitlines()[0][:200]
     name = f"[rank {os.environ.get('RANK', os.environ['LOCAL_RANK'])}]"
     if is_echo(error):
-        print(f"{name} ends too: another rank is gone ({message.splitlines()[0][:200]})", file=sys.stderr, flush=True)
+        print(f"{name} ends too: another rank is gone ({brief})", file=sys.stderr, flush=True)
         time.sleep(ECHO_SECONDS)
-    elif record_failure(message, code):
-        text = "".join(traceback.format_exception(error)) if traced else _told(error, command)
-        print(f"{name} {text}", file=sys.stderr)
-    else:
-        print(f"{name} ends too: {message.splitlines()[0][:200] if message else type(error).__name__}", file=sys.stderr)
+        _leave(code)
+    message = _told(error, command)
+    recorded = record_failure(message.removeprefix("error: "), code)
+    if recorded is Recorded.LATE:
+        print(f"{name} ends too: {brief}", file=sys.stderr)
+    elif traced or recorded is Recorded.UNREAD:
+        print(f"{name} {''.join(traceback.format_exception(error)) if traced else message}", file=sys.stderr)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -8,6 +8,7 @@ In a run of several ranks the first one to fail leaves its message for the launc
 
 import json
 import os
+from enum import Enum
 from pathlib import Path
 
 from data_prep.errors import UserError as UserError  # every command reports it, and every kind of it, alike
@@ -51,23 +52,29 @@ def is_echo(error: BaseException) -> bool:
     return isinstance(error, RuntimeError | ConnectionError) and any(echo in text for echo in ECHOES)
 
 
-def record_failure(message: str, code: int = 1) -> bool:
-    """Leave this rank's message and exit code for the launcher; False where another rank did so before.
+class Recorded(Enum):
+    """What became of a rank's message: left for the launcher, which prints it; said by another; nobody reads it."""
+
+    LEFT, LATE, UNREAD = "left", "late", "unread"
+
+
+def record_failure(message: str, code: int = 1) -> Recorded:
+    """Leave this rank's message and exit code for the launcher, where no other rank has done so before.
 
     Launchers replace a rank's exit code by their own: `llava_finetune.launching.processes` gives this one back.
     """
     path = os.environ.get(FAILURE_VARIABLE)
     if not path:
-        return True
+        return Recorded.UNREAD
     rank = os.environ.get("RANK", "0")
     own = Path(f"{path}.{rank}")  # on a shared disk ranks of several machines meet, and their process ids may be equal
     try:
         own.write_text(json.dumps({"rank": rank, "message": message, "code": code}), encoding="utf-8")
         os.link(own, path)  # fails where the file exists: one winner, and never half a message
     except FileExistsError:
-        return False
+        return Recorded.LATE
     except OSError:
-        return True  # a launcher that is gone, or a file system without links: this rank speaks for itself
+        return Recorded.UNREAD  # a launcher that is gone, or a file system without links: this rank speaks for itself
     finally:
         own.unlink(missing_ok=True)
-    return True
+    return Recorded.LEFT

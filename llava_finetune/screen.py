@@ -11,12 +11,14 @@ own frames. In a training also what native code writes past Python is caught, by
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from data_prep.files import without_waiting
 from llava_finetune.machine import cache_folder
 
 OURS = frozenset({"llava_finetune", "data_prep", "patches", "scripts", "tests", "__main__"})
@@ -50,7 +52,7 @@ class DebugLog:
         """Go on in this file, with what was kept so far."""
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = path.open("a", encoding="utf-8", errors="replace")
+            self.file = open(path, "a", encoding="utf-8", errors="replace", opener=without_waiting)  # noqa: SIM115
             kept, self.kept = self.kept, []
             self.write("".join(kept))
 
@@ -74,15 +76,32 @@ class Routed:
 
     def __init__(self, screen: TextIO, log: DebugLog, debug: bool) -> None:
         self.screen, self.log, self.debug = screen, log, debug
+        self.outlives = False
+        """Whether the command goes on where its screen is gone: a training does, a table for `head` does not."""
 
     def write(self, text: str) -> int:
         """Write to the screen what is ours, and the rest to the log."""
         if is_ours():
-            return self.screen.write(text)
+            return self._show(text)
         self.log.write(text)
         if self.debug:
-            self.screen.write(text)
+            self._show(text)
         return len(text)
+
+    def _show(self, text: str) -> int:
+        try:
+            return self.screen.write(text)
+        except OSError:  # a terminal that was closed, a reader that left
+            if not self.outlives:
+                raise
+            self._lose(text)
+            return len(text)
+
+    def _lose(self, text: str = "") -> None:
+        """Go on without a screen: what it would show is written to the log."""
+        self.log.write(text)
+        self.screen = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (as long as the process)
+        self.debug = False
 
     def writelines(self, lines: Any) -> None:
         """As a file's."""
@@ -91,7 +110,12 @@ class Routed:
 
     def flush(self) -> None:
         """As a file's."""
-        self.screen.flush()
+        try:
+            self.screen.flush()
+        except OSError:
+            if not self.outlives:
+                raise
+            self._lose()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.screen, name)
@@ -128,6 +152,9 @@ def routed(command: str, debug: bool = False) -> Iterator[None]:
         return
     log, before = DebugLog(), (sys.stdout, sys.stderr)
     _log = log
+    for stream in before:
+        if isinstance(stream, io.TextIOWrapper):  # a name of a file need not be text in the screen's encoding
+            stream.reconfigure(errors="backslashreplace")
     sys.stdout, sys.stderr = (Routed(stream, log, debug) for stream in before)
     try:
         yield
@@ -140,19 +167,27 @@ def routed(command: str, debug: bool = False) -> Iterator[None]:
         if isinstance(sys.stdout, Routed) and sys.stdout.log is log:
             sys.stdout, sys.stderr = before
         if log.kept:
-            path = cache_folder("debug") / f"{command}.log"
-            path.unlink(missing_ok=True)
-            log.open(path)
+            with contextlib.suppress(OSError, RuntimeError):  # no home, or one that cannot be written
+                path = cache_folder("debug") / f"{command}.log"
+                path.unlink(missing_ok=True)
+                log.open(path)
 
 
 def debug_to(path: Path, native: bool = False) -> None:
-    """Keep the log in this file from now on. `native`: also what C code writes to the descriptors 1 and 2."""
+    """Keep the log in this file from now on.
+
+    `native`, of a training: also what C code writes to the descriptors 1 and 2; and a screen that goes ends nothing.
+    """
     if _log is None:
         return
     _log.open(path)
-    if not native or _log.file is None:
+    if not native:
         return
     for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        if isinstance(stream, Routed):
+            stream.outlives = True
+        if _log.file is None:
+            continue
         if isinstance(stream, Routed) and not stream.debug and _descriptor(stream.screen) == number:
             stream.screen.flush()
             stream.screen = _log.take(number)

@@ -12,6 +12,8 @@ import re
 from pathlib import Path
 from typing import BinaryIO
 
+from data_prep.files import without_waiting
+
 OWN = re.compile(
     rb"\[\d{4}-\d\d-\d\d [\d:,]+\] \[(INFO|WARNING|ERROR)\] "  # DeepSpeed's logger, in its launcher and in the ranks
     rb"|[WIE]\d{4} [\d:.]+ +\d+ "  # torchrun's
@@ -59,7 +61,7 @@ class LauncherLines:
         if not self.log.parent.is_dir():  # a run that was refused leaves no folder behind
             return True
         try:
-            with self.log.open("ab") as file:
+            with open(self.log, "ab", opener=without_waiting) as file:
                 file.write(line)
         except OSError:
             return False

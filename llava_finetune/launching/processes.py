@@ -133,10 +133,10 @@ def _first_failure(path: Path) -> dict[str, Any]:
 
 def _last_words(first: Mapping[str, Any], code: int, number: int | None, is_stopped: bool = False) -> str:
     if first:
-        line, _, more = str(first["message"]).partition("\n")
-        if is_stopped and line.startswith(("SIGINT", "SIGTERM")):
-            return f"stopped by you {line.partition(' ')[2]}"
-        return f"rank {first['rank']} ended the run: {line}{' ... (the rest stands above)' if more else ''}"
+        said = str(first["message"])
+        if is_stopped and said.startswith(("SIGINT", "SIGTERM")):
+            return f"stopped by you {said.partition(' ')[2]}"
+        return f"rank {first['rank']} ended the run: {said}"
     if number is not None:
         return f"a process ended with exit code -{number}: {explain(number)}"
     return f"training ended with exit code {code}; its message stands above"

@@ -24,12 +24,15 @@ from typing import Any
 import msgspec
 import psutil
 
+from data_prep.files import without_waiting
 from llava_finetune.errors import UserError
 from llava_finetune.saved.documents import read_document
 from llava_finetune.saved.model_documents import Count
 
 NAME = ".run.lock"
 TOUCH_SECONDS = 5.0
+LONGEST = 4096
+"""Bytes of a lock that are compared."""
 WATCH_SECONDS = 60.0
 """A shared file system may show a touch half a minute late (NFS keeps attributes that long)."""
 
@@ -46,13 +49,15 @@ class Owner(msgspec.Struct):
 @contextmanager
 def run_lock(output: Path, say: Callable[[str], None] = print) -> Iterator[None]:
     """Hold the folder's lock inside the block. Raises UserError where another run holds it."""
-    is_new = not output.exists()
+    made = [folder for folder in (output, *output.parents) if not folder.exists()]
     output.mkdir(parents=True, exist_ok=True)
     lock, own = output / NAME, _own_file(output)
     try:
         while not _taken(own, lock):
+            seen = _content(lock)
             _require_stale(lock, output, say)
-            _remove_stale(lock)
+            _remove_stale(lock, seen)
+        mine = _content(lock)
         own.unlink(missing_ok=True)  # the lock stays: a run that is killed leaves nothing else
         ended = threading.Event()
         threading.Thread(target=_touch, args=(lock, ended), daemon=True).start()
@@ -60,12 +65,13 @@ def run_lock(output: Path, say: Callable[[str], None] = print) -> Iterator[None]
             yield
         finally:
             ended.set()
-            lock.unlink(missing_ok=True)
+            if _content(lock) == mine:  # a run that stood still may have lost it to another
+                lock.unlink(missing_ok=True)
     finally:
         own.unlink(missing_ok=True)
-        if is_new:
-            with contextlib.suppress(OSError):  # there is something in it now
-                output.rmdir()
+        with contextlib.suppress(OSError):  # there is something in it now
+            for folder in made:
+                folder.rmdir()
 
 
 def _own_file(output: Path) -> Path:
@@ -147,17 +153,35 @@ def _is_touched(lock: Path) -> bool:
 
 def _state(lock: Path) -> Any:
     try:
-        with lock.open("rb") as stream:  # opened anew: a shared file system looks again then
+        # Opened anew: a shared file system looks again then.
+        with open(lock, "rb", opener=without_waiting) as stream:
             return os.fstat(stream.fileno()).st_mtime_ns
     except OSError:
         return None
 
 
-def _remove_stale(lock: Path) -> None:
-    """Move the stale lock away; of several that see it stale one does, and the others look again."""
+def _content(lock: Path) -> bytes | None:
+    """What tells one lock from the next that stands in its place; None where there is none."""
+    try:
+        with open(lock, "rb", opener=without_waiting) as stream:
+            return stream.read(LONGEST)
+    except OSError:
+        return None
+
+
+def _remove_stale(lock: Path, seen: bytes | None) -> None:
+    """Move the lock that was `seen` stale away; of several that saw it one does, and the others look again.
+
+    Between the look and the move another may have done so and taken the folder: that one's lock is put back.
+    """
     aside = lock.with_name(f"{NAME}.stale.{socket.gethostname()[:60]}.{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
+    try:
         lock.rename(aside)
+    except FileNotFoundError:
+        return
+    if seen is not None and _content(aside) != seen:
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, lock)
     aside.unlink(missing_ok=True)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data_prep.records.json_text import require_regular
 from data_prep.records.record import read_records
 from llava_finetune.config.arguments import Arguments
 from llava_finetune.data.replay import split_spec
@@ -33,6 +34,8 @@ from llava_finetune.training.schedule import announce
 
 BEFORE_A_STEP = ("run.json", "check.json")
 """What a run writes before its first step."""
+WRITTEN_INTO = ("log.jsonl", "run.json")
+"""What a run goes on writing into: a FIFO or a device in its place would take the log, or wait for a reader."""
 
 
 @dataclass(frozen=True)
@@ -110,14 +113,18 @@ def find_start(run: Run) -> Start:
 
 def check(run: Run, start: Start) -> Any:
     """Take the log back to its start, look at the data, say the steps, before a model is loaded. Returns records."""
-    if run.is_main:
-        sweep(run.output)
-        rewind(run.output, step_of(start.checkpoint) if start.checkpoint else -1)
-        if run.arguments.data.check_data:
-            check_data(_files(run.arguments), run.output, run.say)
+    run.group.from_first(lambda: _look_at_data(run, start))
     records = read_enough(Path(run.arguments.data.data_path), run.arguments.training.world_size)
     announce(run.arguments, len(records), run.say)
     return records
+
+
+def _look_at_data(run: Run, start: Start) -> None:
+    """What one rank does of `check`; a million pictures take longer than the others' collectives would wait."""
+    sweep(run.output)
+    rewind(run.output, step_of(start.checkpoint) if start.checkpoint else -1)
+    if run.arguments.data.check_data:
+        check_data(_files(run.arguments), run.output, run.say)
 
 
 def _files(arguments: Arguments) -> list[Checked]:
@@ -154,6 +161,9 @@ def drop_stale_locks(say: Callable[[str], None]) -> None:
 def _prepare_output(output: Path, resume: str, locks: ExitStack, say: Callable[[str], None]) -> None:
     """Take the folder, which must be empty for a new run; what a run makes before its first step is taken back."""
     locks.enter_context(run_lock(output, say))
+    for name in WRITTEN_INTO:
+        if (output / name).exists() or (output / name).is_symlink():
+            require_regular(output / name)
     # A run that was refused before its first step leaves these alone: better flags may use the folder.
     entries = [entry.name for entry in output.iterdir()]
     left = [name for name in entries if name[0] != "." and name not in (DEBUG_LOG, "check.json")]
@@ -168,10 +178,10 @@ def _prepare_output(output: Path, resume: str, locks: ExitStack, say: Callable[[
 
 @contextmanager
 def taken_back(output: Path) -> Iterator[None]:
-    """Where a new run fails before its first step, remove what it wrote, so that the corrected command can begin."""
+    """Where a new run ends before its first step, remove what it wrote, so that the corrected command can begin."""
     try:
         yield
-    except UserError:
+    except BaseException:
         if not (output / "log.jsonl").is_file() and not any(output.glob("checkpoint-*")):
             for name in BEFORE_A_STEP:
                 (output / name).unlink(missing_ok=True)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import torch
 
 from llava_finetune.errors import UserError
+
+LONGEST = timedelta(days=7)
+"""How long ranks wait for one that checks a million pictures or writes a result; one that ends breaks the connection.
+
+torch's half an hour is for collectives that compute.
+"""
 
 
 class Group:
@@ -18,7 +25,7 @@ class Group:
         self.active = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
         self.rank = distributed.get_rank() if self.active else 0
         self.size = distributed.get_world_size() if self.active else 1
-        self.handle = distributed.new_group(backend="gloo") if self.active else None
+        self.handle = distributed.new_group(backend="gloo", timeout=LONGEST) if self.active else None
 
     def any(self, value: bool) -> bool:
         """Whether the value is true on any rank; every rank calls."""

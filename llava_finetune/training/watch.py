@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from llava_finetune.errors import UserError
+from llava_finetune.launching.processes import STOPPING
 
 REQUEUE = 75
 """Exit code of a run that was told to stop and saved itself: EX_TEMPFAIL of sysexits.h, "try again later"."""
@@ -71,9 +72,10 @@ class FiniteWatch:
 
 
 class StopSignal:
-    """SIGTERM and SIGINT ask the run to save and end; the second Ctrl-C ends it at once.
+    """Each of STOPPING asks the run to save and end; the second Ctrl-C ends it at once.
 
-    Before the first step there is nothing to save: the run ends there and then, to be queued again.
+    Before the first step there is nothing to save: the run ends there and then, to be queued again. A terminal that is
+    closed is no reason where nohup said so.
     """
 
     def __init__(self) -> None:
@@ -83,8 +85,9 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         """Take the signals over (main thread only), and give them back at the end."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self.previous[number] = signal.signal(number, self._take)
+        for number in STOPPING:
+            if number in (signal.SIGTERM, signal.SIGINT) or signal.getsignal(number) is not signal.SIG_IGN:
+                self.previous[number] = signal.signal(number, self._take)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -93,8 +96,10 @@ class StopSignal:
         self.previous.clear()
 
     def _take(self, number: int, _frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        if self.received is not None:  # a launcher passes on what the terminal has told already
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         self.received = number
         if not self.has_begun:
             raise Interrupted(

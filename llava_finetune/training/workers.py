@@ -10,10 +10,12 @@ import multiprocessing
 import signal
 from typing import Any
 
+from llava_finetune.launching.processes import STOPPING
+
 
 def start_worker(usual: Any, number: int) -> None:
     """Begin a data loading worker: a signal to the whole run is its rank's affair, which needs it up to the save."""
-    for one in (signal.SIGTERM, signal.SIGINT):
+    for one in STOPPING:
         signal.signal(one, signal.SIG_IGN)
     if usual is not None:
         usual(number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 import types
@@ -13,6 +14,7 @@ import pytest
 from llava_finetune import screen
 from llava_finetune.launching.launcher_lines import LauncherLines
 
+ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = """
 import logging, sys, warnings
 def speak():
@@ -141,3 +143,48 @@ def test_a_screen_that_is_gone_stops_no_run_and_its_lines_go_to_the_log(tmp_path
         for line in (b"step 1/3  loss 5.9967\n", b"step 2/3  loss 5.1\n"):
             lines.feed(line)
     assert (tmp_path / "debug.log").read_bytes() == b"step 1/3  loss 5.9967\nstep 2/3  loss 5.1\n"
+
+
+class ClosedText(Closed):
+    """The same as a text stream."""
+
+    def flush(self) -> None:
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize("lasting", [True, False], ids=["a training", "a table for head"])
+def test_a_training_outlives_its_screen(lasting: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = ClosedText()
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, gone)
+    with screen.routed("train"):
+        screen.debug_to(tmp_path / "debug.log", native=lasting)
+        if not lasting:
+            with pytest.raises(BrokenPipeError):
+                print("step 1", flush=True)
+            return
+        print("step 1", flush=True)
+        print("step 2", flush=True, file=sys.stderr)
+    assert "step 1" in (tmp_path / "debug.log").read_text() and "step 2" in (tmp_path / "debug.log").read_text()
+
+
+def test_a_name_that_is_no_text_is_printed_all_the_same() -> None:
+    code = "from llava_finetune import screen\nwith screen.routed('report'): print('runs/\\udcff')\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"runs/\\udcff\n", b"")
+
+
+def test_a_cache_that_cannot_be_written_costs_the_log_alone(
+    library: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAVA_FINETUNE_CACHE", "/dev/null/x")
+    with screen.routed("merge"), pytest.warns(FutureWarning):
+        library.speak()
+
+
+def test_a_pipe_in_the_place_of_the_log_is_not_waited_for(library: types.ModuleType, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "debug.log")
+    with screen.routed("train"), pytest.warns(FutureWarning):
+        screen.debug_to(tmp_path / "debug.log")
+        library.speak()
+    LauncherLines(tmp_path / "debug.log", io.BytesIO()).feed(b"[Gloo] Rank 0 is connected to 1 peer ranks.\n")

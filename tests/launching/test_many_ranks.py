@@ -70,10 +70,9 @@ def two_ranks(launcher: str, act: str, folder: Path) -> "subprocess.CompletedPro
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", STARTERS)
-def test_one_ranks_error_ends_all_ranks_and_its_message_comes_first_and_last(launcher: str, tmp_path: Path) -> None:
+def test_one_ranks_error_ends_all_ranks_and_its_message_comes_last_and_once(launcher: str, tmp_path: Path) -> None:
     said = two_ranks(launcher, 'raise UserError("record 7: dog.png cannot be read")', tmp_path).stderr
-    ranks = [line for line in said.splitlines() if line.startswith("[rank ")]
-    assert ranks[0] == "[rank 1] error: record 7: dog.png cannot be read"
+    assert said.count("record 7: dog.png cannot be read") == 1
     assert said.splitlines()[-1] == "rank 1 ended the run: record 7: dog.png cannot be read"
 
 
@@ -198,4 +197,4 @@ def test_an_error_on_one_host_ends_both_and_both_tell_it(hosts: tuple[Host, Host
     for text in said:
         last = text.splitlines()[-1]
         assert "ended the run: record 'bad': no supervised token" in last, text[-3000:]
-    assert sum("] error: " in text for text in said) == 1, "one rank speaks, the other ends too"
+    assert not any("] error: " in text for text in said), "the launchers say it, each on its own machine"

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -76,3 +77,40 @@ def test_a_lock_of_any_content_is_no_traceback(tmp_path: Path, text: str) -> Non
     (tmp_path / NAME).write_text(text)
     with run_lock(tmp_path):
         pass
+
+
+def test_of_two_that_see_a_lock_stale_one_takes_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one looked while the stale lock was there, and moves when the first one's lock is in its place."""
+    stale, looked = held(tmp_path, process=2**22 + 1), module._require_stale
+
+    def slowly(lock: Path, *rest: Any) -> None:
+        looked(lock, *rest)
+        monkeypatch.setattr(module, "_require_stale", looked)
+        stale.unlink()
+        held(tmp_path)  # a run of this very process, which is alive
+
+    monkeypatch.setattr(module, "_require_stale", slowly)
+    with pytest.raises(UserError, match="is being written by another run"):
+        run_lock(tmp_path).__enter__()
+    assert json.loads(stale.read_text())["process"] == os.getpid()
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+
+
+def test_a_lock_that_was_lost_to_another_run_is_left_alone(tmp_path: Path) -> None:
+    with run_lock(tmp_path):
+        (tmp_path / "other").write_text("theirs")
+        (tmp_path / "other").rename(tmp_path / NAME)
+    assert (tmp_path / NAME).read_text() == "theirs"
+
+
+def test_a_pipe_in_the_place_of_a_lock_is_waited_for_no_longer_than_a_lock(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / NAME)
+    with run_lock(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_command_takes_the_folders_above_back_too(tmp_path: Path) -> None:
+    with pytest.raises(UserError), run_lock(tmp_path / "runs" / "mine"):
+        raise UserError("no")
+    assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
+import signal
+import time
+from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +20,12 @@ from llava_finetune.config.arguments import parse
 from llava_finetune.data.collator import TeachingCollator
 from llava_finetune.data.example import Example
 from llava_finetune.errors import UsageError, UserError
+from llava_finetune.training.beginning import _prepare_output, taken_back
 from llava_finetune.training.run_log import RunLog
 from llava_finetune.training.watch import FiniteWatch, StopSignal
 from tests.training.conftest import Flags, record, rows_of
 from tests.training.forked import Wound, at_step, train
+from tests.warm import fork
 
 
 def poisoned(step: int, value: float) -> Wound:
@@ -178,8 +186,40 @@ def test_the_second_interrupt_ends_a_run_at_once() -> None:
     signals.has_begun = True
     signals._take(2, None)
     assert signals.name == "SIGINT"
+    signals._take(15, None)  # the launcher passes on what the terminal has told already
+    assert signals.name == "SIGINT"
     with pytest.raises(KeyboardInterrupt):
         signals._take(2, None)
+
+
+def test_a_closed_terminal_asks_to_save_unless_nohup_said_otherwise() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignal():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with StopSignal() as signals:
+            signals.has_begun = True
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.name == "SIGHUP"
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_pipe_in_the_place_of_the_log_is_refused_before_anything_is_loaded(flags: Flags, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    os.mkfifo(tmp_path / "run" / "log.jsonl")
+    with ExitStack() as locks, pytest.raises(UserError, match=r"log\.jsonl: is a FIFO, expected a regular file"):
+        _prepare_output(tmp_path / "run", "auto", locks, print)
+
+
+def test_what_ends_before_the_first_step_by_whatever_cause_blocks_no_corrected_command(tmp_path: Path) -> None:
+    for cause in (KeyboardInterrupt, OSError, UserError):
+        with pytest.raises(cause), taken_back(tmp_path):
+            (tmp_path / "run.json").write_text("{}")
+            raise cause
+        assert not (tmp_path / "run.json").exists()
 
 
 def test_a_signal_to_the_data_workers_costs_nothing(flags: Flags, whole: Any, tmp_path: Path) -> None:
@@ -195,10 +235,30 @@ def test_a_signal_to_the_data_workers_costs_nothing(flags: Flags, whole: Any, tm
         assert workers
         for one in workers:
             one.send_signal(signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
+            one.send_signal(signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGHUP)  # the terminal was closed
 
     output = tmp_path / "run"
     more = "--dataloader_num_workers 1 --max_steps 30 --save_steps 100"
     code, text = train(flags("lora", output, more), tmp_path / "out", wound=at_step(3, act))
     assert code == 75, text
-    assert "checkpoint-3 is saved" in text
+    assert "SIGHUP at step 3 of 30: checkpoint-3 is saved" in text
+
+
+def test_the_ranks_wait_for_what_one_looks_at_longer_than_for_a_collective(tmp_path: Path) -> None:
+    """A million pictures that one rank checks: the others' half an hour is scaled down to a second here."""
+
+    def rank(number: int) -> int:
+        import torch
+
+        from llava_finetune.training.ranks import Group
+
+        store, limit = f"file://{tmp_path / 'store'}", timedelta(seconds=1)
+        torch.distributed.init_process_group("gloo", store, limit, world_size=2, rank=number)
+        group = Group()
+        return 0 if group.from_first(lambda: time.sleep(2.5) or "looked") == "looked" else 1
+
+    with (tmp_path / "out").open("w") as out:
+        pids = [fork(functools.partial(rank, number), [out.fileno(), out.fileno()]) for number in range(2)]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    assert codes == [0, 0], (tmp_path / "out").read_text()
