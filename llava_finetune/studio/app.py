@@ -154,13 +154,12 @@ def _told(request: Request, error: Exception) -> Response:
         first = error.errors(include_input=False, include_url=False)[0]
         text = f"{'.'.join(str(part) for part in first['loc'])[:200]}: {first['msg']}"
     elif isinstance(error, OSError):
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        status = 507 if full else 500
-        text = "the disk is full: nothing was written; free some space and try again" if full else text
+        status = 507 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 500
     elif "disk is full" in text:
         status = 507
-    told = {"key": error.key, "values": error.values} if isinstance(error, Refused) else {}
-    return Answer({"error": text[:2000], **told}, status)
+    known = error if isinstance(error, Refused) else Refused("full") if status == 507 else None
+    told = {"key": known.key, "values": known.values} if known else {}
+    return Answer({"error": str(known or text)[:2000], **told}, status)
 
 
 def _names(folder: Path) -> set[str]:

@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from data_prep.converters.options import picture_problem
 from llava_finetune import ROOT
 from llava_finetune.errors import UserError
 from llava_finetune.machine import gpus
 from llava_finetune.studio.jobs import Step
 from llava_finetune.studio.pace import SCRIPTS, pace_of
 from llava_finetune.studio.refusals import Refused
+from llava_finetune.studio.table import read_table
 from llava_finetune.studio.workspace import Workspace
 
-NUMBERS = frozenset({"--num_train_epochs", "--max_steps", "--learning_rate", "--lora_r", "--lora_alpha"})
+WHOLE = frozenset({"--max_steps", "--lora_r", "--lora_alpha"})
+NUMBERS = WHOLE | {"--num_train_epochs", "--learning_rate"}
 """The flags that a page may set. A list of forbidden ones would not do: training takes --output-dir and --output_di."""
 EVALUATIONS = 5
 """How often a run answers its held-out questions."""
@@ -55,15 +58,22 @@ def prepare(space: Workspace, test: float, *, mend: bool, seed: int = 0) -> list
     fixed = Step((*check, "--fix", "mended.json", "--allow-drops", "1"))
     seeded = ("--seed", str(seed)) if seed else ()
     has_dialogues = space.dialogues.is_file()
+    has_typed = not has_dialogues or has_answers(space.images, read_table(space.answers).rows)
     typed = "typed.json" if has_dialogues else "records.json"
     made = Step((*table, "--output", typed, "--allow-drops", "1", "--check", "none"))
     return [
-        *([made] if space.answers.is_file() or not has_dialogues else []),
-        *([_joined(images, typed if space.answers.is_file() else None)] if has_dialogues else []),
+        *([made] if has_typed else []),
+        *([_joined(images, typed if has_typed else None)] if has_dialogues else []),
         Step((*check, "--json", "--places"), stdout="check.json", fine=(0, 1) if mend else (0,), found=(1,)),
         *([fixed] if mend else []),
         Step((*split, "--output-dir", "data", "--images", images, "--stratify", "answer", *seeded)),
     ]
+
+
+def has_answers(images: Path | None, rows: Iterable[Mapping[str, str]]) -> bool:
+    """Whether a row of the table becomes a record; of none `data_prep table` makes no file."""
+    answered = (row for row in rows if row["answer"].strip() and row["question"].strip())
+    return images is not None and any(picture_problem(images, row["image"]) is None for row in answered if row["image"])
 
 
 def _joined(images: str, typed: str | None) -> Step:
@@ -112,16 +122,22 @@ def _checked(flags: Mapping[str, str]) -> dict[str, str]:
     for name, value in flags.items():
         if name not in NUMBERS:
             raise Refused("flag", flag=name, value=value)
+        if name in WHOLE and not re.fullmatch(r"[1-9]\d{0,8}", value, re.ASCII):
+            raise Refused("whole_number", flag=name, value=value)
         if not _is_positive(value):
             raise Refused("number", flag=name, value=value)
     return dict(flags)
 
 
 def _is_positive(value: str) -> bool:
+    return bool(re.fullmatch(r"[\d.]+(e[+-]?\d+)?", value, re.ASCII | re.IGNORECASE)) and 0 < _float(value) < 1e9
+
+
+def _float(value: str) -> float:
     try:
-        return 0 < float(value) < 1e9
+        return float(value)
     except ValueError:
-        return False
+        return 0.0
 
 
 def model_name(space: Workspace, name: str) -> str:

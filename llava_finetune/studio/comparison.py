@@ -16,6 +16,7 @@ from llava_finetune.report.run_folder import Run, is_number
 from llava_finetune.studio import runs
 from llava_finetune.studio.jobs import Job
 from llava_finetune.studio.pace import recipe_of, trained_seconds
+from llava_finetune.studio.refusals import said
 from llava_finetune.studio.workspace import Workspace
 
 MOST = len(COLOURS)
@@ -26,8 +27,11 @@ EVERY_RUNS_OWN = ("output_dir", "run_name", "resume", "resume_changed", "save_st
 """Settings that say nothing about what was learned, or that another row says."""
 
 
-def compared(space: Workspace, wanted: Sequence[str], made: Sequence[Job]) -> dict[str, Any]:
-    """The trainings of these names, or the newest MOST where none is named; unknown names are left out."""
+def compared(space: Workspace, wanted: Sequence[str], made: Sequence[Job], language: str = "en") -> dict[str, Any]:
+    """The trainings of these names, or the newest MOST where none is named; unknown names are left out.
+
+    The words in the charts are those of a language of the page.
+    """
     known = runs.names(space, made)
     chosen = [name for name in known if name in wanted] if wanted else known
     read = {name: run for name in chosen[:MOST] if (run := runs.written(space, name))}
@@ -36,7 +40,7 @@ def compared(space: Workspace, wanted: Sequence[str], made: Sequence[Job]) -> di
         "known": known,
         "most": MOST,
         "runs": [_line(name, made, read.get(name)) | {"colour": colours[name]} for name in chosen[:MOST]],
-        "charts": _charts(read, colours),
+        "charts": _charts(read, colours, language),
         "settings": _settings(chosen[:MOST], read, made),
         "verdict": _verdict(read),
     }
@@ -61,7 +65,7 @@ def _last(run: Run | None, key: str) -> float | None:
     return points[-1][1] if points else None
 
 
-def _charts(read: Mapping[str, Run], colours: Mapping[str, str]) -> str:
+def _charts(read: Mapping[str, Run], colours: Mapping[str, str], language: str) -> str:
     """Loss, loss on held-out questions, and right answers, a line for each training."""
 
     def lines(key: str, **style: bool) -> list[Series]:
@@ -69,9 +73,9 @@ def _charts(read: Mapping[str, Run], colours: Mapping[str, str]) -> str:
 
     return "".join(
         [
-            line_chart("Right answers to held-out questions", lines("eval_exact_match", dots=True), share=True),
-            line_chart("How wrong the words still are on held-out questions (loss)", lines("eval_loss", dots=True)),
-            line_chart("How wrong the words still are in training (loss)", lines("loss", smooth=True)),
+            line_chart(said("chart.score", language), lines("eval_exact_match", dots=True), share=True),
+            line_chart(said("chart.loss.held_out", language), lines("eval_loss", dots=True)),
+            line_chart(said("chart.loss.training", language), lines("loss", smooth=True)),
         ]
     )
 

@@ -8,29 +8,61 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 from llava_finetune import __version__
 from llava_finetune.errors import UserError
-from llava_finetune.studio import commands, hub, intake, jobs
+from llava_finetune.studio import commands, hub, intake, jobs, turns
 from llava_finetune.studio.dialogues import record_of
-from llava_finetune.studio.refusals import Refused
+from llava_finetune.studio.refusals import LANGUAGES, Refused
 from llava_finetune.studio.shared import Studio
 from llava_finetune.studio.sources import QUESTION, preview, sources
-from llava_finetune.studio.table import Cells, Edit, Table
+from llava_finetune.studio.table import LONGEST, Cells, Edit, Table, is_open
 
 MOST_ROWS = 500
 
 
-class RowsAsked(BaseModel):
+class Fitting(BaseModel):
+    """Which rows fit: by what they lack, by a text in them, or by their ids; the row `keep`, which somebody types into,
+    fits always."""
+
+    show: str = "all"
+    text: str = Field("", max_length=500)
+    ids: list[str] = Field([], max_length=2000)
+    keep: str = ""
+
+
+class RowsAsked(Fitting):
     """A stretch of the grid, of all rows or of those that fit."""
 
     first: int = Field(0, ge=0)
     count: int = Field(100, ge=0, le=MOST_ROWS)
-    show: str = "all"
-    text: str = Field("", max_length=500)
+
+
+class TurnAsked(Fitting):
+    """A turn to be added behind a row's, or the row's own to be taken out, as it was seen."""
+
+    row: str
+    act: Literal["add", "remove"]
+    question: str = ""
+    answer: str = ""
+
+
+class Turn(BaseModel, extra="allow"):
+    """One turn of a record, as files have it."""
+
+    speaker: Literal["human", "gpt", "system"] = Field(alias="from")
+    value: str = Field(max_length=LONGEST + 1000)
+
+
+class PutBackAsked(Fitting):
+    """A record whose turns shall be as before."""
+
+    record: str
+    was: list[Turn] = Field(max_length=2000)
+    now: list[Turn] = Field(max_length=2000)
 
 
 class EditAsked(BaseModel):
@@ -110,17 +142,18 @@ def fetched(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     where = {"records": f"{hub.folder_of(name)}/records.json", "images": hub.images_of(space, name)}
     if given.dry:
         return {"command": commands.shown(steps, space), **where}
-    before = [one for one in jobs.jobs(space) if one.kind == "hub" and one.about.get("name") == name]
-    if any(jobs.look(one).state not in jobs.ENDED for one in before):
-        raise Refused("fetching", name=name)
-    return {"job": jobs.start(space, "hub", name, steps, name=name).id, **where}
+
+    def busy(other: jobs.Job) -> Refused | None:
+        return Refused("fetching", name=name) if (other.kind, other.about.get("name")) == ("hub", name) else None
+
+    return {"job": jobs.start(space, "hub", name, steps, unless=busy, name=name).id, **where}
 
 
 def taken(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     """Join a source with the table."""
     given = TakeAsked.model_validate(asked)
     choice = intake.Choice(given.name, given.images, given.roles, given.question or QUESTION, given.labels)
-    return {"words": intake.take(studio.store, choice).words, **state(studio, {})}
+    return {"counts": asdict(intake.take(studio.store, choice)), **state(studio, {})}
 
 
 def rows(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
@@ -139,22 +172,32 @@ def rows(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _chosen(studio: Studio, table: Table, asked: RowsAsked) -> Sequence[Cells]:
-    found: Sequence[Cells] = table.rows
+def _chosen(studio: Studio, table: Table, asked: Fitting) -> Sequence[Cells]:
+    text, fits = asked.text.strip().casefold(), _filter(studio, table, asked)
+    if fits is None and not text:
+        return table.rows
+
+    def has_text(row: Cells) -> bool:
+        return not text or any(text in row[name].casefold() for name in ("image", "question", "answer"))
+
+    return [row for row in table.rows if row["id"] == asked.keep or ((fits is None or fits(row)) and has_text(row))]
+
+
+def _filter(studio: Studio, table: Table, asked: Fitting) -> Callable[[Cells], bool] | None:
+    """Whether a row fits what shall be shown; None where all do."""
+    if asked.show == "all":
+        return None
     if asked.show == "open":
-        found = [row for row in found if not row["answer"].strip()]
-    elif asked.show != "all":
-        about = studio.findings.marks(table).rows
-        kind = asked.show.partition(":")[2]
-        if asked.show.startswith("part:"):
-            found = [row for row in found if about.get(record_of(row), {}).get("part") == kind]
-        else:
-            wanted = [about.get(record_of(row), {}).get("found", []) for row in found]
-            pairs = zip(found, wanted, strict=True)
-            found = [row for row, kinds in pairs if (kind in kinds if kind else kinds)]
-    if text := asked.text.strip().casefold():
-        found = [row for row in found if any(text in row[name].casefold() for name in ("image", "question", "answer"))]
-    return found
+        return is_open
+    if asked.show == "ids":
+        wanted = frozenset(asked.ids)
+        return lambda row: row["id"] in wanted
+    about = studio.findings.marks(table).rows
+    what, _, kind = asked.show.partition(":")
+    if what == "part":
+        return lambda row: about.get(record_of(row), {}).get("part") == kind
+    found = {name: mark.get("found", []) for name, mark in about.items()}
+    return lambda row: kind in found.get(record_of(row), []) if kind else bool(found.get(record_of(row)))
 
 
 def _sent(row: Cells) -> dict[str, Any]:
@@ -171,6 +214,29 @@ def edited(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     return {"refused": [asdict(one) for one in refused], "version": studio.store.read().version}
 
 
+def turned(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
+    """Add a turn to the record of a row, or take the row's own out."""
+    given = TurnAsked.model_validate(asked)
+    if given.act == "add":
+        return _moved(studio, given, turns.add(studio.store, given.row))
+    return _moved(studio, given, turns.remove(studio.store, given.row, (given.question, given.answer)))
+
+
+def put_back(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
+    """Give a record the turns that it had before one was taken out."""
+    given = PutBackAsked.model_validate(asked)
+    was, now = ([one.model_dump(by_alias=True) for one in part] for part in (given.was, given.now))
+    return _moved(studio, given, turns.put_back(studio.store, given.record, was, now))
+
+
+def _moved(studio: Studio, asked: Fitting, changed: turns.Changed) -> dict[str, Any]:
+    """What changed, and where the row to go to stands among those that fit."""
+    table = studio.store.read()
+    rows = _chosen(studio, table, asked.model_copy(update={"keep": changed.row}))
+    index = next((place for place, row in enumerate(rows) if row["id"] == changed.row), 0)
+    return {**asdict(changed), "index": index, "version": table.version}
+
+
 def found(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     """What stands in the way, and where."""
     return studio.findings.summary(studio.store.read())
@@ -182,18 +248,19 @@ def prepared(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     steps = commands.prepare(studio.space, given.test, mend=given.mend)
     if given.dry:
         return {"command": commands.shown(steps, studio.space)}
-    before = [one for one in jobs.jobs(studio.space) if one.kind == "prepare"]
-    if any(jobs.look(one).state not in jobs.ENDED for one in before):
-        raise Refused("checking")
+
+    def busy(other: jobs.Job) -> Refused | None:
+        return Refused("checking") if other.kind == "prepare" else None
+
     studio.space.keep(mend=given.mend or None, test=given.test)
-    return {"job": jobs.start(studio.space, "prepare", "Check and split", steps).id}
+    return {"job": jobs.start(studio.space, "prepare", "Check and split", steps, unless=busy).id}
 
 
 def kept(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     """Keep the page's language."""
     language = asked.get("language")
-    if language not in ("en", "de", "zh"):
-        raise UserError("language: en, de or zh")
+    if language not in LANGUAGES:
+        raise UserError(f"language: one of {', '.join(LANGUAGES)}")
     studio.space.keep(language=language)
     return {}
 
@@ -206,6 +273,8 @@ CALLS: dict[str, Callable[[Studio, dict[str, Any]], dict[str, Any]]] = {
     "take": taken,
     "rows": rows,
     "edit": edited,
+    "turn": turned,
+    "put-back": put_back,
     "findings": found,
     "prepare": prepared,
     "keep": kept,

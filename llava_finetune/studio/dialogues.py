@@ -4,7 +4,10 @@ A dialogue, pictures between the words, a text without a picture, and every othe
 turn) stay as they came; what is typed changes the text of that one turn.
 
 turn_rows({"id": "talk", "image": ["a.png", "b.png"], "conversations": [...]})
-# [{"id": "talk #1", "of": "talk", "turn": "1", "turns": "2", "image": "a.png", ...}, ...]
+# [{"id": "talk #1/2", "of": "talk", "turn": "1", "turns": "2", "image": "a.png", ...}, ...]
+
+How many turns there are stands in each turn's id, so that what was typed before one came or went is never taken for
+another's text.
 """
 
 from __future__ import annotations
@@ -60,7 +63,7 @@ def turn_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
     name, pictures, pairs = str(record.get("id") or ""), pictures_of(record), _pairs(turns)
     return [
         {
-            "id": f"{name} #{number}",
+            "id": turn_id(name, number, len(pairs)),
             "of": name,
             "turn": str(number),
             "turns": str(len(pairs)),
@@ -71,6 +74,11 @@ def turn_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
         }
         for number, (asked, said) in enumerate(pairs, 1)
     ]
+
+
+def turn_id(record: str, turn: int, turns: int) -> str:
+    """What names a turn in the grid."""
+    return f"{record} #{turn}/{turns}"
 
 
 def record_of(row: Mapping[str, str]) -> str:
@@ -85,6 +93,42 @@ def with_turn(record: Record, turn: int, column: str, text: str) -> Record:
     place = asked if column == "question" else said
     before = MARKS.match(_text(turns[place])) if column == "question" else None
     turns[place] = {**turns[place], "value": (before[0] if before else "") + text}
+    return {**record, "conversations": turns}
+
+
+def num_turns(record: Mapping[str, Any]) -> int:
+    """How many questions with an answer a record has."""
+    return len(_pairs(record["conversations"]))
+
+
+def as_dialogue(row: Mapping[str, str]) -> Record:
+    """A row of the table as the record that it becomes, its other columns as keys."""
+    more = {name: value for name, value in row.items() if name not in ("id", "image", "question", "answer") and value}
+    turns = conversation([(row["question"], row["answer"])], num_images=1 if row["image"] else 0)
+    return {"id": row["id"], **({"image": row["image"]} if row["image"] else {}), "conversations": turns, **more}
+
+
+def with_new_turn(record: Record, turn: int) -> Record:
+    """The record with a question and an answer, both empty, behind a turn."""
+    turns = list(record["conversations"])
+    behind = _pairs(turns)[turn - 1][1] + 1
+    turns[behind:behind] = conversation([("", "")], num_images=0)
+    return {**record, "conversations": turns}
+
+
+def without_turn(record: Record, turn: int) -> Record:
+    """The record without a turn; the places of pictures in it go to the next question, else to the one before."""
+    turns = list(record["conversations"])
+    pairs = _pairs(turns)
+    asked, said = pairs[turn - 1]
+    marks = sum(_text(turns[place]).count(IMAGE_TOKEN) for place in (asked, said))
+    if marks:
+        heir = pairs[turn][0] if turn < len(pairs) else pairs[turn - 2][0]
+        text = _text(turns[heir])
+        lines = f"{IMAGE_TOKEN}\n" * marks
+        # pictures pair with their places in order, so those of a last question stay behind the others
+        turns[heir] = {**turns[heir], "value": lines + text if heir > asked else f"{text}\n{lines}".rstrip()}
+    del turns[asked : said + 1]
     return {**record, "conversations": turns}
 
 

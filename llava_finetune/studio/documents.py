@@ -84,6 +84,21 @@ class MetaFile(Struct):
     sources: list[Source] = []
 
 
+class Verdict(Struct):
+    """Whether a program answers as the model does: `identical` of `count` answers are the same, letter by letter."""
+
+    engine: str
+    verdict: str
+    count: Count = 0
+    identical: Count = 0
+
+
+class CertificateFile(Struct):
+    """certificate.json of a run."""
+
+    engines: list[Verdict] = []
+
+
 class StateFile(Struct):
     """What is read of trainer_state.json while a training goes on."""
 

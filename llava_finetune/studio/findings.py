@@ -18,10 +18,10 @@ from data_prep.errors import DataError
 from data_prep.files import sha256_of
 from data_prep.records.output import meta_path
 from data_prep.records.record import read_records
-from llava_finetune.studio.commands import split_file
+from llava_finetune.studio.commands import has_answers, split_file
 from llava_finetune.studio.dialogues import pictures_of, record_of
 from llava_finetune.studio.documents import CheckFile, MetaFile, read_known
-from llava_finetune.studio.table import Table, stamp_of
+from llava_finetune.studio.table import Table, is_open, stamp_of
 from llava_finetune.studio.workspace import Workspace
 
 PARTS = ("train", "test")
@@ -67,6 +67,7 @@ class Findings:
         """Counts, findings by kind, and whether check and split are of the table as it is (`fresh`)."""
         marks = self.marks(table)
         given = Counter(answer for row in table.rows if (answer := row["answer"].strip()))
+        waiting = Counter("of" in row for row in table.rows if is_open(row))
         return {
             "kinds": marks.kinds,
             "marked": sum("found" in mark for mark in marks.rows.values()),
@@ -78,14 +79,31 @@ class Findings:
             "answered": given.total(),
             "common": [answer for answer, _ in given.most_common(NUM_COMMON)],
             "mended": _mended(self.space),
-            "fresh": _is_fresh(self.space),
+            "open": waiting[False],
+            "open_turns": waiting[True],
+            "fresh": self.is_fresh(table),
         }
+
+    def is_fresh(self, table: Table) -> bool:
+        """Whether the parts were made from the table as it is: what was typed while they were made is not in them."""
+        space = self.space
+        split, records = stamp_of(split_file(space, "train"))[0], stamp_of(space.records)[0]
+        files = [path for path in (space.answers, space.dialogues) if path.is_file()]
+        if len(files) > 1 and not has_answers(space.images, table.typed):
+            files.remove(space.answers)  # nothing of it is in the records
+        if not split or split < records or not files:
+            return False
+        metas = (read_known(meta_path(path), MetaFile) for path in (space.records, space.folder / "typed.json"))
+        sums = {source.get("sha256") for meta in metas for source in meta.get("sources", [])} - {None}
+        return all(sha256_of(path) in sums if sums else split >= stamp_of(path)[0] for path in files)
 
 
 def _marks(space: Workspace, table: Table, number: int) -> Marks:
     rows: dict[str, dict[str, Any]] = {}
     kinds = _missing(space, table, rows)
-    check = read_known(space.folder / "check.json", CheckFile)
+    file = space.folder / "check.json"
+    is_newest = stamp_of(file)[0] >= stamp_of(space.records)[0]  # else it names places in records that are gone
+    check = read_known(file, CheckFile) if is_newest else {}
     kinds += _checked(space, check, rows)
     parts, shared = _parts(space, table, rows)
     return Marks(rows, tuple(kinds), parts, shared, bool(check.get("ok")) if check else None, number)
@@ -106,7 +124,8 @@ def _missing(space: Workspace, table: Table, rows: dict[str, dict[str, Any]]) ->
             if picture_problem(images, row["image"]):
                 gone.append(row["id"])
                 _mark(rows, row["id"], "image missing")
-    return [_kind("image missing", len(gone), gone[:200])] if gone else []
+    left_out = {"is_mendable": False, "is_left_out": True}
+    return [{**_kind("image missing", len(gone), gone[:200]), **left_out}] if gone else []
 
 
 def _kind(name: str, count: int, places: list[str], detail: str = "") -> dict[str, Any]:
@@ -115,9 +134,7 @@ def _kind(name: str, count: int, places: list[str], detail: str = "") -> dict[st
         "kind": name,
         "severity": kind.severity.value,
         "count": count,
-        "why": kind.why,
-        "remedy": kind.remedy,
-        "fix": kind.fixed or "",
+        "is_mendable": bool(kind.fixed),
         "detail": detail,
         "rows": places,
     }
@@ -167,14 +184,3 @@ def _mended(space: Workspace) -> dict[str, Any] | None:
     if not meta or not space.settings().get("mend"):
         return None
     return {"counts": meta.get("counts", {}), "dropped": meta.get("dropped", [])[:200]}
-
-
-def _is_fresh(space: Workspace) -> bool:
-    """Whether the parts were made from the table as it is now: what was typed while they were made is not in them."""
-    split, records = stamp_of(split_file(space, "train"))[0], stamp_of(space.records)[0]
-    files = [path for path in (space.answers, space.dialogues) if path.is_file()]
-    if not split or split < records or not files:
-        return False
-    metas = (read_known(meta_path(path), MetaFile) for path in (space.records, space.folder / "typed.json"))
-    sums = {source.get("sha256") for meta in metas for source in meta.get("sources", [])} - {None}
-    return all(sha256_of(path) in sums if sums else split >= stamp_of(path)[0] for path in files)

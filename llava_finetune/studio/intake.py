@@ -1,7 +1,7 @@
 """Rows of a source into answers.csv, joined with what is there: nothing that was typed is lost.
 
-counts = take(Store(workspace), Choice("pets.csv", images="photos", roles={"image": "file"}))
-counts.words        # "120 added, 3 filled in, 7 there already"
+take(Store(workspace), Choice("pets.csv", images="photos", roles={"image": "file"}))
+# Taken(added=120, filled=3, kept=7, without=0)
 """
 
 from __future__ import annotations
@@ -53,13 +53,6 @@ class Taken:
     kept: int
     without: int
 
-    @property
-    def words(self) -> str:
-        """The counts as a line."""
-        said = [(self.added, "added"), (self.filled, "filled in"), (self.kept, "there already")]
-        said.append((self.without, "without a picture left out"))
-        return ", ".join(f"{count} {word}" for count, word in said if count) or "nothing new"
-
 
 def take(store: Store, choice: Choice) -> Taken:
     """Join the rows of a source with answers.csv, which is written whole or not at all.
@@ -71,6 +64,8 @@ def take(store: Store, choice: Choice) -> Taken:
     if not choice.images:
         raise Refused("which_folder")
     folder = space.below(choice.images)
+    if not folder.is_dir():
+        raise Refused("no_file", name=choice.images)
     with space.locked():
         table = store.read()
         before = space.settings().get("images")
@@ -78,10 +73,12 @@ def take(store: Store, choice: Choice) -> Taken:
             raise Refused("two_folders", before=str(before), now=choice.images)
         rows = [dict(row) for row in table.typed]
         known = {(row["image"], row["question"]): place for place, row in enumerate(rows)}
+        told = {(row["image"], row["question"]) for row in table.rows if "of" in row}
         names, counts = list(table.names), {"added": 0, "filled": 0, "kept": 0, "without": 0}
         for row in rows_of(space, choice, folder):
             names += [name for name in row if name not in names]
-            counts[_join(rows, known, row)] += 1
+            is_told = (row["image"], row["question"]) in told
+            counts["kept" if is_told else _join(rows, known, row)] += 1
             if len(rows) > MOST_ROWS:
                 raise Refused("too_many_rows", most=MOST_ROWS)
         counts["added"] += _keep_whole(space, choice, folder, [row["id"] for row in rows])

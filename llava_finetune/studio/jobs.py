@@ -15,11 +15,12 @@ import contextlib
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,8 +31,9 @@ from data_prep.files import write_json
 from llava_finetune import ROOT
 from llava_finetune.errors import UserError
 from llava_finetune.saved.documents import read_document
-from llava_finetune.studio.documents import CommandFile, ProcessFile, read_known
-from llava_finetune.studio.refusals import Refused
+from llava_finetune.studio.alive import is_alive, members, started
+from llava_finetune.studio.documents import CommandFile, ProcessFile
+from llava_finetune.studio.refusals import Refused, said
 from llava_finetune.studio.workspace import Workspace
 
 BLANK = "          \n"
@@ -39,6 +41,8 @@ BLANK = "          \n"
 BEGINNING_SECONDS = 20.0
 """How long a process may take to be written down."""
 LOG_TAIL = 60_000
+ROOM = 1 << 16
+"""Bytes that must be free for a job to say anything."""
 STOPPED_CODES = frozenset({75, 130, 143})
 ENDED = frozenset({"done", "found", "stopped", "failed", "killed"})
 
@@ -82,6 +86,10 @@ class Job:
         return self.folder.name
 
 
+Unless = Callable[[Job], "Refused | None"]
+"""Says of a job that has not ended why another must not begin; None where it may."""
+
+
 @dataclass(frozen=True)
 class Look:
     """The truth about a job at one moment."""
@@ -92,18 +100,32 @@ class Look:
     seconds: float = 0.0
 
 
-def start(space: Workspace, kind: str, title: str, steps: Sequence[Step], *, queued: bool = False, **about: Any) -> Job:
+def start(
+    space: Workspace,
+    kind: str,
+    title: str,
+    steps: Sequence[Step],
+    *,
+    queued: bool = False,
+    unless: Unless | None = None,
+    **about: Any,
+) -> Job:
     """Start a job and return it; `queued` jobs run one after the other, in the order in which they were made.
 
-    Raises DataError for a full disk: nothing was started then.
+    Raises DataError or OSError for a full disk, and the refusal of `unless`: nothing was started then. `unless` is
+    given each job that has not ended, under the workspace's lock: two pages that click at once start one.
     """
     with space.locked():
+        for other in jobs(space) if unless else []:
+            if look(other).state not in ENDED and (refusal := unless(other) if unless else None):
+                raise refusal
         folder = space.jobs / f"{_next_number(space):04d}-{kind}"
-        folder.mkdir(parents=True)
         job = Job(folder, kind, title, tuple(steps), datetime.now(timezone.utc).isoformat(), queued, about)
-        value = {**asdict(job), "folder": None, "lines": [step.text for step in steps]}
-        write_json(folder / "command.json", {name: one for name, one in value.items() if name != "folder"})
-        (folder / "exit").write_text(BLANK, encoding="ascii")
+        try:
+            _write_down(job)
+        except (OSError, DataError):
+            shutil.rmtree(folder, ignore_errors=True)  # what was never started is no job that broke off
+            raise
         with (folder / "log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "llava_finetune.studio.runner", str(folder)],
@@ -118,6 +140,14 @@ def start(space: Workspace, kind: str, title: str, steps: Sequence[Step], *, que
         with contextlib.suppress(DataError):  # a full disk: the job itself says so
             write_json(folder / "starting", {"pid": process.pid, "started": started(process.pid)})
     return job
+
+
+def _write_down(job: Job) -> None:
+    job.folder.mkdir(parents=True)
+    value = {**asdict(job), "lines": [step.text for step in job.steps]}
+    write_json(job.folder / "command.json", {name: one for name, one in value.items() if name != "folder"})
+    (job.folder / "exit").write_text(BLANK, encoding="ascii")
+    (job.folder / "log").touch()
 
 
 _CHILDREN: list[subprocess.Popen[bytes]] = []
@@ -175,7 +205,7 @@ def look(job: Job) -> Look:
     ended = _modified(job.folder / "exit") if code is not None else time.time()
     seconds = max(0.0, ended - begun)
     if code is not None:
-        if (job.folder / "stop").exists() and code != 0:
+        if is_stopping(job) and code != 0:
             return Look("stopped", code, step, seconds)
         now = job.steps[min(step, len(job.steps)) - 1]
         if code in now.fine or code in now.found:
@@ -206,62 +236,6 @@ def exit_code(folder: Path) -> int | None:
         return None
 
 
-def is_alive(folder: Path, name: str = "pid") -> bool:
-    """Whether the process that `pid` names is there, or what it started: a number alone may be another's by now."""
-    value = read_known(folder / name, ProcessFile)
-    if not value:
-        return False
-    pid, began = value["pid"], str(value["started"])
-    now = started(pid)
-    if now is not None:
-        return now == began
-    return began.startswith(f"{_boot()} ") and bool(members(pid))
-
-
-def members(session: int) -> list[int]:
-    """The processes of a session, and what they started: torchrun gives each of its ranks a session of its own.
-
-    What a job started is there after the job's own process was killed.
-    """
-    parents: dict[int, int] = {}
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, IndexError):
-            after = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-            if after[0] not in "ZX":
-                parents[int(path.parent.name)] = int(after[1])
-                if int(after[3]) == session:
-                    found.append(int(path.parent.name))
-    for one in found:  # it grows meanwhile
-        found += [child for child, parent in parents.items() if parent == one and child not in found]
-    return found
-
-
-def _boot() -> str:
-    """A text that is another one after each start of the machine."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
-
-
-def started(pid: int) -> str | None:
-    """When a process began, as a text that no later process repeats; None for one that is gone or a zombie."""
-    try:
-        after = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        return None if after[0] in "ZX" else f"{_boot()} {after[19]}"
-    except (OSError, IndexError):
-        if Path("/proc/self/stat").exists():
-            return None
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.0f}"
-    except psutil.Error:
-        return None
-
-
 def stop(job: Job, *, now: bool = False) -> None:
     """Ask a job to end: a training saves first. `now` ends all its processes at once."""
     if look(job).state in ENDED:
@@ -288,11 +262,18 @@ def log_tail(job: Job, most: int = LOG_TAIL) -> str:
     return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
 
 
+def is_stopping(job: Job) -> bool:
+    """Whether a job was asked to end."""
+    return (job.folder / "stop").exists()
+
+
 def reason(job: Job) -> str:
-    """The line of the log that says why a job failed."""
+    """The line of the log that says why a job failed; where the disk left no room for one, that it is full."""
     lines = [line.strip() for line in log_tail(job).splitlines() if line.strip()]
     telling = [line for line in lines if re.match(r"(error:|rank \d+ ended|a process ended|stopped by you)", line)]
-    return (telling or lines or [""])[-1].removeprefix("error: ")[:1000]
+    if not lines:
+        return said("job.full") if shutil.disk_usage(job.folder).free < ROOM else ""
+    return (telling or lines)[-1].removeprefix("error: ")[:1000]
 
 
 def _number(path: Path) -> int:

@@ -6,7 +6,7 @@ CALLS["train"](studio, {"name": "first-try", "model": "liuhaotian/llava-v1.5-7b"
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -29,6 +29,15 @@ class TrainAsked(BaseModel):
     dry: bool = False
 
 
+class FactsKept(BaseModel):
+    """What a job's command.json keeps of a training."""
+
+    model: str
+    recipe: str
+    flags: dict[str, str]
+    environment: dict[str, str]
+
+
 class NameAsked(BaseModel):
     """A run or a job by its name; `now`: without waiting."""
 
@@ -36,10 +45,17 @@ class NameAsked(BaseModel):
     now: bool = False
 
 
+class RunAsked(NameAsked):
+    """A run, and the language of the words in its charts."""
+
+    language: str = Field("en", max_length=10)
+
+
 class CompareAsked(BaseModel):
-    """Trainings by their names; none: the newest."""
+    """Trainings by their names, none: the newest; and the language of the words in their charts."""
 
     names: list[str] = Field([], max_length=1000)
+    language: str = Field("en", max_length=10)
 
 
 def listed(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
@@ -98,9 +114,9 @@ def resumed(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
         raise Refused("not_ours", name=name)
     if jobs.look(job).state not in jobs.ENDED:
         raise Refused("running", name=name)
-    about = job.about
-    wanted = commands.Training(name, about["model"], about["recipe"], about["flags"], about["environment"])
-    return _start(studio, replace(wanted, resume=True), False)
+    facts = FactsKept.model_validate(job.about)
+    wanted = commands.Training(name, facts.model, facts.recipe, facts.flags, facts.environment, resume=True)
+    return _start(studio, wanted, False)
 
 
 def _start(studio: Studio, wanted: commands.Training, dry: bool) -> dict[str, Any]:
@@ -108,11 +124,13 @@ def _start(studio: Studio, wanted: commands.Training, dry: bool) -> dict[str, An
     command = commands.shown(steps, studio.space)
     if dry:
         return {"command": command, "forecast": _forecast(studio, wanted)}
-    made = runs.job_of(jobs.jobs(studio.space), wanted.name)
-    if made is not None and jobs.look(made).state not in jobs.ENDED:
-        raise Refused("running", name=wanted.name)
+
+    def busy(other: jobs.Job) -> Refused | None:
+        is_this = (other.kind, other.about.get("name")) == ("train", wanted.name)
+        return Refused("running", name=wanted.name) if is_this else None
+
     about = commands.run_facts(wanted)
-    job = jobs.start(studio.space, "train", wanted.name, steps, queued=True, **about)
+    job = jobs.start(studio.space, "train", wanted.name, steps, queued=True, unless=busy, **about)
     return {"job": job.id, "command": command}
 
 
@@ -128,6 +146,7 @@ def _forecast(studio: Studio, wanted: commands.Training) -> dict[str, Any]:
         "is_short": pace.is_short,
         "is_given": "--num_train_epochs" in wanted.flags,
         "evaluations": asked,
+        "is_fresh": studio.findings.is_fresh(studio.store.read()),
         "seconds": likely.seconds if likely else None,
         "like": likely.like if likely else None,
     }
@@ -141,16 +160,17 @@ def all_runs(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
 
 def one_run(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     """A run with curves and answers."""
-    name = NameAsked.model_validate(asked).name
+    given = RunAsked.model_validate(asked)
     made = jobs.jobs(studio.space)
-    if name not in runs.names(studio.space, made):
-        raise Refused("no_run", name=name)
-    return runs.live(studio.space, name, made)
+    if given.name not in runs.names(studio.space, made):
+        raise Refused("no_run", name=given.name)
+    return runs.live(studio.space, given.name, made, given.language)
 
 
 def side_by_side(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     """Several trainings: a line each, their curves, and the settings that differ."""
-    return compared(studio.space, CompareAsked.model_validate(asked).names, jobs.jobs(studio.space))
+    given = CompareAsked.model_validate(asked)
+    return compared(studio.space, given.names, jobs.jobs(studio.space), given.language)
 
 
 CALLS: dict[str, Callable[[Studio, dict[str, Any]], dict[str, Any]]] = {

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from data_prep.files import write_json
 from llava_finetune.launching.processes import ONE_SESSION
-from llava_finetune.studio.jobs import BLANK, ENDED, Job, Step, jobs, look, read_job, started
+from llava_finetune.studio.alive import started
+from llava_finetune.studio.jobs import BLANK, ENDED, Job, Step, jobs, look, read_job
 from llava_finetune.studio.workspace import Workspace
 
 LOOK_SECONDS = 0.5

@@ -12,11 +12,13 @@ from typing import Any
 
 from data_prep.records.json_text import parse_json, require_regular
 from llava_finetune.errors import UserError
+from llava_finetune.evaluation.metrics import key_of, normalise
 from llava_finetune.report.charts import Level, Series, line_chart
 from llava_finetune.report.numbers import duration
 from llava_finetune.report.run_folder import Run, is_number, read_run
 from llava_finetune.studio.documents import StateFile, read_known
-from llava_finetune.studio.jobs import Job, look, reason
+from llava_finetune.studio.jobs import ENDED, Job, is_stopping, look, reason
+from llava_finetune.studio.refusals import said
 from llava_finetune.studio.workspace import Workspace
 
 SHOWN_QUESTIONS = 12
@@ -73,8 +75,8 @@ def summary(name: str, run: Run | None, made: Sequence[Job]) -> dict[str, Any]:
     }
 
 
-def live(space: Workspace, name: str, made: Sequence[Job]) -> dict[str, Any]:
-    """All that the page shows of one run."""
+def live(space: Workspace, name: str, made: Sequence[Job], language: str = "en") -> dict[str, Any]:
+    """All that the page shows of one run, the words in its charts in a language of the page."""
     run = written(space, name)
     short = summary(name, run, made)
     if run is None:
@@ -86,7 +88,7 @@ def live(space: Workspace, name: str, made: Sequence[Job]) -> dict[str, Any]:
         "steps": _total_steps(run, last),
         "left": duration(last["seconds_left"]) if is_running and last.get("seconds_left") else "",
         "memory": round(float(memory or 0), 2) if is_number(memory) else 0,
-        "charts": charts(run),
+        "charts": charts(run, language),
         "questions": questions(run),
         "warnings": [str(row["warning"]) for row in run.rows if "warning" in row][-3:],
         "has": [one for one in ("report.html", "result.json") if (run.folder / one).is_file()],
@@ -97,7 +99,8 @@ def live(space: Workspace, name: str, made: Sequence[Job]) -> dict[str, Any]:
 def _state(run: Run | None, job: Job | None) -> dict[str, Any]:
     """Whether it runs, and if it does not, why and what can be done, from the disk alone."""
     if job is None:
-        return {"state": "done" if run and run.is_finished else "unknown", "why": "", "resumable": False}
+        state = "done" if run and run.is_finished else "unknown"
+        return {"state": state, "why": "", "resumable": False, "stopping": False}
     seen = look(job)
     has_checkpoint = bool(run and any(run.folder.glob("checkpoint-*")))
     state = seen.state
@@ -105,7 +108,14 @@ def _state(run: Run | None, job: Job | None) -> dict[str, Any]:
         state = "done"  # it was killed after its result was whole
     why = reason(job) if state == "failed" else ""
     resumable = state in ("stopped", "failed", "killed")
-    return {"state": state, "why": why, "resumable": resumable, "saved": has_checkpoint, "seconds": seen.seconds}
+    return {
+        "state": state,
+        "why": why,
+        "resumable": resumable,
+        "saved": has_checkpoint,
+        "seconds": seen.seconds,
+        "stopping": state not in ENDED and is_stopping(job),
+    }
 
 
 def _silent_seconds(run: Run) -> float | None:
@@ -137,17 +147,20 @@ def _total_steps(run: Run, last: dict[str, Any]) -> int:
     return 0
 
 
-def charts(run: Run) -> str:
+def charts(run: Run, language: str) -> str:
     """Loss, and scores with the prior and the base as lines: two figures of the report, drawn as far as the run is."""
-    named = (("text_prior", "guessing without looking"), ("baseline", "before training"))
-    levels = [Level(label, value) for name, label in named if (value := _score(run, name)) is not None]
-    loss = [
-        Series("training", "a", run.points("loss"), smooth=True),
-        Series("held-out questions", "b", run.points("eval_loss"), dots=True),
+    levels = [
+        Level(said(f"chart.{name}", language), value)
+        for name in ("text_prior", "baseline")
+        if (value := _score(run, name)) is not None
     ]
-    score = [Series("right answers", "c", run.points("eval_exact_match"), dots=True)]
-    drawn = line_chart("How wrong the words still are (loss)", loss)
-    return drawn + line_chart("Right answers to held-out questions", score, levels=levels, share=True)
+    loss = [
+        Series(said("chart.training", language), "a", run.points("loss"), smooth=True),
+        Series(said("chart.held_out", language), "b", run.points("eval_loss"), dots=True),
+    ]
+    score = [Series(said("chart.right", language), "c", run.points("eval_exact_match"), dots=True)]
+    drawn = line_chart(said("chart.loss", language), loss)
+    return drawn + line_chart(said("chart.score", language), score, levels=levels, share=True)
 
 
 def questions(run: Run) -> list[dict[str, Any]]:
@@ -160,21 +173,23 @@ def questions(run: Run) -> list[dict[str, Any]]:
     found.sort()
     if len(found) > SHOWN_STEPS:
         found = [found[0], *found[-SHOWN_STEPS + 1 :]]
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
     for step, path in found:
         for one in _first_lines(path):
-            key = str(one.get("id"))
+            key = key_of(one)  # a record's id and the turn: a dialogue asks several
             row = rows.setdefault(
                 key,
                 {
-                    "id": key,
+                    "id": key[0],
                     "image": one.get("image"),
                     "question": str(one.get("question", "")),
                     "reference": str(one.get("reference", "")),
                     "answers": [],
                 },
             )
-            row["answers"].append([step, str(one.get("answer", ""))])
+            answer = str(one.get("answer", ""))
+            row["answers"].append([step, answer])
+            row["is_right"] = normalise(answer) == normalise(row["reference"])  # as the score counts it
     return list(rows.values())[:SHOWN_QUESTIONS]
 
 

@@ -20,7 +20,15 @@ from data_prep.converters.rows import Reading, read_rows
 from data_prep.converters.texts import text_of
 from data_prep.files import write_text
 from llava_finetune.errors import UserError
-from llava_finetune.studio.dialogues import read_dialogues, take_name, turn_rows, with_turn, write_dialogues
+from llava_finetune.studio.dialogues import (
+    Record,
+    as_dialogue,
+    read_dialogues,
+    take_name,
+    turn_rows,
+    with_turn,
+    write_dialogues,
+)
 from llava_finetune.studio.workspace import Workspace
 
 COLUMNS = ("id", "image", "question", "answer")
@@ -30,6 +38,8 @@ LONGEST = 20_000
 
 Cells = dict[str, str]
 Stamp = tuple[int, int, int]
+NOTHING: Stamp = (0, 0, 0)
+"""The stamp of a file that is not there."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +67,8 @@ class Table:
 
     names: tuple[str, ...] = COLUMNS
     rows: tuple[Cells, ...] = ()
-    stamp: Stamp = (0, 0, 0)
-    talks: Stamp = (0, 0, 0)
+    stamp: Stamp = NOTHING
+    talks: Stamp = NOTHING
     places: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -76,19 +86,24 @@ class Table:
         return replace(self, places={row["id"]: place for place, row in enumerate(self.rows)})
 
 
+def is_open(row: Cells) -> bool:
+    """Whether a row waits to be filled in: for its answer, a turn of a dialogue for its question too."""
+    return not row["answer"].strip() or ("of" in row and not row["question"].strip())
+
+
 def stamp_of(path: Path) -> Stamp:
     """What tells one state of a file from another; zeros where there is none."""
     try:
         found = path.stat()
     except OSError:
-        return (0, 0, 0)
+        return NOTHING
     return (found.st_mtime_ns, found.st_size, found.st_ino)
 
 
 def read_table(path: Path) -> Table:
     """The table at `path`, empty where there is none. Raises DataError for a file that is no such table."""
     stamp = stamp_of(path)
-    if stamp == (0, 0, 0):
+    if stamp == NOTHING:
         return Table()
     rows = [{name: text_of(value) for name, value in row.items()} for _, row in read_rows(path, Reading())]
     names = tuple(dict.fromkeys([*COLUMNS, *(name for row in rows[:1] for name in row)]))
@@ -175,6 +190,22 @@ class Store:
         for row, edit in said:
             records[row["of"]] = with_turn(records[row["of"]], int(row["turn"]), edit.column, edit.now)
         write_dialogues(self.space.dialogues, records.values())
+
+    def record(self, row: Cells) -> Record:
+        """The record behind a row: a dialogue, or what a row of the table would become."""
+        if "of" not in row:
+            return as_dialogue(row)
+        return next(one for one in read_dialogues(self.space.dialogues) if one["id"] == row["of"])
+
+    def keep(self, record: Record) -> None:
+        """Put a record among the dialogues, in place of what had its id, in answers.csv too; the lock is held."""
+        before = read_dialogues(self.space.dialogues)
+        others = [record if one["id"] == record["id"] else one for one in before]
+        write_dialogues(self.space.dialogues, others if record in others else [*before, record])
+        typed = read_table(self.space.answers)
+        rest = [row for row in typed.rows if row["id"] != record["id"]]
+        if len(rest) < len(typed.rows):
+            self.put(typed.names, rest)
 
     def put(self, names: Sequence[str], rows: Iterable[Cells]) -> None:
         """Write the whole table; the caller holds the workspace's lock."""

@@ -6,6 +6,7 @@ receive(space, Piece(name="photos/a.jpg", offset=0, size=1000), data)      # the
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -57,6 +58,8 @@ def receive(space: Workspace, piece: Piece, data: bytes) -> str | None:
         with space.locked():  # two files of one name at once: the second would take the place of the first
             return space.name_of(_placed(part, target))
     except OSError as error:
+        with suppress(OSError):
+            part.unlink()  # else a picture that never came whole keeps the disk full
         raise UserError(f"{piece.name[:200]}: {write_problem(error)}") from None
 
 

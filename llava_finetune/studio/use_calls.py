@@ -19,10 +19,13 @@ from data_prep.records.picture import read_picture, resolve_image
 from llava_finetune.errors import UserError
 from llava_finetune.launching.processes import free_port
 from llava_finetune.studio import commands, jobs, results
+from llava_finetune.studio.documents import CertificateFile, read_known
 from llava_finetune.studio.jobs import Job, Step
 from llava_finetune.studio.pace import SCRIPTS
 from llava_finetune.studio.refusals import Refused
 from llava_finetune.studio.shared import Studio
+from llava_finetune.studio.table import NOTHING, stamp_of
+from llava_finetune.studio.workspace import Workspace
 
 PLAN_SECONDS = 120.0
 
@@ -73,13 +76,17 @@ def made(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
         one for one in jobs.jobs(studio.space) if one.kind in results.PRODUCTS and one.about.get("name") == given.name
     ]
     busy = [one for one in begun if jobs.look(one).state not in jobs.ENDED]
-    if any(one.kind == given.kind for one in busy) and not given.dry:
-        raise Refused("being_made", name=given.name)
     is_merging = any("merge" in step.argv for one in busy for step in one.steps)
     steps = results.make(studio.space, given.name, given.kind, is_merging=is_merging)
     if given.dry:
         return {"command": commands.shown(steps, studio.space)}
-    return {"job": jobs.start(studio.space, given.kind, given.name, steps, queued=True, name=given.name).id}
+
+    def same(other: Job) -> Refused | None:
+        is_this = (other.kind, other.about.get("name")) == (given.kind, given.name)
+        return Refused("being_made", name=given.name) if is_this else None
+
+    job = jobs.start(studio.space, given.kind, given.name, steps, queued=True, unless=same, name=given.name)
+    return {"job": job.id}
 
 
 def products(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
@@ -103,6 +110,7 @@ def _product(studio: Studio, name: str, kind: str, found: list[Job]) -> dict[str
         "job": job.id if job else None,
         "seconds": seen.seconds if seen else 0,
         "why": why,
+        "verdicts": read_known(path, CertificateFile).get("engines", []) if kind == "certify" else [],
     }
 
 
@@ -241,8 +249,16 @@ def shown(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     )
     steps = [Step((*words, "--html", "show.html", "--count", "12"))]
     if given.dry:
-        return {"command": commands.shown(steps, space), "made": (space.folder / "show.html").is_file()}
-    return {"job": jobs.start(space, "show", model, steps).id}
+        return {"command": commands.shown(steps, space), **_page_made(space, data)}
+    return {"job": jobs.start(space, "show", model, steps, model=model).id}
+
+
+def _page_made(space: Workspace, data: Path) -> dict[str, Any]:
+    """Whether the page is there, of which model it is, and whether the records are others by now."""
+    page = stamp_of(space.folder / "show.html")
+    before = [one for one in jobs.jobs(space) if one.kind == "show" and jobs.look(one).state == "done"]
+    model = before[-1].about.get("model") if before else None
+    return {"made": page != NOTHING, "model": model, "is_old": page != NOTHING and page[0] < stamp_of(data)[0]}
 
 
 CALLS: dict[str, Callable[[Studio, dict[str, Any]], dict[str, Any]]] = {

@@ -26,6 +26,7 @@ from data_prep.errors import DataError
 from data_prep.files import write_json
 from data_prep.records.json_text import read_json
 from llava_finetune.errors import UserError
+from llava_finetune.studio.refusals import Refused
 
 try:
     import fcntl
@@ -40,7 +41,7 @@ OWN = (
 """Names in a workspace that the studio writes: no source of pictures or answers."""
 
 
-class Gone(UserError):
+class Gone(Refused):
     """The workspace itself cannot be reached."""
 
 
@@ -104,18 +105,15 @@ class Workspace:
     def require(self) -> None:
         """Raise Gone when the folder is away: a new one in its place would hide the old one when that comes back."""
         if not (self.folder / SETTINGS).is_file():
-            raise Gone(
-                f"{self.folder} is not there any more, or is another folder now: put it back (a disk that was taken "
-                "out, a folder that was moved), then load this page again. What runs goes on as far as it can."
-            )
+            raise Gone("gone", folder=str(self.folder))
 
     def below(self, name: str) -> Path:
         """The path of `name` in the workspace. Raises UserError for one outside of it, links followed."""
         if "\0" in name or len(name) > 4096:
-            raise UserError("no file can have this name")
+            raise Refused("no_name")
         path = (self.folder / name).resolve()
         if path != self.folder and self.folder not in path.parents:
-            raise UserError(f"{name[:200]}: leads out of the workspace {self.folder}; copy it into the workspace")
+            raise Refused("leads_out", name=name, folder=str(self.folder))
         return path
 
     def name_of(self, path: Path) -> str:

@@ -78,7 +78,7 @@ def test_on_a_full_disk_each_call_says_so_and_leaves_all_as_it_was(
     roles = {"image": "image", "question": None, "answer": "answer"}
     calls: dict[str, dict[str, Any]] = {
         "take": {"name": "more.csv", "images": "photos", "roles": roles, "question": "Which?"},
-        "edit": {"edits": [edit("talk #1", "red", "ruby")]},
+        "edit": {"edits": [edit("talk #1/2", "red", "ruby")]},
         "keep": {"language": "de"},
         "prepare": {"test": 0.2},
         "hub": {"name": "owner/name"},

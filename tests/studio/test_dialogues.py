@@ -11,7 +11,7 @@ import pytest
 from data_prep.converters.table import main as make_records
 from data_prep.tools.mix import main as mix
 from llava_finetune.studio.commands import prepare
-from tests.studio.conftest import Page
+from tests.studio.conftest import Page, taken
 from tests.studio.test_data import edit
 
 
@@ -45,7 +45,7 @@ def talking(page: Page) -> Page:
     (page.folder / "talk.json").write_text(json.dumps([TALK, PAIR, BETWEEN, PLAIN, WORDS]))
     seen = page.ask("look", name="talk.json")
     assert (seen["images"], len(seen["rows"])) == ("photos", 5)
-    assert page.ask("take", name="talk.json", images="photos")["words"] == "5 added"
+    assert page.ask("take", name="talk.json", images="photos")["counts"]["added"] == 5
     return page
 
 
@@ -55,25 +55,29 @@ def kept(page: Page) -> list[dict[str, Any]]:
 
 def test_each_turn_is_a_row_with_all_its_pictures(talking: Page) -> None:
     rows = {row["id"]: row for row in talking.ask("rows")["rows"]}
-    assert list(rows) == ["plain", "talk #1", "talk #2", "pair #1", "between #1", "words #1"]
-    assert (rows["talk #2"]["question"], rows["talk #2"]["answer"]) == ("And how dark?", "light")
-    assert (rows["talk #2"]["turn"], rows["talk #2"]["turns"]) == (2, 2)
-    assert (rows["pair #1"]["question"], rows["pair #1"]["pictures"]) == ("Which is darker?", ["001.png", "002.png"])
-    assert rows["between #1"]["question"] == "Is <image> like <image>?" and "turn" not in rows["plain"]
+    assert list(rows) == ["plain", "talk #1/2", "talk #2/2", "pair #1/1", "between #1/1", "words #1/1"]
+    assert (rows["talk #2/2"]["question"], rows["talk #2/2"]["answer"]) == ("And how dark?", "light")
+    assert (rows["talk #2/2"]["turn"], rows["talk #2/2"]["turns"]) == (2, 2)
+    assert (rows["pair #1/1"]["question"], rows["pair #1/1"]["pictures"]) == (
+        "Which is darker?",
+        ["001.png", "002.png"],
+    )
+    assert rows["between #1/1"]["question"] == "Is <image> like <image>?" and "turn" not in rows["plain"]
     assert kept(talking) == [TALK, PAIR, BETWEEN, WORDS], "as they came"
 
 
 def test_what_is_typed_changes_that_turn_alone(talking: Page) -> None:
-    typed = [edit("talk #2", "light", "dark"), edit("pair #1", "Which is darker?", "Which is larger?", "question")]
+    typed = [edit("talk #2/2", "light", "dark"), edit("pair #1/1", "Which is darker?", "Which is larger?", "question")]
     assert talking.ask("edit", edits=[*typed, edit("plain", "green", "lime")])["refused"] == []
     talk, pair = copy.deepcopy(TALK), copy.deepcopy(PAIR)
     talk["conversations"][3]["value"] = "dark"  # type: ignore[index]
     pair["conversations"][0]["value"] = "<image>\n<image>\nWhich is larger?"  # type: ignore[index]
     assert kept(talking) == [talk, pair, BETWEEN, WORDS]
     assert [row["answer"] for row in talking.ask("rows")["rows"]][:3] == ["lime", "red", "dark"]
-    again = talking.ask("edit", edits=[edit("talk #2", "light", "pale")])
-    assert again["refused"] == [{"row": "talk #2", "column": "answer", "now": "dark"}]
-    assert talking.ask("take", name="talk.json", images="photos")["words"] == "1 added, 1 there already"
+    again = talking.ask("edit", edits=[edit("talk #2/2", "light", "pale")])
+    assert again["refused"] == [{"row": "talk #2/2", "column": "answer", "now": "dark"}]
+    counts = talking.ask("take", name="talk.json", images="photos")["counts"]
+    assert (counts["added"], counts["kept"]) == (1, 1)
 
 
 def test_training_gets_typed_rows_and_dialogues_in_one_file(talking: Page, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,15 +92,15 @@ def test_training_gets_typed_rows_and_dialogues_in_one_file(talking: Page, monke
     found = talking.ask("findings")
     assert found["fresh"] and found["shared"] == [] and found["answered"] == 6
     shown = talking.ask("rows", show="part:train")["rows"]
-    assert [row["id"] for row in shown] == ["plain", "talk #1", "talk #2"]
-    talking.ask("edit", edits=[edit("talk #1", "red", "ruby")])
+    assert [row["id"] for row in shown] == ["plain", "talk #1/2", "talk #2/2"]
+    talking.ask("edit", edits=[edit("talk #1/2", "red", "ruby")])
     assert not talking.ask("findings")["fresh"]
 
 
 def test_a_workspace_of_dialogues_alone_needs_no_table(page: Page) -> None:
     (page.folder / "talk.json").write_text(json.dumps([TALK, {**TALK, "id": "talk", "image": "007.png"}]))
     page.ask("take", name="talk.json", images="photos")
-    assert [row["id"] for row in page.ask("rows")["rows"]] == ["talk #1", "talk #2", "talk-2 #1", "talk-2 #2"]
+    assert [row["id"] for row in page.ask("rows")["rows"]] == ["talk #1/2", "talk #2/2", "talk-2 #1/2", "talk-2 #2/2"]
     assert page.ask("state")["rows"] == 4 and not (page.folder / "answers.csv").exists()
     words = prepare(page.studio.space, 0.2, mend=False)[0].argv
     assert words[3:5] == ("mix", "dialogues.json=1")
@@ -108,3 +112,65 @@ def test_a_record_without_an_answered_question_is_told(page: Page) -> None:
         refused = page.post(name, {"name": "talk.json", **more})
         assert refused.status_code == 400 and "no question that an answer follows" in refused.json()["error"]
     assert not (page.folder / "dialogues.json").exists()
+
+
+def test_a_turn_is_added_and_taken_out_and_put_back_with_the_places_of_its_pictures(talking: Page) -> None:
+    added = talking.ask("turn", row="talk #1/2", act="add")
+    assert (added["row"], added["index"]) == ("talk #2/3", 2)
+    assert kept(talking)[0]["conversations"] == [*TALK["conversations"][:2], *turns("", ""), *TALK["conversations"][2:]]  # type: ignore[index]
+    late = talking.ask("edit", edits=[edit("talk #2/2", "light", "pale")])
+    assert late["refused"] == [{"row": "talk #2/2", "column": "answer", "now": None}], "it was typed into another turn"
+    typed = [edit("talk #2/3", "", "Is it matt?", "question"), edit("talk #2/3", "", "no")]
+    assert talking.ask("edit", edits=typed)["refused"] == []
+
+    stale = talking.post("turn", {"row": "talk #2/3", "act": "remove", "question": "Is it matt?", "answer": "yes"})
+    assert stale.status_code == 400 and stale.json()["key"] == "refused.turn_changed"
+    seen = {"question": "Which colour?", "answer": "red"}
+    gone = talking.ask("turn", row="talk #1/3", act="remove", **seen)
+    assert [turn["value"] for turn in kept(talking)[0]["conversations"]] == [
+        "<image>\nIs it matt?", "no", "And how dark?", "light",
+    ]  # fmt: skip
+    assert kept(talking)[0]["source"] == TALK["source"]
+    back = talking.ask("put-back", record=gone["record"], was=gone["now"], now=gone["was"])
+    assert back["row"] == "talk #1/3" and kept(talking)[0]["conversations"] == gone["was"]
+    again = talking.post("put-back", {"record": gone["record"], "was": gone["now"], "now": gone["was"]})
+    assert again.status_code == 400
+    only = talking.post(
+        "turn", {"row": "pair #1/1", "act": "remove", "question": "Which is darker?", "answer": "the second"}
+    )
+    assert only.json()["key"] == "refused.only_turn"
+    for bad in ({"row": "talk #9/9", "act": "add"}, {"row": "talk #1/3", "act": "burn"}, {"act": "add"}):
+        assert talking.post("turn", bad).status_code == 400
+
+
+def test_a_row_of_the_table_becomes_a_dialogue_and_taking_its_source_again_adds_nothing(filled: Page) -> None:
+    added = filled.ask("turn", row="row-2", act="add", show="open", keep="row-2")
+    rows = filled.ask("rows", count=100)["rows"]
+    assert (added["row"], len(rows)) == ("row-2 #2/2", 21) and rows[-1]["id"] == "row-2 #2/2"
+    shown = filled.ask("rows", show="open", keep=added["row"])["rows"]
+    assert shown[added["index"]]["id"] == added["row"]
+    filled.ask("edit", edits=[edit("row-2 #2/2", "", "How dark?", "question"), edit("row-2 #2/2", "", "very")])
+    (record,) = kept(filled)
+    assert record == {
+        "id": "row-2",
+        "image": "001.png",
+        "conversations": turns("<image>\nWhich colour?", "green", "How dark?", "very"),
+    }
+    assert filled.ask("take", **taken(filled.folder))["counts"]["kept"] == 20
+    assert filled.ask("state")["rows"] == 21
+
+
+def test_dialogues_beside_a_table_without_any_answer_are_prepared(
+    talking: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(talking.folder)
+    talking.ask("edit", edits=[edit("plain", "green", "")])
+    steps = [step.argv for step in prepare(talking.studio.space, 0.2, mend=False)]
+    assert steps[0][3:5] == ("mix", "dialogues.json=1") and mix(steps[0][4:]) == 0
+    (talking.folder / "data").mkdir()
+    for part, records in (("train", [TALK, PAIR]), ("test", [BETWEEN])):
+        (talking.folder / f"data/{part}.json").write_text(json.dumps(records))
+    found = talking.ask("findings")
+    assert found["fresh"] and (found["open"], found["open_turns"]) == (1, 0)
+    talking.ask("edit", edits=[edit("plain", "", "lime")])
+    assert not talking.ask("findings")["fresh"] and prepare(talking.studio.space, 0.2, mend=False)[0].argv[3] == "table"

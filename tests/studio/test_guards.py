@@ -116,7 +116,9 @@ def test_a_refusal_has_a_text_in_every_language_of_the_page(page: Page) -> None:
     }
     texts = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(TEXTS.glob("*.json"))]
     raised = [
-        key for path in TEXTS.parent.glob("*.py") for key in re.findall(r'raise Refused\(\s*"(\w+)"', path.read_text())
+        key
+        for path in TEXTS.parent.glob("*.py")
+        for key in re.findall(r'(?:Refused|Gone)\(\s*"(\w+)"', path.read_text())
     ]
     kept = {key for key in texts[0] if key.startswith("refused.")}
     assert len(texts) == 3 and {f"refused.{key}" for key in raised} == kept

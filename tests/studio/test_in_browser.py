@@ -82,6 +82,7 @@ def test_a_table_is_taken_answers_are_typed_and_saved_and_split(opened: Any, pag
     take(opened)
     assert opened.locator(".row").count() < 20, "only rows in view are elements"
     opened.click("[data-show=open]")
+    opened.wait_for_selector(".row >> nth=2", state="detached")
     answer(opened, 1).fill("blue")
     answer(opened, 1).press("Enter")
     opened.keyboard.type("yellow")
@@ -149,6 +150,71 @@ def test_a_dialogue_is_shown_and_typed_turn_by_turn_with_all_its_pictures(opened
     assert opened.evaluate(AXE) == []
     opened.keyboard.press("Escape")
     opened.wait_for_selector(".zoomed", state="detached")
+
+
+def test_turns_come_and_go_by_keys_and_what_is_typed_lands_in_no_other_row(opened: Any, page: Page) -> None:
+    take(opened)
+    opened.click("[data-show=open]")
+    opened.wait_for_selector(".row >> nth=2", state="detached")
+    answer(opened, 1).fill("blue")
+    answer(opened, 1).press("Alt+Enter")
+    opened.wait_for_selector(".turn-note")
+    opened.keyboard.type("How dark?")
+    opened.keyboard.press("Tab")
+    opened.keyboard.type("very")
+    page.ask("edit", edits=[{"row": "row-20", "column": "answer", "was": "", "now": "yellow"}])  # a row above goes
+    opened.wait_for_selector(".row >> nth=1", state="detached")
+    opened.keyboard.type(" dark")
+    saved(opened)
+    (record,) = json.loads((page.folder / "dialogues.json").read_text())
+    assert [turn["value"] for turn in record["conversations"]] == [
+        "<image>\nWhich colour?",
+        "blue",
+        "How dark?",
+        "very dark",
+    ]
+    opened.click("[data-show=all]")
+    opened.wait_for_selector(".row >> nth=5")
+    opened.fill("input[type=search]", "How dark")
+    opened.wait_for_selector(".row >> nth=1", state="detached")
+    answer(opened, 1).press("Alt+Delete")
+    opened.wait_for_selector(".turn-note:has-text('Taken out: How dark? – very dark')")
+    assert len(json.loads((page.folder / "dialogues.json").read_text())[0]["conversations"]) == 2
+    opened.click("#turn-undo")
+    opened.wait_for_selector(".turn-note:has-text('It is back.')")
+    assert json.loads((page.folder / "dialogues.json").read_text()) == [record]
+
+
+def test_a_slow_server_loses_no_letter_and_quarrels_with_nobody(opened: Any, page: Page) -> None:
+    import time
+
+    take(opened)
+    opened.route("**/api/edit", lambda route: (time.sleep(1.2), route.continue_()))
+    answer(opened, 1).fill("mint")
+    opened.wait_for_timeout(700)
+    answer(opened, 1).fill("teal")
+    opened.wait_for_timeout(700)
+    answer(opened, 1).fill("red")  # as it was, while another text is on its way
+    saved(opened)
+    assert opened.locator(".quarrel").count() == 0
+    assert read_table(page.folder / "answers.csv").rows[0]["answer"] == "red" == answer(opened, 1).input_value()
+
+
+def test_files_are_sent_once_after_the_screen_was_opened_again(opened: Any, page: Page) -> None:
+    take(opened)
+    for screen in ("train", "data", "train", "data"):
+        opened.click(f"#steps a[href='#{screen}']")
+    opened.wait_for_selector("#more")
+    sent = []
+    opened.on("request", lambda request: sent.append(request.url) if "/upload" in request.url else None)
+    opened.evaluate("""() => {
+      const data = new DataTransfer();
+      data.items.add(new File(["image,answer\\n001.png,lime\\n"], "more.csv"));
+      const drop = new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true });
+      document.querySelector(".work").dispatchEvent(drop);
+    }""")
+    opened.wait_for_selector(".preview h3:has-text('more.csv')")
+    assert len(sent) == 1
 
 
 def test_a_files_way_in_is_choosing_it(opened: Any, page: Page) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from llava_finetune.errors import UserError
-from llava_finetune.studio import jobs
+from llava_finetune.studio import alive, jobs
 from llava_finetune.studio.jobs import Job, Step
 from llava_finetune.studio.runner import end
 from llava_finetune.studio.workspace import Workspace
@@ -92,7 +92,7 @@ def test_a_killed_job_is_known_for_broken_off_and_not_for_running(space: Workspa
     until(job, lambda: jobs.log_tail(job).endswith("working\n"))
     head = int(json.loads((job.folder / "pid").read_text())["pid"])
     os.kill(head, signal.SIGKILL)
-    until(job, lambda: jobs.started(head) is None)
+    until(job, lambda: alive.started(head) is None)
     assert jobs.look(job).state == "running", "what it started is still at work"
     jobs.stop(job, now=True)
     assert ended(job).state == "killed"
@@ -121,11 +121,11 @@ def test_a_launcher_of_a_job_and_its_ranks_end_with_it(
     job = jobs.start(space, "train", "x", [python(code)])
     until(job, lambda: jobs.log_tail(job).rstrip().rpartition("rank ")[2].isdigit())
     rank = int(jobs.log_tail(job).rstrip().rpartition(" ")[2])
-    launchers = [process for process in jobs.members(job_head(job)) if process != rank]
+    launchers = [process for process in alive.members(job_head(job)) if process != rank]
     assert len(launchers) >= 3, "the job's own process, the command, the launcher"
     jobs.stop(job, now=True)
     assert ended(job).state == "killed"
-    until(job, lambda: not any(map(jobs.started, [rank, *launchers])))
+    until(job, lambda: not any(map(alive.started, [rank, *launchers])))
 
 
 def job_head(job: Job) -> int:
@@ -180,7 +180,7 @@ def test_a_job_that_is_stopped_before_its_process_has_begun_does_not_run(space: 
 def test_queued_jobs_run_one_after_the_other_and_without_a_server(space: Workspace) -> None:
     first = jobs.start(space, "train", "1", [python("import time; time.sleep(1); print('first')")], queued=True)
     second = jobs.start(space, "train", "2", [python("print(open('../0001-train/exit').read())")], queued=True)
-    until(second, lambda: jobs.is_alive(second.folder))
+    until(second, lambda: alive.is_alive(second.folder))
     assert jobs.look(second).state == "waiting" or jobs.look(first).state == "done"
     assert ended(second).code != 0 or jobs.look(first).state == "done"
 
@@ -213,7 +213,7 @@ def test_a_command_file_of_other_types_is_no_job(tmp_path: Path, value: object) 
                                  '{"pid": 1e400, "started": ""}', '{"pid": "1", "started": ""}'])  # fmt: skip
 def test_what_names_no_process_is_no_living_job(tmp_path: Path, pid: str) -> None:
     (tmp_path / "pid").write_text(pid)
-    assert not jobs.is_alive(tmp_path)
+    assert not alive.is_alive(tmp_path)
 
 
 def test_an_id_that_is_no_job_is_refused(space: Workspace) -> None:

@@ -10,11 +10,13 @@ export const answerBox = (text) => (/[\r\n]/.test(text)
   : el("input", { "data-column": "answer", type: "text", list: "common", autocomplete: "off", maxlength: LONGEST }));
 
 // What a row is about: its picture, or of several the first and how many there are more.
-export function nameOf(row) {
-  const turn = row.turns > 1 ? `, ${t("turn", { turn: row.turn, turns: row.turns })}` : "";
-  if (row.pictures && row.pictures.length !== 1) return row.pictures.length ? t("pictures.more", { name: row.image, more: row.pictures.length - 1 }) + turn : t("pictures.none") + turn;
-  return row.image + turn;
+export function pictureName(row) {
+  if (!row.pictures || row.pictures.length === 1) return row.image;
+  return row.pictures.length ? t("pictures.more", { name: row.image, more: row.pictures.length - 1 }) : t("pictures.none");
 }
+
+// The same with its turn, for whoever does not see the mark of it.
+export const nameOf = (row) => pictureName(row) + (row.turns > 1 ? `, ${t("turn", { turn: row.turn, turns: row.turns })}` : "");
 
 export const small = (name) => el("img", { src: pictureAt("thumbnail", name), alt: "", loading: "lazy", onerror: (event) => { event.target.classList.add("missing"); event.target.removeAttribute("src"); } });
 

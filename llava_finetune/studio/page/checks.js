@@ -2,7 +2,7 @@
 import { call } from "./api.js";
 import { el, fill, find, say } from "./dom.js";
 import { commandBox, ended, jobLine } from "./parts.js";
-import { percent, t, tOr } from "./texts.js";
+import { nameOfKind, number, percent, t } from "./texts.js";
 
 export class Findings {
   constructor(grid, trouble) {
@@ -46,20 +46,20 @@ export class Findings {
     this.grid.mark(found);
     this.mend.checked ||= Boolean(found.mended);
     await this.show();
-    fill(this.about, [found.total, found.answered, found.parts, found.fresh], () => this.counts(found));
-    fill(this.list, [found.kinds, found.ok, found.mended, found.shared], () => this.items(found));
+    fill(this.about, [found.total, found.answered, found.open, found.open_turns, found.parts, found.fresh], () => this.counts(found));
+    fill(this.list, [found.kinds, found.ok, found.mended, found.shared, found.fresh], () => this.items(found));
     const isReady = found.fresh && found.parts.train;
     this.next.replaceChildren(...(isReady ? [el("a", { href: "#train", class: "button main" }, t("next.train"))] : []));
     this.button.classList.toggle("main", !isReady);
   }
 
   counts(found) {
-    const open = found.total - found.answered;
     const parts = found.parts.train ? t("parts", { train: found.parts.train, test: found.parts.test ?? 0 }) : "";
     return [
       el("p", { class: "lead small" }, t("answers.count", { answered: found.answered, total: found.total })),
       el("progress", { max: found.total || 1, value: found.answered, "aria-label": t("answers.count", { answered: found.answered, total: found.total }) }),
-      open ? el("p", { class: "dim" }, t("answers.open", { count: open })) : null,
+      found.open ? el("p", { class: "dim" }, t("answers.open", { count: found.open })) : null,
+      found.open_turns ? el("p", { class: "warn" }, t("turns.open", { count: found.open_turns })) : null,
       parts ? el("p", { class: found.fresh ? "" : "warn" }, parts, found.fresh ? "" : ` ${t("parts.stale")}`) : null,
     ];
   }
@@ -69,26 +69,27 @@ export class Findings {
     if (found.shared.length) items.unshift(el("li", { class: "error" }, el("b", {}, t("shared", { count: found.shared.length })), el("p", {}, found.shared.slice(0, 5).join(", "))));
     if (found.mended) {
       const { mended, dropped } = found.mended.counts;
-      const words = [...Object.entries(mended ?? {}), ...Object.entries(dropped ?? {}).map(([kind, count]) => [`${t("left.out")} ${kind}`, count])];
-      items.push(el("li", { class: "done" }, el("b", {}, t("mended")), el("p", {}, words.map(([kind, count]) => `${kind}: ${count}`).join(", ") || t("mended.nothing"))));
+      const named = (counts) => Object.entries(counts ?? {}).map(([kind, count]) => `${nameOfKind(kind)}: ${number(count)}`).join(", ");
+      const [changed, left] = [named(mended), named(dropped)];
+      items.push(el("li", { class: "done" }, el("b", {}, t("mended")), changed || left ? null : el("p", {}, t("mended.nothing")),
+        changed ? el("p", {}, changed) : null, left ? el("p", {}, t("left.out"), " ", left) : null));
     }
-    if (!items.length && found.ok) items.push(el("li", { class: "done" }, t("check.fine")));
+    if (!items.length && found.ok && found.fresh) items.push(el("li", { class: "done" }, t("check.fine")));
     return items;
   }
 
   item(one) {
-    const canMend = one.fix && one.severity === "error" && !this.mend.checked;
+    const canMend = one.is_mendable && one.severity === "error" && !this.mend.checked;
     return el("li", { class: one.severity },
-      el("button", { class: "plain", "data-kind": one.kind, onclick: () => this.grid.filter(`found:${one.kind}`) }, el("b", {}, tOr(`finding.${one.kind}`, one.kind)), " ", el("span", { class: "number" }, one.count.toLocaleString())),
-      el("p", {}, one.why, one.detail ? el("small", {}, one.detail) : null),
-      one.severity === "note" ? null : el("p", { class: "dim" }, one.remedy),
-      canMend ? el("button", { class: "small", "data-mend": one.kind, onclick: () => { this.mend.checked = true; this.prepare(); } }, t("mend.button", { what: one.fix })) : null);
+      el("button", { class: "plain", "data-kind": one.kind, onclick: () => this.grid.filter(`found:${one.kind}`) }, el("b", {}, nameOfKind(one.kind)), " ", el("span", { class: "number" }, number(one.count))),
+      el("p", {}, t(`finding.${one.kind}.what`), one.is_left_out ? ` ${t("finding.left_out")}` : ""), one.detail ? el("details", {}, el("summary", {}, t("finding.detail")), el("small", { lang: "en" }, one.detail)) : null,
+      canMend ? el("button", { class: "small", "data-mend": one.kind, onclick: () => { this.mend.checked = true; this.prepare(); } }, t("mend.button", { what: t(`finding.${one.kind}.fix`) })) : null);
   }
 
   async prepare() {
     this.button.disabled = true;
     try {
-      await this.grid.flush();
+      if (!(await this.grid.flush())) throw Object.assign(new Error(t("prepare.unsaved")), { status: 400 });
       const { job } = await call("prepare", this.asked);
       const last = await ended(job, (seen) => fill(this.progress, [seen.state, Math.round(seen.seconds)], () => jobLine(seen)));
       say(t(`state.${last.state}`));

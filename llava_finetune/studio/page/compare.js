@@ -1,10 +1,10 @@
 // Several trainings side by side: a table, their curves in one picture, and the settings that differ.
 import { call } from "./api.js";
-import { watch } from "./charts.js";
+import { figures, watch } from "./charts.js";
 import { el, fill, find } from "./dom.js";
 import { trouble } from "./main.js";
 import { pill } from "./parts.js";
-import { duration, percent, t, tOr } from "./texts.js";
+import { duration, language, number as counted, percent, t, tOr } from "./texts.js";
 
 const LOOKS_BETWEEN = 4; // what runs on is looked at again at each fourth turn: every look reads all that was written
 let left = new Set();
@@ -32,13 +32,13 @@ async function draw() {
   const { runs: all } = await call("runs");
   const known = all.map((run) => run.name);
   const names = known.filter((name) => !left.has(name));
-  const seen = await call("compare", { names });
+  const seen = await call("compare", { names, language });
   if (!find("#chosen")) return; // another screen was opened meanwhile
   const shown = new Set(seen.runs.map((run) => run.name));
   fill(find("#chosen"), known, () => [el("legend", { class: "hidden" }, t("compare.which")), ...known.map((name) => choice(name, shown.has(name)))]);
   find("#verdict").textContent = known.length < 2 ? t("compare.few") : verdict(seen.verdict);
   fill(find("#lines"), seen.runs, () => lines(seen.runs));
-  fill(find("#curves"), seen.charts, () => (seen.charts ? el("div", { class: "charts", html: seen.charts }) : null));
+  fill(find("#curves"), seen.charts, () => (seen.charts ? figures(seen.charts) : null));
   fill(find("#settings"), [seen.settings, seen.runs.map((run) => run.name)], () => settings(seen));
 }
 
@@ -47,7 +47,7 @@ function choice(name, isShown) {
   return el("label", { class: "choice" }, el("input", { type: "checkbox", "data-choose": name, checked: isShown, onchange: (event) => {
     if (event.target.checked) left.delete(name);
     else left.add(name);
-    draw().catch(trouble);
+    draw().catch((error) => trouble(error));
   } }), name);
 }
 
@@ -72,7 +72,7 @@ function lines(runs) {
     ["compare.prior", (run) => (run.prior === null ? "–" : percent(run.prior))],
     ["compare.loss.held", (run) => number(run.held_out)],
     ["compare.loss", (run) => number(run.loss)],
-    ["compare.steps", (run) => (run.step ? run.step.toLocaleString() : "–")],
+    ["compare.steps", (run) => (run.step ? counted(run.step) : "–")],
     ["compare.time", (run) => (run.trained === null ? "–" : duration(run.trained))],
     ["compare.memory", (run) => (run.memory === null ? "–" : `${run.memory} GB`)],
   ];

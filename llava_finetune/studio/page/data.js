@@ -22,6 +22,7 @@ export async function open(place, state) {
   place.append(add, work);
   isAdding = !state.rows;
   drop(place);
+  grid?.leave();
   grid = new Grid(trouble);
   checks = new Findings(grid, trouble);
   work.append(grid.place, checks.place);
@@ -55,7 +56,7 @@ async function offer(add, state) {
     return;
   }
   const { sources } = await call("sources");
-  add.replaceChildren(
+  add.replaceChildren(...[
     el("div", { class: "drop", id: "drop" },
       el("h2", {}, state.rows ? t("add.more") : t("add.title")),
       el("p", {}, t("add.what")),
@@ -67,7 +68,7 @@ async function offer(add, state) {
       el("ul", { class: "sources" }, sources.map(sourceCard))) : null,
     hubPart(),
     el("div", { id: "preview" }),
-  );
+  ].filter(Boolean));
 }
 
 // A data set of the hub: fetched by a command of its own, then looked at like anything that lies here.
@@ -122,7 +123,7 @@ function sourceCard(source) {
 
 function chooser(id, label, isFolder) {
   const input = el("input", { type: "file", multiple: true, class: "hidden", id: `${id}-input`, tabindex: "-1", "aria-hidden": "true", webkitdirectory: isFolder,
-    onchange: (event) => send([...event.target.files].map((file) => [file.webkitRelativePath || file.name, file])) });
+    onchange: (event) => send([...event.target.files].map((file) => [file.webkitRelativePath || file.name, file])).catch((error) => trouble(error)) });
   return el("span", {}, el("button", { id, class: isFolder ? "main" : "", onclick: () => input.click() }, label), input);
 }
 
@@ -136,7 +137,7 @@ function drop(place) {
     const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
     const files = entries.length ? (await Promise.all(entries.map(walk))).flat()
       : [...event.dataTransfer.files].map((file) => [file.name, file]);
-    await send(files);
+    await send(files).catch((error) => trouble(error));
   });
 }
 
@@ -152,6 +153,7 @@ async function walk(entry) {
   return found;
 }
 
+// A file that is refused is told, and the others come all the same; where nobody answers or the disk is full, it ends.
 async function send(files) {
   const wanted = files.filter(([name]) => TAKEN.test(name) && !name.split("/").some((part) => part.startsWith(".")));
   if (!wanted.length) {
@@ -161,31 +163,37 @@ async function send(files) {
   isAdding = true;
   if (!find("#sending")) await refresh(await call("state"), true);
   trouble(null);
-  const bar = find("#sending");
   const total = wanted.reduce((sum, [, file]) => sum + file.size, 0) || 1;
-  let sent = 0;
-  let done = 0;
-  bar.hidden = false;
   const placed = [];
   const queue = [...wanted];
+  let sent = 0;
+  let problem = null;
+  const show = () => { // the screen may be another one by now, and back again
+    const bar = find("#sending");
+    if (!bar) return;
+    bar.hidden = !queue.length && placed.length === wanted.length;
+    bar.value = sent / total;
+    find("#sent").textContent = t("add.sent", { done: placed.length, all: wanted.length }) + (wanted.length < files.length ? ` ${t("add.left", { count: files.length - wanted.length })}` : "");
+  };
   const worker = async () => {
     for (let next = queue.shift(); next; next = queue.shift()) {
-      placed.push(await upload(next[1], next[0], (bytes) => { sent += bytes; bar.value = sent / total; }));
-      done += 1;
-      find("#sent").textContent = t("add.sent", { done, all: wanted.length });
+      try {
+        placed.push(await upload(next[1], next[0], (bytes) => { sent += bytes; show(); }));
+      } catch (error) {
+        problem = error;
+        if (error.status !== 400) queue.length = 0;
+      }
+      show();
     }
   };
-  try {
-    await Promise.all([worker(), worker(), worker()]);
-  } catch (error) {
-    trouble(error);
-    bar.hidden = true;
-    return;
+  await Promise.all([worker(), worker(), worker()]);
+  if (find("#sending")) {
+    await refresh(await call("state"), true);
+    show();
+    find("#sending").hidden = true;
+    if (placed.length && problem?.status !== 0) await look(best(placed));
   }
-  const state = await call("state");
-  await refresh(state, true);
-  find("#sent").textContent = t("add.sent", { done, all: wanted.length });
-  await look(best(placed));
+  if (problem) trouble(problem);
 }
 
 // Of what was sent, the table tells most; then the archive; else the folder of the pictures.
@@ -199,12 +207,13 @@ async function look(name, images = null) {
   try {
     const seen = await call("look", { name, images });
     const { sources } = await call("sources");
+    if (!place?.isConnected) return;
     place.replaceChildren(previewOf(seen, sources));
     place.scrollIntoView({ block: "nearest" });
     find("h3", place).focus();
     trouble(null);
   } catch (error) {
-    place.replaceChildren();
+    place?.replaceChildren();
     trouble(error);
   }
 }
@@ -259,8 +268,9 @@ async function take(seen, roles, images, question, labels, button) {
     const taken = await call("take", { name: seen.name, images, roles: chosen, question: question || t("question.usual"), labels });
     isAdding = false;
     await refresh(taken, true);
-    say(taken.words);
-    grid.tell(taken.words);
+    const words = Object.entries(taken.counts).filter(([, count]) => count).map(([what, count]) => t(`taken.${what}`, { count })).join(", ") || t("taken.nothing");
+    say(words);
+    grid.tell(words);
     grid.focus();
   } catch (error) {
     trouble(error);

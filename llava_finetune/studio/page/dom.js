@@ -15,12 +15,21 @@ export function el(tag, attributes = {}, ...children) {
 
 export const find = (selector, within = document) => within.querySelector(selector);
 
-// Replace what an element holds, but only when it changed: what is focused, open or scrolled stays.
+// Replace what an element holds, but only when it changed: what is focused, open or scrolled stays. A control that is
+// made anew keeps the focus, so that a key reaches it.
 export function fill(place, key, make) {
   const text = JSON.stringify(key);
   if (place.dataset.key === text) return;
   place.dataset.key = text;
+  const held = place.contains(document.activeElement) ? nameOfControl(document.activeElement) : null;
   place.replaceChildren(...[make()].flat().filter(Boolean));
+  if (held) find(held, place)?.focus({ preventScroll: true });
+}
+
+function nameOfControl(control) {
+  if (control.id) return `#${CSS.escape(control.id)}`;
+  const own = [...control.attributes].find((one) => one.name.startsWith("data-"));
+  return own ? `[${own.name}="${CSS.escape(own.value)}"]` : null;
 }
 
 export function say(text) {

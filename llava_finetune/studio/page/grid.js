@@ -1,11 +1,13 @@
 // The grid: any number of rows, of which only those in view are elements. Typed text is saved as it is typed.
 //
 // Enter: the next row's answer; Shift+Enter: the one before; arrow up and down: the same cell of a neighbour; Escape: as
-// it was saved. What is typed waits in localStorage until the server has it, so a closed browser loses nothing.
+// it was saved; Alt+Enter and Alt+Delete: a turn more, a turn less (turns.js). What is typed waits in localStorage until
+// the server has it, so a closed browser loses nothing.
 import { call } from "./api.js";
-import { LONGEST, answerBox, nameOf, small, zoom } from "./cells.js";
+import { LONGEST, answerBox, nameOf, pictureName, small, zoom } from "./cells.js";
 import { el, find, say } from "./dom.js";
-import { t } from "./texts.js";
+import { nameOfKind, number, t } from "./texts.js";
+import { Turns } from "./turns.js";
 
 const ROW = 92;
 const BLOCK = 100;
@@ -22,7 +24,10 @@ export class Grid {
     this.rows = new Map();
     this.marks = null;
     this.edits = new Map();
+    this.flying = new Map(); // what is on its way to the server: one request at a time, or the second meets the first
     this.conflicts = new Map();
+    this.lost = []; // texts whose rows are gone
+    this.turns = new Turns(this);
     this.total = 0;
     this.version = "";
     this.show = "all";
@@ -42,13 +47,23 @@ export class Grid {
     this.space = el("div", { class: "space", role: "rowgroup" });
     this.view = el("div", { class: "view", role: "grid", "aria-label": t("grid"), tabindex: "0", onscroll: () => this.draw() }, this.space);
     this.common = el("datalist", { id: "common" });
+    this.notes = el("div", { class: "notes", role: "status" });
     this.place = el("section", { class: "grid" },
-      el("div", { class: "tools" }, this.search, this.chips, this.count, this.saved),
+      el("div", { class: "tools" }, this.search, this.chips, this.count, this.saved), this.notes,
       el("div", { class: "headings", "aria-hidden": "true" }, el("span", {}, t("picture")), el("span", {}, t("question")), el("span", {}, t("answer"))),
       this.view, this.common,
       el("p", { class: "keys dim" }, t("grid.keys")));
     new ResizeObserver(() => this.draw()).observe(this.view);
-    addEventListener("pagehide", () => this.flush({ keepalive: true }));
+    this.hidden = () => this.flush({ keepalive: true });
+    addEventListener("pagehide", this.hidden);
+  }
+
+  // Another grid takes this one's place, and what was not saved yet with it.
+  leave() {
+    this.remember();
+    this.isLeft = true;
+    clearTimeout(this.saving);
+    removeEventListener("pagehide", this.hidden);
   }
 
   // Each window keeps its own texts; the next one that is opened takes over what closed ones left.
@@ -68,13 +83,16 @@ export class Grid {
   }
 
   remember() {
+    if (this.isLeft) return;
     try {
       if (this.edits.size) localStorage.setItem(this.key, JSON.stringify([...this.edits]));
       else localStorage.removeItem(this.key);
     } catch { /* as above */ }
   }
 
-  tell(text) { this.saved.textContent = text; }
+  tell(text, choose = null) {
+    this.saved.replaceChildren(choose ? el("button", { class: "plain", id: "choose", onclick: choose }, text) : text);
+  }
 
   focus() { (find("[data-column=answer]", this.space) ?? this.view).focus(); }
 
@@ -93,14 +111,23 @@ export class Grid {
   // Marks and chips come from the findings.
   mark(found) {
     this.common.replaceChildren(...found.common.map((value) => el("option", { value })));
-    const chips = [["all", t("show.all"), found.total], ["open", t("show.open"), found.total - found.answered]];
+    const chips = [["all", t("show.all"), found.total], ["open", t("show.open"), found.open + found.open_turns]];
     for (const [part, count] of Object.entries(found.parts)) chips.push([`part:${part}`, t(`part.${part}`), count]);
     if (found.marked) chips.push(["found", t("show.found"), found.marked]);
-    if (this.show.startsWith("found:")) chips.push([this.show, this.show.slice(6), null]);
+    if (this.show.startsWith("found:")) chips.push([this.show, nameOfKind(this.show.slice(6)), null]);
+    if (this.show === "ids") chips.push(["ids", t("show.quarrel"), null]);
+    const held = this.chips.contains(document.activeElement) ? document.activeElement.dataset.show : null;
     this.chips.replaceChildren(...chips.map(([value, label, count]) => el("button", { class: "chip", type: "button", "data-show": value, "aria-pressed": String(this.show === value),
-      onclick: () => this.filter(value) }, label, count === null ? null : el("small", {}, ` ${count.toLocaleString()}`))));
+      onclick: () => this.filter(value) }, label, count === null ? null : el("small", {}, ` ${number(count)}`))));
+    if (held) find(`[data-show="${CSS.escape(held)}"]`, this.chips)?.focus({ preventScroll: true });
     if (this.marks !== found.marks) this.reload();
     this.marks = found.marks;
+  }
+
+  // Which rows are shown; the one that somebody types into stays among them.
+  get fitting() {
+    const ids = this.show === "ids" ? [...this.conflicts.keys()].map((key) => this.edits.get(key)?.row).filter(Boolean) : [];
+    return { show: this.show, text: this.search.value, ids, keep: this.turns.at ?? document.activeElement?.closest?.(".row")?.dataset.row ?? "" };
   }
 
   async filter(value) {
@@ -117,7 +144,7 @@ export class Grid {
     this.asked.add(block);
     const asked = this.asked;
     try {
-      const got = await call("rows", { first: block * BLOCK, count: BLOCK, show: this.show, text: this.search.value });
+      const got = await call("rows", { first: block * BLOCK, count: BLOCK, ...this.fitting });
       if (asked !== this.asked) return;
       this.version = got.version;
       this.total = got.total;
@@ -146,6 +173,7 @@ export class Grid {
     const first = Math.max(0, this.top() - OVER);
     const last = Math.min(this.total, this.top() + Math.ceil(this.view.clientHeight / ROW) + OVER);
     for (let block = Math.floor(first / BLOCK); block <= Math.floor(Math.max(first, last - 1) / BLOCK); block += 1) this.fetch(block);
+    const held = this.held();
     for (const [index, made] of this.rows) {
       if (index < first || index >= last) {
         made.remove();
@@ -159,11 +187,31 @@ export class Grid {
       if (!made) this.add(index, row);
       else if (again || made.dataset.row !== row.id) this.update(made, index, row);
     }
+    if (held) this.hold(held);
     if (this.wantFocus && this.rows.has(this.wantFocus[0])) {
       const [index, column] = this.wantFocus;
       this.wantFocus = null;
       find(`[data-column=${column}]`, this.rows.get(index)).focus({ preventScroll: true });
     }
+  }
+
+  // The cell that somebody types into. Rows that come or go above it move it, and no letter may land in another row.
+  held() {
+    const control = document.activeElement;
+    const made = control?.closest?.(".row");
+    return made && control.dataset.column ? { control, row: made.dataset.row, column: control.dataset.column, start: control.selectionStart, end: control.selectionEnd } : null;
+  }
+
+  hold({ control, row, column, start, end }) {
+    const own = control.closest(".row");
+    if (own?.isConnected && own.dataset.row === row) return;
+    const now = find(`.row[data-row="${CSS.escape(row)}"] [data-column=${column}]`, this.space);
+    if (!now) {
+      control.blur();
+      return;
+    }
+    now.focus({ preventScroll: true });
+    now.setSelectionRange(start, end);
   }
 
   add(index, row) {
@@ -191,7 +239,7 @@ export class Grid {
       const shown = nameOf(row);
       find(".pic", made).replaceChildren(
         names.length ? el("button", { class: names.length > 1 ? "zoom several" : "zoom", "aria-label": t("zoom", { name: shown }), onclick: () => zoom(names) }, names.slice(0, 4).map(small)) : el("span", { class: "zoom" }),
-        el("div", { class: "what" }, el("span", { class: "name", title: shown }, shown), el("span", { class: "marks" })));
+        el("div", { class: "what" }, el("span", { class: "name", title: shown }, pictureName(row)), el("span", { class: "marks" })));
     }
     const answer = find("[data-column=answer]", made);
     const right = answerBox(this.edits.get(`${row.id} answer`)?.now ?? row.answer);
@@ -208,8 +256,9 @@ export class Grid {
     find(".marks", made).replaceChildren(...[
       row.turns > 1 ? el("span", { class: "turn" }, t("turn", { turn: row.turn, turns: row.turns })) : null,
       row.part ? el("span", { class: `part ${row.part}` }, t(`part.${row.part}`)) : null,
-      ...(row.found ?? []).map((kind) => el("span", { class: "found" }, kind)),
+      ...(row.found ?? []).map((kind) => el("span", { class: "found" }, nameOfKind(kind))),
     ].filter(Boolean));
+    this.turns.buttons(made, row);
     this.quarrel(made, row);
   }
 
@@ -228,6 +277,7 @@ export class Grid {
         else this.edits.delete(key);
         this.remember();
         this.update(made, Number(made.dataset.index), row);
+        find(`[data-column=${column}]`, made).focus();
         this.saveSoon();
       };
       made.append(el("div", { class: "quarrel", role: "alert" }, el("span", {}, t("quarrel", { text: theirs || "–" })),
@@ -241,7 +291,7 @@ export class Grid {
     const key = `${row.id} ${control.dataset.column}`;
     const was = this.edits.get(key)?.was ?? row[control.dataset.column];
     const now = control.value;
-    if (now === was) this.edits.delete(key);
+    if (now === was && !this.flying.has(key)) this.edits.delete(key); // what is on its way must be taken back
     else this.edits.set(key, { row: row.id, column: control.dataset.column, was, now });
     this.remember();
     this.tell(t("saving"));
@@ -253,23 +303,42 @@ export class Grid {
     this.saving = setTimeout(() => this.flush(), SAVE_AFTER);
   }
 
+  // Send what was typed, one request after the other; whether the server has all of it now but what must be chosen.
   async flush(options = {}) {
+    clearTimeout(this.saving);
+    if (options.keepalive && this.flight) return false; // the window goes; localStorage has the rest
+    while (this.flight) await this.flight;
     const open = [...this.edits].filter(([key]) => !this.conflicts.has(key));
-    const sent = open.slice(0, SENT_AT_ONCE);
-    if (!sent.length) {
-      if (!this.edits.size) this.tell(t("saved"));
-      return;
+    if (this.isLeft || !open.length) {
+      if (!this.edits.size && !this.isLeft) this.tell(t("saved"));
+      return !this.isLeft;
     }
+    this.flight = this.send(open.slice(0, SENT_AT_ONCE), options);
+    const isSent = await this.flight;
+    return isSent && (open.length > SENT_AT_ONCE ? this.flush() : true);
+  }
+
+  async send(sent, options) {
+    this.flying = new Map(sent);
     try {
       const answer = await call("edit", { edits: sent.map(([, edit]) => edit) }, options);
       this.settle(sent, answer);
-      if (open.length > sent.length) this.saveSoon();
+      if (this.isTold) this.trouble(null);
+      this.isTold = false;
+      return true;
     } catch (error) {
+      if (this.isLeft) return false;
       this.tell(t("unsaved", { count: this.edits.size }));
       this.saved.classList.add("bad");
-      if (error.status !== 0 && error.status !== 503) this.trouble(error);
-      clearTimeout(this.saving);
+      if (error.status !== 0 && error.status !== 503) {
+        this.trouble(error);
+        this.isTold = true;
+      }
       this.saving = setTimeout(() => this.flush(), 3000);
+      return false;
+    } finally {
+      this.flying = new Map();
+      this.flight = null;
     }
   }
 
@@ -277,27 +346,49 @@ export class Grid {
     const refused = new Map(answer.refused.map((one) => [`${one.row} ${one.column}`, one.now]));
     const loaded = new Map([...this.blocks.values()].flat().map((row) => [row.id, row]));
     for (const [key, edit] of sent) {
+      const newer = this.edits.get(key);
+      if (refused.get(key) === null) { // the row is gone: there is no cell to choose in
+        this.lost.push((newer ?? edit).now);
+        this.edits.delete(key);
+        continue;
+      }
       if (refused.has(key)) {
-        this.conflicts.set(key, refused.get(key) ?? "");
+        this.conflicts.set(key, refused.get(key));
         continue;
       }
       const row = loaded.get(edit.row);
       if (row) row[edit.column] = edit.now;
-      const newer = this.edits.get(key);
-      if (newer === edit) this.edits.delete(key);
+      if (newer === edit || newer?.now === edit.now) this.edits.delete(key);
       else if (newer) newer.was = edit.now;
     }
     this.remember();
     this.version = answer.version;
     this.saved.classList.remove("bad");
-    this.tell(this.conflicts.size ? t("quarrel.count", { count: this.conflicts.size }) : t("saved"));
-    if (this.conflicts.size) say(t("quarrel.count", { count: this.conflicts.size }));
+    this.sayConflicts();
+    this.sayLost();
     this.draw(true);
+  }
+
+  sayConflicts() {
+    if (this.edits.size > this.conflicts.size) return this.tell(t("saving"));
+    if (!this.conflicts.size) return this.tell(t("saved"));
+    const words = t("quarrel.count", { count: this.conflicts.size });
+    this.tell(words, () => this.filter("ids"));
+    return say(words);
+  }
+
+  // Texts that were typed into rows which are not there any more: kept in view until they are let go.
+  sayLost() {
+    for (const text of this.lost.splice(0)) {
+      const note = el("p", { class: "note warn" }, t("quarrel.gone", { text: text || "–" }), " ",
+        el("button", { class: "small", onclick: () => note.remove() }, t("close")));
+      this.notes.append(note);
+    }
   }
 
   pressed(made, event) {
     const column = event.target.dataset.column;
-    if (!column || event.isComposing) return;
+    if (!column || event.isComposing || this.turns.pressed(made, event)) return;
     const index = Number(made.dataset.index);
     const isAnswer = column === "answer";
     let step = 0;

@@ -10,6 +10,7 @@ export async function open(place, state) {
   const model = el("input", { id: "eyes", list: "eyes-models", value: models.find((one) => one.where !== "hub")?.name ?? models[0]?.name ?? "", autocomplete: "off" });
   const command = el("div");
   const progress = el("div");
+  const of = el("p", { id: "of" });
   const frame = el("div", { class: "frame" });
   const button = el("button", { class: "main", id: "look", onclick: () => look() }, t("learn.look"));
   const show = async () => {
@@ -17,6 +18,8 @@ export async function open(place, state) {
       const seen = await call("show", { model: model.value, dry: true });
       fill(command, seen.command, () => commandBox(seen.command));
       if (seen.made && !frame.firstChild) frame.append(page());
+      fill(of, [seen.made, seen.model, seen.is_old], () => [seen.made && seen.model ? t("learn.of", { model: seen.model }) : null,
+        seen.is_old ? el("span", { class: "warn" }, ` ${t("learn.old")}`) : null]);
       button.disabled = false;
     } catch (error) {
       button.disabled = true;
@@ -31,6 +34,7 @@ export async function open(place, state) {
       const { job } = await call("show", { model: model.value });
       const last = await ended(job, (seen) => fill(progress, [seen.state, Math.round(seen.seconds), seen.why], () => jobLine(seen)));
       if (last.state === "done") frame.replaceChildren(page());
+      await show();
     } catch (error) {
       trouble(error);
     }
@@ -39,7 +43,7 @@ export async function open(place, state) {
   model.addEventListener("change", show);
   place.append(el("section", { class: "panel narrow" }, el("h2", {}, t("learn.title")), el("p", { class: "dim" }, t("learn.what")),
     field(t("model"), model), el("datalist", { id: "eyes-models" }, models.map((one) => el("option", { value: one.name }))),
-    el("p", { class: "buttons" }, button), progress, command), frame);
+    el("p", { class: "buttons" }, button), progress, command), of, frame);
   await show();
 }
 

@@ -28,9 +28,12 @@ export function named() {
   }
 }
 
-export function trouble(error) {
+// What went wrong, until it is closed; what the server does not answer, or a poll found, until that is well again.
+export function trouble(error, isPolled = false) {
   const place = find("#trouble");
   place.hidden = !error;
+  if (error && (isPolled || error.status === 0 || error.status === 503)) place.dataset.lost = "yes";
+  else delete place.dataset.lost;
   if (error) fill(place, error.message + error.status, () => [
     el("b", {}, error.status === 0 ? t("trouble.gone") : t("trouble.refused")),
     ` ${error.status === 0 ? t("trouble.gone.what") : error.message}`,
@@ -41,7 +44,7 @@ export function trouble(error) {
 
 function steps() {
   fill(find("#steps"), [wanted(), document.documentElement.lang], () => STEPS.map((name) =>
-    el("a", { href: `#${name}`, "aria-current": name === (wanted() === "compare" ? "train" : wanted()) ? "page" : null }, t(`step.${name}`))));
+    el("a", { href: `#${name}`, "aria-current": name === (wanted() === "compare" ? "train" : wanted()) ? "page" : null }, el("span", {}, t(`step.${name}`)))));
   find("#steps [aria-current]").scrollIntoView({ block: "nearest", inline: "nearest" }); // a phone shows half of them
 }
 
@@ -51,10 +54,9 @@ async function show() {
   if (shown === name) return;
   shown = name;
   document.title = `${t(`step.${name}`)} · ${state.name ?? "studio"}`;
-  const place = find("#screen");
-  place.className = `screen ${name}`;
-  place.replaceChildren();
-  delete place.dataset.key;
+  const place = el("div"); // a screen's own: what an earlier one still has to show lands in no other
+  find("#screen").className = `screen ${name}`;
+  find("#screen").replaceChildren(place);
   scrollTo(0, 0);
   await screens[name].open(place, state);
 }
@@ -63,13 +65,11 @@ async function poll() {
   for (;;) {
     try {
       state = await call("state");
-      if (find("#trouble").dataset.lost) trouble(null);
-      delete find("#trouble").dataset.lost;
       await screens[shown]?.refresh?.(state);
+      if (find("#trouble").dataset.lost) trouble(null);
     } catch (error) {
       if (error.status === undefined) reportError(error);
-      else trouble(error);
-      if (error.status === 0 || error.status === 503) find("#trouble").dataset.lost = "yes";
+      else trouble(error, true);
     }
     await later(document.hidden ? 4 * POLL : POLL);
   }
@@ -80,8 +80,7 @@ async function begin() {
     state = await call("state");
   } catch (error) {
     await speak("en");
-    trouble(error);
-    find("#trouble").dataset.lost = "yes";
+    trouble(error, true);
   }
   const guess = navigator.language.slice(0, 2);
   await speak(state.language ?? guess);
@@ -90,12 +89,13 @@ async function begin() {
   find("#workspace").title = state.workspace ?? "";
   find("#language").addEventListener("change", async (event) => {
     await speak(event.target.value);
-    await call("keep", { language: event.target.value }).catch(trouble);
+    await call("keep", { language: event.target.value }).catch((error) => trouble(error));
     shown = null;
     await show();
   });
-  addEventListener("hashchange", () => show().catch(trouble));
-  await show().catch(trouble);
+  addEventListener("hashchange", () => show().catch((error) => trouble(error)));
+  for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault()); // never leaves for a file
+  await show().catch((error) => trouble(error));
   poll();
 }
 

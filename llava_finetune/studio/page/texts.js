@@ -22,10 +22,14 @@ export function t(key, values = {}) {
   return text.replace(/\{(\w+)\}/g, (whole, name) => shown(values[name] ?? whole));
 }
 
+export const nameOfKind = (kind) => tOr(`finding.${kind}`, kind);
+
 // Text for values that may have no key of their own, such as a kind of finding.
 export const tOr = (key, fallback) => words[key] ?? english[key] ?? fallback;
 
-const shown = (value) => (typeof value === "number" ? value.toLocaleString(language) : String(value));
+export const number = (value) => value.toLocaleString(language);
+
+const shown = (value) => (typeof value === "number" ? number(value) : String(value));
 
 export const percent = (share) => `${(100 * share).toLocaleString(language, { maximumFractionDigits: 1 })}\u00a0%`;
 

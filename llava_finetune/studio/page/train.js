@@ -1,20 +1,20 @@
 // Screen 4: start a training, watch it, stop it, go on with it. What is shown is read from the disk each time.
 import { call } from "./api.js";
-import { watch } from "./charts.js";
+import { figures, watch } from "./charts.js";
 import { el, fill, find, pictureAt, say } from "./dom.js";
 import { named, trouble } from "./main.js";
 import { commandBox, field, options, pill } from "./parts.js";
-import { duration, percent, t } from "./texts.js";
+import { duration, language, percent, t } from "./texts.js";
 
 const RECIPES = ["lora", "qlora", "full"];
 const MORE = [["--num_train_epochs", "epochs"], ["--learning_rate", "rate"], ["--lora_r", "rank"], ["--max_steps", "steps"]];
-let form = null;
+let preview = async () => {};
 let chosen = null;
 let lastLines = new Map();
 
 export async function open(place, state) {
   chosen = named() ?? chosen;
-  form = await newRun(state);
+  const form = await newRun(state);
   place.append(
     el("div", { class: "two" },
       el("div", { class: "start" }, form, el("section", { "aria-label": t("runs") }, el("h2", {}, t("runs")), el("ul", { class: "runs", id: "runs" }),
@@ -32,8 +32,13 @@ export async function refresh() {
   if (!runs.some((run) => run.name === chosen)) chosen = runs[0]?.name ?? null;
   fill(list, [runs.map((run) => ({ ...run, silent: null, seconds: null })), chosen], () => (runs.length ? runs.map(runCard) : [el("li", { class: "dim" }, t("runs.none"))]));
   find("#several").hidden = runs.length < 2;
-  if (!find("#name").value) find("#name").value = freeName(runs);
+  const name = find("#name");
+  if (!name.value && document.activeElement !== name) {
+    name.value = freeName(runs);
+    await preview();
+  }
   if (chosen) await showRun(chosen);
+  else fill(find("#run"), "none", () => el("p", { class: "dim" }, t("runs.none.what")));
 }
 
 const freeName = (runs) => {
@@ -67,15 +72,19 @@ async function newRun(state) {
     recipe: find("input[name=recipe]:checked", made).value,
     flags: Object.fromEntries(more.filter(([, input]) => input.value.trim()).map(([flag, input]) => [flag, input.value.trim()])),
   });
-  const preview = async () => {
+  let turn = 0;
+  preview = async () => {
+    turn += 1;
+    const own = turn;
     try {
       const { command: text, forecast } = await call("train", { ...asked(), dry: true });
+      if (own !== turn) return; // what was asked meanwhile is shown
       problem.textContent = "";
       fill(ahead, forecast, () => forecastParts(forecast));
       fill(command, text, () => commandBox(text));
       go.disabled = false;
     } catch (error) {
-      if (error.status === 0) return;
+      if (error.status === 0 || own !== turn) return;
       problem.replaceChildren(error.message, error.key === "refused.not_split" ? stepOne() : "");
       problem.className = error.key === "refused.not_split" ? "warn" : "bad";
       fill(ahead, null, () => []);
@@ -108,6 +117,7 @@ function forecastParts(ahead) {
   ];
   return [el("h3", {}, t("ahead")),
     el("p", { id: "how-long" }, ahead.seconds === null ? t("ahead.unknown") : t("ahead.time", { time: duration(ahead.seconds), like: ahead.like })),
+    ahead.is_fresh ? null : el("p", { class: "warn" }, t("parts.stale"), stepOne()),
     ahead.is_short ? el("p", { class: "warn" }, t("ahead.short", ahead)) : null,
     el("ul", {}, reasons.map((text) => el("li", {}, text)))];
 }
@@ -153,15 +163,16 @@ async function start(asked, go) {
 
 async function showRun(name) {
   const place = find("#run");
-  const run = await call("run", { name });
+  const run = await call("run", { name, language });
   if (name !== chosen || !place?.isConnected) return;
   if (place.dataset.name !== name) {
     place.dataset.name = name;
+    delete place.dataset.key;
     place.replaceChildren(el("div", { id: "stand" }), el("div", { id: "charts" }), el("div", { id: "asked" }),
       el("details", { id: "log", ontoggle: () => { lastLines.delete(name); showLog(run.job); } }, el("summary", {}, t("log")), el("div", { id: "lines" })));
   }
-  fill(find("#stand"), [name, run.state, run.saved, run.step, run.steps, run.left, run.memory, run.warnings, run.why, run.score, run.has, run.silent === null ? null : duration(run.silent)], () => stand(run));
-  fill(find("#charts"), run.charts, () => el("div", { class: "charts", html: run.charts }));
+  fill(find("#stand"), [name, run.state, run.stopping, run.saved, run.step, run.steps, run.left, run.memory, run.warnings, run.why, run.score, run.has, run.silent === null ? null : duration(run.silent)], () => stand(run));
+  fill(find("#charts"), run.charts, () => figures(run.charts));
   fill(find("#asked"), [name, run.questions], () => questions(run));
   await showLog(run.job);
 }
@@ -189,16 +200,16 @@ function stand(run) {
 function buttons(run) {
   const out = [];
   if (["running", "waiting"].includes(run.state)) {
-    out.push(el("button", { id: "stop", onclick: async (event) => {
+    out.push(el("button", { id: "stop", disabled: run.stopping, onclick: async (event) => {
       event.target.disabled = true;
-      event.target.textContent = t("stopping");
-      await call("stop", { name: run.job }).catch(trouble);
-    } }, run.state === "running" ? t("stop") : t("stop.waiting")));
+      await call("stop", { name: run.job }).catch((error) => trouble(error));
+      await refresh();
+    } }, run.stopping ? t("stopping") : run.state === "running" ? t("stop") : t("stop.waiting")));
   }
   if (run.resumable) {
     out.push(el("button", { class: "main", id: "resume", onclick: async (event) => {
       event.target.disabled = true;
-      await call("resume", { name: run.name }).catch(trouble);
+      await call("resume", { name: run.name }).catch((error) => trouble(error));
       await refresh();
     } }, run.saved ? t("resume") : t("again")));
   }
@@ -210,9 +221,7 @@ function buttons(run) {
 function questions(run) {
   if (!run.questions.length) return [];
   return [el("h3", {}, t("asked")), el("div", { class: "cards" }, run.questions.map((one) => {
-    const last = one.answers.at(-1)?.[1] ?? "";
-    const isRight = last.trim().toLowerCase() === one.reference.trim().toLowerCase();
-    return el("article", { class: `card ${isRight ? "right" : "wrong"}` },
+    return el("article", { class: `card ${one.is_right ? "right" : "wrong"}` },
       one.image ? el("div", { class: "pic" }, el("img", { src: pictureAt("thumbnail", one.image), alt: one.image, loading: "lazy" })) : null,
       el("p", { class: "q" }, one.question),
       el("dl", {}, ...few(one.answers).flatMap(([step, text]) => [el("dt", {}, step ? t("at.step", { step }) : t("before")), el("dd", {}, text || "–")]),

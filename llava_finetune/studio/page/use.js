@@ -3,13 +3,14 @@ import { call, upload } from "./api.js";
 import { el, fill, find, pictureAt, say } from "./dom.js";
 import { named, trouble } from "./main.js";
 import { commandBox, jobLine, options, pill } from "./parts.js";
-import { percent, t } from "./texts.js";
+import { percent, t, tOr } from "./texts.js";
 
 let chosen = null;
 let picture = null;
 
 export async function open(place) {
   const { runs } = await call("runs");
+  if (!place.isConnected) return; // another screen was opened meanwhile
   const finished = runs.filter((run) => run.state === "done");
   if (!finished.length) {
     place.append(el("p", { class: "lead" }, t("use.none")), el("p", {}, el("a", { class: "button main", href: "#train" }, t("next.train"))));
@@ -40,7 +41,10 @@ export async function refresh() {
   const name = chosen;
   const [{ products }, talk] = [await call("products", { name }), await call("talk", { name })];
   if (name !== chosen || !find("#used")) return;
-  fill(find("#products"), [name, products.map((one) => [one.kind, one.state, one.path, one.why, Math.round(one.seconds)])], () => products.map(productItem));
+  fill(find("#products"), [name, products.map((one) => [one.kind, one.state, one.path, one.why, one.verdicts, Math.round(one.seconds)])], () => products.map(productItem));
+  const isBusy = talk.state === "running" && !talk.models.length && find("#talk").dataset.job === talk.job;
+  if (isBusy) return; // it answers a question, and nothing else: what was said and typed stays
+  find("#talk").dataset.job = talk.models.length ? talk.job : "";
   fill(find("#talk"), [name, talk.state, talk.models, talk.why], () => talkParts(talk));
 }
 
@@ -49,7 +53,7 @@ function productItem(one) {
   const box = el("div");
   const button = el("button", { "data-make": one.kind, class: "small", disabled: isBusy, onclick: async () => {
     button.disabled = true;
-    await call("make", { name: chosen, kind: one.kind }).catch(trouble);
+    await call("make", { name: chosen, kind: one.kind }).catch((error) => trouble(error));
     await refresh();
   } }, t(`make.${one.kind}.do`));
   const details = el("details", { ontoggle: async () => {
@@ -57,12 +61,17 @@ function productItem(one) {
     const seen = one.job ? await call("job", { name: one.job }).catch(() => null) : await call("make", { name: chosen, kind: one.kind, dry: true }).catch(() => null);
     if (seen) box.append(commandBox(seen.command, true), seen.log ? el("pre", { class: "log", tabindex: "0" }, seen.log) : "");
   } }, el("summary", {}, t("command")), box);
-  return el("li", { class: one.path ? "made" : "" }, el("div", {}, el("b", {}, t(`make.${one.kind}`)), one.state ? pill(one.state) : null),
+  return el("li", { class: one.path ? "made" : "" }, el("div", {}, el("b", {}, t(`make.${one.kind}`)), one.state ? pill(one.kind === "certify" && one.state === "found" ? "certified" : one.state) : null),
     el("p", {}, t(`make.${one.kind}.what`)),
-    one.path ? el("p", { class: "path" }, el("code", {}, one.path), " ", t(`make.${one.kind}.then`)) : null,
+    one.path ? el("p", { class: "path" }, el("code", {}, one.path), " ", t(`make.${one.kind}.then`, { folder: one.path })) : null,
+    one.verdicts.length ? el("ul", { class: "verdicts" }, one.verdicts.map(verdict)) : null,
     one.state === "failed" ? el("p", { class: "bad" }, one.why) : null,
     one.path && one.kind !== "certify" ? null : button, details);
 }
+
+// What one program answers, in words: a certificate is more than a file.
+const verdict = (one) => el("li", { class: one.verdict.replaceAll(" ", "-") }, el("b", {}, tOr(`engine.${one.engine}`, one.engine)), " ",
+  t(`verdict.${one.verdict}`, { identical: one.identical, all: one.count }));
 
 function talkParts(talk) {
   if (!talk.models.length) {
@@ -70,7 +79,7 @@ function talkParts(talk) {
     return [el("p", { class: "dim" }, t("talk.what")), talk.why ? el("p", { class: "bad" }, talk.why) : null,
       el("p", { class: "buttons" }, el("button", { class: "main", id: "load", disabled: isLoading, onclick: async (event) => {
         event.target.disabled = true;
-        await call("talk-begin", { name: chosen }).catch(trouble);
+        await call("talk-begin", { name: chosen }).catch((error) => trouble(error));
         await refresh();
       } }, isLoading ? t("talk.loading") : t("talk.load")))];
   }
@@ -102,7 +111,7 @@ function talkParts(talk) {
   const send = el("button", { class: "main", id: "send", type: "submit" }, t("talk.ask"));
   form.append(send);
   return [el("p", { class: "buttons" }, el("button", { id: "choose-picture", onclick: () => input.click() }, t("talk.picture")), input,
-    el("button", { class: "plain", id: "unload", onclick: async () => { await call("stop", { name: talk.job }).catch(trouble); await refresh(); } }, t("talk.stop"))), shown, form, answers];
+    el("button", { class: "plain", id: "unload", onclick: async () => { await call("stop", { name: talk.job }).catch((error) => trouble(error)); await refresh(); } }, t("talk.stop"))), shown, form, answers];
 }
 
 function exchange(question, image, answers) {
