@@ -43,8 +43,11 @@ def publish(
     *,
     public: bool,
     files: list[str] | None = None,
+    replaced: list[str] | None = None,
 ) -> str:
     """Make the repository where it is not there yet, send `folder` (or these `files` of it), return its address.
+
+    Files there that a pattern of `replaced` names, and that are not sent, are removed.
 
     Raises UsageError without a login, DataError where the hub refuses or the connection breaks.
     """
@@ -58,7 +61,11 @@ def publish(
     try:
         url = api.create_repo(repository, repo_type=kind, private=not public, exist_ok=True)
         api.upload_folder(
-            repo_id=repository, repo_type=kind, folder_path=folder, allow_patterns=list(files) if files else None
+            repo_id=repository,
+            repo_type=kind,
+            folder_path=folder,
+            allow_patterns=list(files) if files else None,
+            delete_patterns=replaced,
         )
     except (HfHubHTTPError, HTTPError, OSError, RuntimeError) as error:  # the last: a file that could not be sent
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]

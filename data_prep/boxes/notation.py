@@ -10,7 +10,8 @@ another question: see `told`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -25,7 +26,13 @@ _BARE = r"(?:\s*,\s*|\s+)".join([_NUMBER] * 4)
 CORES = re.compile(rf"\[{_FOUR}\]|\({_FOUR}\)|\({_N},{_N}\)\s*(?:,\s*)?\({_N},{_N}\)|(?<=<box>)\s*{_BARE}\s*(?=</box>)")
 """Four numbers in brackets or parentheses, as two points, or bare between <box> and </box>."""
 
-MARKED = re.compile(r"<\|box_start\|>.{0,2000}?(?:<\|box_end\|>|$)|<box>.{0,2000}?(?:</box>|$)", re.DOTALL)
+MARKED = re.compile(
+    r"<\|box_start\|>(?:(?!<\|box_start\|>).){0,2000}?(?:<\|box_end\|>|(?=<\|box_start\|>)|$)"
+    r"|<box>(?:(?!<box>).){0,2000}?(?:</box>|(?=<box>)|$)",
+    re.DOTALL,
+)
+"""A mark that is opened again before it is closed ends there: time grows with the text, not with its square."""
+
 KEYED = re.compile(r"[\"']?(?:bbox(?:_2d)?|bounding_box|box_2d)[\"']?\s*[:=]\s*(\[[^\[\]]{0,200}\])", re.IGNORECASE)
 SHARES = re.compile(r"\[\s*(?:[01]?\.\d{1,17}\s*,\s*){2,5}[01]?\.\d{1,17}\s*\]")
 """Lists of shares: those of another length than four are boxes that lost or gained a number."""
@@ -73,22 +80,28 @@ def read_boxes(text: str) -> Reading:
         return NOTHING
     regions = list(MARKED.finditer(text))
     cores = list(CORES.finditer(text))
-    boxes = tuple(_written(core, cores, regions) for core in cores)
+    starts = [core.start() for core in cores]
+    held = [bisect_left(starts, one.end()) - bisect_left(starts, one.start()) for one in regions]
+    boxes = tuple(_written(core, regions, held) for core in cores)
     suspects = [*regions, *KEYED.finditer(text), *SHARES.finditer(text)]
-    unread = dict.fromkeys(
-        found.group()[:80]
-        for found in suspects
-        if not any(found.start() < box.end and box.start < found.end() for box in boxes)
-    )
+    unread = dict.fromkeys(found.group()[:80] for found in suspects if not _overlaps(found, boxes))
     return Reading(boxes, tuple(unread))
 
 
-def _written(core: re.Match[str], cores: list[re.Match[str]], regions: list[re.Match[str]]) -> Written:
-    """Return the box of a core; marks that hold it alone belong to it, those of several stay where they are."""
+def _overlaps(found: re.Match[str], boxes: Sequence[Written]) -> bool:
+    after = bisect_left(boxes, found.end(), key=lambda box: box.start)  # boxes stand in order, and apart
+    return after > 0 and boxes[after - 1].end > found.start()
+
+
+def _written(core: re.Match[str], regions: Sequence[re.Match[str]], held: Sequence[int]) -> Written:
+    """Return the box of a core; marks that hold it alone belong to it, those of several stay where they are.
+
+    `held` is how many cores each of the regions holds.
+    """
     numbers = [number for number in core.groups() if number is not None]
-    region = next((one for one in regions if one.start() <= core.start() < one.end()), None)
-    held = [one for one in cores if region and region.start() <= one.start() < region.end()]
-    whole = region if region and len(held) == 1 and region.group().endswith(("</box>", "<|box_end|>")) else core
+    place = bisect_right(regions, core.start(), key=lambda one: one.start()) - 1
+    region = regions[place] if place >= 0 and core.start() < regions[place].end() else None
+    whole = region if region and held[place] == 1 and region.group().endswith(("</box>", "<|box_end|>")) else core
     marks = Marks.NONE if region is None else Marks.QWEN if region.group().startswith("<|") else Marks.TAGS
     return Written(
         whole.start(),

@@ -17,6 +17,7 @@ from data_prep.check.run import check_records
 from data_prep.errors import UsageError
 from data_prep.numbers import whole
 from data_prep.picture_folder import add_images_option
+from data_prep.records.output import refuse_source
 from data_prep.records.pixels import add_pixel_option, allow_pixels
 
 EPILOG = """examples:
@@ -71,8 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UsageError(f"{flag} {value}: at least {least}")
     if not 0 <= args.allow_drops <= 1:
         raise UsageError(f"--allow-drops {args.allow_drops}: a share from 0 to 1, for example 0.1 for a tenth")
-    if args.image_folder is not None and not args.image_folder.is_dir():
-        raise UsageError(f"{args.image_folder}: no such folder; --images is where the pictures are")
+    for flag, folder in (("--images", args.image_folder), ("--test-image-folder", args.test_image_folder)):
+        if folder is not None and not folder.is_dir():
+            raise UsageError(f"{folder}: no such folder; {flag} is where the pictures are")
+    for path in (args.html, args.fix):
+        refuse_source(path, [one for one in (args.records, args.test) if one]) if path else None
     allow_pixels(args.max_pixels)
     report = check_records(
         args.records,

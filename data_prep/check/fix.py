@@ -19,7 +19,7 @@ from data_prep.check.mend import mend
 from data_prep.check.report import NUM_EXAMPLES, Report, report_text
 from data_prep.check.run import check_records
 from data_prep.check.texts import images_under_wrong_key
-from data_prep.errors import DataError, PictureFault, UsageError, printable
+from data_prep.errors import DataError, PictureFault, printable, shortened
 from data_prep.files import sha256_of, source_entry, write_json
 from data_prep.records.ids import unique_ids
 from data_prep.records.output import meta_path
@@ -107,11 +107,8 @@ def fix(
 ) -> int:
     """Write the mended records of `path` to `output` and check them; return 1 when something is wrong or much is lost.
 
-    `allowed_drops` is the share of records (0 to 1) that may be dropped. Raises UsageError when `output` is the file
-    itself, DataError when no record is left.
+    `allowed_drops` is the share of records (0 to 1) that may be dropped. Raises DataError when no record is left.
     """
-    if output.resolve() == path.resolve():
-        raise UsageError(f"--fix {output}: is the file itself; name a new one, the original stays as it is")
     work = Fixing(read_records(path), report)
     count = write_records(output, _not_empty(unique_ids(work.run()), path))
     reasons = Counter(entry["reason"] for entry in work.dropped)
@@ -166,7 +163,8 @@ def _account(output: Path, total: int, count: int, work: Fixing, reasons: Counte
     ]
     shown = work.examples()
     lines += [
-        f'  dropped line {entry["line"]}, record "{printable(entry["record"])}": {entry["reason"]}' for entry in shown
+        f'  dropped line {entry["line"]}, record "{shortened(printable(entry["record"]))}": {entry["reason"]}'
+        for entry in shown
     ]
     if len(work.dropped) > len(shown):
         lines.append(f"  ... all {len(work.dropped)} are listed in {meta_path(output)}")

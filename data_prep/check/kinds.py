@@ -43,12 +43,12 @@ KINDS: dict[str, Kind] = {
              "convert it: python -m data_prep hf or table", "drops it"),
         Kind("unknown role", _E, "upstream knows `human` and `gpt` only and stops with a KeyError",
              "rename the role; a system text belongs before the first question",
-             "user becomes human, assistant and bot become gpt, a first system turn goes before the question; others: "
-             "drops the record"),
+             "user becomes human, assistant and bot become gpt, in capitals too; a first system turn goes before the "
+             "question; others: drops the record"),
         Kind("turns not alternating", _E, "upstream asserts human, gpt, human, gpt ... and dies with `assert 1`",
              "merge or reorder the turns", "merges neighbours of one role; drops a first gpt and a last human turn"),
         Kind("text not a string", _E, "upstream concatenates texts and fails on a number or null",
-             "write it as a string", "numbers become text; others: drops the record"),
+             "write it as a string", "numbers become text; others, and NaN: drops the record"),
         Kind("empty text", _E, "an empty answer has no token to learn, and shifts upstream's masks", "write it",
              "drops the question and its answer"),
         Kind("broken Unicode", _E, "half of a surrogate pair: tokenizers refuse it", "write the character again",

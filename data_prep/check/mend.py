@@ -7,16 +7,16 @@ mend({"image": "a.jpg", "conversations": [{"from": "user", "value": "What?"}, ..
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from data_prep.check.kinds import KINDS, Severity
-from data_prep.check.texts import END_TOKENS, LONE_SURROGATE, PICTURE_MARKS, WRONG_IMAGE_KEYS, faults
+from data_prep.check.texts import END_TOKENS, LONE_SURROGATE, MEANT_ROLES, PICTURE_MARKS, WRONG_IMAGE_KEYS, faults
 from data_prep.errors import DataError
 from data_prep.records.preference import is_pair
 from data_prep.records.record import IMAGE_TOKEN, Record, images_of
 
-ROLES = {"user": "human", "assistant": "gpt", "bot": "gpt", "model": "gpt"}
 RENAMED = "name of a picture"
 """What is counted as mended where a picture's name was not its file's."""
 
@@ -89,7 +89,7 @@ def _mend_marks(record: Record, turns: list[dict[str, Any]]) -> None:
         text = turn["value"]
         if not isinstance(text, str) or not PICTURE_MARKS.search(text):
             continue
-        is_answer = ROLES.get(str(turn["from"]).lower(), turn["from"]) == "gpt"
+        is_answer = _role(turn) == "gpt"
         names += [mark["name"].strip() for mark in PICTURE_MARKS.finditer(text) if mark["name"] and not is_answer]
         turn["value"] = PICTURE_MARKS.sub("" if is_answer else IMAGE_TOKEN, text)
     if names and "image" not in record:
@@ -99,7 +99,7 @@ def _mend_marks(record: Record, turns: list[dict[str, Any]]) -> None:
 def _without_system(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Put the text of a first system turn before the first question: training has system words of its own."""
     first, *rest = turns or [{}]
-    if first.get("from") != "system" or not rest or ROLES.get(str(rest[0]["from"]), rest[0]["from"]) != "human":
+    if first.get("from") != "system" or not rest or _role(rest[0]) != "human":
         return turns
     if not (isinstance(first["value"], str) and isinstance(rest[0]["value"], str)):
         return turns
@@ -107,12 +107,15 @@ def _without_system(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rest
 
 
+def _role(turn: Mapping[str, Any]) -> Any:
+    return MEANT_ROLES.get(str(turn["from"]).lower(), turn["from"])
+
+
 def _mend_texts(turns: list[dict[str, Any]]) -> None:
     for turn in turns:
-        role, text = turn["from"], turn["value"]
-        turn["from"] = ROLES.get(str(role).lower(), role)
-        if isinstance(text, int | float) and not isinstance(text, bool):
-            text = str(text)
+        turn["from"], text = _role(turn), turn["value"]
+        if isinstance(text, int | float) and not isinstance(text, bool) and math.isfinite(text):
+            text = str(int(text) if text == int(text) else text)
         if isinstance(text, str):
             if END_TOKENS.search(text):
                 text = END_TOKENS.sub("", text).strip()

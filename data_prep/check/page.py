@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_prep.check.kinds import Severity
-from data_prep.check.report import Example, Finding, Report
-from data_prep.errors import PictureError
+from data_prep.check.report import NUM_EXAMPLES, Example, Finding, Report
+from data_prep.errors import PictureError, quoted, shortened
 from data_prep.records.picture import open_image, resolve_image
 from data_prep.view.page import escape, picture_tag, write_page
 
@@ -27,9 +27,8 @@ def _summary(report: Report) -> str:
         if report.ok
         else '<p class="error"><strong>Training would be wrong.</strong> The findings in red must be mended.</p>'
     )
-    pictures = f"{report.num_pictures:,} pictures {'decoded' if report.decoded else 'named'}"
     folder = f", image folder <code>{escape(report.image_folder)}</code>" if report.image_folder else ""
-    facts = f'<p class="soft">{report.num_records:,} records, {pictures}{folder}</p>'
+    facts = f'<p class="soft">{report.num_records:,} records, {report.pictures_told}{folder}</p>'
     return f"<h1>Check of {escape(report.path)}</h1>{verdict}{facts}"
 
 
@@ -48,6 +47,8 @@ def _overview(report: Report) -> str:
 def _card(found: Finding, report: Report, test_folder: Path | None) -> str:
     severity = found.kind.severity
     rows = "".join(_row(example) for example in found.examples)
+    if len(found.examples) == NUM_EXAMPLES < found.count:
+        rows += f'<tr><td colspan="3" class="soft">the first {NUM_EXAMPLES} of {found.count:,}</td></tr>'
     table = f'<div class="wide"><table><tr><th>Line</th><th>Record</th><th>What is there</th></tr>{rows}</table></div>'
     remedy = f"<p>{escape(_sentence(found.kind.remedy))}</p>" if severity is not Severity.NOTE else ""
     pictures = "".join(_pair(example, report, test_folder) for example in found.examples)
@@ -65,7 +66,7 @@ def _sentence(text: str) -> str:
 
 def _row(example: Example) -> str:
     place = str(example.line) if example.line else "all"
-    return f"<tr><td>{place}</td><td>{escape(example.record)}</td><td>{escape(example.detail)}</td></tr>"
+    return f"<tr><td>{place}</td><td>{escape(shortened(example.record))}</td><td>{escape(example.detail)}</td></tr>"
 
 
 def _pair(example: Example, report: Report, test_folder: Path | None) -> str:
@@ -93,7 +94,7 @@ def _answers(report: Report) -> str:
     top = answers["most_common"][:12]
     widest = top[0][1]
     rows = "".join(
-        f'<tr><td>{escape(text[:80])}</td><td class="number">{share:.1%}</td>'
+        f'<tr><td>{escape(quoted(text, 80))}</td><td class="number">{share:.1%}</td>'
         f'<td style="width:50%"><div class="bar" style="width:{share / widest:.1%}"></div></td></tr>'
         for text, share in top
     )

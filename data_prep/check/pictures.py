@@ -29,7 +29,7 @@ Uses = Mapping[str, Sequence[int]]
 
 
 def picture_findings(report: Report, records: Records, uses: Uses, facts: Mapping[str, Facts]) -> None:
-    """Add what is wrong with each picture to the report, at every record that uses it (counted once a picture)."""
+    """Add what is wrong with each picture to the report, at every record that uses it."""
     missing = [name for name, found in facts.items() if found.fault in NAME_FAULTS]
     if report.image_folder is not None:
         report.renames = near_names(report.image_folder, missing)
@@ -57,8 +57,8 @@ def picture_findings(report: Report, records: Records, uses: Uses, facts: Mappin
 def _add(report: Report, records: Records, uses: Uses, fault: Fault, name: str, other: str | None = None) -> None:
     indices = uses[name]
     first = indices[0]
-    report.add(fault.kind, Example(records.line(first), first, _id(records, first), fault.detail, name, other))
-    report.by_kind[fault.kind].indices.extend(indices[1:])
+    place = Example(records.line(first), first, _id(records, first), fault.detail, name, other)
+    report.add(fault.kind, place, indices[1:])
 
 
 def _id(records: Records, index: int) -> str:

@@ -6,12 +6,13 @@ report.ok; report.findings[0].examples[0].record     # first bad record's id
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from data_prep.check.kinds import KINDS, Kind, Severity
-from data_prep.errors import printable, quoted
+from data_prep.errors import printable, quoted, shortened
 
 NUM_EXAMPLES = 5
 ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.NOTE: 2}
@@ -31,19 +32,23 @@ class Example:
 
 @dataclass
 class Finding:
-    """All places of one kind: how many, the first of them, and (not in the JSON) the numbers of all records."""
+    """All places of one kind: how many, the first of them, and (not in the JSON) the numbers of all records.
+
+    A picture that several records name is one example and a place in each of them.
+    """
 
     kind: Kind
     count: int = 0
     examples: list[Example] = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
 
-    def add(self, example: Example) -> None:
-        """Count one place, keeping the first few in full."""
-        self.count += 1
-        self.indices.append(example.index)
+    def add(self, example: Example, others: Sequence[int] = ()) -> None:
+        """Count a place, and those of the `others`, records with the same picture, keeping the first few in full."""
+        self.count += 1 + len(others)
+        self.indices += [example.index, *others]
         if len(self.examples) < NUM_EXAMPLES:
-            self.examples.append(example)
+            shared = f" (in {1 + len(others)} records)" if others else ""
+            self.examples.append(replace(example, detail=f"{example.detail}{shared}") if others else example)
 
 
 @dataclass
@@ -75,9 +80,21 @@ class Report:
     def ok(self) -> bool:
         return not any(found.kind.severity is Severity.ERROR for found in self.by_kind.values())
 
-    def add(self, kind: str, example: Example) -> None:
-        """Count one place of `kind`, one of KINDS."""
-        self.by_kind.setdefault(kind, Finding(KINDS[kind])).add(example)
+    def add(self, kind: str, example: Example, others: Sequence[int] = ()) -> None:
+        """Count a place of `kind`, one of KINDS; `others` are further records with the same picture."""
+        self.by_kind.setdefault(kind, Finding(KINDS[kind])).add(example, others)
+
+    @property
+    def pictures_told(self) -> str:
+        """How many pictures there are, and whether they were decoded: `6 pictures decoded`, `2 of 6 ...`, `named`."""
+        if not self.decoded or self.image_folder is None:
+            return f"{self.num_pictures:,} pictures named"
+        good = self.statistics.get("pictures", {}).get("good", 0)
+        return (
+            f"{good:,} of {self.num_pictures:,} pictures decoded"
+            if good < self.num_pictures
+            else f"{good:,} pictures decoded"
+        )
 
     def as_json(self, places: bool = False) -> dict[str, Any]:
         """Return the report as plain values, `from_json`'s counterpart; `places`: with the numbers of all records."""
@@ -117,12 +134,14 @@ def from_json(value: dict[str, Any]) -> Report:
 
 def report_text(report: Report, num_examples: int = 3) -> str:
     """Return the report as a table by kind with its first examples, and a last line that says what it means."""
-    pictures = f"{report.num_pictures} pictures {'decoded' if report.decoded else 'named'}"
     origin = "from the cache" if report.from_cache else f"{report.seconds:.1f} s"
-    lines = [f"check {printable(report.path)}: {report.num_records} records, {pictures}, {origin}"]
+    lines = [f"check {printable(report.path)}: {report.num_records} records, {report.pictures_told}, {origin}"]
     for found in report.findings:
         lines.append(f"  {found.kind.severity.value:<8} {found.count:>7}  {found.kind.name}: {found.kind.why}")
-        lines += [f"{'':19}{_place(example)}" for example in found.examples[:num_examples]]
+        shown = found.examples[:num_examples]
+        lines += [f"{'':19}{_place(example)}" for example in shown]
+        if found.count > len(shown) and len(shown) == num_examples:
+            lines.append(f"{'':19}... the first {len(shown)} of {found.count}")
         if found.kind.severity is not Severity.NOTE:
             lines.append(f"{'':19}-> {found.kind.remedy}")
     lines += [f"  {line}" for line in _statistics(report.statistics)]
@@ -133,7 +152,7 @@ def report_text(report: Report, num_examples: int = 3) -> str:
 def _place(example: Example) -> str:
     if not example.line:
         return example.detail
-    return f'line {example.line}, record "{printable(example.record)}": {example.detail}'
+    return f'line {example.line}, record "{shortened(printable(example.record))}": {example.detail}'
 
 
 def _statistics(statistics: dict[str, Any]) -> list[str]:

@@ -15,6 +15,8 @@ from data_prep.records.preference import is_pair, pair_of, text_of
 from data_prep.records.record import IMAGE_TOKEN, images_of
 
 ROLES = {"human", "gpt"}
+MEANT_ROLES = {"user": "human", "assistant": "gpt", "bot": "gpt", "model": "gpt", "human": "human", "gpt": "gpt"}
+"""What roles in other spellings mean, in small letters."""
 END_TOKENS = re.compile(
     r"</?s>|<\|(?:im_start|im_end|endoftext|end_of_text|begin_of_text|eot_id|start_header_id|end_header_id|end)\|>"
     r"|<end_of_turn>|<start_of_turn>|\[/?INST\]|<</?SYS>>"
@@ -113,7 +115,7 @@ def _why_no_conversation(record: Mapping[str, Any]) -> str:
 def _order_faults(roles: list[Any]) -> Iterator[Fault]:
     unknown = [role for role in roles if not isinstance(role, str) or role not in ROLES]
     if unknown:
-        near = {"user": "human", "assistant": "gpt", "bot": "gpt", "model": "gpt"}.get(str(unknown[0]).lower())
+        near = MEANT_ROLES.get(str(unknown[0]).lower())
         hint = f"; write {near}" if near else ""
         said = f'"{shortened(unknown[0], 40)}"' if isinstance(unknown[0], str) else quoted(unknown[0], 40)
         yield Fault("unknown role", f"role {said}, expected human or gpt{hint}")

@@ -14,11 +14,12 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_prep.converters.encodings import encoding_of
 from data_prep.converters.folder import pictures_below
 from data_prep.converters.options import converter_parser
 from data_prep.converters.rows import Reading, read_rows
 from data_prep.converters.texts import text_of
-from data_prep.errors import DataError, UsageError
+from data_prep.errors import DataError, UsageError, quoted
 from data_prep.files import write_text
 from data_prep.numbers import real, seed
 
@@ -34,12 +35,18 @@ def is_test(name: str, share: float, seed: int) -> bool:
 
 def filled_in(path: Path, encoding: str | None = None) -> dict[str, str]:
     """Return the captions of an earlier template by picture name; none when the file is not there."""
-    if not path.exists():
+    if not path.exists() or (path.is_file() and not path.stat().st_size):
         return {}
     rows = [row for _, row in read_rows(path, Reading(encoding=encoding))]
-    if rows and not set(HEADER) <= set(rows[0]):
-        raise DataError(path, "exists and is no caption template (no columns image, caption); choose another name")
+    if any(set(row) != set(HEADER) for row in rows) or (not rows and not _is_empty_template(path, encoding)):
+        problem = "exists and is no caption template: its columns are not image and caption alone"
+        raise DataError(path, f"{problem}, and others would be lost; choose another name")
     return {text_of(row["image"]): text_of(row["caption"]) for row in rows}
+
+
+def _is_empty_template(path: Path, encoding: str | None) -> bool:
+    text = path.read_text(encoding=encoding_of(path, encoding))
+    return {cell.strip().strip('"') for cell in text.replace(";", ",").split(",")} == set(HEADER)
 
 
 def write_template(path: Path, names: Sequence[str], captions: dict[str, str]) -> None:
@@ -70,6 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.test and (name.startswith("test/") if by_folder else is_test(name, args.test_share, args.seed))
     }  # fmt: skip
     known = {**filled_in(args.train, args.encoding), **(filled_in(args.test, args.encoding) if args.test else {})}
+    if gone := {name: caption for name, caption in known.items() if caption and name not in set(names)}:
+        first = next(iter(gone))
+        problem = f"no such picture, and its caption would be lost ({quoted(gone[first])}), the first of {len(gone)}"
+        raise DataError(first, f"{problem}; put the picture back, or take its row out of the table")
     for path, kept in ((args.train, [name for name in names if name not in chosen]), (args.test, sorted(chosen))):
         if path is None:
             continue

@@ -41,7 +41,8 @@ def delimited_rows(
     csv.field_size_limit(LONGEST_CELL)
     with path.open(encoding=encoding_of(path, encoding, option), newline="") as stream:
         first, skipped, asked = _header_line(stream)
-        reader = csv.reader(chain([first], stream), delimiter=delimiter or asked or _delimiter(first), strict=True)
+        usual = delimiter if delimiter and delimiter in first else _delimiter(first)
+        reader = csv.reader(chain([first], stream), delimiter=asked or usual, strict=True)
         try:
             yield from _named(reader, path, skipped)
         except csv.Error as error:
@@ -50,11 +51,18 @@ def delimited_rows(
 
 
 def _header_line(stream: TextIO) -> tuple[str, int, str | None]:
-    """Return the line of the header, how many stand before it, and the delimiter that Excel's `sep=;` names."""
-    first = stream.readline()
-    if found := SEPARATOR.fullmatch(first.strip()):
-        return stream.readline(), 1, found[1]
-    return first, 0, None
+    """Return the line of the header, how many stand before it, and the delimiter that Excel's `sep=;` names.
+
+    Empty lines before it are passed over.
+    """
+    asked, skipped = None, 0
+    for line in stream:
+        if found := SEPARATOR.fullmatch(line.strip()):
+            asked = found[1]
+        elif line.strip():
+            return line, skipped, asked
+        skipped += 1
+    return "", skipped, asked
 
 
 def _delimiter(header: str) -> str:

@@ -107,6 +107,15 @@ def _exif_of_upright(header: Image.Image) -> bytes | None:
         return None
 
 
+def _originals(folder: Path, target: Path) -> list[str]:
+    """Return the pictures of a folder without those that an earlier run wrote to `target` below it."""
+    names, root, inside = pictures_below(folder), folder.resolve(), target.resolve()
+    if not inside.is_relative_to(root):
+        return names
+    written = f"{inside.relative_to(root).as_posix()}/"
+    return [name for name in names if not name.startswith(written)]
+
+
 @dataclass
 class Outcome:
     """What became of the pictures: counts, what could not be read, and each picture's new name and hash."""
@@ -150,9 +159,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_pixel_option(parser)
     args = parser.parse_args(argv)
     allow_pixels(args.max_pixels)
-    names = target_names(pictures_below(args.folder), args.prefix)
     if args.folder.resolve() == args.output_dir.resolve():
         raise DataError(args.output_dir, "is the folder of the originals; choose another --output-dir")
+    names = target_names(_originals(args.folder, args.output_dir), args.prefix)
     outcome = convert(args.folder, args.output_dir, names, args)
     counts = +outcome.counts  # without what did not happen
     meta: dict[str, object] = {"kind": "heic", "command": command_line(), "from": str(args.folder), "in": len(names)}

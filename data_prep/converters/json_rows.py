@@ -18,7 +18,7 @@ from data_prep.converters.coco import caption_rows
 from data_prep.converters.encodings import encoding_of
 from data_prep.errors import DataError, quoted, shortened
 from data_prep.records.foreign import ENDINGS
-from data_prep.records.json_text import broken_json, kind_of, read_json
+from data_prep.records.json_text import broken_json, kind_of, parse_json, read_json
 from data_prep.records.record import read_records
 
 Row = dict[str, Any]
@@ -37,7 +37,7 @@ def json_rows(
     """
     name = encoding_of(path, encoding, option)
     if name not in {"utf-8", "utf-8-sig"}:
-        return _numbered(_whole(path, path.read_text(encoding=name).lstrip("\ufeff"), part))
+        return _numbered(_whole(path, path.read_text(encoding=name).lstrip("\ufeff"), part), path)
     if path.suffix.lower() == ".json" and _is_object(path):
         return rows_of_object(read_json(path), path, part)
     return _records(path)
@@ -45,8 +45,9 @@ def json_rows(
 
 def _records(path: Path) -> Iterator[Placed]:
     records = read_records(path)
+    has_lines = len(records) < 2 or records.line(0) != records.line(1)
     for index in range(len(records)):
-        yield f"line {records.line(index)}", records[index]
+        yield f"line {records.line(index)}" if has_lines else f"entry {index + 1}", records[index]
 
 
 def _is_object(path: Path) -> bool:
@@ -68,17 +69,18 @@ def _is_object(path: Path) -> bool:
 def _whole(path: Path, text: str, part: str | None) -> Iterable[Any]:
     try:
         if path.suffix.lower() == ".json":
-            value = json.loads(text)
+            value = parse_json(text.encode("utf-8", "surrogatepass"), path)
             return value if isinstance(value, list) else [row for _, row in rows_of_object(value, path, part)]
-        return [json.loads(line) for line in text.split("\n") if line.strip()]
+        lines = enumerate(text.encode("utf-8", "surrogatepass").split(b"\n"), 1)
+        return [parse_json(line, path, number) for number, line in lines if line.strip()]
     except json.JSONDecodeError as error:
         raise DataError(path, broken_json(error)) from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(path, f"JSON that cannot be read ({str(error)[:60]}); mend it") from None
 
 
-def _numbered(rows: Iterable[Any]) -> Iterator[Placed]:
+def _numbered(rows: Iterable[Any], path: Path) -> Iterator[Placed]:
     for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise DataError(path, f"entry {number}: expected an object {{...}}, found {kind_of(row)}")
         yield f"entry {number}", row
 
 
@@ -121,7 +123,8 @@ def _by_shape(value: dict[str, Any], path: Path) -> Iterator[Placed]:
     if {"columns", "data"} <= set(value) and isinstance(value["columns"], list) and isinstance(value["data"], list):
         if wrong := next((row for row in value["data"] if not isinstance(row, list)), None):
             raise DataError(path, f"data: expected a list of cells for each row, found {quoted(wrong)}")
-        yield from _numbered(dict(zip(map(str, value["columns"]), row, strict=False)) for row in value["data"])
+        cells = (zip(map(str, value["columns"]), row, strict=False) for row in value["data"])
+        yield from _numbered(map(dict, cells), path)
     elif value and all(PurePosixPath(key).suffix.lower() in ENDINGS for key in value):
         for key, one in value.items():
             yield f"entry {key}", {"image": key, **(one if isinstance(one, dict) else {"caption": one})}
@@ -130,9 +133,10 @@ def _by_shape(value: dict[str, Any], path: Path) -> Iterator[Placed]:
             yield f"entry {key}", {"id": key, **one}
     elif kinds == {dict}:
         index = dict.fromkeys(key for one in value.values() for key in one)
-        yield from _numbered({name: one.get(key) for name, one in value.items()} for key in index)
+        yield from _numbered(({name: one.get(key) for name, one in value.items()} for key in index), path)
     elif kinds == {list} and len({len(one) for one in value.values()}) == 1:
-        yield from _numbered(dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True))
+        rows = zip(*value.values(), strict=True)
+        yield from _numbered((dict(zip(value, row, strict=True)) for row in rows), path)
     elif (COLUMN_NAMES | {"conversations"}) & set(value):
         yield "entry 1", value
     else:

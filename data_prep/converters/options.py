@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -24,6 +25,10 @@ from data_prep.records.record import images_of
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 """The prompt suffix that LLaVA-1.5 was trained with for short answers (Liu et al., 2023, section 3.2)."""
+
+
+PLACE = re.compile(r"\{0?(?::[^{}]{0,8})?\}")
+"""Where a number goes in a pattern of names: `{}`, `{:012d}`."""
 
 
 def converter_parser(kind: str, description: str, examples: str) -> argparse.ArgumentParser:
@@ -94,6 +99,19 @@ def require_folder(folder: Path) -> None:
     """Raise UsageError when the image folder is not there."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; {meant(folder, '--images is where the pictures are')}")
+
+
+def require_place(image_name: str) -> None:
+    """Raise UsageError where a pattern of pictures' names has no place for the number: all would be one picture."""
+    plain = image_name.replace("{{", "").replace("}}", "")
+    try:
+        is_pattern = image_name.format(1) != image_name.format(2) and not {"{", "}"} & set(PLACE.sub("", plain))
+    except (ValueError, LookupError, AttributeError):
+        is_pattern = False
+    if not is_pattern:
+        raise UsageError(
+            f"--image-name {image_name!r}: write {{}} where the picture's number goes, as in 'VG/{{}}.jpg'"
+        )
 
 
 def picture_problem(folder: Path, name: str) -> Reason | None:

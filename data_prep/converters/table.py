@@ -35,7 +35,7 @@ from data_prep.converters.vqa_answers import most_common_answer
 from data_prep.errors import DataError
 from data_prep.progress import Progress
 from data_prep.records.output import Converted, Drop, Origin, Reason
-from data_prep.records.record import conversation
+from data_prep.records.record import IMAGE_TOKEN, conversation
 
 ID_NAMES = ("id", "question_id", "uid")
 TURNS = ("messages", "conversations", "conversation", "texts", "dialog", "dialogue")
@@ -80,8 +80,10 @@ def convert(rows: Iterable[Placed], path: Path, args: argparse.Namespace) -> Ite
         elif missing:
             gone = next(name for name in names if picture_problem(args.image_folder, name))
             yield Drop(missing, f"{where}: {_as_written(row, images, gone)}", picture=gone)
-        elif not found.question.strip():
+        elif not found.question.replace(IMAGE_TOKEN, "").strip():
             yield Drop(Reason.NO_QUESTION, where)
+        elif (marks := found.question.count(IMAGE_TOKEN)) not in (0, len(names)):
+            yield Drop(Reason.BAD_TURNS, f"{where}: {marks} <image> for {len(names)} pictures")
         elif not found.answers:
             yield Drop(Reason.NO_ANSWER, where)
         else:
@@ -120,7 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     choices = {"image": args.image_column, "question": args.question or args.question_column, "suffix": args.suffix}
     with Progress("converting", None, "rows") as progress:
         rows = progress.each(read_rows(args.table, reading_of(args)))
-        origin = Origin("table", [args.table], args.image_folder, choices)
+        sources = [args.table] if args.table.is_file() else []
+        origin = Origin("table", sources, args.image_folder, choices)
         return write_and_check(args, convert(rows, args.table, args), origin)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import datetime
-import json
 import math
 import re
 import struct
@@ -19,12 +18,15 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from data_prep.records.json_text import is_deep, json_in
+
 EXACT = 1e22
 """Whole floats below it are written out; above, their digits say more than was measured."""
 QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 NUMPY_TEXTS = re.compile(rf"\[\s*{QUOTED}(?:\s+{QUOTED})+\s*\]", re.S)
 """numpy writes texts without commas, which Python would join into one."""
 WORDS = {"nan": None, "NaN": None, "null": None, "true": True, "false": False}
+BRACKETS = ("[]", "()")
 LONGEST_LIST = 1_000_000
 """Characters of a cell that is looked at as a list."""
 
@@ -130,13 +132,17 @@ def texts_of(value: Any) -> list[str]:
 def listed(text: str) -> str | list[Any]:
     """Return the list that a cell writes (JSON, Python, pandas, numpy), or the text where it is meant as it stands.
 
+    A tuple of Python is one: ('red', 'blue').
+
     Lists of numbers, of lists and of objects without `answer` stay the text that they are: one answer.
     """
     bare = text.strip()
-    if bare[:1] != "[" or bare[-1:] != "]" or len(bare) > LONGEST_LIST:
+    if bare[:1] + bare[-1:] not in BRACKETS or len(bare) > LONGEST_LIST:
         return text
     values = parsed_list(bare)
     if values is None or is_numbers(values):
+        return text
+    if not values and bare == "()":
         return text
     plain = all(not isinstance(one, list | Mapping) or (isinstance(one, Mapping) and "answer" in one) for one in values)
     return values if plain else text
@@ -144,11 +150,10 @@ def listed(text: str) -> str | list[Any]:
 
 def parsed_list(bare: str) -> list[Any] | None:
     """Return the list that a text in brackets writes as JSON, Python or numpy would; None where it is none."""
-    try:
-        values = json.loads(bare)
-    except (ValueError, RecursionError):
+    values = json_in(bare)
+    if values is None:
         values = _python(bare)
-    return values if isinstance(values, list) else None
+    return values if isinstance(values, list) and not is_deep(values) else None
 
 
 def _python(bare: str) -> Any:

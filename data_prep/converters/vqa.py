@@ -25,6 +25,7 @@ from data_prep.converters.options import (
     converter_parser,
     picture_problem,
     require_folder,
+    require_place,
     with_suffix,
     write_and_check,
 )
@@ -221,6 +222,9 @@ def merge_by_image(items: Iterable[Converted | Drop], kind: str) -> Iterator[Con
             yield item
             continue
         record = item.record
+        if "answers" not in record:  # several questions of one row: together already
+            yield item
+            continue
         names = tuple(images_of(record))
         if names not in merged:
             first = {**record, "id": f"{kind}-{Path(names[0]).stem}", "answers": [record["answers"]]}
@@ -260,6 +264,8 @@ def main(argv: Sequence[str]) -> int:
     args = build_parser(kind).parse_args(argv[1:])
     args.kind = kind
     require_folder(args.image_folder)
+    if args.image_name is not None:
+        require_place(args.image_name)
     official, questions = read_official(args.questions, "questions")
     pairs = pair_up(questions, read_official(args.annotations, "annotations")[1], args.annotations)
     names = ImageNames(args.image_folder, str(official.get("data_subtype", "train2014")), args.image_name)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from data_prep.check.texts import END_TOKENS, LONE_SURROGATE, ROLE_MARKERS
 from data_prep.errors import quoted
+from data_prep.records.json_text import is_deep
 from data_prep.records.record import IMAGE_TOKEN
 
 MIN_TURNS, MAX_TURNS = 2, 10
@@ -62,9 +63,9 @@ def _object_in(text: str) -> dict[str, Any] | None:
         return None
     try:
         value, _ = json.JSONDecoder(strict=False).raw_decode(text, start)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # digits without end are a ValueError
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and not is_deep(value) else None
 
 
 def _pairs(value: dict[str, Any], style: str, question: str) -> list[Turn] | Invalid:

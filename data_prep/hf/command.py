@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import json
 import random
 import sys
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -35,6 +34,7 @@ from data_prep.hf.turns import Talk, talk_of
 from data_prep.numbers import seed
 from data_prep.picture_folder import add_images_option
 from data_prep.progress import Progress
+from data_prep.records.json_text import json_in
 from data_prep.records.output import Converted, Drop, Origin, Reason
 
 MANY_ROWS = 2000
@@ -96,10 +96,7 @@ def _kept(row: Row) -> dict[str, Any]:
     """What `push` keeps of a record beside its turns and pictures: its reference answers, and its other keys."""
     answers, more = row.get("answers"), row.get("more")
     kept: dict[str, Any] = {"answers": answers} if answers and isinstance(answers, list) else {}
-    try:
-        told = json.loads(more) if isinstance(more, str) else None
-    except ValueError:
-        return kept  # a column of that name in a data set that push did not write
+    told = json_in(more) if isinstance(more, str) else None  # None: push did not write that column
     return kept | ({key: told[key] for key in told if key not in TURNS_AND_PICTURES} if isinstance(told, dict) else {})
 
 

@@ -38,6 +38,10 @@ CAPTION_COLUMNS = ("caption", "text", "captions", "description", "sentences", "t
 TURN_COLUMNS = ("messages", "conversations", "conversation", "texts", "dialog", "dialogue")
 
 
+NOTHING = {"bytes": None, "path": None}
+"""A picture's cell of a row without one, where `datasets` keeps pictures."""
+
+
 class Columns(NamedTuple):
     """Columns that the caller named; None where they are to be recognised."""
 
@@ -136,7 +140,8 @@ def picture_cells(row: Row, layout: Layout) -> Sequence[Any]:
         value = cell_at(row, name)
         if isinstance(value, str) and value[:1] == "[" and value.rstrip()[-1:] == "]":
             value = parsed_list(value.strip()) or value
-        found += [one for one in value if one is not None] if isinstance(value, list) else [value] if value else []
+        cells = value if isinstance(value, list) else [value]
+        found += [one for one in cells if one and one != NOTHING]
     return found or (pictures_in(row.get(layout.text)) if layout.kind == "messages" else [])
 
 

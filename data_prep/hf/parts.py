@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from data_prep.converters.texts import NoText, kind_of_value, text_of
 from data_prep.errors import shortened
+from data_prep.records.json_text import json_in
 from data_prep.records.record import IMAGE_TOKEN
 
 TEXT_TYPES = {"text", "input_text", "output_text"}
@@ -115,8 +115,8 @@ def calls_text(calls: Any) -> str:
         inner = function if isinstance(function, Mapping) else call
         if isinstance(inner, Mapping):
             arguments = inner.get("arguments")
-            with suppress(ValueError):
-                arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+            if isinstance(arguments, str) and (told := json_in(arguments)) is not None:
+                arguments = told
             inner = json.dumps({"name": inner.get("name"), "arguments": arguments}, ensure_ascii=False)
         texts.append(text_of(inner))
     return "\n".join(texts)

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import xxhash
 
@@ -28,6 +29,7 @@ from data_prep.files import write_problem
 from data_prep.hf.layouts import Layout, picture_cells
 from data_prep.hf.parts import picture_in
 from data_prep.hf.rows import fetched
+from data_prep.records.near_names import near_name
 from data_prep.records.output import Reason
 from data_prep.records.picture import extension_of
 
@@ -38,6 +40,8 @@ LONGEST_NAME = 1024
 """Characters of a path or an address."""
 SHORTEST_PICTURE = 80
 """Characters of base64 that may be a picture."""
+FILE = "file://"
+"""How Qwen's and ms-swift's messages begin a path."""
 ARCHIVES = ("zip://", "tar://", "gzip://", "bz2://", "xz://", "zstd://", "lz4://")
 
 
@@ -58,7 +62,10 @@ def names_a_file(cell: Any, source: str) -> bool:
     """Say whether a picture's cell is a path, without bytes, to a file in the data set's own folder."""
     inside = picture_in(cell) if isinstance(cell, Mapping) else cell
     below = own_folder(source)
-    return isinstance(inside, str) and below is not None and len(inside) < LONGEST_NAME and _is_file(below / inside)
+    if not isinstance(inside, str) or below is None or len(inside) >= LONGEST_NAME:
+        return False
+    name = unquote(inside.removeprefix(FILE)) if inside.startswith(FILE) else inside
+    return _is_file(below / name) or near_name(below, name) is not None
 
 
 def _is_file(path: Path) -> bool:
@@ -118,6 +125,8 @@ class PictureStore:
                 return self._save(raw, shown)
             if len(inside) >= LONGEST_NAME:
                 return Picture(shown, Reason.IMAGE_UNREADABLE)
+            if inside.startswith(FILE):
+                inside = unquote(inside.removeprefix(FILE))
             return self._from_address(inside) if "://" in inside else self._from_disk(inside)
         except ValueError:  # broken base64, or a name that the system has no words for
             return Picture(shown, Reason.IMAGE_UNREADABLE)
@@ -149,17 +158,27 @@ class PictureStore:
     def _from_disk(self, path: str) -> Picture:
         if self._below is None:
             return self._from_hub(path)
-        problem = Reason.IMAGE_MISSING
-        for name in dict.fromkeys((path, path.replace("\\", "/"))):
-            for place in (self._below, self.folder):
-                real = os.path.realpath(place / name)
-                referenced = real.startswith(self._root + os.sep)
-                if not (referenced or self._is_below(real)):
-                    problem = Reason.IMAGE_OUTSIDE
-                elif os.path.isfile(real):  # noqa: PTH113
-                    below = Path(real).relative_to(self._root).as_posix() if referenced else ""
-                    return Picture(below) if referenced else self._save(Path(real).read_bytes(), path)
-        return Picture(path, problem)
+        picture = Picture(path, Reason.IMAGE_MISSING)
+        places = (self._below, self.folder)
+        for place in places:
+            if not (found := self._at(place / path, path)).problem:
+                return found
+            picture = found if found.problem is Reason.IMAGE_OUTSIDE else picture
+        # In another spelling: backslashes, another case, another Unicode form.
+        near = next(((place, name) for place in places if (name := near_name(place, path))), None)
+        return self._at(near[0] / near[1], path) if near else picture
+
+    def _at(self, place: Path, path: str) -> Picture:
+        """Return the picture in a file, named where it lies below the folder, else copied there."""
+        real = os.path.realpath(place)
+        referenced = real.startswith(self._root + os.sep)
+        if not (referenced or self._is_below(real)):
+            return Picture(path, Reason.IMAGE_OUTSIDE)
+        if not os.path.isfile(real):  # noqa: PTH113
+            return Picture(path, Reason.IMAGE_MISSING)
+        if referenced:
+            return Picture(Path(real).relative_to(self._root).as_posix())
+        return self._save(Path(real).read_bytes(), path)
 
     def _from_hub(self, path: str) -> Picture:
         """Fetch a file that a row of the hub names by its path in the data set; rows elsewhere name none."""

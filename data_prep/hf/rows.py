@@ -141,7 +141,7 @@ def _files(path: Path) -> list[Path]:
         return [path] if path.suffix in {".parquet", ".arrow"} else []
     if (path / "state.json").is_file():
         return sorted(path.glob("data-*.arrow"))
-    return sorted(path.rglob("*.parquet")) if path.is_dir() else []
+    return sorted(file for file in path.rglob("*.parquet") if file.is_file()) if path.is_dir() else []
 
 
 def _of_split(folder: Path, files: Sequence[Path], split: str | None) -> list[Path]:

@@ -54,7 +54,7 @@ def talk_of(row: Row, layout: Layout, num_images: int, question: str, suffix: st
     elif layout.kind == "caption":
         turns = [("human", question), ("gpt", next(iter(texts_of(cell_at(row, layout.text))), ""))]
     else:
-        turns = list(TURNS[layout.kind](row[layout.text] or []))
+        turns = list(TURNS[layout.kind](row.get(layout.text) or []))
     turns = _joined(_with_history(row, turns), row)
     return Talk(with_images(_in_order(turns), num_images), answers, apart)
 

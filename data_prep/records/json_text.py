@@ -9,6 +9,7 @@ read_json(Path("captions_train2014.json"))["annotations"]
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 import stat
@@ -20,6 +21,8 @@ import msgspec
 from data_prep.errors import DataError, quoted
 
 BOM = b"\xef\xbb\xbf"
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+"""How files begin that a program of Windows, PowerShell's `>` for one, has written."""
 MAX_DEPTH = 100
 """Lists and objects inside one another; code that walks a value copies it one call a level, and Python has 1,000."""
 MAX_DIGITS = 300
@@ -85,6 +88,18 @@ def _read_again(raw: bytes, file: object, line: int) -> Any:
         at = line + raw.count(b"\n", 0, found.start() if found else 0)
         problem = f"line {at}: an integer of {error.args[0]:,} digits, at most {MAX_DIGITS} are read"
         raise DataError(file, f'{problem}; put it between quotes ("...") if it is a name') from None
+
+
+def json_in(text: str) -> Any:
+    """Return the value that a text inside of data writes as JSON; None where it writes none that may be used.
+
+    >>> json_in('{"side": "left"}'), json_in("left"), json_in("[" * 5000 + "]" * 5000)
+    ({'side': 'left'}, None, None)
+    """
+    try:
+        return parse_json(text.encode(), "a text")
+    except (json.JSONDecodeError, DataError, UnicodeEncodeError):
+        return None
 
 
 class _TooLongError(Exception):
@@ -214,7 +229,8 @@ def decode_utf8(raw: bytes, file: object, line: int = 1) -> str:
     except UnicodeDecodeError as error:
         at = line + raw.count(b"\n", 0, error.start)
         found = f"byte 0x{raw[error.start]:02x} is not UTF-8"
-        raise DataError(file, f"line {at}: {found}; save the file as UTF-8 (iconv -f CP1252 -t UTF-8)") from None
+        told = "UTF-16" if raw.startswith(UTF16) else "CP1252"
+        raise DataError(file, f"line {at}: {found}; save the file as UTF-8 (iconv -f {told} -t UTF-8)") from None
 
 
 def kind_of(value: object) -> str:

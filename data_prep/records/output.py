@@ -17,7 +17,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import DataError, PictureFault, printable
+from data_prep.errors import DataError, PictureFault, UsageError, printable
 from data_prep.files import hashing, sha256_of, write_json
 from data_prep.records.ids import unique_ids
 from data_prep.records.near_folder import folder_with, images_flag
@@ -154,11 +154,18 @@ def write_output(path: Path, items: Iterable[Converted | Drop], origin: Origin) 
     """
     if path.suffix.lower() not in {".json", ".jsonl", ".ndjson"}:
         raise DataError(path, "records are written as .json or .jsonl; change the ending of --output")
+    refuse_source(path, origin.sources)
     counts = Counts()
     with hashing(origin.sources) as sources:
         write_records(path, _checked(unique_ids(_counted(items, counts)), path, counts, origin))
         write_meta(path, origin, counts, sources())
     return counts
+
+
+def refuse_source(path: Path, sources: Iterable[Path]) -> None:
+    """Raise UsageError where `path`, which is to be written, is one of the files that are read: it would be lost."""
+    if any(path.exists() and source.exists() and path.samefile(source) for source in sources):
+        raise UsageError(f"{path}: is a file that is read, and would be replaced; name another to be written")
 
 
 def _counted(items: Iterable[Converted | Drop], counts: Counts) -> Iterator[Record]:

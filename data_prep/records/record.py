@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-from data_prep.errors import DataError, PictureError, PictureFault, quoted
+from data_prep.errors import DataError, PictureError, PictureFault, quoted, shortened
 from data_prep.files import atomic_file
 from data_prep.records.json_list import elements
 from data_prep.records.json_text import BOM, kind_of, parse_json, require_regular
@@ -203,19 +203,22 @@ def images_of(record: Mapping[str, Any]) -> list[str]:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         problem = f'"image" must be a name or a list of names, found {quoted(value, 80)}'
-        raise DataError(f'record "{record.get("id")}"', problem)
+        raise DataError(f'record "{shortened(str(record.get("id")))}"', problem)
     return names
 
 
 def conversation(turns: Iterable[tuple[str, str]], num_images: int = 1) -> list[dict[str, str]]:
     """Return human/gpt turns for (question, answer) pairs; the first question begins with the image tokens.
 
+    One that has a token for each picture already keeps them where they stand.
+
     >>> conversation([("What is it?", "a dog")])[0]
     {'from': 'human', 'value': '<image>\\nWhat is it?'}
     """
     built: list[dict[str, str]] = []
     for question, answer in turns:
-        marks = "" if built else "\n".join([IMAGE_TOKEN] * num_images)
+        is_marked = bool(built) or question.count(IMAGE_TOKEN) == num_images
+        marks = "" if is_marked else "\n".join([IMAGE_TOKEN] * num_images)
         text = "\n".join(part for part in (marks, question) if part)
         built += [{"from": "human", "value": text}, {"from": "gpt", "value": answer}]
     return built

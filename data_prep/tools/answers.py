@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data_prep.errors import quoted
+from data_prep.errors import UserError, quoted
 from data_prep.records.output import Reason
 from data_prep.records.preference import text_of
 
@@ -61,7 +61,10 @@ def _wrong_answer(row: Mapping[str, Any], false_yes: bool) -> tuple[Turns, str, 
     if not isinstance(answer, str) or not isinstance(reference, str) or not isinstance(question, str):
         raise NoPair(Reason.NOT_TEXT)
     wanted, told = expected({"reference": reference}), said(answer)
-    accepted = {metrics.normalise(one) for one in metrics.references_of({**row, "reference": reference})}
+    try:
+        accepted = {metrics.normalise(one) for one in metrics.references_of({**row, "reference": reference})}
+    except UserError:
+        raise NoPair(Reason.NOT_TEXT, f"answers {quoted(row.get('answers'), 40)}") from None
     if metrics.normalise(answer) in accepted | {metrics.normalise(reference)} or (wanted and told == wanted):
         raise NoPair(Reason.RIGHT)
     if false_yes and not (wanted == "no" and told == "yes"):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.converters.finish import add_check_option, finish
-from data_prep.converters.options import converter_parser
+from data_prep.converters.options import converter_parser, require_folder
 from data_prep.errors import UsageError
 from data_prep.numbers import seed
 from data_prep.picture_folder import add_images_option
@@ -24,6 +24,10 @@ from data_prep.records.record import Record, Records, images_of, read_records
 
 EXAMPLES = """  python -m data_prep mix own.json=1 general.json=0.1 --output mixed.jsonl --images data
   python -m data_prep mix own.json coco.json=0.5 --prefix photos coco --images data --output mixed.json"""
+
+
+MOST_RECORDS = 100_000_000
+"""Of a mixture: the order of so many takes some ten gigabytes of memory."""
 
 
 class Part(NamedTuple):
@@ -57,7 +61,7 @@ def drawn(part: Part, seed: int) -> list[int]:
 
 
 def mixed(parts: Sequence[Part], seed: int, shuffle: bool) -> Iterator[Converted]:
-    """Yield the records of all parts, shuffled; memory is a few bytes a record."""
+    """Yield the records of all parts, shuffled; memory is about 100 bytes a record."""
     order = [(place, number) for place, part in enumerate(parts) for number in drawn(part, seed)]
     if shuffle:
         random.Random(seed).shuffle(order)
@@ -89,8 +93,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(
             f"--prefix: {len(args.prefix)} folders for {len(args.parts)} files; give one for each, . for none"
         )
+    if args.image_folder:
+        require_folder(args.image_folder)
     prefixes = ["" if prefix == "." else prefix for prefix in args.prefix] or [""] * len(args.parts)
     parts = [parse_part(word, prefix) for word, prefix in zip(args.parts, prefixes, strict=True)]
+    if (wanted := sum(part.weight * len(part.records) for part in parts)) > MOST_RECORDS:
+        most = f"at most {MOST_RECORDS:,} are mixed"
+        raise UsageError(f"{wanted:,.0f} records are asked for, {most}; give smaller weights")
     choices = {"weights": {str(part.path): part.weight for part in parts}, "seed": args.seed}
     origin = Origin("mix", [part.path for part in parts], args.image_folder, choices)
     print(f"{args.output}: {write_output(args.output, mixed(parts, args.seed, not args.no_shuffle), origin)}")

@@ -22,8 +22,8 @@ from typing import Any
 
 from data_prep.converters.drops import add_drops_option, loss_status, say_drops
 from data_prep.converters.finish import add_check_option, finish
-from data_prep.converters.options import converter_parser
-from data_prep.errors import DataError, UsageError, quoted
+from data_prep.converters.options import converter_parser, require_place
+from data_prep.errors import DataError, quoted
 from data_prep.hf.pictures import PictureStore
 from data_prep.hf.rows import Asked, open_rows
 from data_prep.picture_folder import add_images_option
@@ -85,7 +85,8 @@ def convert(rows: Iterator[Mapping[str, Any]], args: argparse.Namespace) -> Iter
             yield Drop(Reason.TESTED_ON, f"{where}: {names[0]}")
             continue
         record = _record(found, names)
-        name = f"{stem}-{given if isinstance(given, str | int) else number}-{row.get('turn') or 0}"
+        turn = row.get("turn") if isinstance(row.get("turn"), int) else 0
+        name = f"{stem}-{given if isinstance(given, str | int) else number}-{turn}"
         yield Converted({"id": name, **record}) if record else Drop(Reason.BAD_TURNS, f"{where}: <image> and pictures")
 
 
@@ -113,18 +114,6 @@ def _record(found: Answers, names: Sequence[str]) -> Record | None:
     return {**picture, "conversations": answered, "chosen": found.chosen, "rejected": found.rejected}
 
 
-def _require_place(image_name: str) -> None:
-    """Raise UsageError where a pattern of names has no place for the number."""
-    try:
-        is_pattern = image_name.format(1) != image_name.format(2)
-    except (ValueError, LookupError, AttributeError):
-        is_pattern = False
-    if not is_pattern:
-        raise UsageError(
-            f"--image-name {image_name!r}: write {{}} where the picture's number goes, as in 'VG/{{}}.jpg'"
-        )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the pairs and say what gave none."""
     parser = converter_parser("preferences", "Pairs of a better and a worse answer, for DPO.", EXAMPLES)
@@ -142,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_drops_option(parser)
     add_check_option(parser)
     args = parser.parse_args(argv)
-    _require_place(args.image_name)
+    require_place(args.image_name)
     rows = rows_of(args.source)
     first = next(rows, None)
     if first is None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from data_prep.converters.drops import say_drops
 from data_prep.converters.finish import add_check_option, finish
-from data_prep.converters.options import converter_parser
+from data_prep.converters.options import converter_parser, require_folder
 from data_prep.errors import quoted
 from data_prep.numbers import seed, whole
 from data_prep.picture_folder import add_images_option
@@ -147,6 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=seed, default=0, help="another seed draws other questions")
     add_check_option(parser)
     args = parser.parse_args(argv)
+    if args.image_folder:
+        require_folder(args.image_folder)
     records = read_records(args.records)
     train = read_records(args.train) if args.train else None
     album = Album(_things(args.things) if args.things else ())

@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,24 +192,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     require_name(args.repository)
     splits = {name: read_records(path) for name, path in parse_splits(args.records).items()}
+    if empty := next((records.path for records in splits.values() if not len(records)), None):
+        raise DataError(empty, "no record in it; nothing was sent")
     # Packed apart first: a record that is refused leaves nothing behind, and no shard is replaced by half of one.
     there = next((one for one in (args.dry_run, *args.dry_run.parents) if one.is_dir()), None) if args.dry_run else None
     try:
         with tempfile.TemporaryDirectory(prefix=".push-", dir=there) as made:
             pack(splits, args, Path(made))
             if args.dry_run:
-                _move(Path(made), args.dry_run)
+                _move(Path(made), args.dry_run, splits)
                 return 0
-            url = publish(args.repository, Path(made), "dataset", public=args.public)
+            old = [shards_of(name) for name in splits]
+            url = publish(args.repository, Path(made), "dataset", public=args.public, replaced=old)
     except OSError as error:
         raise DataError(args.dry_run or tempfile.gettempdir(), write_problem(error)) from None
     print(f"{url}: {'public' if args.public else 'private'}")
     return 0
 
 
-def _move(made: Path, folder: Path) -> None:
-    """Put shards and card where they were asked for."""
+def shards_of(name: str) -> str:
+    """Return the pattern of a split's shards: those of an earlier, longer split would be read with the new ones."""
+    return f"data/{name}-[0-9][0-9][0-9][0-9][0-9].parquet"
+
+
+def _move(made: Path, folder: Path, splits: Iterable[str]) -> None:
+    """Put shards and card where they were asked for, in place of earlier ones."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
+    for path in [path for name in splits for path in folder.glob(shards_of(name))]:
+        path.unlink()
     for path in (*sorted((made / "data").iterdir()), made / "README.md"):
         path.replace(folder / path.relative_to(made))
 

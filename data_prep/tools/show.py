@@ -18,8 +18,10 @@ from data_prep.errors import DataError, UsageError
 from data_prep.numbers import seed, whole
 from data_prep.picture_folder import add_images_option
 from data_prep.records.marks import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from data_prep.records.output import refuse_source
 from data_prep.records.pixels import add_pixel_option, allow_pixels
 from data_prep.records.record import Record, Records, images_of, open_image, read_records, resolve_image
+from data_prep.records.usable import TaughtRecord, usable
 from data_prep.view.augmented import boxes_of, figure, require_kinds, varied_figures
 from data_prep.view.model_view import ModelView, open_model
 from data_prep.view.page import escape, write_page
@@ -52,7 +54,7 @@ def choose(records: Records, wanted: Sequence[str], count: int, seed: int | None
             if seed is not None
             else numbers[:count]
         )
-    found = {name: int(name) - 1 for name in wanted if name.isdigit() and 0 < int(name) <= len(records)}
+    found = {name: int(name) - 1 for name in wanted if is_number(name) and 0 < int(name) <= len(records)}
     for index in range(len(records)):
         if len(found) == len(set(wanted)):
             break
@@ -65,10 +67,16 @@ def choose(records: Records, wanted: Sequence[str], count: int, seed: int | None
     return [found[name] for name in wanted]
 
 
+def is_number(name: str) -> bool:
+    """Say whether a name can be the number of a record: digits, and few of them."""
+    return name.isdecimal() and len(name) < 10
+
+
 def record_card(record: Record, index: int, folder: Path | None, view: ModelView, augment: str | None = None) -> str:
     """Return the HTML of one record: pictures, numbers, tokens, prompt; with `augment` how its picture would vary."""
     title = f"<h2>{escape(record.get('id', f'record {index + 1}'))}</h2>"
     try:
+        usable(record, TaughtRecord)
         pictures, counts = _pictures(record, folder, view)
         encoded = view.encode(record)
         varied = varied_figures(record, index, folder, augment) if augment and folder else ""
@@ -177,6 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.augment:
         require_kinds(args.augment)
     records = read_records(args.records_file)
+    refuse_source(args.html, [args.records_file])
     numbers = choose(records, args.records, args.count, args.seed)
     view = open_model(args.model, args.conversation, args.max_length)
     write_page(

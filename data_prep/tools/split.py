@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.check.run import names_of
-from data_prep.converters.options import converter_parser
-from data_prep.errors import UsageError
+from data_prep.converters.options import converter_parser, require_folder
+from data_prep.errors import DataError, UsageError
 from data_prep.numbers import seed
 from data_prep.picture_folder import add_images_option
 from data_prep.records.names import same_name
 from data_prep.records.near_names import DRIVE, near_names
-from data_prep.records.output import Converted, Origin, write_output
+from data_prep.records.output import Converted, Origin, refuse_source, write_output
 from data_prep.records.record import Records, read_records
+from data_prep.records.usable import usable
 
 EXAMPLES = """  python -m data_prep split records.json --parts train=0.8 test=0.2 --output-dir data
   python -m data_prep split records.json --parts train=0.8 val=0.1 test=0.1 --output-dir data --stratify answer"""
@@ -40,7 +41,7 @@ def parse_parts(words: Sequence[str]) -> dict[str, float]:
             parts[name] = float(share)
         except ValueError:
             raise UsageError(f"--parts {word}: expected NAME=SHARE, for example train=0.8 test=0.2") from None
-        if not name or "/" in name or not 0 < parts[name] <= 1:
+        if not name or "/" in name or name.endswith(".meta") or not 0 < parts[name] <= 1:
             raise UsageError(f"--parts {word}: a plain name and a share above 0, for example train=0.8 test=0.2")
     if abs(sum(parts.values()) - 1) > 1e-6 or len(parts) != len(words):
         raise UsageError(
@@ -93,7 +94,8 @@ def stratum(record: Mapping[str, Any], key: str | None) -> str:
     if key is None:
         return ""
     if key == "answer":
-        return str(record["conversations"][-1]["value"]).strip().lower()
+        turns = usable(record).get("conversations") or [{"value": ""}]
+        return str(turns[-1]["value"]).strip().lower()
     return str(record.get(key))
 
 
@@ -161,16 +163,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     parts = parse_parts(args.parts)
     records = read_records(args.records)
+    if args.image_folder:
+        require_folder(args.image_folder)
     groups = groups_of(records, same_pictures(args.image_folder, records) if args.image_folder else {})
     classes = [stratum(records[group[0]], args.stratify) for group in groups]
     chosen = assign(groups, classes, parts, args.seed)
     choices = {"parts": parts, "seed": args.seed, "stratify": args.stratify}
-    outputs = []
-    for name in parts:
-        path = args.output_dir / f"{name}{args.records.suffix.lower()}"
+    outputs = [args.output_dir / f"{name}{args.records.suffix.lower()}" for name in parts]
+    for name, path in zip(parts, outputs, strict=True):
+        refuse_source(path, [args.records])
+        if not chosen[name]:
+            few = f"{len(records)} records, {len(groups)} when those of one picture stay together"
+            raise DataError(args.records, f"{few}: none falls to {name}={parts[name]:g}; give it a larger share")
+    for name, path in zip(parts, outputs, strict=True):
         origin = Origin("split", [args.records], args.image_folder, {**choices, "part": name})
         print(f"{path}: {write_output(path, _taken(records, chosen[name]), origin)}")
-        outputs.append(path)
     return check_parts(outputs)
 
 

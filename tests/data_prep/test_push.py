@@ -52,6 +52,16 @@ def test_a_data_set_is_published_private_and_read_back_with_the_same_texts_and_p
         assert [(one["visibility"], one["type"]) for one in hub.created] == [("private", "dataset")]
         files = hub.files("datasets/owner/name")
         assert files == ["README.md", "data/test-00000.parquet", "data/train-00000.parquet"]
+        longer = tmp_path / "hub/datasets/owner/name/data"
+        for name in ("test-00001.parquet", "other-00000.parquet"):  # of an earlier push, and of another split
+            (longer / name).write_bytes(b"")
+        hub.run([*PUSH, f"train={records}", f"test={records}", "owner/name", "--images", str(tmp_path / "pictures")])
+        assert sorted(one.name.split(".")[0] for one in longer.iterdir()) == [
+            "other-00000",
+            "test-00000",
+            "train-00000",
+        ]
+        (longer / "other-00000.parquet").unlink()
     folder = tmp_path / "hub" / "datasets" / "owner" / "name"
     assert b"secret" not in (folder / "data/train-00000.parquet").read_bytes()
     with Hub(folder, tmp_path / "cache") as hub:
@@ -126,6 +136,20 @@ def test_a_picture_that_is_not_there_is_named_and_nothing_is_sent(records: Path,
     with pytest.raises(DataError, match=r"2\.png"):
         push([str(records), "owner/name", "--images", str(tmp_path / "pictures"), "--dry-run", str(tmp_path / "out")])
     assert {*tmp_path.rglob("*")} == before, "a refused command leaves nothing behind"
+
+
+def test_a_shorter_split_leaves_no_shard_of_a_longer_one_and_an_empty_one_is_refused(
+    records: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out/data"
+    out.mkdir(parents=True)
+    (out / "train-00001.parquet").write_bytes(b"")
+    words = ["owner/name", "--images", str(tmp_path / "pictures"), "--dry-run", str(out.parent)]
+    assert push([str(records), *words]) == 0
+    assert [one.name for one in out.iterdir()] == ["train-00000.parquet"]
+    records.write_text("[]")
+    with pytest.raises(DataError, match="no record in it; nothing was sent"):
+        push([str(records), *words])
 
 
 def test_a_folder_that_is_a_file_is_told(records: Path, tmp_path: Path) -> None:

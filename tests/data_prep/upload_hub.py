@@ -28,6 +28,11 @@ class Handler(BaseHTTPRequestHandler):
         super().__init__(*words)
 
     def do_GET(self) -> None:
+        repository, tree, _ = urlsplit(self.path).path.partition("/tree/")
+        if tree:
+            files = self.hub.files(repository.removeprefix("/api/"))
+            self._answer([{"type": "file", "path": one, "size": 1, "oid": COMMIT} for one in files])
+            return
         self._answer({"id": "owner/name", "sha": COMMIT, "siblings": [], "tags": [], "private": True})
 
     def do_PUT(self) -> None:
@@ -82,6 +87,8 @@ class Handler(BaseHTTPRequestHandler):
             elif entry["key"] == "lfsFile":
                 content = (self.hub.folder / "lfs" / value["oid"]).read_bytes()
             else:
+                if entry["key"] == "deletedFile":
+                    (self.hub.folder / repository / value["path"]).unlink()
                 continue
             target = self.hub.folder / repository / value["path"]
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +97,7 @@ class Handler(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
-    def _answer(self, value: dict[str, Any], status: int = 200) -> None:
+    def _answer(self, value: Any, status: int = 200) -> None:
         raw = json.dumps(value).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

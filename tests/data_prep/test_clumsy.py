@@ -1,0 +1,243 @@
+"""Clumsy and hostile input of kinds that others have sent: nothing is lost in silence, nothing is a fault of ours."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep.__main__ import main
+from data_prep.boxes.notation import read_boxes
+from data_prep.check.mend import mend
+from data_prep.converters.texts import texts_of
+from data_prep.generate.validate import Invalid, turns_of
+from data_prep.records.json_text import json_in
+from data_prep.records.record import read_records
+from tests.data_prep.conftest import record
+
+DEEP = "[" * 450 + "1" + "]" * 450
+"""Python's reader takes it, and one call for each level is more than Python makes."""
+TABLE = ["table", "t.csv", "--images", "photos", "--output", "o.json", "--check", "none"]
+
+
+def told(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """The exit status, and the error if there is one: never a fault of ours."""
+    try:
+        status = main(words)
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    error = capsys.readouterr().err
+    assert "fault of" not in error
+    return status, error
+
+
+def table(text: str, *more: str) -> list[dict[str, Any]]:
+    Path("t.csv").write_text(text, encoding="utf-8", newline="")
+    assert main([*TABLE, *more]) == 0
+    return list(read_records("o.json"))
+
+
+def answers(made: list[dict[str, Any]]) -> list[str]:
+    return [one["conversations"][1]["value"] for one in made]
+
+
+def test_a_list_of_any_depth_and_a_tuple_are_read_or_stay_the_text_that_they_are(sources: Path) -> None:
+    made = table(f"image,question,answer\n0.jpg,W?,\"{DEEP}\"\n1.jpg,W?,\"('a', 'a', 'b')\"\n2.jpg,W?,()\n")
+    assert answers(made) == [DEEP, "a", "()"]
+    assert texts_of("(see below)") == ["(see below)"] and json_in(DEEP) is None
+    made = table("image,question,answer\n\"('0.jpg', '1.jpg')\",W?,a\n")
+    assert made[0]["image"] == ["0.jpg", "1.jpg"]
+
+
+def test_marks_of_pictures_in_a_tables_questions_stay_where_they_are(
+    sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = table('image,question,answer\n0.jpg,"<image>\nW?",a\n1.jpg,See <image>: W?,b\n2.jpg,W?,c\n')
+    questions = [one["conversations"][0]["value"] for one in made]
+    assert questions == ["<image>\nW?", "See <image>: W?", "<image>\nW?"]
+    Path("t.csv").write_text("image,question,answer\n0.jpg,<image><image>W?,a\n1.jpg,<image>,b\n2.jpg,W?,c\n")
+    assert main(TABLE) == 1
+    said = capsys.readouterr()
+    assert "t.csv line 2: 2 <image> for 1 pictures" in said.out and "dropped, empty question: t.csv line 3" in said.out
+
+
+def test_empty_lines_before_the_header_and_commas_in_a_tsv_are_read(sources: Path) -> None:
+    assert len(table("\n\nimage,question,answer\n0.jpg,W?,a\n")) == 1
+    Path("t.tsv").write_text("image,question,answer\n0.jpg,W?,a\n")
+    assert main(["table", "t.tsv", *TABLE[2:]]) == 0
+
+
+def test_a_file_of_utf16_is_called_so_and_its_rows_are_looked_at(
+    sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("t.json").write_text("[1, 2]", encoding="utf-16")
+    for words, said in (
+        (["check", "t.json"], "iconv -f UTF-16 -t UTF-8"),
+        (["table", "t.json", *TABLE[2:]], "entry 1: expected an object {...}, found a number"),
+    ):
+        assert said in told(words, capsys)[1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["mix", "broken.json", "--output", "broken.json"],
+        ["split", "broken.json", "--parts", "broken=0.5", "test=0.5", "--output-dir", "."],
+        ["boxes", "broken.json", "--images", "photos", "--to", "square", "--output", "./photos/../broken.json"],
+        ["hf", "broken.json", "--output", "broken.json"],
+        ["check", "broken.json", "--html", "broken.json"],
+        ["check", "broken.json", "--test", "qwen-boxes.json", "--fix", "qwen-boxes.json"],
+    ],
+)
+def test_no_command_writes_over_what_it_reads(
+    words: list[str], sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {name: Path(name).read_bytes() for name in ("broken.json", "qwen-boxes.json")}
+    status, error = told(words, capsys)
+    assert status == 2 and "is a file that is read, and would be replaced" in error
+    assert {name: Path(name).read_bytes() for name in before} == before
+
+
+def test_a_part_without_a_record_is_told_before_anything_is_written(
+    sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("one.json").write_text(json.dumps([record("a", "0.jpg"), record("b", "./0.jpg")]))
+    words = ["split", "one.json", "--parts", "train=0.9", "test=0.1", "--output-dir", "out"]
+    status, error = told(words, capsys)
+    assert status == 1 and "2 records, 1 when those of one picture stay together: none falls to test=0.1" in error
+    assert not Path("out").exists()
+    Path("one.json").write_text(json.dumps([record("a", "0.jpg"), {"id": "b", "conversations": ["x"]}]))
+    assert 'record "b": conversations[0]: expected an object' in told([*words, "--stratify", "answer"], capsys)[1]
+    assert told([*words, "--images", "nosuch"], capsys)[0] == 2
+    assert told(["split", "one.json", "--parts", "a=0.5", "a.meta=0.5", "--output-dir", "out"], capsys)[0] == 2
+
+
+def test_a_mixture_has_a_bound(sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, error = told(["mix", "broken.json=999999", "broken.json=999999e2", "--output", "o.json"], capsys)
+    assert status == 2 and not Path("o.json").exists()
+    status, error = told(["mix", *["broken.json=999999"] * 40, "--output", "o.json"], capsys)
+    assert status == 2 and "records are asked for, at most 100,000,000 are mixed" in error
+
+
+def test_a_pattern_of_names_has_a_place_for_the_number(sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--questions", "questions.json", "--annotations", "annotations.json", "--images", "coco"]
+    for pattern in ("0.jpg", "{0.real}.jpg", "{}{", "{:0999999999d}.jpg"):
+        status, error = told(["okvqa", *asked, "--output", "o.json", "--image-name", pattern], capsys)
+        assert status == 2 and "write {} where the picture's number goes" in error
+
+
+def test_pictures_that_heic_wrote_below_its_folder_are_no_originals(sources: Path) -> None:
+    for _ in range(2):
+        assert main(["heic", "photos", "--output-dir", "photos/jpeg"]) == 0
+    assert not Path("photos/jpeg/jpeg").exists()
+    assert main(["heic", "photos/jpeg", "--output-dir", "photos"]) == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["image,caption,notes\n0.jpg,a dog,keep me\n", "my only notes\n", "image,caption\ngone.jpg,a cat\n"],
+)
+def test_a_template_replaces_nothing_but_itself(text: str, sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("t.csv").write_text(text)
+    status, error = told(["captions-template", "photos", "--train", "t.csv"], capsys)
+    assert status == 1 and "lost" in error
+    assert Path("t.csv").read_text() == text
+
+
+def test_messages_name_their_pictures_by_addresses_of_files_and_in_other_spellings(sources: Path) -> None:
+    names = [
+        f"file://{sources}/photos/0.jpg",
+        "file://photos/1.jpg",
+        "photos\\2.jpg",
+        "photos/3.JPG",
+        "./photos//4.jpg",
+    ]
+    text = {"type": "text", "text": "W?"}
+    said = [[{"type": "image_url", "image_url": name}, text] for name in names]
+    answer = {"role": "assistant", "content": "a"}
+    rows: list[dict[str, Any]] = [{"messages": [{"role": "User", "content": one}, answer]} for one in said]
+    rows.append({"messages": [{"role": "user", "content": "W?"}, answer], "images": [{"bytes": None, "path": None}]})
+    Path("m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["hf", "m.jsonl", "--output", "o.json", "--check", "none"]) == 0
+    made = [one.get("image") for one in read_records("o.json")]
+    assert made == [*(f"photos/{number}.jpg" for number in range(5)), None]
+    outside = [{"type": "image", "image": "file:///etc/hostname"}, text]
+    Path("m.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": outside}, answer]}))
+    assert main(["hf", "m.jsonl", "--output", "p.json", "--check", "none"]) == 1
+
+
+def test_rows_without_their_turns_and_texts_of_any_depth_are_dropped_or_kept_as_texts(
+    sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = {"conversations": [{"from": "human", "value": "<image>W?"}, {"from": "gpt", "value": "a"}]}
+    call = {"function": {"name": "f", "arguments": "[" * 5000}}
+    calls = [{"role": "user", "content": "<image>W?"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    for row, more in ((whole, {"more": "[" * 5000}), ({"messages": calls}, {})):
+        rows = [{**row, **more, "image": "photos/0.jpg"}, {"image": "photos/1.jpg"}]
+        Path("m.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+        assert told(["hf", "m.jsonl", "--output", "o.json", "--allow-drops", "1", "--check", "none"], capsys)[0] == 0
+        assert len(read_records("o.json")) == 1
+    assert isinstance(turns_of('{"description": ' + "9" * 5000 + "}", "detail", "stop", "W?"), Invalid)
+    assert isinstance(turns_of('{"a": ' + "[" * 50_000, "detail", "stop", "W?"), Invalid)
+
+
+def test_a_row_of_several_questions_is_together_already(sources: Path) -> None:
+    Path("m.jsonl").write_text('{"image": "photos/0.jpg", "question": ["A?", "B?"], "answer": ["a", "b"]}\n')
+    assert main(["hf", "m.jsonl", "--output", "o.json", "--merge-by-image", "--check", "none"]) == 0
+    assert len(read_records("o.json")[0]["conversations"]) == 4
+
+
+def test_a_pipe_named_as_a_table_is_not_waited_for(sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("d").mkdir()
+    os.mkfifo("d/a.parquet")
+    assert told(["hf", "d", "--output", "o.json"], capsys)[0] == 1
+
+
+def test_a_prediction_with_odd_answers_is_dropped_and_the_others_stay(sources: Path) -> None:
+    rows = [json.loads(line) for line in Path("predictions.jsonl").read_text().splitlines()]
+    Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {**rows[0], "answers": 5}]))
+    words = ["preferences", "p.jsonl", "--images", "photos", "--output", "o.json", "--check", "none"]
+    assert main([*words, "--allow-drops", "1"]) == 0
+    assert len(read_records("o.json")) == 2
+
+
+@pytest.mark.parametrize(
+    ("role", "value", "after"),
+    [("GPT", "a", "a"), ("Assistant", 3.0, "3"), ("gpt", 2.5, "2.5"), ("gpt", float("nan"), None)],
+)
+def test_roles_in_capitals_and_numbers_are_mended_as_a_person_writes_them(
+    role: str, value: Any, after: str | None
+) -> None:
+    turns = [{"from": "Human", "value": "<image>\nW?"}, {"from": role, "value": value}]
+    mended = mend({"id": "a", "image": "0.jpg", "conversations": turns}, 0)
+    assert (
+        mended == "text not a string"
+        if after is None
+        else mended[0]["conversations"][1] == {"from": "gpt", "value": after}
+    )
+
+
+def test_the_check_counts_records_and_says_how_many_it_shows(sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("photos/cut.jpg").write_bytes(Path("photos/0.jpg").read_bytes()[:600])
+    some = [record("x" * 9000, "cut.jpg"), record("b", "cut.jpg", answer="a cat")]
+    some += [record(f"g{number}", f"gone{number}.jpg") for number in range(6)]
+    Path("r.json").write_text(json.dumps(some))
+    assert main(["check", "r.json", "--images", "photos", "--html", "c.html"]) == 1
+    said = capsys.readouterr().out
+    assert "8 records, 0 of 7 pictures decoded" in said
+    assert "2  image truncated" in said and "drop the record (in 2 records)" in said
+    assert "... the first 3 of 6" in said and len(said) < 5000
+    page = Path("c.html").read_text()
+    assert "the first 5 of 6" in page and len(page) < 20_000
+    assert main(["check", "r.json"]) == 0
+    assert "7 pictures named" in capsys.readouterr().out
+
+
+def test_boxes_are_read_in_time_that_grows_with_the_text() -> None:
+    begin = time.monotonic()
+    for text, boxes in (("<box>" * 20_000, 0), ("<|box_start|>" * 20_000, 0), ("<box>(1,2),(3,4)</box>" * 5000, 5000)):
+        assert len(read_boxes(text).boxes) == boxes
+    assert time.monotonic() - begin < 20  # 0.9 s here; with the square it was minutes
+    assert read_boxes("<box><box>(1,2),(3,4)</box>").unread == ("<box>",)
