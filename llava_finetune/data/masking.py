@@ -48,20 +48,39 @@ class Encoded:
         return sum(label != IGNORE_INDEX for label in self.labels)
 
 
-def _tokenize(text: str, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
-    """Token ids and their character spans. A tokenizer without offsets gets them from growing prefixes."""
+SHORT = 500
+"""Characters of a text of which every prefix is looked at where a tokenizer tells no offsets."""
+AROUND = 32
+"""Of a longer one only prefixes that end so few characters before a bound: further back all of them agree."""
+
+
+def _tokenize(text: str, tokenizer: Any, bounds: Sequence[int] = ()) -> tuple[list[int], list[tuple[int, int]]]:
+    """Token ids and their character spans. A tokenizer without offsets gets them from growing prefixes.
+
+    Of a long text only on which side of the `bounds` a token lies is exact then: every prefix would take a square.
+    """
     if getattr(tokenizer, "is_fast", False):
         out = tokenizer(text, return_offsets_mapping=True, truncation=False)
         return list(out["input_ids"]), [tuple(span) for span in out["offset_mapping"]]
     ids = list(tokenizer(text, truncation=False).input_ids)
     ends = [0] * len(ids)
-    for length in range(1, len(text) + 1):
+    known = 0
+    for length in _prefixes(len(text), bounds):
         prefix = tokenizer(text[:length], truncation=False).input_ids
         same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(prefix, ids, strict=False)))
-        for index in range(same):
-            ends[index] = ends[index] or length
+        for index in range(known, same):
+            ends[index] = length
+        known = max(known, same)
     starts = [0, *ends[:-1]]
     return ids, [(start, end or len(text)) for start, end in zip(starts, ends, strict=True)]
+
+
+def _prefixes(length: int, bounds: Sequence[int]) -> Sequence[int]:
+    """The lengths of the prefixes that are looked at, growing."""
+    if length <= SHORT:
+        return range(1, length + 1)
+    near = {one for bound in (*bounds, length) for one in range(bound - AROUND, bound + 1)}
+    return sorted(one for one in near if 0 < one <= length)
 
 
 def overlaps(span: tuple[int, int], supervised: Sequence[tuple[int, int]]) -> bool:
@@ -90,7 +109,7 @@ def encode_segments(pieces: Sequence[Segment], tokenizer: Any) -> tuple[list[int
     position = 0
     bos = 0
     for index, chunk in enumerate(text.split(IMAGE_TOKEN)):
-        chunk_ids, spans = _tokenize(chunk, tokenizer)
+        chunk_ids, spans = _tokenize(chunk, tokenizer, [edge - position for mark in marks for edge in mark])
         if index == 0:
             bos = int(adds_bos(tokenizer))
             first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.pad_token_id

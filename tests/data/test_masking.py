@@ -32,8 +32,10 @@ class WithoutOffsets:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer, self.bos_token_id = tokenizer, tokenizer.bos_token_id
+        self.num_texts = 0
 
     def __call__(self, text: str, **options: Any) -> Any:
+        self.num_texts += 1
         return SimpleNamespace(input_ids=self.tokenizer(text, **options).input_ids)
 
 
@@ -43,6 +45,21 @@ def test_a_tokenizer_without_offsets_is_taught_the_same(template: str, tokenizer
     assert slow.input_ids == fast.input_ids
     assert slow.labels == fast.labels
     assert slow.spans == fast.spans and len(fast.spans) == 3
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("talk", [TALK * 4, conversation([("what?", "a blue knight, 3. " * 200)])])
+def test_a_long_text_without_offsets_is_taught_the_same_by_few_prefixes(
+    talk: Any, template: str, tokenizer: Any
+) -> None:
+    slow = WithoutOffsets(tokenizer)
+    talk = [turn if place else {**turn, "value": "<image>\nwhat is it?"} for place, turn in enumerate(talk)]
+    talk = [
+        {**turn, "value": turn["value"].replace("<image>\n", "")} if place else turn for place, turn in enumerate(talk)
+    ]
+    fast = encode(talk, template, tokenizer)
+    assert encode(talk, template, slow).labels == fast.labels
+    assert slow.num_texts <= 500 + 40 * len(talk)
 
 
 def test_growing_prefixes_find_the_place_of_every_letter() -> None:
