@@ -65,7 +65,7 @@ def names_a_file(cell: Any, source: str) -> bool:
     if not isinstance(inside, str) or below is None or len(inside) >= LONGEST_NAME:
         return False
     name = unquote(inside.removeprefix(FILE)) if inside.startswith(FILE) else inside
-    return _is_file(below / name) or near_name(below, name) is not None
+    return "://" not in name and (_is_file(below / name) or near_name(below, name) is not None)
 
 
 def _is_file(path: Path) -> bool:
