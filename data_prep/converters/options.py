@@ -106,7 +106,7 @@ def require_place(image_name: str) -> None:
     plain = image_name.replace("{{", "").replace("}}", "")
     try:
         is_pattern = image_name.format(1) != image_name.format(2) and not {"{", "}"} & set(PLACE.sub("", plain))
-    except (ValueError, LookupError, AttributeError):
+    except (ValueError, LookupError, AttributeError, TypeError):
         is_pattern = False
     if not is_pattern:
         raise UsageError(
