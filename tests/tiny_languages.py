@@ -42,12 +42,20 @@ GEMMA = (
     "{%- if add_generation_prompt -%}{{- '<start_of_turn>model\\n' -}}{%- endif -%}"
 )
 
+OLMO_2 = (
+    "{{- bos_token -}}{%- for m in messages -%}{{- '<|' + m.role + '|>\\n' + m.content -}}"
+    "{%- if m.role == 'assistant' -%}{{- eos_token -}}{%- endif -%}"
+    "{%- if m.role != 'assistant' or not loop.last -%}{{- '\\n' -}}{%- endif -%}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|assistant|>\\n' -}}{%- endif -%}"
+)
+
 
 @dataclass(frozen=True)
 class About:
     """A language model: transformers' class, what its tokenizer holds, and what its config says.
 
-    `cut`: how text is cut before merging, where it is not GPT-2's way.
+    `adds_bos`: its tokenizer writes the BOS, where it has one; `cut`: how text is cut before merging, where it is not
+    GPT-2's way.
     """
 
     model: str
@@ -57,6 +65,7 @@ class About:
     pad: str
     eos: str
     bos: str | None = None
+    adds_bos: bool = True
     cut: str | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
 
@@ -75,15 +84,26 @@ ABOUT: Mapping[str, About] = {
     "llama3": About("Llama", ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>",
                               "<|eot_id|>", "<|finetune_right_pad_id|>"),
                     LLAMA_3, "<|eot_id|>", "<|finetune_right_pad_id|>", "<|eot_id|>", "<|begin_of_text|>",
-                    LLAMA_3_CUT, {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0,
-                                         "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                                         "original_max_position_embeddings": 64}}),
+                    cut=LLAMA_3_CUT,
+                    values={"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0,
+                                                "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                                                "original_max_position_embeddings": 64}}),
     "phi3": About("Phi3", ("<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"), PHI_3, "<|end|>",
                   "<|endoftext|>", "<|endoftext|>", values={"sliding_window": 24}),
     "gemma2": About("Gemma2", ("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"), GEMMA, "<end_of_turn>",
                     "<pad>", "<eos>", "<bos>",
                     values={"head_dim": 32, "sliding_window": 24, "query_pre_attn_scalar": 32,
                             "initializer_range": 0.3}),
+    "gemma3_text": About("Gemma3", ("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"), GEMMA,
+                         "<end_of_turn>", "<pad>", "<eos>", "<bos>",
+                         values={"head_dim": 32, "sliding_window": 24, "query_pre_attn_scalar": 32,
+                                 "layer_types": ["sliding_attention", "full_attention"], "initializer_range": 0.1}),
+    # Its layers turn no channels from the fourth on, and its pad token is the one that ends an answer.
+    "smollm3": About("SmolLM3", _CHATML_TOKENS, CHATML, "<|im_end|>", "<|im_end|>", "<|im_end|>", cut=LLAMA_3_CUT,
+                     values={"num_hidden_layers": 4}),
+    # BOS, end of an answer and end of a text are one token, which the template writes; its marks are plain text.
+    "olmo2": About("Olmo2", ("<|endoftext|>", "<|pad|>"), OLMO_2, "<|endoftext|>", "<|pad|>", "<|endoftext|>",
+                   "<|endoftext|>", adds_bos=False),
 }  # fmt: skip
 
 
@@ -96,10 +116,13 @@ def make_tiny_language(name: str, folder: Path, seed: int = 0) -> Path:
     tokenizer = make_tokenizer(about, folder)
     ids = {f"{kind}_token_id": tokenizer.convert_tokens_to_ids(token)
            for kind, token in (("bos", about.bos), ("eos", about.eos), ("pad", about.pad)) if token}  # fmt: skip
-    config = getattr(transformers, f"{about.model}Config")(
-        vocab_size=len(tokenizer) + 5, hidden_size=HIDDEN, intermediate_size=96, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, **{**ids, **about.values},
-    )  # fmt: skip
+    values = {
+        "vocab_size": len(tokenizer) + 5, "hidden_size": HIDDEN, "intermediate_size": 96, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
+        "bos_token_id": None, **ids, **about.values,
+    }  # fmt: skip
+    text = f"{about.model}TextConfig"  # Gemma-3's text half is called so
+    config = getattr(transformers, text if hasattr(transformers, text) else f"{about.model}Config")(**values)
     torch.manual_seed(seed)
     getattr(transformers, f"{about.model}ForCausalLM")(config).save_pretrained(folder)
     return folder
@@ -123,7 +146,7 @@ def make_tokenizer(about: About, folder: Path) -> Any:
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
     )  # fmt: skip
     made.train_from_iterator(training_lines(), trainer)
-    if about.bos:
+    if about.bos and about.adds_bos:
         made.post_processor = tokenizers.processors.TemplateProcessing(
             single=f"{about.bos} $A", special_tokens=[(about.bos, made.token_to_id(about.bos))]
         )

@@ -91,6 +91,7 @@ def require_fit(tower: str, feature: str, base: str, config: Any) -> None:
             f"--mm_vision_select_feature cls_patch: {tower} ({kind}) has no class token; leave the flag out, all its "
             "patches are read"
         )
+    _require_kind(tower, base, config)
     wanted, width = getattr(config, "mm_hidden_size", None), own.get("hidden_size")
     if wanted and width and wanted != width:
         raise UserError(
@@ -105,6 +106,22 @@ def require_fit(tower: str, feature: str, base: str, config: Any) -> None:
             f"{base}: image_grid_pinpoints: expected multiples of {side}, the tower's picture size ({tower}), found "
             f"{odd}; use the tower that the base was trained with"
         )
+
+
+def _require_kind(tower: str, base: str, config: Any) -> None:
+    """Raise UserError for a tower of another kind than the trained one whose weights lie in the base's own files."""
+    trained = getattr(config, "mm_vision_tower", None) if getattr(config, "unfreeze_mm_vision_tower", False) else None
+    if trained and (found := _kind_of(tower)) != (expected := _kind_of(trained)):
+        raise UserError(
+            f"--vision_tower {tower}: a {found}, and {base} carries the {expected} that it was trained with; leave the "
+            "flag out (a base that is a LLaVA keeps its tower), or start from its language model"
+        )
+
+
+def _kind_of(tower: str) -> str:
+    if is_clip(tower):
+        return "CLIP"
+    return KINDS[str((read_json(tower, "config.json") or {})["model_type"])].model.removesuffix("VisionModel")
 
 
 class VisionTower(torch.nn.Module):

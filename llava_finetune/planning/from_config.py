@@ -7,6 +7,7 @@ Configs are read in upstream's layout, in llava-hf's, or as a plain language mod
     6738415616
 """
 
+import ast
 import difflib
 import json
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from llava_finetune.saved.documents import read_document
 from llava_finetune.saved.model_files import ADAPTER_CONFIG
 from llava_finetune.saved.model_names import require_there
 from llava_finetune.saved.promises import require_projector
-from llava_finetune.saved.supported import LANGUAGES
+from llava_finetune.saved.supported import CLIPS, LANGUAGES
 
 KNOWN_MODELS = Path(__file__).with_name("known_models.json")
 DEFAULT_TOWER = "openai/clip-vit-large-patch14-336"
@@ -89,7 +90,9 @@ def _hf_shape(config: Mapping[str, Any], name: str) -> Shape:
     text = config["text_config"]
     language = _language({**text, "vocab_size": text.get("vocab_size") or 32064}, text.get("model_type") or "llama")
     known = json.loads(KNOWN_MODELS.read_text(encoding="utf-8"))
-    vision = {**known["towers"][DEFAULT_TOWER], **(config.get("vision_config") or {})}
+    vision = dict(config.get("vision_config") or {})
+    if vision.get("model_type", CLIPS[0]) in CLIPS:
+        vision = {**known["towers"][DEFAULT_TOWER], **vision}
     anyres = config.get("model_type") == "llava_next"
     return Shape(name, language, _vision(vision), "mlp2x_gelu", anyres, _pinpoints(config))
 
@@ -168,7 +171,8 @@ def _vision(config: Mapping[str, Any]) -> Vision:
 
 def _pinpoints(config: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
     points = config.get("image_grid_pinpoints") or ()
-    return tuple((int(width), int(height)) for width, height in points) if not isinstance(points, str) else ()
+    points = ast.literal_eval(points) if isinstance(points, str) else points
+    return tuple((int(width), int(height)) for width, height in points)
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from llava_finetune.config.augmenting import asked_kinds
 from llava_finetune.errors import UserError
 from llava_finetune.model.families.known import family_class, type_of
+from llava_finetune.saved.language_types import language_of
 
 UPSTREAMS = (
     "version", "vision_tower", "mm_vision_select_layer", "pretrain_mm_mlp_adapter", "mm_projector_type",
@@ -23,10 +24,11 @@ def refuse_impossible(arguments: Any) -> None:
     """Raise UserError for the first flag that the base's family cannot do, with what it can."""
     path = arguments.model.model_name_or_path
     family = family_class(path)
+    name = type_of(path)
     if family is None:
         _refuse_noise(arguments.training)
+        _refuse_liger(arguments.training, path, name)
         return
-    name = type_of(path)
     for flag, why in _impossible(arguments, family):
         can = ", ".join(family.modes())
         raise UserError(f"{flag}: {why} ({path} is {name}). {name} can be trained by: {can} (docs/families.md)")
@@ -39,6 +41,14 @@ def _refuse_noise(training: Any) -> None:
             f"--neftune_noise_alpha {training.neftune_noise_alpha}: its noise is measured by a padded row of ids, and "
             "a LLaVA's texts are embedded end to end, between their pictures; leave it out (--lora_dropout and "
             "--augment also keep small data from being learned by heart)"
+        )
+
+
+def _refuse_liger(training: Any, path: str, name: str) -> None:
+    if training.use_liger_kernel and language_of(name) is not None:
+        raise UserError(
+            f"--use_liger_kernel True: its kernels are put into Llama and Mistral alone, and {path} is {name}; "
+            "leave it out"
         )
 
 

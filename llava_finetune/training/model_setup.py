@@ -28,7 +28,6 @@ from llava_finetune.model.forward_parts import ForwardParts
 from llava_finetune.model.modeling import ForwardSettings
 from llava_finetune.model.saving import FolderWriter
 from llava_finetune.model.trained_parts import Building, restore_trainable, settle_dtypes, trainable_table
-from llava_finetune.saved.language_types import language_of
 from llava_finetune.training.beginning import Run
 
 FAMILY_LENGTH = 8192
@@ -98,11 +97,6 @@ def put_together(run: Run) -> tuple[Any, Any, FolderWriter]:
     arguments, training = run.arguments, run.arguments.training
     base = arguments.model.model_name_or_path
     config = load_config(base, training.cache_dir)
-    if arguments.kernels.liger and language_of(config.model_type) is not None:
-        raise UserError(
-            f"--use_liger_kernel True: its kernels are put into Llama and Mistral alone, and {base} is "
-            f"{config.model_type}; leave it out"
-        )
     values = resolve(arguments.model, arguments.data.image_aspect_ratio, config)
     lora = _lora(arguments)
     require_same_adapter(lora, in_fp8=training.base_dtype == "fp8")

@@ -178,6 +178,7 @@ REFUSED = [
         r"GGUF here: llama.cpp scales a picture's features .*; supported: .*llava_qwen3\. Serve it with: llava",
     ),
     ({"rope_parameters": {"rope_type": "yarn", "factor": 4}}, 'rotary scaling "yarn" is not written as GGUF'),
+    ({"no_rope_layers": [1, 0]}, r"no_rope_layers \[1, 0\]: llama.cpp leaves every fourth layer without rotary pos"),
     ({"mm_vision_select_layer": -9}, "mm_vision_select_layer -9 is none of the tower's 2 layers"),
 ]
 

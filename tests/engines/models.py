@@ -15,7 +15,7 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
     "bpe": {"tokenizer": "bytes", "num_key_value_heads": 2, "tie_word_embeddings": True, "vocab_size": 448},
     "legacy": {},
 }
-LANGUAGES = ("qwen2", "qwen3", "llama3")
+LANGUAGES = ("qwen2", "qwen3", "llama3", "smollm3")
 """Language models that upstream has no class for, or no template."""
 
 

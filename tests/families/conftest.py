@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.tiny import FAMILIES, make_tiny_clip, make_tiny_language_model, make_tiny_llava
+from tests.tiny_languages import make_tiny_language
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +18,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
     made = {family: make_tiny_llava(folder / family, family) for family in FAMILIES}
     _name_as_until_2024(made["llava-llama-2"] / "config.json")
-    made["language-tinyllama"] = make_tiny_language_model(folder / "language-tinyllama", kv_heads=2)
+    made["language-qwen3"] = make_tiny_language("qwen3", folder / "language-qwen3")
     made["language-smollm2"] = make_tiny_language_model(
         folder / "language-smollm2", tokenizer="bytes", kv_heads=2, tied=True
     )

@@ -81,7 +81,7 @@ def test_a_missing_projector_is_named(
     tower = ("--vision_tower", str(models["clip"]), "--mm_projector_type", "mlp2x_gelu", "--version", "v1")
     missing = tmp_path / "mm_projector.bin"
     flags = (*LORA, *tower, "--pretrain_mm_mlp_adapter", str(missing))
-    said = refused(capsys, models["language-tinyllama"], data, tmp_path / "run", *flags)
+    said = refused(capsys, models["language-smollm2"], data, tmp_path / "run", *flags)
     assert said == f"--pretrain_mm_mlp_adapter {missing}: no such file; stage 1 (scripts/pretrain.sh) writes it"
 
 

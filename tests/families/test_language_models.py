@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,12 +30,16 @@ from llava_finetune.model.building import load_config, load_tokenizer, template_
 from llava_finetune.model.loading import load
 from llava_finetune.planning.from_config import read_shape
 from llava_finetune.saved.folders import describe
+from llava_finetune.training.family_modes import refuse_impossible
 from tests.families.two_stages import command_line, ended_well, two_stages
 from tests.tiny import make_tiny_clip
 from tests.tiny_languages import ABOUT, make_tiny_language
 from tests.training.conftest import rows_of
 
 pytestmark = pytest.mark.usefixtures("ready_to_fork")
+BY_HAND = ("smollm3", "olmo2")
+"""Trained when a person asks for it: ALL_LANGUAGES=1 pytest tests/families/test_language_models.py"""
+TRAINED = [name for name in ABOUT if name not in BY_HAND or os.environ.get("ALL_LANGUAGES")]
 LORA = "--lora_enable True --lora_r 4 --lora_alpha 8 --lora_dropout 0 --max_steps 6 --save_steps 3"
 TURNS = ["<image>\nWhat is the color of the shape?", "The shape is a red circle.", "Is there a blue triangle?", "No <3"]
 TEXT = ["Is black gray?", "Yes."]
@@ -75,6 +82,19 @@ def stages(made: dict[str, Path], records: Path, tmp_path_factory: pytest.TempPa
     )
 
 
+@pytest.fixture(scope="module")
+def merged(records: Path, stages: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The merged LoRA run of a language model, each made once."""
+
+    @functools.cache
+    def made(name: str) -> Path:
+        folder = tmp_path_factory.mktemp("merged") / name
+        merge(str(stages(name)[1]), folder, held_out=HeldOut(records / "chat.json", records, 4))
+        return folder
+
+    return made
+
+
 def trained(made: dict[str, Path], name: str, records: Path, output: Path, more: str) -> Path:
     """The folder of a run that ended well; every step sees all four records."""
     file = records / ("captions.json" if "plain" in more else "chat.json")
@@ -85,17 +105,21 @@ def trained(made: dict[str, Path], name: str, records: Path, output: Path, more:
 def by_hand(name: str, turns: list[str]) -> list[tuple[str, bool]]:
     """A conversation's text as the model's own template writes it, in pieces that are taught or not."""
     about, out = ABOUT[name], []
-    head = {"qwen2": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"}.get(name, "")
+    head = {
+        "qwen2": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
+        "olmo2": "<|endoftext|>",
+        "llama3": "<|start_header_id|>system<|end_header_id|>\n\nYou are a helpful language and vision assistant."
+        "<|eot_id|>",  # the project's own template for Llama-3, as before
+    }.get(name, "")
+    gemma = ("<start_of_turn>user\n", "<end_of_turn>\n", "<start_of_turn>model\n")
     before, between, after = {
         "llama3": ("<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>",
                    "<|start_header_id|>assistant<|end_header_id|>\n\n"),
         "phi3": ("<|user|>\n", "<|end|>\n", "<|assistant|>\n"),
-        "gemma2": ("<start_of_turn>user\n", "<end_of_turn>\n", "<start_of_turn>model\n"),
+        "gemma2": gemma,
+        "gemma3_text": gemma,
+        "olmo2": ("<|user|>\n", "\n", "<|assistant|>\n"),
     }.get(name, ("<|im_start|>user\n", "<|im_end|>\n", "<|im_start|>assistant\n"))  # fmt: skip
-    if name == "llama3":  # the project's own template for Llama-3, as before
-        head = (
-            "<|start_header_id|>system<|end_header_id|>\n\nYou are a helpful language and vision assistant.<|eot_id|>"
-        )
     for index in range(0, len(turns), 2):
         asked = turns[index]
         if "<image>" in asked:
@@ -104,12 +128,13 @@ def by_hand(name: str, turns: list[str]) -> list[tuple[str, bool]]:
         rest = between.removeprefix(about.end) if index else ""
         out.append(((head if not index else rest) + before + asked + between + after + thought, False))
         out.append((turns[index + 1] + about.end, True))
-    return [*out, (between.removeprefix(about.end) + (about.eos if name == "phi3" else ""), False)]
+    last = "" if name == "olmo2" else between.removeprefix(about.end) + (about.eos if name == "phi3" else "")
+    return [*out, (last, False)]
 
 
 def ids_by_hand(tokenizer: Any, pieces: list[tuple[str, bool]]) -> tuple[list[int], list[int]]:
     """Ids and labels of pieces, each tokenised alone: these tokenizers never join over a special token."""
-    ids = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    ids = tokenizer("").input_ids  # the BOS of those that write one
     labels = [IGNORE_INDEX] * len(ids)
     for text, taught in pieces:
         for index, part in enumerate(text.split("<image>")):
@@ -173,7 +198,7 @@ def own_loss(name: str, base: Path, stage1: Path, clip: Path, records: Path) -> 
     return total / count
 
 
-@pytest.mark.parametrize("name", ABOUT)
+@pytest.mark.parametrize("name", TRAINED)
 def test_both_stages_train_from_transformers_own_loss(
     name: str, made: dict[str, Path], records: Path, stages: Any
 ) -> None:
@@ -187,9 +212,9 @@ def test_both_stages_train_from_transformers_own_loss(
     assert config["model_type"] == ("llava_llama" if name == "llama3" else f"llava_{name}")
 
 
-@pytest.mark.parametrize("name", ABOUT)
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_run_goes_on_bit_for_bit_and_merges(
-    name: str, made: dict[str, Path], records: Path, stages: Any, tmp_path: Path
+    name: str, made: dict[str, Path], records: Path, stages: Any, merged: Any, tmp_path: Path
 ) -> None:
     first, second = stages(name)
     more = f"{LORA} --pretrain_mm_mlp_adapter {first / 'mm_projector.bin'} --resume {second / 'checkpoint-3'}"
@@ -198,14 +223,13 @@ def test_a_run_goes_on_bit_for_bit_and_merges(
     assert weights.keys() == wanted.keys() and all(torch.equal(weights[key], wanted[key]) for key in wanted)
     questions = questions_from(json.loads((records / "chat.json").read_text())[1:])
     beside = [one["answer"] for one in answer(load(second, merge_adapter=False), questions, records, max_new_tokens=8)]
-    merge(str(second), tmp_path / "merged", held_out=HeldOut(records / "chat.json", records, 4))
-    folded = load(tmp_path / "merged")
+    folded = load(merged(name))
     assert [one["answer"] for one in answer(folded, questions, records, max_new_tokens=8)] == beside
     alone = [answer(folded, [one], records, max_new_tokens=8)[0]["answer"] for one in questions]
     assert alone == beside, "a left-padded batch answers as each question alone"
 
 
-@pytest.mark.parametrize("name", ABOUT)
+@pytest.mark.parametrize("name", TRAINED)
 def test_plan_and_show_know_it(name: str, made: dict[str, Path], stages: Any) -> None:
     shape = read_shape(str(made[name]), str(made["clip"]))
     held = sum(value.numel() for value in own_model(made[name]).parameters())
@@ -227,6 +251,13 @@ def test_a_tokenizer_without_a_chat_template_is_told(made: dict[str, Path], tmp_
     (base / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
     with pytest.raises(UserError, match=r"ends an answer with '.n', in which is no token of its own"):
         end_of(load_tokenizer(str(base), None, 512))
+
+
+def test_liger_is_refused_before_data_are_read(made: dict[str, Path]) -> None:
+    asked = SimpleNamespace(neftune_noise_alpha=None, use_liger_kernel=True)
+    arguments = SimpleNamespace(model=SimpleNamespace(model_name_or_path=str(made["qwen3"])), training=asked)
+    with pytest.raises(UserError, match=r"--use_liger_kernel True: its kernels are put .*qwen3 is qwen3; leave it out"):
+        refuse_impossible(arguments)
 
 
 def test_upstreams_own_tools_say_what_to_use(stages: Any) -> None:
@@ -272,15 +303,14 @@ def test_the_engine_of_chat_and_serve_answers_as_evaluate_does(name: str, record
     assert said == wanted
 
 
-@pytest.mark.parametrize("name", [name for name in ABOUT if name != "gemma2"])
-def test_transformers_answers_as_we_do_after_export(name: str, records: Path, stages: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [name for name in TRAINED if name != "gemma2"])
+def test_transformers_answers_as_we_do_after_export(name: str, records: Path, merged: Any, tmp_path: Path) -> None:
     import transformers
 
-    merge(str(stages(name)[1]), tmp_path / "merged", held_out=HeldOut(records / "chat.json", records, 2))
-    assert "token ids equal" in export(str(tmp_path / "merged"), tmp_path / "out").verified
+    assert "token ids equal" in export(str(merged(name)), tmp_path / "out").verified
     processor = transformers.AutoProcessor.from_pretrained(tmp_path / "out", backend="pil")
     model = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path / "out", dtype=torch.float32)
-    loaded = load(tmp_path / "merged", dtype="fp32")
+    loaded = load(merged(name), dtype="fp32")
     one = json.loads((records / "chat.json").read_text())[1]
     asked = questions_from([one])[0]
     content = [{"type": "image"}, {"type": "text", "text": asked.asked.replace("<image>\n", "")}]
@@ -292,8 +322,7 @@ def test_transformers_answers_as_we_do_after_export(name: str, records: Path, st
     assert processor.decode(made, skip_special_tokens=True).strip() == ours
 
 
-def test_gemma_2_is_not_exported(records: Path, stages: Any, tmp_path: Path) -> None:
-    merge(str(stages("gemma2")[1]), tmp_path / "merged", held_out=HeldOut(records / "chat.json", records, 2))
+def test_gemma_2_is_not_exported(merged: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"final_logit_softcapping 30.0: Gemma-2 bounds its logits, and llava-hf"):
-        export(str(tmp_path / "merged"), tmp_path / "out")
+        export(str(merged("gemma2")), tmp_path / "out")
     assert not (tmp_path / "out").exists()

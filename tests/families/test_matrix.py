@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llava_finetune.model.loading import load
-from tests.families.cells import CROSSED, ENGINES, FAMILIES, MODES, QUANTISED, STEPS, Cell, cells, job, table
+from tests.families.cells import CROSSED, ENGINES, FAMILIES, MODES, OURS, QUANTISED, STEPS, Cell, cells, job, table
 from tests.oracle.runs import Done, largest_difference, largest_relative, run_jobs, weights
 
 AGREE = {"fp32": 1e-4, "bf16": 2e-2}
@@ -76,6 +76,22 @@ def test_engines_agree(mode: str, runs: dict[str, Done], note: Callable[[str], N
     gap = largest_gap(mode, runs)
     note(f"engines, {mode}: losses within {gap:.1e} relative of one process (fp32)")
     assert gap < AGREE["fp32"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "engine", "alone"), [("LoRA", "ZeRO-2", "earlier"), ("QLoRA 4-bit", "DDP", "one process")]
+)
+def test_two_processes_train_a_language_model_of_ours_as_one(
+    mode: str, engine: str, alone: str, runs: dict[str, Done], note: Callable[[str], None]
+) -> None:
+    two, one = (runs[Cell(OURS, mode, which).name].require() for which in (engine, alone))
+    losses, apart = (
+        largest_relative(two.losses, one.losses),
+        largest_difference(weights(two.output), weights(one.output)),
+    )
+    note(f"{OURS}, {mode}, {engine}: losses within {losses:.1e}, weights {apart:.1e} of one process (fp32)")
+    assert losses < AGREE["fp32"] and apart < 1e-4
 
 
 @pytest.mark.slow

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -17,14 +19,16 @@ from safetensors.torch import load_file
 from data_prep.view.model_view import open_model
 from llava_finetune.convert.export import export
 from llava_finetune.data.dataset import num_image_tokens, process_image
+from llava_finetune.data.masking import encode
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation.generate_answers import answer, questions_from
 from llava_finetune.merge.command import HeldOut, merge
+from llava_finetune.model.building import load_tokenizer
 from llava_finetune.model.loading import load
 from llava_finetune.model.towers import VisionTower, tower_config
 from llava_finetune.planning.from_config import read_shape
 from tests.families.two_stages import command_line, ended_well, two_stages
-from tests.tiny import IMAGE_SIZE, make_tiny_language_model
+from tests.tiny import IMAGE_SIZE, PATCH_SIZE, make_tiny_language_model, make_tiny_llava
 from tests.tiny_towers import KINDS, make_tiny_tower
 from tests.training.conftest import assert_same_run, rows_of
 from tests.training.forked import at_step, die, train
@@ -52,6 +56,19 @@ def stages(made: dict[str, Path], data: Path, tmp_path_factory: pytest.TempPathF
         "--max_steps 3",
         f"{LORA} --max_steps 6 --save_steps 3",
     )
+
+
+@pytest.fixture(scope="module")
+def merged(data: Path, stages: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The merged LoRA run of a tower, each made once."""
+
+    @functools.cache
+    def of(kind: str) -> Path:
+        folder = tmp_path_factory.mktemp("merged") / "merged"
+        merge(str(stages(kind)[1]), folder, held_out=HeldOut(data / "mixed.json", data, 4))
+        return folder
+
+    return of
 
 
 def words(made: dict[str, Path], kind: str, data: Path, output: Path, more: str) -> list[str]:
@@ -105,7 +122,7 @@ def test_pixels_and_features_are_transformers_own(kind: str, made: dict[str, Pat
 
 @pytest.mark.parametrize("kind", ["siglip", "dinov2", "dinov2 with registers"])
 def test_both_stages_train_and_the_result_is_used(
-    kind: str, made: dict[str, Path], data: Path, stages: Any, tmp_path: Path
+    kind: str, made: dict[str, Path], data: Path, stages: Any, merged: Any
 ) -> None:
     first, second = stages(kind)
     assert {name.split(".")[1] for name in torch.load(first / "mm_projector.bin")} == {"mm_projector"}
@@ -116,8 +133,7 @@ def test_both_stages_train_and_the_result_is_used(
     records = json.loads((data / "mixed.json").read_text())[:6]
     questions = questions_from(records)
     said = [one["answer"] for one in answer(load(second, merge_adapter=False), questions, data, max_new_tokens=6)]
-    merge(str(second), tmp_path / "merged", held_out=HeldOut(data / "mixed.json", data, 4))
-    folded = load(tmp_path / "merged")
+    folded = load(merged(kind))
     assert [one["answer"] for one in answer(folded, questions, data, max_new_tokens=6)] == said
     assert num_image_tokens(folded.model.config, folded.model.get_vision_tower(), (60, 90)) == PATCHES
 
@@ -155,11 +171,10 @@ def test_a_tuned_tower_is_saved_resumed_and_loaded(
 
 
 @pytest.mark.parametrize("kind", ["siglip", "dinov2"])
-def test_transformers_answers_as_we_do_after_export(kind: str, data: Path, stages: Any, tmp_path: Path) -> None:
+def test_transformers_answers_as_we_do_after_export(kind: str, data: Path, merged: Any, tmp_path: Path) -> None:
     import transformers
 
-    merge(str(stages(kind)[1]), tmp_path / "merged", held_out=HeldOut(data / "mixed.json", data, 4))
-    result = export(str(tmp_path / "merged"), tmp_path / "out")
+    result = export(str(merged(kind)), tmp_path / "out")
     assert "token ids equal" in result.verified
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert config["vision_feature_select_strategy"] == ("full" if kind == "siglip" else "default")
@@ -167,7 +182,7 @@ def test_transformers_answers_as_we_do_after_export(kind: str, data: Path, stage
     processor = transformers.AutoProcessor.from_pretrained(tmp_path / "out", backend="pil")
     model = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path / "out", dtype=torch.float32)
     records = [one for one in json.loads((data / "mixed.json").read_text()) if isinstance(one.get("image"), str)][:3]
-    loaded = load(tmp_path / "merged", dtype="fp32")
+    loaded = load(merged(kind), dtype="fp32")
     for asked, one in zip(questions_from(records), records, strict=True):
         content = [{"type": "image"}, {"type": "text", "text": asked.asked.replace("<image>\n", "")}]
         text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
@@ -178,15 +193,15 @@ def test_transformers_answers_as_we_do_after_export(kind: str, data: Path, stage
         assert processor.decode(made, skip_special_tokens=True).strip() == ours
 
 
-def test_what_llava_hf_cannot_hold_is_refused_before_loading(stages: Any, data: Path, tmp_path: Path) -> None:
-    merge(str(stages("dinov2 with registers")[1]), tmp_path / "merged", held_out=HeldOut(data / "mixed.json", data, 4))
+def test_what_llava_hf_cannot_hold_is_refused_before_loading(merged: Any, tmp_path: Path) -> None:
+    source = str(merged("dinov2 with registers"))
     with pytest.raises(UserError, match="a DINOv2 with registers, which llava-hf would hand to the language model"):
-        export(str(tmp_path / "merged"), tmp_path / "out")
+        export(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     from llava_finetune.convert.gguf.export import export_gguf
 
     with pytest.raises(UserError, match="a vision tower that is no CLIP is not written as GGUF; write the model in"):
-        export_gguf(str(tmp_path / "merged"), tmp_path / "out")
+        export_gguf(source, tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -200,16 +215,68 @@ def test_show_and_plan_count_its_tokens(kind: str, made: dict[str, Path], stages
         assert open_model(str(stages(kind)[1])).image_tokens((60, 90)) == PATCHES
 
 
-def test_anyres_cuts_to_the_towers_own_size(made: dict[str, Path]) -> None:
-    tower = VisionTower(str(made["siglip"]), SELECTED)
-    side = IMAGE_SIZE
-    config = SimpleNamespace(
-        image_aspect_ratio="anyres", mm_patch_merge_type="spatial_unpad", mm_vision_select_feature="patch",
-        image_grid_pinpoints=[[side, 2 * side], [2 * side, side], [2 * side, 2 * side]],
-    )  # fmt: skip
-    views = process_image(picture((150, 60)), tower.image_processor, config)
-    assert views.shape == (3, 3, side, side)
-    assert tower(views).shape == (3, PATCHES, 64)
+def views_by_hand(one: Image.Image, grid: tuple[int, int]) -> torch.Tensor:
+    """The whole picture and the tiles of `grid` (columns, rows), with SigLIP's mean and deviation of 0.5."""
+    width, height = (IMAGE_SIZE * count for count in grid)
+    scale = min(width / one.width, height / one.height)
+    small = one.resize((min(math.ceil(one.width * scale), width), min(math.ceil(one.height * scale), height)))
+    canvas = Image.new("RGB", (width, height))
+    canvas.paste(small, ((width - small.width) // 2, (height - small.height) // 2))
+    corners = [(left, top) for top in range(0, height, IMAGE_SIZE) for left in range(0, width, IMAGE_SIZE)]
+    tiles = [canvas.crop((left, top, left + IMAGE_SIZE, top + IMAGE_SIZE)) for left, top in corners]
+    views = [one.resize((IMAGE_SIZE, IMAGE_SIZE)), *tiles]
+    pixels = torch.stack([torch.frombuffer(bytearray(view.tobytes()), dtype=torch.uint8) for view in views])
+    return pixels.view(-1, IMAGE_SIZE, IMAGE_SIZE, 3).permute(0, 3, 1, 2) / 255 / 0.5 - 1
+
+
+@torch.no_grad()
+def anyres_loss(base: Path, tower: Path, folder: Path, records: list[dict[str, Any]]) -> float:
+    """transformers' own loss: SigLIP's features of each view, put side by side, a newline after each row of patches."""
+    import transformers
+
+    weights, vision = load_file(base / "model.safetensors"), transformers.SiglipVisionModel.from_pretrained(tower)
+    config = transformers.LlamaConfig.from_dict(json.loads((base / "config.json").read_text()))
+    model = transformers.LlamaForCausalLM.from_pretrained(base, config=config, attn_implementation="eager")
+    tokenizer, side, total, count = load_tokenizer(str(base), None, 512), IMAGE_SIZE // PATCH_SIZE, 0.0, 0
+    first, second = ([weights[f"model.mm_projector.{layer}.{kind}"] for kind in ("weight", "bias")] for layer in (0, 2))
+    for record, grid in zip(records, ((2, 1), (1, 2)), strict=True):
+        seen = vision(views_by_hand(Image.open(folder / record["image"]), grid), output_hidden_states=True)
+        linear = torch.nn.functional.linear
+        features = linear(torch.nn.functional.gelu(linear(seen.hidden_states[-2], *first)), *second)
+        rows = [
+            torch.cat([features[1 + row * grid[0] + column].view(side, side, -1)[line] for column in range(grid[0])])
+            for row in range(grid[1])
+            for line in range(side)
+        ]
+        newline = weights["model.image_newline"][None]
+        picture = torch.cat([features[0], *(torch.cat([row, newline]) for row in rows)])
+        made = encode(record["conversations"], "v1", tokenizer)
+        place = made.input_ids.index(-200)
+        text = model.get_input_embeddings()(torch.tensor([max(token, 0) for token in made.input_ids]))
+        embeds = torch.cat([text[:place], picture, text[place + 1 :]])
+        labels = [*made.labels[:place], *[-100] * len(picture), *made.labels[place + 1 :]]
+        loss = model(inputs_embeds=embeds[None], labels=torch.tensor([labels])).loss
+        total, count = total + float(loss) * made.num_supervised, count + made.num_supervised
+    return total / count
+
+
+def test_anyres_trains_from_transformers_own_loss(made: dict[str, Path], tmp_path: Path) -> None:
+    """Pictures as wide and as high as their grids, so that no row of patches is padding."""
+    base = make_tiny_llava(
+        tmp_path / "base", "1.6-vicuna", mm_vision_tower=str(made["siglip"]), unfreeze_mm_vision_tower=False
+    )
+    records = []
+    for name, size in (("wide", (150, 75)), ("tall", (60, 120))):
+        picture(size).save(tmp_path / f"{name}.png")
+        turns = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": f"a {name} one"}]
+        records.append({"id": name, "image": f"{name}.png", "conversations": turns})
+    (tmp_path / "records.json").write_text(json.dumps(records))
+    more = "--version v1 --lora_enable True --lora_r 4 --lora_dropout 0 --learning_rate 5e-3 --max_steps 4 "
+    flags = command_line(base, made["siglip"], tmp_path / "records.json", tmp_path / "run", more + "--logging_steps 1")
+    flags[flags.index("--image_aspect_ratio") + 1] = "anyres"
+    losses = [row["loss"] for row in rows_of(ended_well(flags, tmp_path / "run")) if "loss" in row]
+    assert losses[0] == pytest.approx(anyres_loss(base, made["siglip"], tmp_path, records), rel=1e-4)
+    assert losses[-1] < losses[0] - 0.1
 
 
 @pytest.mark.parametrize(
@@ -266,6 +333,11 @@ def test_a_llava_keeps_its_tower_and_its_grid(made: dict[str, Path], models: dic
         resolve(ModelArguments(base, vision_tower=str(wide)), None, load_config(base))
     larger = config_alone(tmp_path / "larger", image_size=70)
     base = str(models["1.6-vicuna"])
+    frozen = load_config(base)
+    frozen.unfreeze_mm_vision_tower = False
     with pytest.raises(UserError, match=r"image_grid_pinpoints: expected multiples of 70, the tower's picture size"):
-        resolve(ModelArguments(base, vision_tower=str(larger)), None, load_config(base))
+        resolve(ModelArguments(base, vision_tower=str(larger)), None, frozen)
     assert tower_config(str(larger)).image_size == 70
+    said = r"siglip: a Siglip, and .*1.6-vicuna carries the CLIP that it was trained with; leave the flag out"
+    with pytest.raises(UserError, match=said):
+        resolve(ModelArguments(base, vision_tower=str(made["siglip"])), None, load_config(base))

@@ -10,6 +10,7 @@ from llava_finetune.planning.family_pictures import COSTS
 from llava_finetune.planning.from_config import KNOWN_MODELS, read_shape, shape_of
 from llava_finetune.planning.memory import trainable_parameters
 from llava_finetune.planning.setting import Setting
+from llava_finetune.planning.shapes import SigLip
 from llava_finetune.saved.supported import FAMILIES as TRAINED
 from tests.tiny import FAMILIES, make_tiny_llava
 
@@ -38,6 +39,20 @@ def test_the_published_counts_of_the_7b_come_out() -> None:
 def test_a_built_in_model_has_its_published_size(model: str, language: int, lora: int, tokens: int) -> None:
     shape = read_shape(model)
     assert (shape.language.num_parameters, shape.lora_parameters(128), shape.image_tokens) == (language, lora, tokens)
+
+
+def test_a_siglip_that_leaves_its_sizes_out_has_transformers_defaults_and_no_clips() -> None:
+    text = {"model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24}
+    for model_type, size, tokens in (("siglip_vision_model", 768, 196), ("clip_vision_model", 1024, 576)):
+        config = {"model_type": "llava", "text_config": text, "vision_config": {"model_type": model_type}}
+        shape = shape_of(config, "x")
+        assert (shape.vision.hidden, shape.image_tokens) == (size, tokens)
+        assert isinstance(shape.vision, SigLip) == (tokens == 196)
+
+
+def test_pinpoints_that_stand_as_a_text_are_counted() -> None:
+    config = {"model_type": "llava", "image_aspect_ratio": "anyres", "image_grid_pinpoints": "[[336, 1008]]"}
+    assert shape_of(config, "x").pinpoints == ((336, 1008),)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ architecture_of("llava_qwen3").name          # "qwen3"
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gguf import MODEL_ARCH
 
@@ -38,12 +38,14 @@ _LLAMA = Architecture(
     rotary=("default", "linear", "llama3"),
 )
 _QWEN2 = Architecture("qwen2", MODEL_ARCH.QWEN2, (*_LLAMA.layer, *(f"attn_{part}.bias" for part in ("q", "k", "v"))))
+_SMOLLM3 = replace(_LLAMA, name="smollm3", number=MODEL_ARCH.SMOLLM3, rotary=("default", "linear"))
 _QWEN3 = Architecture("qwen3", MODEL_ARCH.QWEN3, (*_LLAMA.layer, "attn_q_norm.weight", "attn_k_norm.weight"))
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     **dict.fromkeys(("llava_llama", "llava", "llava_mistral"), _LLAMA),
     "llava_qwen2": _QWEN2,
     "llava_qwen3": _QWEN3,
+    "llava_smollm3": _SMOLLM3,
 }
 """By the `model_type` of a LLaVA; all but these are refused."""
 

@@ -107,6 +107,12 @@ def _add_rotary(file: GgufFile, config: Mapping[str, Any], architecture: Archite
     settings = rotary(config)
     file.writer.add_rope_freq_base(float(settings["rope_theta"]))
     kind = settings["rope_type"]
+    turned = config.get("no_rope_layers") or []
+    if [bool(one) for one in turned] != [place % 4 != 0 for place in range(1, len(turned) + 1)]:
+        raise UserError(
+            f"config.json: no_rope_layers {turned}: llama.cpp leaves every fourth layer without rotary positions, and "
+            "no other; serve the model with: llava-finetune serve"
+        )
     if kind not in architecture.rotary:
         known = " and ".join(architecture.rotary[1:])
         raise UserError(f'config.json: rotary scaling "{kind}" is not written as GGUF; supported: {known}')
