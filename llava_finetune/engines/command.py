@@ -100,7 +100,7 @@ def run(a: argparse.Namespace) -> Any:
 
 def _at_hand(asked: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
     """The engines to ask, and why others are not. Raises UserError for one that was named and is not installed."""
-    from llava_finetune.engines.environments import MODULES, engine_python
+    from llava_finetune.environments import MODULES, engine_python
 
     chosen: list[str] = []
     absent: dict[str, str] = {}

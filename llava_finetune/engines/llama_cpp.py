@@ -15,8 +15,8 @@ from pathlib import Path
 
 from data_prep.records.marks import IMAGE_TOKEN_INDEX
 from llava_finetune.engines.answers import Answer, Question
-from llava_finetune.engines.environments import engine_python
 from llava_finetune.engines.http import post, started
+from llava_finetune.environments import engine_python
 from llava_finetune.saved.manifest import read_manifest
 
 RUNNER = Path(__file__).with_name("runners") / "llama_cpp.py"

@@ -10,6 +10,7 @@ import resource
 import shutil
 import signal
 import stat
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -298,7 +299,12 @@ def test_k_quants_are_made_by_llama_cpps_own_program(
     family: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLAMA_QUANTIZE", "no-such-program")
-    with pytest.raises(UserError, match="no-such-program is not found; install"):
+    with pytest.raises(UserError, match=r"LLAMA_QUANTIZE=no-such-program: no such program; name llama.cpp's llama-q"):
+        export_gguf(str(family("llava-1.5")), tmp_path / "out", file_type="q4_k_m")
+    monkeypatch.delenv("LLAMA_QUANTIZE")
+    monkeypatch.setenv("LLAVA_ENGINES", str(tmp_path / "none"))
+    monkeypatch.setitem(sys.modules, "cyllama", None)
+    with pytest.raises(UserError, match=r"is not found; install its library: bash scripts/engines.sh llama-quantize"):
         export_gguf(str(family("llava-1.5")), tmp_path / "out", file_type="q4_k_m")
     program = tmp_path / "llama-quantize"
     program.write_text('#!/bin/sh\n[ "$3" = Q4_K_M ] && cp "$1" "$2"\n')

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from llava_finetune import environments
 from llava_finetune.convert.probes import noise
-from llava_finetune.engines import environments
 from llava_finetune.engines.class_token import class_token_last
 from llava_finetune.engines.command import main
 from llava_finetune.engines.reference import TorchModel

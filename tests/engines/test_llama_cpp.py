@@ -24,7 +24,7 @@ from llava_finetune.engines.llama_cpp import LlamaCpp, llama_cpp
 from llava_finetune.model.loading import load
 from llava_finetune.serve.prompts import Message, Prompt, build_prompt
 from tests.engines.models import LANGUAGES, MODELS, make_model
-from tests.tiny import IMAGE_SIZE
+from tests.tiny import IMAGE_SIZE, make_tiny_llava
 
 ALL = (*MODELS, *LANGUAGES)
 SQUARE = noise(IMAGE_SIZE, IMAGE_SIZE, 3)
@@ -162,3 +162,20 @@ def test_each_known_way_of_cutting_text_gives_the_engine_our_ids(
         assert engine.ids(HARD) == tokenizer(HARD, add_special_tokens=False).input_ids
     fields = gguf.GGUFReader(tmp_path / "gguf" / "model-f32.gguf").fields
     assert fields["tokenizer.ggml.pre"].contents() == name
+
+
+def test_k_quants_are_made_and_answered_by_llama_cpp_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of 256 are what K-quants pack; narrower ones would fall back to other types in silence."""
+    monkeypatch.delenv("LLAMA_QUANTIZE", raising=False)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    source = make_tiny_llava(tmp_path / "model", hidden_size=256, intermediate_size=512)
+    written = export_gguf(str(source), tmp_path / "gguf", file_type="q4_k_m")
+    tensors = gguf.GGUFReader(tmp_path / "gguf" / written.model).tensors
+    types = {tensor.tensor_type.name for tensor in tensors if ".attn" in tensor.name or ".ffn" in tensor.name}
+    assert {"Q4_K", "Q6_K"} <= types <= {"Q4_K", "Q6_K", "F32"}
+    loaded = load(str(source), dtype="fp32")
+    with llama_cpp(tmp_path / "gguf", tmp_path / "log", context=2048) as engine:
+        both, question = Pair(loaded, engine), QUESTIONS["text alone"]
+        answer = engine.answer(question, 1)
+        assert answer.prompt_ids == both.prompt(question).input_ids
+        assert 1e-3 < away(answer, both.first(question)) < 0.5

@@ -25,6 +25,7 @@ ROOMS = {
         "flags",
         "screen",
         "cli",
+        "environments",
         "kernels",
         "saved",
         "planning",

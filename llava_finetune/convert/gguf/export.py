@@ -56,8 +56,8 @@ def export_gguf(
     Raises UserError, and leaves nothing behind, when the model cannot be expressed or the disk refuses.
     """
     start = time.monotonic()
-    program = find_quantizer(file_type) if file_type in K_QUANTS else None
-    kind = FILE_TYPES["f16" if program else file_type]
+    quantizer = find_quantizer(file_type) if file_type in K_QUANTS else None
+    kind = FILE_TYPES["f16" if quantizer else file_type]
     check_free(output)
     source = read_source(resolve_folder(model), vision_tower)
     tokenizer, template = _tokenizer_and_template(source, conversation)
@@ -74,9 +74,9 @@ def export_gguf(
     with _whole_folder(output, sum(file.size for file in planned.values())) as partial:
         size = _write(partial, planned)
         names = list(planned)
-        if program:
+        if quantizer:
             names[0] = f"model-{file_type}.gguf"
-            size = quantize(partial / f"model-{kind.name}.gguf", partial / names[0], file_type, program)
+            size = quantize(partial / f"model-{kind.name}.gguf", partial / names[0], file_type, quantizer)
             size += (partial / names[1]).stat().st_size
         serve = ollama.server_line(output, names)
         text = ollama.modelfile(template, choice.beginning, tokenizer, names, notes)

@@ -1,4 +1,4 @@
-"""The K-quants (about 4, 5 and 6 bits a weight), made by llama.cpp's own `llama-quantize` from the F16 file.
+"""The K-quants (about 4, 5 and 6 bits a weight), made from the F16 file by llama.cpp itself: program or library.
 
 Why not by us: which tensor gets which of several types is llama.cpp's choice and changes with it.
 
@@ -10,33 +10,47 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
+from llava_finetune.environments import engine_python
 from llava_finetune.errors import UserError
 
 K_QUANTS = ("q6_k", "q5_k_m", "q4_k_m")
 VARIABLE = "LLAMA_QUANTIZE"
 
 
-def find_quantizer(kind: str) -> str:
-    """The program: $LLAMA_QUANTIZE, or llama-quantize on PATH. Raises UserError when neither is there."""
-    named = os.environ.get(VARIABLE) or "llama-quantize"
-    found = shutil.which(named)
-    if found is None:
+def find_quantizer(kind: str) -> Sequence[str]:
+    """Return the command: $LLAMA_QUANTIZE, llama-quantize on PATH, or the library in an environment of its own.
+
+    Raises UserError, with what installs one, when none is there.
+    """
+    named = os.environ.get(VARIABLE)
+    if found := shutil.which(named or "llama-quantize"):
+        return [found]
+    if named:
+        raise UserError(f"{VARIABLE}={named}: no such program; name llama.cpp's llama-quantize, or leave it unset")
+    try:
+        return [engine_python("llama-quantize"), str(Path(__file__).with_name("llama_quantize.py"))]
+    except UserError as error:
         raise UserError(
-            f"--type {kind} is made by llama.cpp's own program and {named} is not found; install llama.cpp, or name "
-            f"the program: {VARIABLE}=/path/to/llama-quantize. --type q8_0 needs no program"
-        )
-    return found
+            f"--type {kind} is made by llama.cpp itself, which is not found; install its library: bash "
+            f"scripts/engines.sh llama-quantize (or name its program: {VARIABLE}=/path/to/llama-quantize). "
+            "--type q8_0 needs neither"
+        ) from error
 
 
-def quantize(source: Path, target: Path, kind: str, program: str) -> int:
+def quantize(source: Path, target: Path, kind: str, command: Sequence[str]) -> int:
     """Write `target` from an F16 file, remove that file, and return the new one's bytes."""
     done = subprocess.run(
-        [program, str(source), str(target), kind.upper()], capture_output=True, text=True, check=False
+        [*command, str(source), str(target), kind.upper()],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
     )
     if done.returncode or not target.is_file():
         said = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no output"]
-        raise UserError(f"{program}: cannot write {kind} (exit code {done.returncode}): {said[0]}")
+        raise UserError(f"{command[-1]}: cannot write {kind} (exit code {done.returncode}): {said[0]}")
     source.unlink()
     return target.stat().st_size

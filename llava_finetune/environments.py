@@ -18,10 +18,15 @@ from llava_finetune.errors import UserError
 
 #: The engines that have an environment, and the module that one needs.
 MODULES: Mapping[str, str] = MappingProxyType(
-    {"llama.cpp": "xllamacpp", "vllm": "vllm", "transformers": "transformers"}
+    {
+        "llama.cpp": "xllamacpp",
+        "llama-quantize": "cyllama",
+        "vllm": "vllm",
+        "transformers": "transformers",
+    }
 )
 VARIABLE = "LLAVA_ENGINES"
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def environments_folder() -> Path:
