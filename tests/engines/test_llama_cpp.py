@@ -175,7 +175,7 @@ def test_k_quants_are_made_and_answered_by_llama_cpp_itself(tmp_path: Path, monk
     assert {"Q4_K", "Q6_K"} <= types <= {"Q4_K", "Q6_K", "F32"}
     loaded = load(str(source), dtype="fp32")
     with llama_cpp(tmp_path / "gguf", tmp_path / "log", context=2048) as engine:
-        both, question = Pair(loaded, engine), QUESTIONS["text alone"]
+        both, question = Pair(loaded, engine, source), QUESTIONS["text alone"]
         answer = engine.answer(question, 1)
         assert answer.prompt_ids == both.prompt(question).input_ids
         assert 1e-3 < away(answer, both.first(question)) < 0.5
