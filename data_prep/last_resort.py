@@ -35,6 +35,15 @@ REMEDIES = {
 }
 NOT_WRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 """Of a copy or a rename these are of the second name."""
+RAN_OUT = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota of the disk is full",
+    errno.EMFILE: "too many files are open",
+    errno.ENFILE: "too many files are open on this machine",
+    errno.ENOMEM: "memory ran out",
+    errno.EAGAIN: "too many processes run",
+}
+"""What an error of the system says where it names no file: a write into one that is open does not."""
 LONGEST = 300
 """Characters of an error's own words that the line shows; the file holds all of them."""
 
@@ -42,15 +51,25 @@ LONGEST = 300
 def fault_of_ours(error: BaseException, command: Sequence[str], program: str = "llava-finetune") -> str:
     """Return the line that tells of an error that nobody foresaw; its details are written to a new temporary file.
 
-    Memory that ran out is no fault of ours, and the line says that it ran out.
+    Memory or a disk that ran out is no fault of ours, and the line says what ran out.
     """
     said = printable(str(error).strip().splitlines()[0])[:LONGEST] if str(error).strip() else ""
     what = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or _is_of_memory(error):
         return f"error: memory ran out ({what}); close what else runs, or give the command less at a time"
+    if isinstance(error, OSError) and error.errno in RAN_OUT:
+        return f"error: {RAN_OUT[error.errno]} ({what}); free some, and run the same command again"
     return (
         f"error: a fault of {program}'s own ({what}), not yours. {_kept(error, command)}; how to report it is in "
         "SECURITY.md. The same command with --debug shows where it happened"
+    )
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Say whether torch ran out of a GPU's memory, or of the machine's: its errors are of kinds of its own."""
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        type(error).__name__ == "OutOfMemoryError" or "out of memory" in text or "can't allocate memory" in text
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from data_prep.converters.labels import Names, label_names, names_in
 from data_prep.converters.rows import Reading, Row, read_rows
 from data_prep.converters.unpacking import BATCH, Allowance
 from data_prep.errors import DataError, first_line, quoted
+from data_prep.hf.arrow_batches import num_rows
 from data_prep.hf.footer import Group, groups_of, open_address, readable
 from data_prep.hf.parquet import rows_at, rows_by_group, schema_of
 from data_prep.records.foreign import ENDINGS
@@ -172,8 +174,9 @@ def _parquet(files: list[Path], asked: Asked) -> Opened:
 
 
 def _arrow(files: list[Path], asked: Asked) -> Opened:
-    rows = _joined(_arrow_rows(file, asked.reading.most_unpacked) for file in files)
-    return Opened(files, rows, sum(map(_count, files)), names=label_names(_arrow_schema(files[0])))
+    most = asked.reading.most_unpacked
+    rows = _joined(_arrow_rows(file, most) for file in files)
+    return Opened(files, rows, sum(_count(file, most) for file in files), names=label_names(_arrow_schema(files[0])))
 
 
 def _arrow_schema(file: Path) -> dict[bytes, bytes]:
@@ -209,15 +212,12 @@ def _arrow_rows(file: Path, most_unpacked: int) -> Iterator[Row]:
                 yield from allowance.rows(batch.slice(start, BATCH))
 
 
-def _count(file: Path) -> int:
-    import pyarrow
-
-    with readable(file), pyarrow.memory_map(str(file)) as stream:
+def _count(file: Path, most_unpacked: int) -> int:
+    with readable(file):
         try:
-            return sum(batch.num_rows for batch in pyarrow.ipc.open_stream(stream))
-        except pyarrow.ArrowInvalid:
-            whole = pyarrow.ipc.open_file(stream)
-            return sum(whole.get_batch(number).num_rows for number in range(whole.num_record_batches))
+            return num_rows(file, most_unpacked)
+        except (struct.error, IndexError):
+            raise DataError(file, "is damaged: what describes a batch is cut off; copy the file again") from None
 
 
 def _others_below(folder: Path) -> list[Path]:

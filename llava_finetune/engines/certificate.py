@@ -98,8 +98,9 @@ def certify(
         start = time.monotonic()
         try:
             asked = ASK[engine](setting)
-        except UserError as error:
-            results.append(Result(engine, "", "", FAILED, notes=[f"failed: {error}"]))
+        except (UserError, LookupError, TypeError, ValueError, OSError) as error:  # the others: what it sent is odd
+            what = str(error) if isinstance(error, UserError) else f"{type(error).__name__} in what it sent: {error}"
+            results.append(Result(engine, "", "", FAILED, notes=[f"failed: {what}"]))
             say(f"{engine}: failed after {time.monotonic() - start:.0f} s; the others are asked all the same")
             continue
         if engine == "llama.cpp":

@@ -37,6 +37,8 @@ exit codes: 0 every engine answers as the model, 1 one differs beyond rounding o
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
+    from llava_finetune.convert.export import TYPES
+
     out = command_parser(
         "certify",
         "Ask every engine the same questions and certify which answer as the model does.",
@@ -50,7 +52,9 @@ def parser() -> argparse.ArgumentParser:
     add_images_option(out, "picture folder of --records", dest="images")
     out.add_argument("--answers", type=whole(0), default=100, help="questions to ask (default: 100)")
     out.add_argument("--max-new-tokens", type=whole(1), default=64, help="tokens of an answer at most (default: 64)")
-    out.add_argument("--gguf-type", default="f16", help="type of the GGUF weights for llama.cpp (default: f16)")
+    out.add_argument(
+        "--gguf-type", choices=TYPES, default="f16", help="type of the GGUF weights for llama.cpp (default: f16)"
+    )
     out.add_argument("--work", type=Path, help="folder for what is made on the way (default: MODEL-certify)")
     out.add_argument("--out", type=Path, help="the certificate's file (default: MODEL/certificate.json)")
     out.add_argument("--json", action="store_true", help="print the certificate as JSON")
@@ -76,15 +80,24 @@ def run(a: argparse.Namespace) -> Any:
     from llava_finetune.engines.reference import TorchModel
     from llava_finetune.model.loading import load
     from llava_finetune.saved.manifest import write_json
+    from llava_finetune.saved.new_folder import require_file_place, require_place
 
     folder = Path(a.model)
     if not folder.is_dir():
         raise UserError(f"{a.model}: no such folder; give what training or merge wrote")
+    work = a.work or folder.resolve().with_name(folder.resolve().name + "-certify")
+    require_place(work)
+    require_file_place(a.out or folder / NAME)
     chosen, absent = _at_hand(a.engines)
     records, images = _records(a)
     questions = read_questions(records, images, a.answers)
-    work = a.work or folder.resolve().with_name(folder.resolve().name + "-certify")
-    judge = TorchModel(load(str(folder), dtype="float32"))
+    loaded = load(str(folder), dtype="float32")
+    if loaded.family is not None:
+        raise UserError(
+            f"{a.model}: {loaded.family.name} is of transformers' own classes, and certify asks engines for LLaVAs; "
+            "llava-finetune evaluate scores it"
+        )
+    judge = TorchModel(loaded)
     work.mkdir(parents=True, exist_ok=True)
     pixels = [judge.pixels(question) for question in questions[:NUM_PIXELS]]
     setting = Setting(

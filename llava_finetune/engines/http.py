@@ -5,6 +5,7 @@ with started([python, runner, job], "llama.cpp", log) as address: ...
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import subprocess
@@ -79,5 +80,5 @@ def post(url: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
     except urllib.error.HTTPError as error:
         said = error.read().decode("utf-8", "replace")[:300]
         raise UserError(f"{url}{path}: the engine answers {error.code}: {said}") from None
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        raise UserError(f"{url}{path}: the engine is gone or silent ({error})") from None
+    except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
+        raise UserError(f"{url}{path}: the engine is gone or silent ({error or type(error).__name__})") from None

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from data_prep.picture_folder import add_images_option
 from data_prep.records.pixels import add_pixel_option, allow_pixels
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.flags import add_loading_flags, command_parser
+
+NAME = re.compile(r"[\w.+ -]{1,100}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError("give either --model to answer the questions, or --predictions to score answers")
     if arguments.train_data and not arguments.train_data.is_file():
         raise UserError(f"--train_data {arguments.train_data}: no such file; give the records that training used")
+    _require_places(arguments)
     if arguments.predictions:
         return _score_file(arguments)
     if not arguments.data:
@@ -105,6 +109,18 @@ def _before(arguments: argparse.Namespace, given: list[str], name: str) -> list[
     label = "baseline" if name == "final" else f"{name}-baseline"
     _finish(earlier, predictions, label, time.monotonic() - start)
     return predictions
+
+
+def _require_places(arguments: argparse.Namespace) -> None:
+    """Raise UserError where the results could not be written: before the questions are answered, not hours after."""
+    from llava_finetune.saved.new_folder import require_file_place, require_place
+
+    if arguments.name is not None and (not NAME.fullmatch(arguments.name) or arguments.name.startswith(".")):
+        raise UsageError(f"--name {arguments.name[:40]!r}: expected letters, digits, - and _; it becomes a file's name")
+    if arguments.output or Path(arguments.model or "").is_dir():
+        require_place(arguments.output or Path(arguments.model or ""))
+    if arguments.upload:
+        require_file_place(arguments.upload)
 
 
 def require_run(model: str) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,18 @@ from llava_finetune.evaluation.scoring import read_predictions
 
 
 def spread(words: Sequence[str], total: int, count: int, folder: Path) -> list[dict[str, Any]]:
-    """The answers to `total` questions, made by at most `count` processes of `evaluate WORDS`."""
-    count = min(count, total)
+    """The answers to `total` questions, made by at most `count` processes of `evaluate WORDS`.
+
+    They leave them in a folder of this call's own: two evaluations may write into the same folder.
+    """
+    with tempfile.TemporaryDirectory(prefix=".predictions-", dir=folder) as place:
+        return _spread(words, total, min(count, total), Path(place))
+
+
+def _spread(words: Sequence[str], total: int, count: int, place: Path) -> list[dict[str, Any]]:
     shards = [f"{index}/{count}" for index in range(count)]
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    command = [sys.executable, "-m", "llava_finetune", "evaluate", *words]
+    command = [sys.executable, "-m", "llava_finetune", "evaluate", *words, "--output", str(place)]
     running = [
         subprocess.Popen(
             [*command, "--num_processes", "1", "--shard", shard],
@@ -31,16 +40,23 @@ def spread(words: Sequence[str], total: int, count: int, folder: Path) -> list[d
         for index, shard in enumerate(shards)
     ]
     try:
-        codes = [process.wait() for process in running]
+        codes = _ended(running)
     finally:
         for process in running:
             process.kill()
     if any(codes):
         raise UserError(f"process {next(i for i, c in enumerate(codes) if c)} of {count} failed; its message is above")
-    parts = [read_predictions(shard_file(folder, shard)) for shard in shards]
-    for shard in shards:
-        shard_file(folder, shard).unlink()
+    parts = [read_predictions(shard_file(place, shard)) for shard in shards]
     return [parts[index % count][index // count] for index in range(total)]
+
+
+def _ended(running: Sequence[subprocess.Popen[bytes]]) -> list[int | None]:
+    """Exit codes once all have ended, or the first has failed: what the others would still make is of no use then."""
+    while True:
+        codes = [process.poll() for process in running]
+        if any(codes) or None not in codes:
+            return codes
+        time.sleep(0.05)
 
 
 def has_gpus(count: int) -> bool:
@@ -52,4 +68,4 @@ def has_gpus(count: int) -> bool:
 
 def shard_file(folder: Path, shard: str) -> Path:
     """Where the process of `shard`, such as 0/2, leaves its answers."""
-    return folder / f".predictions-{shard.replace('/', '-of-')}.jsonl"
+    return folder / f"{shard.replace('/', '-of-')}.jsonl"

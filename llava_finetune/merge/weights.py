@@ -49,7 +49,7 @@ def run_records(adapter: Path) -> tuple[Path, Path | None] | None:
 
     for folder in (adapter, adapter.parent):
         if (folder / "run.json").is_file():
-            arguments = read_json(folder / "run.json").get("arguments", {})
+            arguments = read_json(folder / "run.json").get("arguments") or {}
             beside = Path(arguments.get("data_path") or "").parent
             candidates = [arguments.get("eval_data_path"), *(beside / name for name in ("test.json", "val.json"))]
             images = arguments.get("eval_image_folder") or arguments.get("image_folder")

@@ -7,7 +7,7 @@ so.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from llava_finetune.saved.model_names import require_there
 from llava_finetune.saved.pickles import load_pickle
 from llava_finetune.saved.promises import require_projector, require_select_layer
 from llava_finetune.saved.sound import blamed_on, require_sound
-from llava_finetune.saved.supported import require_language, require_tokenizer, require_tower
+from llava_finetune.saved.supported import require_language, require_sentences, require_tokenizer, require_tower
 
 # Upstream's defaults, for a base that is a plain language model and says nothing.
 UPSTREAM_DEFAULTS: dict[str, Any] = {
@@ -45,6 +45,7 @@ UPSTREAM_DEFAULTS: dict[str, Any] = {
 }
 REMEDY = "download the folder again, and see that every file that model.safetensors.index.json names is there"
 KEPT_WHOLE = ("model.mm_projector", "model.vision_tower", "lm_head")
+ATTENTIONS = ("auto", "sdpa", "eager", "flash_attention_2")
 GUESSED_TEMPLATES = (("mistral", "mistral_instruct"), ("llama", "vicuna_v1"))
 
 
@@ -136,9 +137,14 @@ def _value(name: str, base: Any, flag: Any, model: ModelArguments) -> Any:
     return UPSTREAM_DEFAULTS[name] if base is None else base
 
 
-def template_of(version: str | None, base: str, config: Any, tokenizer: Any) -> str:
-    """The run's conversation template: the flag's, the manifest's, or the family's; checked against the tokenizer."""
-    name = version or read_manifest(base).get("conversation")
+def template_of(
+    version: str | None, base: str, config: Any, tokenizer: Any, manifest: Mapping[str, Any] | None = None
+) -> str:
+    """The run's conversation template: the flag's, the manifest's, or the family's; checked against the tokenizer.
+
+    `manifest`: that of the base, where it has been read already.
+    """
+    name = version or (read_manifest(base) if manifest is None else manifest).get("conversation")
     if name is None or (name == "plain" and version is None):
         # Stage 1 teaches captions without a template; what talks to its result uses the language model's own.
         name = _own_template(config, tokenizer)
@@ -159,6 +165,7 @@ def _own_template(config: Any, tokenizer: Any) -> str:
 def load_tokenizer(path: str, cache_dir: str | None, max_length: int) -> Any:
     """The base's tokenizer with a pad token: its own, else unk, else the end token (labels are masked by length)."""
     require_tokenizer(path)
+    require_sentences(path)
     remedy = "copy tokenizer.model, tokenizer.json and tokenizer_config.json again from where the model came from"
     with blamed_on(path, "its tokenizer cannot be read", remedy):
         tokenizer = transformers.AutoTokenizer.from_pretrained(
@@ -175,6 +182,10 @@ def attention(asked: str, cuda: bool) -> str:
         raise UserError(
             "--attn_implementation flash_attention_2 needs flash-attn, which is not installed; leave the flag out "
             "(SDPA), or run: pip install --no-build-isolation -e '.[gpu]'"
+        )
+    if asked not in ATTENTIONS:
+        raise UserError(
+            f"--attn_implementation {asked[:40]}: expected {', '.join(ATTENTIONS[:-1])} or {ATTENTIONS[-1]}"
         )
     if asked != "auto":
         return asked

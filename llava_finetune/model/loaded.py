@@ -94,7 +94,9 @@ def choose_device(asked: str) -> torch.device:
         device = torch.device(asked)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"--device {asked}: {first_line(error)}; give auto, cpu, cuda or cuda:N") from None
+        raise UserError(f"--device {asked[:40]}: {first_line(error)}; give auto, cpu, cuda or cuda:N") from None
+    if device.type == "meta":  # torch takes it, and nothing is in it
+        raise UserError(f"--device {asked}: holds no numbers; give auto, cpu, cuda or cuda:N")
     return device
 
 

@@ -37,7 +37,7 @@ from llava_finetune.saved.folders import find_tower
 from llava_finetune.saved.manifest import read_manifest
 from llava_finetune.saved.pickles import load_pickle
 from llava_finetune.saved.shards import weight_files
-from llava_finetune.saved.sound import blamed_on, require_sound
+from llava_finetune.saved.sound import blamed_on, require_sound, torch_memory_error
 from llava_finetune.saved.tensor_names import is_buffer
 
 
@@ -73,12 +73,20 @@ def load(
         config = _config(path, source, vision_tower, bits)
         require_sound(config.mm_vision_tower)
         chosen = choose_dtype(dtype, manifest, config, place.type)
-        found = _load_llava(config, path, source, kind, chosen, place, bits, merge_adapter and bits == 16)
+        found = _load_llava(config, path, source, kind, chosen, place, bits, merge_adapter and bits == 16, manifest)
     return replace(found, manifest=manifest, seconds=time.monotonic() - start)
 
 
 def _load_llava(
-    config: Any, path: str, source: str, kind: str, chosen: torch.dtype, place: torch.device, bits: int, merge: bool
+    config: Any,
+    path: str,
+    source: str,
+    kind: str,
+    chosen: torch.dtype,
+    place: torch.device,
+    bits: int,
+    merge: bool,
+    manifest: dict[str, Any],
 ) -> Loaded:
     """What is at `path` (`kind`: adapter, projector or model) over the weights at `source`, of upstream's classes."""
     model, missing = _weights(source, config, chosen, place, bits)
@@ -98,7 +106,7 @@ def _load_llava(
     make_ready(model, place, chosen, bits)
     model.config.tokenizer_padding_side = "left"
     tokenizer = load_tokenizer(path if _has_tokenizer(path) else source, None, 2048)
-    template = template_of(None, path if read_manifest(path) else source, config, tokenizer)
+    template = template_of(None, source, config, tokenizer, manifest or None)
     context = int(getattr(config, "tokenizer_model_max_length", None) or config.max_position_embeddings)
     return Loaded(tokenizer, model, tower.image_processor, template, chosen, place, context)
 
@@ -137,7 +145,7 @@ def _weights(source: str, config: Any, dtype: torch.dtype, device: torch.device,
             output_loading_info=True,
         )
         return model, {name for name in info["missing_keys"] if not is_buffer(name)}
-    except UserError:
+    except (UserError, torch_memory_error()):
         raise
     except Exception as error:  # each library that has a part in it raises its own
         said = _cut_shard(Path(source)) or f"{type(error).__name__}: {first_line(error):.300}"
@@ -173,7 +181,8 @@ def _load_state(model: Any, state: dict[str, torch.Tensor], file: Path) -> set[s
         for prefix in ("base_model.model.", "base_model."):
             name = name.removeprefix(prefix)
         plain[name.removeprefix("model.") if name.startswith("model.model.") else name] = value
-    result = model.load_state_dict(plain, strict=False)
+    with blamed_on(file, "does not fit this base", "give the base that it was trained on with --base"):
+        result = model.load_state_dict(plain, strict=False)
     if result.unexpected_keys:
         raise UserError(
             f"{file}: {len(result.unexpected_keys)} tensors that the model has not: {result.unexpected_keys[0]}"

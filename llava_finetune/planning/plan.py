@@ -8,6 +8,7 @@ No weights are loaded and nothing is downloaded. A GPU's size is read as its mak
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from data_prep.numbers import whole
+from data_prep.picture_folder import add_images_option
 from llava_finetune.errors import UsageError
 from llava_finetune.flags import command_parser
 from llava_finetune.machine import GB, available_ram, readable
@@ -69,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         answer = _as_json(shape, wanted, num_gpus, gpu_bytes, rows)
         print(json.dumps(answer | ({"exact": seen[1]} if seen else {}), indent=2))
     else:
-        print(_text(shape, wanted, num_gpus, gpu_bytes, rows, options.data or "records.json", _records(options)))
+        data, images = options.data or "records.json", options.image_folder or "images"
+        inputs = f"DATA={shlex.quote(data)} IMAGES={shlex.quote(str(images))}"
+        print(_text(shape, wanted, num_gpus, gpu_bytes, rows, inputs, _records(options)))
         if seen:
             print("\n".join(["", *exact.lines(shape, *seen)]))
     return 0 if rows[options.mode] is not None else 1
@@ -119,7 +123,7 @@ def _text(
     num_gpus: int,
     gpu_bytes: int,
     rows: Mapping[str, Proposal | None],
-    data: str,
+    inputs: str,
     records: int | None,
 ) -> str:
     language, trained = shape.language, trainable_parameters(shape, wanted)
@@ -143,7 +147,7 @@ def _text(
     proposal = rows[wanted.mode]
     if proposal is None:
         return "\n".join([*lines, too_small(shape, wanted, gpu_bytes)])
-    return "\n".join([*lines, *_launch_lines(shape, proposal, num_gpus, data, records)])
+    return "\n".join([*lines, *_launch_lines(shape, proposal, num_gpus, inputs, records)])
 
 
 LEGEND = (
@@ -181,7 +185,7 @@ def _table(shape: Shape, wanted: Setting, gpu_bytes: int, rows: Mapping[str, Pro
     return [*lines, "", LEGEND]
 
 
-def _launch_lines(shape: Shape, proposal: Proposal, num_gpus: int, data: str, records: int | None) -> list[str]:
+def _launch_lines(shape: Shape, proposal: Proposal, num_gpus: int, inputs: str, records: int | None) -> list[str]:
     setting = proposal.setting
     total = setting.batch * proposal.accumulation * num_gpus
     epochs = epochs_for(records, setting.mode, num_gpus) if records else None
@@ -190,7 +194,7 @@ def _launch_lines(shape: Shape, proposal: Proposal, num_gpus: int, data: str, re
         f"{total} records a step",
         *([_steps_line(records, epochs, proposal, num_gpus)] if records and epochs else []),
         "",
-        f"MODEL={shape.name} DATA={data} IMAGES=images OUTPUT=runs/{setting.mode} \\",
+        f"MODEL={shlex.quote(shape.name)} {inputs} OUTPUT=runs/{setting.mode} \\",
         f"NUM_GPUS={num_gpus} GLOBAL_BATCH={total} PER_GPU_BATCH={setting.batch} DEEPSPEED_CONFIG={proposal.config} \\",
         f"bash scripts/{SCRIPTS[setting.mode]} --gradient_checkpointing {setting.checkpointing} "
         + " ".join(
@@ -264,6 +268,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mode", choices=MODES, default="lora", help="the mode to launch (default lora)")
     parser.add_argument("--gpus", help="NUMBERxSIZE, for example 1x24GB; default: this machine's")
     parser.add_argument("--data", help="records file: its real lengths and pictures are counted")
+    add_images_option(parser, "picture folder of --data, for the line that launches; default: images")
     parser.add_argument(
         "--global-batch",
         type=whole(1),

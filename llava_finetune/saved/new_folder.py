@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from data_prep.errors import first_line
+from data_prep.records.json_text import require_regular
 from llava_finetune.errors import UsageError, UserError
 
 
@@ -67,6 +68,27 @@ def _remove_abandoned(target: Path) -> None:
 
 
 def check_free(target: Path) -> None:
-    """Refuse a target that holds something already."""
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+    """Refuse a target that holds something already, or cannot be made: before the work, not after it."""
+    if not target.name:
+        raise UsageError(f"{target}: is no name of a folder; give a new one")
+    if (target.is_symlink() or target.exists()) and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target}: exists and is not empty; give a new folder, nothing is overwritten")
+    require_place(target.parent)
+
+
+def require_place(folder: Path) -> None:
+    """Raise UserError unless files can be written into a folder, which need not be there yet; nothing is made."""
+    there = next(place for place in (folder, *folder.parents, Path()) if place.is_symlink() or place.exists())
+    if not there.is_dir():
+        raise UserError(f"{folder}: {there} is no folder; name another place")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: cannot be written; change who may write {there}, or name another place")
+
+
+def require_file_place(file: Path) -> None:
+    """Raise UserError unless a file can be written, or written anew."""
+    if file.is_symlink() or file.exists():
+        require_regular(file)
+    if not file.name:
+        raise UserError(f"{file}: is no name of a file; name the file to be written")
+    require_place(file.parent)

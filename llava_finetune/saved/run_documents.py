@@ -66,10 +66,21 @@ class Index(Struct):
     metadata: dict[str, Any] | None = None
 
 
+class RunArguments(Struct):
+    """What of a run's flags other commands look for."""
+
+    data_path: Text = None
+    image_folder: Text = None
+    eval_data_path: Text = None
+    eval_image_folder: Text = None
+    pretrain_mm_mlp_adapter: Text = None
+    model_name_or_path: Text = None
+
+
 class RunManifest(Struct):
     """run.json: what a run was called with."""
 
-    arguments: dict[str, Any] | None = None
+    arguments: RunArguments | None = None
     command: list[str] | None = None
     model_name_or_path: Text = None
     data_path: Text = None

@@ -82,6 +82,21 @@ def require_tower(tower: str) -> None:
         )
 
 
+def require_sentences(path: str) -> None:
+    """Raise UserError for a tokenizer.model that is no SentencePiece model: the libraries guess at another kind."""
+    found = find_file(path, "tokenizer.model")
+    if found is None:
+        return
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        SentencePieceProcessor().LoadFromFile(found)
+    except (OSError, RuntimeError):
+        raise UserError(
+            f"{found}: is no SentencePiece model, or a part of one; copy it again from where the model came from"
+        ) from None
+
+
 def require_tokenizer(path: str) -> None:
     """Raise UserError for a model folder without a tokenizer's vocabulary."""
     if not any(find_file(path, name) for name in TOKENIZERS):

@@ -88,11 +88,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     chat.attach(arguments.image, pictures)
     try:
         if arguments.once is not None:
-            chat.say(sys.stdin.read() if arguments.once == "-" else arguments.once)
+            chat.say(_piped(loaded.context_length) if arguments.once == "-" else arguments.once)
             return 0
         return converse(chat)
     finally:
         engine.close(5)
+
+
+def _piped(context_length: int) -> str:
+    """The question on stdin, and no more of it than the model could read: a device has no end."""
+    from llava_finetune.serve.prompts import CHARACTERS_PER_TOKEN
+
+    try:
+        return sys.stdin.read(context_length * CHARACTERS_PER_TOKEN + 1)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"the question on stdin is no text in {error.encoding} ({error.reason}); send it as that"
+        ) from None
 
 
 def _picture(path: str) -> Any:
@@ -203,6 +215,9 @@ def converse(chat: Chat) -> int:
             except KeyboardInterrupt:
                 print(file=chat.out)
                 continue
+            except UnicodeDecodeError as error:
+                print(f"error: no text in {error.encoding} ({error.reason})", file=chat.out)
+                continue
             if not line:
                 continue
             if line in ("/quit", "/exit"):
@@ -213,7 +228,7 @@ def converse(chat: Chat) -> int:
                 else:
                     print("model> ", end="", flush=True, file=chat.out)
                     chat.say(line)
-            except (UserError, OSError) as error:
+            except (UserError, OSError, RuntimeError) as error:  # the last: ~ of somebody who is not here
                 print(f"error: {error}", file=chat.out)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_prep.records.marks import IMAGE_TOKEN
+from data_prep.records.usable import taught
 from llava_finetune.errors import UserError
 
 
@@ -28,8 +29,8 @@ def load_examples(
     seen: set[str] = set()
     try:
         for record in read_records(found[0]):
-            names = images_of(record)
-            if not names or names[0] in seen or found[1] is None:
+            names, turns = images_of(record), taught(record)["conversations"]
+            if not names or not turns or names[0] in seen or found[1] is None:
                 continue
             seen.add(names[0])
             files: list[str] = []
@@ -37,7 +38,7 @@ def load_examples(
                 file = scratch / f"{len(out)}-{len(files)}.png"
                 open_image(resolve_image(found[1], name)).save(file)
                 files.append(str(file))
-            question = record["conversations"][0]["value"].replace(IMAGE_TOKEN, "").strip()
+            question = turns[0]["value"].replace(IMAGE_TOKEN, "").strip()
             out.append((question, files))
             if len(out) == count:
                 break

@@ -20,9 +20,10 @@ def listen(host: str, port: int) -> socket.socket:
     out.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         out.bind((host, port))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter: no name of a host
         out.close()
-        raise UserError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port") from error
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot listen on {host[:100]}:{port}: {why}; choose others with --host and --port") from error
     out.listen(2048)
     return out
 

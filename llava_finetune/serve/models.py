@@ -75,7 +75,8 @@ def base_model_of(loaded: Any, choice: ModelChoice) -> str | None:
     run = Path(loaded.manifest.get("merged_from") or choice.model)
     for folder in (run, run.parent):
         if (folder / "run.json").is_file():
-            projector = read_json(folder / "run.json").get("arguments", {}).get("pretrain_mm_mlp_adapter")
+            arguments = read_json(folder / "run.json").get("arguments") or {}
+            projector = arguments.get("pretrain_mm_mlp_adapter")
             before = Path(projector).parent if projector else None
             return str(before) if before and before.is_dir() and read_manifest(before) else None
     return None

@@ -14,7 +14,7 @@ from llava_finetune.saved.manifest import read_json
 
 def closing_words(output: Path, kind: str, *, kept_best: bool, last: int) -> Iterator[str]:
     """Lines for the user. `kind`: adapter, model or projector; `last`: the last step; `kept_best`: it is the result."""
-    given = read_json(output / "run.json").get("arguments", {}) if (output / "run.json").is_file() else {}
+    given = read_json(output / "run.json").get("arguments") or {} if (output / "run.json").is_file() else {}
     if not kept_best and (better := better_step(output, last)):
         yield better
     if (output / "report.html").is_file():

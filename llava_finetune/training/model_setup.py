@@ -34,6 +34,12 @@ FAMILY_LENGTH = 8192
 """Tokens per record of a family without --model_max_length: tiles take thousands, and a card's memory has an end."""
 
 
+EDGES = (
+    "pictures are cut to the square in their middle (image_aspect_ratio {}): what lies beside it is not seen. For all "
+    "of a picture: --image_aspect_ratio pad --override_config True"
+)
+
+
 @dataclass(frozen=True)
 class Built:
     """A model ready to be trained, and what goes with it. `unpadded`: it takes batches without padding.
@@ -104,6 +110,8 @@ def put_together(run: Run) -> tuple[Any, Any, FolderWriter]:
     tokenizer = load_tokenizer(base, training.cache_dir, max_length)
     template = template_of(arguments.model.version, base, config, tokenizer)
     run.say(f"base {base}: {config.model_type}, template {template}, vision tower {values.vision_tower}")
+    if values.image_aspect_ratio not in ("pad", "anyres"):
+        run.say(EDGES.format(values.image_aspect_ratio))
     building = _building(arguments)
     model, is_new = build_llava(building, config, values, tokenizer)
     if training.lora_enable:

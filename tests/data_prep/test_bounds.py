@@ -1,5 +1,6 @@
 """Hostile and clumsy sources end in one message, in bounds, with nothing left behind; a row opens nothing of others."""
 
+import contextlib
 import json
 import re
 import threading
@@ -14,7 +15,10 @@ import pyarrow.parquet
 import pytest
 
 from data_prep.__main__ import main
+from data_prep.errors import DataError
+from data_prep.hf.arrow_batches import num_rows
 from data_prep.hf.pictures import PictureStore
+from data_prep.hf.rows import _count
 from data_prep.records.output import Reason
 from data_prep.records.record import read_records
 from tests.data_prep.conftest import needs_proc, printed_and_peak
@@ -185,6 +189,36 @@ def test_a_parquet_page_that_would_grow_is_refused_by_its_column(
     assert re.search(told, capsys.readouterr().err)
     assert not left(sources) and not Path("r.json").exists()
     assert main([*words, "--max-unpacked", "64"]) == 0
+
+
+@pytest.mark.parametrize("kind", ["stream", "file"])
+@pytest.mark.parametrize("compression", [None, "zstd", "lz4"])
+def test_a_batch_of_arrow_is_refused_by_what_it_would_become_before_it_is_read(
+    sources: Path, kind: str, compression: str | None
+) -> None:
+    rows = {"answer": ["a", "b" * (20 << 20), "c", "d"], "type": pyarrow.array(["x", "y"] * 2).dictionary_encode()}
+    table_ = pyarrow.table(rows)
+    options = pyarrow.ipc.IpcWriteOptions(compression=compression)
+    new = pyarrow.ipc.new_stream if kind == "stream" else pyarrow.ipc.new_file
+    with pyarrow.OSFile("b.arrow", "wb") as stream, new(stream, table_.schema, options=options) as writer:
+        writer.write_table(table_, max_chunksize=2)
+    assert num_rows(Path("b.arrow"), 64 << 20) == 4
+    if compression is None:
+        assert num_rows(Path("b.arrow"), 1) == 4, "the file is as large as what it holds"
+        return
+    told = r"^b\.arrow: batch \d becomes 20 MB, more than the 16 MB allowed; where it is meant, raise --max-unpacked"
+    with pytest.raises(DataError, match=told):
+        num_rows(Path("b.arrow"), 16 << 20)
+
+
+def test_a_batch_of_arrow_that_is_described_wrongly_is_told(sources: Path) -> None:
+    with pyarrow.ipc.new_stream("b.arrow", pyarrow.schema({"a": pyarrow.int8()})) as writer:
+        writer.write_table(pyarrow.table({"a": pyarrow.array([1, 2], pyarrow.int8())}))
+    raw = Path("b.arrow").read_bytes()
+    for place in range(0, len(raw), 4):  # every number of it, in turn
+        Path("b.arrow").write_bytes(raw[:place] + b"\xff\xff\xff\x7f" + raw[place + 4 :])
+        with contextlib.suppress(DataError):
+            _count(Path("b.arrow"), 1 << 20)
 
 
 @pytest.mark.parametrize("command", ["hf", "table"])

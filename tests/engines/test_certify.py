@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from llava_finetune import environments
 from llava_finetune.convert.probes import noise
+from llava_finetune.engines import certificate
 from llava_finetune.engines.class_token import class_token_last
 from llava_finetune.engines.command import main
 from llava_finetune.engines.reference import TorchModel
@@ -145,3 +146,23 @@ def test_wrong_use_is_told(folder: Path) -> None:
         main(["nowhere"])
     with pytest.raises(UsageError, match="names no test file that is still there; give one with --records"):
         main([str(folder / "model")])
+
+
+def test_an_engine_that_sends_something_odd_is_a_row_that_failed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def odd(_: Any) -> Any:
+        raise KeyError("choices")
+
+    monkeypatch.setattr(certificate, "ASK", {**certificate.ASK, "api": odd})
+    out = folder / "odd.json"
+    assert certify(folder, "--engines", "api", "adapter", "--answers", "1", "--out", str(out)) == 1
+    api, own = json.loads(out.read_text())["engines"]
+    assert api["verdict"] == "failed" and api["notes"] == ["failed: KeyError in what it sent: 'choices'"]
+    assert own["verdict"] == "same"
+
+
+@pytest.mark.parametrize("flag", ["--out", "--work"])
+def test_a_place_that_cannot_be_written_is_told_before_the_model_is_asked(flag: str, folder: Path) -> None:
+    with pytest.raises(UserError, match=r"/dev/null: is a device|/dev/null is no folder"):
+        certify(folder, flag, "/dev/null")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from llava_finetune.errors import UsageError, UserError
 from llava_finetune.evaluation import metrics
 from llava_finetune.evaluation.evaluate import main
 from llava_finetune.evaluation.generate_answers import Pictures, answer, questions_from, stop_ids
+from llava_finetune.evaluation.processes import spread
 from llava_finetune.model.loaded import Loaded, kind_of
 from llava_finetune.model.loading import load
 from llava_finetune.saved.manifest import weights_sha256, write_json
@@ -196,3 +200,53 @@ def test_the_base_is_asked_too_and_the_change_is_told(
     assert named != str(adapter) and kind_of(named) == "model"
     with pytest.raises(UsageError, match="is no adapter, so nothing names its base"):
         main([*words[:1], named, *words[2:], "--before"])
+
+
+def answering(code: str) -> str:
+    """A Python that, whatever it is told, does this with `output` and `shard` of its command line."""
+    return f"""#!{sys.executable}
+import json, sys, time
+words = sys.argv
+output, shard = words[len(words) - words[::-1].index("--output")], words[words.index("--shard") + 1]
+{code}
+"""
+
+
+def test_two_evaluations_into_one_folder_do_not_mix_their_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process says which call it belongs to; both calls run at a time, in the same folder."""
+    python = tmp_path / "python"
+    act = (
+        "time.sleep(0.3)\n"
+        "row = {'id': words[words.index('--data') + 1], 'answer': shard}\n"
+        "with open(output + '/' + shard.replace('/', '-of-') + '.jsonl', 'w') as file: json.dump(row, file)"
+    )
+    python.write_text(answering(act))
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    found: dict[str, Any] = {}
+
+    def call(name: str) -> None:
+        found[name] = spread(["--data", name], 2, 2, tmp_path)
+
+    threads = [threading.Thread(target=call, args=(name,)) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name in ("one", "two"):
+        assert found[name] == [{"id": name, "answer": shard} for shard in ("0/2", "1/2")]
+    assert [path.name for path in tmp_path.iterdir()] == ["python"], "nothing is left"
+
+
+def test_the_first_process_that_fails_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    python.write_text(answering("sys.exit(3) if shard == '1/2' else time.sleep(60)"))
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    begun = time.monotonic()
+    with pytest.raises(UserError, match="process 1 of 2 failed"):
+        spread(["--data", "x"], 2, 2, tmp_path)
+    assert time.monotonic() - begun < 30
+    assert [path.name for path in tmp_path.iterdir()] == ["python"]

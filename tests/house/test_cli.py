@@ -1,5 +1,6 @@
 """The llava-finetune command: quick, lazy, and errors as one message."""
 
+import errno
 import importlib.util
 import json
 import resource
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.last_resort import fault_of_ours
 from llava_finetune import cli, errors
 from llava_finetune.errors import UsageError, UserError
 
@@ -136,6 +138,24 @@ def test_memory_that_ran_out_is_not_called_a_fault_of_ours(tmp_path: Path) -> No
     result = run_python("-c", START.format(debug=False), **make_command(tmp_path, "raise MemoryError"))
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert result.stderr.startswith("error: memory ran out (MemoryError)")
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's, which is no MemoryError."""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "memory ran out (OutOfMemoryError: CUDA"),
+        (RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"), "memory ran out (RuntimeError"),
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full (OSError: [Errno 28]"),
+        (OSError(errno.EMFILE, "Too many open files"), "too many files are open (OSError"),
+        (OSError(errno.EIO, "Input/output error"), "a fault of llava-finetune's own"),
+    ],
+)
+def test_what_the_machine_has_no_more_of_is_named(error: Exception, said: str) -> None:
+    assert fault_of_ours(error, ["x"]).startswith(f"error: {said}")
 
 
 def test_debug_is_taken_from_anywhere_before_a_double_dash() -> None:

@@ -190,6 +190,17 @@ MENDED = [
         Spoilt("plan", "records.json", b'[{"id": 7, "conversations": "x"}]'),
         'record "7": conversations: expected a list',
     ),
+    (Spoilt("evaluate", flag="--name", value="a/b"), "--name 'a/b': expected letters, digits"),
+    (Spoilt("evaluate", flag="--output", value="records.json"), "records.json: records.json is no folder"),
+    (Spoilt("evaluate", flag="--output", value=""), "expected a path, found nothing (a variable that is not set?)"),
+    (Spoilt("evaluate", flag="--upload", value="/dev/zero"), "/dev/zero: is a device"),
+    (Spoilt("chat", "model/tokenizer.model", b"\0" * 100), "tokenizer.model: is no SentencePiece model"),
+    (Spoilt("chat", flag="--device", value="meta"), "--device meta: holds no numbers"),
+    (Spoilt("train", flag="--attn_implementation", value="fast"), "--attn_implementation fast: expected auto, sdpa"),
+    (
+        Spoilt("merge", "adapter/run.json", b'{"arguments": {"eval_data_path": 5}}'),
+        "eval_data_path: expected a string, found 5",
+    ),
     (Spoilt("plan", flag="--gpus", value="9" * 17 + "x24GB"), "expected NUMBERxSIZE"),
     (Spoilt("plan", flag="--gpus", value="1x" + "9" * 400 + "GB"), "expected NUMBERxSIZE"),
 ]

@@ -208,3 +208,14 @@ def test_the_plan_tells_disk_and_a_predicted_time(tmp_path: Path, capsys: pytest
     assert "Time:" not in said, "without records there is nothing to predict from"
     assert main([*words, "--data", str(data)]) == 0
     assert "of training on one card, predicted" in capsys.readouterr().out
+
+
+def test_the_launch_names_the_data_and_the_pictures_that_were_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = {"id": "a", "conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}]}
+    (tmp_path / "my train.json").write_text(json.dumps([record]))
+    words = ["--gpus", "1x24GB", "--data", str(tmp_path / "my train.json"), "--images", "my photos"]
+    assert main(["plan", "--model", SEVEN, *words]) == 0
+    said = capsys.readouterr().out
+    assert f"MODEL={SEVEN} DATA='{tmp_path / 'my train.json'}' IMAGES='my photos' OUTPUT=runs/lora \\\n" in said

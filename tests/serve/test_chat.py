@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from llava_finetune.cli import main as cli
+from llava_finetune.errors import UserError
 from llava_finetune.serve import chat as module
-from llava_finetune.serve.chat import Chat, converse, main
+from llava_finetune.serve.chat import Chat, _piped, converse, main
 from llava_finetune.serve.engine import Engine
 from llava_finetune.serve.sampling import Sampling
 
@@ -67,6 +68,15 @@ def test_once_reads_a_question_from_stdin(
     monkeypatch.setattr("sys.stdin", io.StringIO("What is this?\n"))
     assert main([str(adapter), "--once", "-", "--max-new-tokens", "3"]) == 0
     assert capsys.readouterr().out.strip()
+
+
+def test_of_a_stdin_without_end_no_more_is_read_than_the_model_could_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/zero").open(encoding="utf-8") as endless:
+        monkeypatch.setattr("sys.stdin", endless)
+        assert len(_piped(2048)) == 2048 * 32 + 1
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"what \xff?"), encoding="utf-8"))
+    with pytest.raises(UserError, match="stdin is no text in utf-8"):
+        _piped(2048)
 
 
 @pytest.mark.parametrize("bits", ["4", "8"])
@@ -173,6 +183,7 @@ def test_reset_forgets_and_retry_answers_again(chat: Chat, monkeypatch: pytest.M
         ("/retry", "error: nothing was asked yet"),
         ('/image "half', "put a path with spaces between quotes"),
         ("look: <image>", "attach pictures, do not write it"),
+        ("/image ~nobody-of-this-name/x.png", "error: "),
     ],
 )
 def test_a_mistake_is_told_and_the_chat_goes_on(

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from llava_finetune.errors import UsageError
+from llava_finetune.errors import UsageError, UserError
 from llava_finetune.model.loading import load
+from llava_finetune.serve.http_server import listen
 from llava_finetune.serve.models import ModelChoice, add_model_flags, base_model_of, choice_of
 
 Make = Callable[[str], Path]
@@ -90,3 +91,9 @@ def test_the_model_is_named_in_place_or_by_flag_but_once() -> None:
     for words in ([], ["runs/a", "--model", "runs/b"]):
         with pytest.raises(UsageError, match="give one model"):
             parsed(*words)
+
+
+def test_a_host_that_is_no_name_is_told() -> None:
+    for host in ("x" * 300, "no host", "256.1.1.1"):
+        with pytest.raises(UserError, match=rf"cannot listen on {host[:100]}:0: .*; choose others with --host"):
+            listen(host, 0)

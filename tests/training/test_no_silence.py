@@ -20,7 +20,8 @@ from llava_finetune.config.arguments import parse
 from llava_finetune.data.collator import TeachingCollator
 from llava_finetune.data.example import Example
 from llava_finetune.errors import UsageError, UserError
-from llava_finetune.training.beginning import _prepare_output, taken_back
+from llava_finetune.training.beginning import Run, _prepare_output, taken_back
+from llava_finetune.training.model_setup import put_together
 from llava_finetune.training.run_log import RunLog
 from llava_finetune.training.watch import FiniteWatch, StopSignal
 from tests.training.conftest import Flags, record, rows_of
@@ -262,3 +263,13 @@ def test_the_ranks_wait_for_what_one_looks_at_longer_than_for_a_collective(tmp_p
         pids = [fork(functools.partial(rank, number), [out.fileno(), out.fileno()]) for number in range(2)]
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     assert codes == [0, 0], (tmp_path / "out").read_text()
+
+
+def test_what_a_base_cuts_off_its_pictures_is_said(
+    tiny: Path, flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for aspect, is_said in (("pad", False), ("square", True)):
+        more = f"--image_aspect_ratio {aspect} --override_config True"
+        run = Run(parse(flags("lora", tmp_path / "run", more)), tmp_path / "run", {}, is_main=True)
+        put_together(run)
+        assert ("pictures are cut to the square in their middle" in capsys.readouterr().out) == is_said
