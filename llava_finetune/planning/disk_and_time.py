@@ -13,6 +13,8 @@ from llava_finetune.planning.shapes import Shape
 
 BYTES_KEPT = 14
 """Bytes of a trained parameter in a checkpoint: itself in 16 bits, its copy and Adam's two moments in 32."""
+SET_UP = "8 GB"
+"""What scripts/setup.sh takes with CUDA; docs/install.md, docs/training.md and scripts/setup.sh say the same."""
 SPEEDS = (60, 15)
 """TFLOP/s that training reaches on one card of today and on one of 2018: a rule of thumb, nothing measured here."""
 
@@ -23,7 +25,7 @@ def cost_lines(shape: Shape, setting: Setting, records: int | None, epochs: int 
     kept = BYTES_KEPT * trainable_parameters(shape, setting)
     lines = [
         f"Disk: about {readable(2 * weights)} for the model and its tower (from the hub that is the download), "
-        f"{readable(kept)} for each checkpoint (--save_total_limit keeps 2), 8 GB for the set-up"
+        f"{readable(kept)} for each checkpoint (--save_total_limit keeps 2), {SET_UP} for the set-up"
     ]
     if records and epochs:
         operations = _operations(shape, setting, records * epochs)

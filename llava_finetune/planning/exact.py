@@ -19,6 +19,7 @@ from llava_finetune.machine import GB
 from llava_finetune.planning.memory import estimate
 from llava_finetune.planning.setting import Setting
 from llava_finetune.planning.shapes import Shape
+from llava_finetune.saved.manifest import upstream_stamp
 
 ROWS = {
     "weights, adapters": ("weights", "adapters"),
@@ -34,6 +35,7 @@ def pretend(
     model: str, setting: Setting, accumulation: int, vision_tower: str | None = None
 ) -> tuple[Setting, dict[str, Any]]:
     """What was pretended, and its facts: peak, reserved, parts, flops, tokens, seconds. UserError says why not."""
+    upstream_stamp()  # a stale tree is refused now, and not when torch and the model are there
     alone = replace(setting, stage=0, offload=False, num_gpus=1, accumulated=accumulation > 1)
     values = asdict(alone)
     del values["accumulated"]

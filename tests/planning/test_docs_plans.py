@@ -1,4 +1,4 @@
-"""The memory tables of the how-tos are what `plan` says: a line that differs is printed as it should stand."""
+"""The figures of the how-tos are what `plan` says: a line of a table that differs is printed as it should stand."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from llava_finetune.machine import GB
+from llava_finetune.planning.disk_and_time import SET_UP
 from llava_finetune.planning.from_config import read_shape
 from llava_finetune.planning.memory import estimate, host_ram
 from llava_finetune.planning.proposals import max_length, propose, read_gpus
 from llava_finetune.planning.setting import Setting
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
 NAMES = {
     "LLaVA-1.5 7B": "liuhaotian/llava-v1.5-7b",
     "LLaVA-1.5 13B": "liuhaotian/llava-v1.5-13b",
@@ -86,3 +88,15 @@ LINES = [
 def test_a_line_of_a_how_to_is_the_plans(page: str, line: Callable[[str, str], str], what: str, mode: str) -> None:
     expected = line(what, mode)
     assert expected in (DOCS / page).read_text(), f"docs/{page} should have: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("docs/install.md", "3 GB of disk ({} with CUDA)"),
+        ("docs/training.md", "Set-up takes {} of disk with CUDA."),
+        ("scripts/setup.sh", "about 3 GB are needed ({} with CUDA)"),
+    ],
+)
+def test_the_disk_of_a_set_up_is_one_figure(file: str, words: str) -> None:
+    assert words.format(SET_UP) in (ROOT / file).read_text()

@@ -15,6 +15,7 @@ from llava_finetune.planning import exact, plan, proposals
 from llava_finetune.planning.from_config import read_shape
 from llava_finetune.planning.memory import estimate
 from llava_finetune.planning.setting import LORA_RANK, Setting
+from patches import stamp
 
 ROOT = Path(__file__).resolve().parents[2]
 SEVEN = "liuhaotian/llava-v1.5-7b"
@@ -193,6 +194,13 @@ def test_a_pretended_training_that_fails_says_why(
     failed = subprocess.CompletedProcess([], 1, "", "warning\nerror: the pretended GPU needs a C++ compiler once\n")
     monkeypatch.setattr(exact.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(UserError, match=r"of liuhaotian/llava-v1.5-7b failed: the pretended GPU needs a C\+\+"):
+        plan.main(["--model", SEVEN, "--gpus", "1x24GB", "--exact"])
+
+
+def test_a_stale_tree_is_said_before_anything_is_pretended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stamp, "STAMP", "llava/_no_stamp.json")
+    monkeypatch.setattr(exact.subprocess, "run", lambda *_, **__: pytest.fail("a process was started"))
+    with pytest.raises(UserError, match=r"no patched upstream there .*Run: python -m patches apply"):
         plan.main(["--model", SEVEN, "--gpus", "1x24GB", "--exact"])
 
 
