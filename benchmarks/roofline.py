@@ -5,6 +5,7 @@ its bytes at the card's bandwidth, without launches and without what kernels win
 
     python benchmarks/roofline.py                    full depth, some minutes of one core
     python benchmarks/roofline.py --layers 2         quick, two layers of the same widths
+    python benchmarks/roofline.py --switches         what each switch changes in a decoder layer
 
 Exit codes: 0 done, 1 ours needs more operations or memory than transformers + peft.
 """
@@ -16,7 +17,7 @@ import dataclasses
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", PYTHONWARNINGS="ignore")
 MODEL = "liuhaotian/llava-v1.5-7b"
+SWITCHES = (("--fused_norms", "False"), ("--fast_lora", "False"), ("--lora_dropout", "0"))
 RATES: Mapping[str, tuple[float, float]] = {
     "H200": (788e12, 4.3e12),
     "A100": (265e12, 1.75e12),
@@ -39,12 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--layers", type=int, help="of the language model and the tower; default: all")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--fp8", action="store_true", help="count a base in fp8 too")
+    parser.add_argument("--switches", action="store_true", help="instead: what each switch changes in a layer")
     options = parser.parse_args(argv)
     from llava_finetune.pretended_gpu.guard import load
 
     load()  # before torch is imported
+    from benchmarks.pretended_peers import TRAINERS, step
     from llava_finetune.planning.from_config import read_shape
     from llava_finetune.planning.setting import Setting
+    from llava_finetune.pretended_gpu.training import Job
 
     setting = Setting(
         "lora", batch=options.batch, checkpointing=False, stage=0, text_tokens=44, supervised_tokens=8,
@@ -52,9 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     shape = read_shape(MODEL)
     tokens = options.batch * (44 + shape.image_tokens)
-    seen = {"llava-finetune": ours(setting, options.layers), "transformers + peft": peer(setting, options.layers)}
+    if options.switches:
+        print("\n".join(by_switches(setting)))
+        return 0
+    job = Job(MODEL, setting, layers=options.layers, texts=(44,) * options.batch, steps=1, record=True)
+    seen = {TRAINERS[name]: facts(step(job, name)) for name in ("ours", "transformers")}
     if options.fp8:
-        seen["llava-finetune, base in fp8"] = ours(dataclasses.replace(setting, base_dtype="fp8"), options.layers)
+        small = dataclasses.replace(job, setting=dataclasses.replace(setting, base_dtype="fp8"))
+        seen["llava-finetune, base in fp8"] = facts(step(small, "ours"))
     print(f"{options.batch} records of {tokens // options.batch} positions, {options.layers or 'all'} layers\n")
     print("\n".join(counts(seen, tokens)))
     print()
@@ -64,47 +74,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if fewer and my_peak <= their_peak else 1
 
 
-def ours(setting: Any, layers: int | None) -> tuple[Sequence[Any], int]:
-    """The operations of the last step of this project's driver, and the bytes at its peak."""
-    from llava_finetune.pretended_gpu.training import Job, run
-
-    seen = run(Job(MODEL, setting, layers=layers, record=True))
+def facts(seen: Any) -> tuple[Sequence[Any], int]:
+    """The operations of a step, and the bytes at its peak."""
     return seen.trace.operations, seen.peak
 
 
-def peer(setting: Any, layers: int | None) -> tuple[Sequence[Any], int]:
-    """The same of the loop in benchmarks/gpu_rows.py, whose batches have no padding here."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from transformers import initialization
+def by_switches(setting: Any) -> list[str]:
+    """What one decoder layer of a step moves and launches, all switches at their defaults and each of SWITCHES alone.
 
-    from benchmarks import gpu_rows
-    from llava_finetune.planning.from_config import read_shape
-    from llava_finetune.pretended_gpu.device import CARDS, pretend
-    from llava_finetune.pretended_gpu.kernels import gpu_kernels
-    from llava_finetune.pretended_gpu.trace import Trace
+    A layer is half of what two more layers bring.
+    """
+    from benchmarks.pretended_peers import step
+    from llava_finetune.pretended_gpu.training import Job
 
-    whole = read_shape(MODEL)
-    language, vision = whole.language, whole.vision
-    if layers:
-        language, vision = (dataclasses.replace(one, layers=one_layers) for one, one_layers in
-                            ((language, layers), (vision, layers + 1)))  # fmt: skip
-    shape = dataclasses.replace(whole, language=language, vision=vision)
-    features = setting.batch * whole.image_tokens * language.hidden
-    trace = Trace(lambda size: features if len(size) == 3 else None)
-    start = 0
-    with (
-        pretend(CARDS["H200"], trace.observer),
-        gpu_kernels(),
-        FakeTensorMode(allow_non_fake_inputs=True),
-        trace,
-        initialization.no_init_weights(),
-    ):
-        step = gpu_rows.peer_step(shape, setting)
-        for number in range(2):
-            trace.recording, start = number == 1, len(trace.ledger.events)
-            for stage in step():
-                trace.stage = stage
-    return trace.operations, trace.ledger.peak_after(start)[0]
+    lines = ["| a layer, forward and backward | operators | MB moved a token | MB kept a token | H200, predicted |"]
+    lines += ["|---" * 5 + "|"]
+    for name, flags in {"all switches at their defaults": (), **{" ".join(flags): flags for flags in SWITCHES}}.items():
+        few, more = (step(Job(MODEL, setting, layers=number, flags=flags, steps=1, record=True), "ours")
+                     for number in (2, 4))  # fmt: skip
+        tokens = sum(few.lengths)
+
+        def of_a_layer(value: Callable[[Any], float], few: Any = few, more: Any = more) -> float:
+            return (value(more) - value(few)) / 2
+
+        operators = of_a_layer(lambda seen: len(seen.trace.operations))
+        moved = of_a_layer(lambda seen: sum(one.read + one.written for one in seen.trace.operations)) / tokens / 1e6
+        kept = of_a_layer(lambda seen: sum(one.size for one in seen.held_at_peak() if one.phase == "forward"))
+        time = of_a_layer(lambda seen: sum(seconds(one, "H200") for one in seen.trace.operations))
+        row = [name, f"{operators:.0f}", f"{moved:.2f}", f"{kept / tokens / 1e6:.3f}", f"{time * 1e3:.2f} ms"]
+        lines.append(f"| {' | '.join(row)} |")
+    return lines
 
 
 def counts(seen: Mapping[str, tuple[Sequence[Any], int]], tokens: int) -> list[str]:

@@ -18,18 +18,27 @@ REAL_ATTENTION = torch.nn.functional.scaled_dot_product_attention
 
 @contextlib.contextmanager
 def gpu_kernels() -> Iterator[None]:
-    """Inside, attention on `cuda` is one kernel, and the gradient of SiLU too."""
+    """Inside, attention on `cuda` is one kernel, and so are the gradient of SiLU and torch's own RMSNorm.
+
+    transformers asks whether tensors are fake, for it takes them for those of a compiler, which has kernels of its own.
+    """
+    from transformers.utils import import_utils
+
     _keep_whole()
-    with mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", attention):
+    with (
+        mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", attention),
+        mock.patch.object(import_utils, "is_fake_tensor", lambda tensor: False),
+    ):
         yield
 
 
 @functools.cache
 def _keep_whole() -> torch.library.Library:
-    """Without a kernel for CUDA, the dispatcher takes `silu_backward` apart before anyone sees it."""
+    """Without a kernel for CUDA, the dispatcher takes these apart before anyone sees them."""
     library = torch.library.Library("aten", "IMPL", "CUDA")
     if not torch.backends.cuda.is_built():
-        library.impl("silu_backward", _never)
+        for name in ("silu_backward", "_fused_rms_norm", "_fused_rms_norm_backward"):
+            library.impl(name, _never)
     return library
 
 

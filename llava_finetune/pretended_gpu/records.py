@@ -6,6 +6,8 @@ Lengths are in tokens of the folder's own tokenizer, to the token, so that a tra
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,16 @@ FILLER = "a"
 """A text that is one token more where it is added."""
 
 
-def write_records(folder: Path, shape: Shape, setting: Setting, number: int) -> Path:
+def write_records(folder: Path, shape: Shape, setting: Setting, number: int, texts: Sequence[int] = ()) -> Path:
     """`number` records in `folder`/records.json, with pictures that take the most tokens.
 
-    Each has its own, unless as many of a batch share them as `setting` says.
+    Each has its own, unless as many of a batch share them as `setting` says. `texts`: tokens of text of each record of
+    a batch, where they are not alike.
     """
     from PIL import Image
 
-    turns = conversation(folder, setting)
+    wanted = texts or (setting.text_tokens,) * setting.batch
+    turns = {tokens: conversation(folder, replace(setting, text_tokens=tokens)) for tokens in set(wanted)}
     size = picture_size(shape)
     rows = []
     for index in range(number):
@@ -37,7 +41,10 @@ def write_records(folder: Path, shape: Shape, setting: Setting, number: int) -> 
         names = [f"{own}-{picture}.png" for picture in range(setting.images)]
         for name in names:
             Image.new("RGB", size, (own % 256, 90, 90)).save(folder / name)
-        row: dict[str, Any] = {"id": str(index), "conversations": _begun_by(chr(ord("b") + place), turns)}
+        row: dict[str, Any] = {
+            "id": str(index),
+            "conversations": _begun_by(chr(ord("b") + place), turns[wanted[place]]),
+        }
         rows.append(row | ({"image": names} if names else {}))
     path = folder / "records.json"
     path.write_text(json.dumps(rows), encoding="utf-8")

@@ -12,6 +12,12 @@ class Ended(Exception):
     """The last step is taken. What comes after looks at values, and saves them."""
 
 
+def watch(trainer: Any, seen: Any) -> None:
+    """Let a trainer of transformers' kind tell `seen` of its steps, and raise Ended after the last."""
+    trainer.callback_handler.callbacks.insert(0, End())
+    trainer.add_callback(Steps(trainer, seen))
+
+
 class Steps(TrainerCallback):
     """Sets the trace's stage and step, and names the blocks of `seen` in the last step."""
 

@@ -32,9 +32,17 @@ UNSEEN = ("/torch/", "/pretended_gpu/", "/unittest/", "<frozen", "<string>", "/c
 
 
 class Trace(TorchDispatchMode):
-    """`ledger` of memory, `waits` by (phase, kind, place), `mixed` operators, and `operations` while `recording`."""
+    """`ledger` of memory, `waits` by (phase, kind, place), `mixed` operators, and `operations` while `recording`.
 
-    def __init__(self, true_in_mask: Callable[[tuple[int, ...]], int | None] = lambda shape: None) -> None:
+    `true_in_mask`: how much is true in a mask of a shape, None: all; asked by `index` or `nonzero`. `is_true`: what is
+    read of a truth at a place.
+    """
+
+    def __init__(
+        self,
+        true_in_mask: Callable[[tuple[int, ...], str], int | None] = lambda shape, asked: None,
+        is_true: Callable[[str], bool] = lambda place: True,
+    ) -> None:
         super().__init__()
         self.ledger = Ledger()
         self.waits: Counter[tuple[str, str, str]] = Counter()
@@ -46,6 +54,7 @@ class Trace(TorchDispatchMode):
         self.recomputing = False
         self.lengths: Sequence[int] = ()
         self.true_in_mask = true_in_mask
+        self.is_true = is_true
         self.observer = Observer(self._wait, lambda: self.ledger.now, lambda: self.ledger.peak)
 
     @property
@@ -57,6 +66,11 @@ class Trace(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if torch.is_inference_mode_enabled() and function.namespace == "aten":  # composite ones arrive whole there
+            with self:
+                made = function.decompose(*args, **kwargs)
+            if made is not NotImplemented:
+                return made
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         is_on_gpu = any(tensor.device.type == "cuda" for tensor in tensors)
         packet = function._overloadpacket
@@ -68,7 +82,7 @@ class Trace(TorchDispatchMode):
             self.mixed[str(packet), place()] += 1
         if is_on_gpu and packet in (aten.nonzero, aten.equal):
             self._wait(str(packet))
-            return self._indices(args[0]) if packet is aten.nonzero else True
+            return self._indices(args[0], "nonzero") if packet is aten.nonzero else True
         if is_on_gpu and packet is aten.index:
             args = self._indexed(args)
         out = function(*args, **kwargs)
@@ -97,7 +111,9 @@ class Trace(TorchDispatchMode):
         known = getattr(tensor, "constant", None)
         if known is not None:
             return known.item()
-        return True if tensor.dtype == torch.bool else 1.0 if tensor.dtype.is_floating_point else 1
+        if tensor.dtype == torch.bool:
+            return self.is_true(place())
+        return 1.0 if tensor.dtype.is_floating_point else 1
 
     def _copy(self, packet: Any, args: Any, kwargs: Any) -> None:
         """A copy between host and GPU waits, unless it is told not to."""
@@ -111,9 +127,9 @@ class Trace(TorchDispatchMode):
             what = "a number" if source.numel() == 1 else "a tensor"
             self._wait(f"copy {what} {source.device.type} to {target.type}")
 
-    def _indices(self, mask: torch.Tensor) -> torch.Tensor:
+    def _indices(self, mask: torch.Tensor, asked: str) -> torch.Tensor:
         """Where a mask is true: so often as `true_in_mask` says, or everywhere."""
-        number = self.true_in_mask(tuple(mask.shape))
+        number = self.true_in_mask(tuple(mask.shape), asked)
         shape = (mask.numel() if number is None else number, mask.ndim)
         return torch.zeros(shape, dtype=torch.int64, device=mask.device)
 
@@ -125,7 +141,7 @@ class Trace(TorchDispatchMode):
         indices: list[Any] = []
         for one in args[1]:
             if one is not None and one.dtype in MASKS:
-                indices += self._indices(one).unbind(1)
+                indices += self._indices(one, "index").unbind(1)
             else:
                 indices.append(one)
         return (args[0], indices)

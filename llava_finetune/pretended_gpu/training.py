@@ -24,6 +24,7 @@ from llava_finetune.errors import UsageError, UserError
 from llava_finetune.planning.activations import sequence_length
 from llava_finetune.planning.from_config import read_shape
 from llava_finetune.planning.setting import Setting
+from llava_finetune.planning.shapes import Shape
 from llava_finetune.pretended_gpu.device import CARDS, Card, pretend
 from llava_finetune.pretended_gpu.kernels import gpu_kernels
 from llava_finetune.pretended_gpu.ledger import Block
@@ -40,6 +41,8 @@ STEPS = 2
 class Job:
     """A training: model, mode and lengths as in `Setting`; `layers` cuts the model short, `flags` are further ones.
 
+    `texts`: tokens of text of each record of a batch, where they are not all `setting.text_tokens`; one step holds
+    one such batch, whatever the order that a trainer reads in.
     With `record`, the operations of the last step are kept. With `gradients`, an earlier batch has left its own when
     a step begins, as in the second of two accumulated ones.
     """
@@ -54,6 +57,13 @@ class Job:
     record: bool = False
     gradients: bool = False
     vision_tower: str | None = None
+    texts: tuple[int, ...] = ()
+
+
+def lengths_of(job: Job, shape: Shape) -> list[int]:
+    """Positions of each record of a batch."""
+    texts = job.texts or (job.setting.text_tokens,) * job.setting.batch
+    return [sequence_length(shape, dataclasses.replace(job.setting, text_tokens=tokens)) for tokens in texts]
 
 
 def job_from(values: Mapping[str, Any]) -> Job:
@@ -65,8 +75,7 @@ def job_from(values: Mapping[str, Any]) -> Job:
     kept: dict[str, Any] = {name: value for name, value in values.items() if name in own}
     if "card" in kept:
         kept["card"] = CARDS[kept["card"]]
-    if "flags" in kept:
-        kept["flags"] = tuple(kept["flags"])
+    kept |= {name: tuple(kept[name]) for name in ("flags", "texts") if name in kept}
     setting = Setting(**{"stage": 0, **{name: value for name, value in values.items() if name not in own}})
     if setting.mode == "qlora" and setting.bits != 4:
         raise UserError(f"a base of {setting.bits} bits cannot be pretended, only one of 4: give --bits 4")
@@ -97,31 +106,41 @@ class Seen:
 
 def run(job: Job) -> Seen:
     """Train `job.steps` steps on the pretended card. Whatever the driver raises is raised here."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    from llava_finetune.pretended_gpu.steps import Ended
     from llava_finetune.training.train import main
 
     shape = read_shape(job.model, job.vision_tower)
-    seen = Seen(job, Trace(), "", [sequence_length(shape, job.setting)] * job.setting.batch)
+    seen = Seen(job, Trace(), "", lengths_of(job, shape))
+    with tempfile.TemporaryDirectory() as work:
+        folder = make_folder(Path(work), shape, job.layers)
+        write_records(folder, shape, job.setting, job.steps * job.accumulation * job.setting.batch, job.texts)
+        with _watched(seen), pretended(seen):
+            main(command(job, folder))
+    return seen
+
+
+@contextlib.contextmanager
+def pretended(seen: Seen) -> Iterator[None]:
+    """Inside, what is built and trained lies on the job's card, without weights, and `seen` is told of all of it.
+
+    The block is left when a trainer with the callbacks of steps.py has taken its last step.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from llava_finetune.pretended_gpu.steps import Ended
+
     seen.trace.lengths = seen.lengths
     said = io.StringIO()
-    with tempfile.TemporaryDirectory() as work, contextlib.ExitStack() as stack:
-        folder = make_folder(Path(work), shape, job.layers)
-        write_records(folder, shape, job.setting, job.steps * job.accumulation * job.setting.batch)
+    with contextlib.suppress(Ended), contextlib.ExitStack() as stack:
+        stack.callback(lambda: setattr(seen, "output", said.getvalue()))
         stack.enter_context(contextlib.redirect_stdout(said))
-        stack.enter_context(pretend(job.card, seen.trace.observer))
+        stack.enter_context(pretend(seen.job.card, seen.trace.observer))
         stack.enter_context(gpu_kernels())
         stack.enter_context(from_config_alone())
-        stack.enter_context(_watched(seen))
         stack.enter_context(marks_recomputation(seen.trace))
         stack.enter_context(_real_batches())
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(seen.trace)
-        with contextlib.suppress(Ended):
-            main(command(job, folder))
-    seen.output = said.getvalue()
-    return seen
+        yield
 
 
 def command(job: Job, folder: Path) -> list[str]:
@@ -145,15 +164,14 @@ def command(job: Job, folder: Path) -> list[str]:
 
 @contextlib.contextmanager
 def _watched(seen: Seen) -> Iterator[None]:
-    """Inside, the trainer tells `seen` of its steps and ends the run when its loop is through."""
-    from llava_finetune.pretended_gpu.steps import End, Steps
+    """Inside, the driver's trainer tells `seen` of its steps and ends the run when its loop is through."""
+    from llava_finetune.pretended_gpu.steps import watch
     from llava_finetune.training.trainer import RunTrainer
 
     real = RunTrainer.train
 
     def train(trainer: Any, *arguments: Any, **keywords: Any) -> None:
-        trainer.callback_handler.callbacks.insert(0, End())
-        trainer.add_callback(Steps(trainer, seen))
+        watch(trainer, seen)
         real(trainer, *arguments, **keywords)
 
     with mock.patch.object(RunTrainer, "train", train):

@@ -57,7 +57,8 @@ def quantize(model: Any, how: Any) -> None:
             setattr(model.get_submodule(parent), last, _four_bit(module, how))
     model.is_quantized = model.is_loaded_in_4bit = True
     model.quantization_method = QuantizationMethod.BITS_AND_BYTES
-    model.hf_quantizer = SimpleNamespace(is_trainable=True, is_qat_trainable=False, quantization_config=how)
+    kept = {"is_trainable": True, "is_qat_trainable": False, "is_compileable": False}
+    model.hf_quantizer = SimpleNamespace(quantization_config=how, **kept)
     model.to("cuda")
     model.hf_device_map = {"": torch.device("cuda", 0)}
 

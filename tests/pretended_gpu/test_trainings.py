@@ -14,7 +14,7 @@ from llava_finetune.planning.setting import Setting
 from llava_finetune.planning.shapes import Shape
 from llava_finetune.pretended_gpu.facts import Facts
 from llava_finetune.pretended_gpu.training import STEPS
-from tests.pretended_gpu.jobs import JOBS, SHORT
+from tests.pretended_gpu.jobs import ASKED, JOBS, SHORT
 
 BF16, FP16, FP32, BYTES = "torch.bfloat16", "torch.float16", "torch.float32", "torch.uint8"
 FP8 = "torch.float8_e4m3fn"
@@ -94,6 +94,27 @@ def test_a_base_in_fp8_needs_the_same_operations_and_half_its_memory(facts: Call
     assert spared == pytest.approx(2 * shape.language.layer_linear_parameters, rel=0.002), "a byte of two, two layers"
 
 
+@pytest.mark.parametrize("how", ["", ", checkpointed"])
+def test_a_step_needs_no_more_than_transformers_and_peft(
+    how: str, facts: Callable[[str], Facts], note: Callable[[str], None]
+) -> None:
+    """Where the head weighs nothing and no batch has padding; both spare more elsewhere, never less."""
+    ours, theirs = facts(f"ours{how}"), facts(f"transformers{how}")
+    assert theirs.mixed == {} and ours.lengths == theirs.lengths
+    shares = f"{ours.flops() / theirs.flops():.2f} of the operations, {ours.peak / theirs.peak:.2f} of the peak"
+    note(f"ours beside transformers + peft, two layers of a 7B{how}: {shares}")
+    assert ours.flops() <= theirs.flops() and ours.peak <= theirs.peak
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_answers_and_their_losses_stay_on_the_gpu_in_the_stated_type(name: str, facts: Callable[[str], Facts]) -> None:
+    seen, half = facts(name), FP16 if "T4" in name else BF16
+    quantised = {("cuda", BYTES)} if "4 bit" in name else set()
+    assert seen.mixed == {} and seen.dtypes.keys() == {("cuda", half)} | quantised
+    assert seen.product_types() == {half}
+    assert {phase for phase, _, _ in seen.waits} <= {"build", "answer", "losses"}
+
+
 def test_accumulated_batches_do_the_work_of_a_step_each(facts: Callable[[str], Facts]) -> None:
     assert facts("lora, accumulated").flops() == 2 * facts("lora, checkpointed").flops()
 
@@ -132,15 +153,14 @@ def work(name: str) -> Iterator[tuple[str, int]]:
     language = shape.language
     frozen = layers * language.layer_linear_parameters
     adapters = layers * setting.rank * sum(sum(size) for size in language.linears().values())
-    # Causal attention computes half of the square where the kernel knows it (of variable length; not a T4's).
+    # Causal attention computes half of the square.
     pairs = layers * language.query_size * setting.batch * length**2
-    products = 2 if "T4" not in name else 4
     taught = setting.batch * setting.supervised_tokens * language.vocabulary * language.hidden
     patches = setting.batch * shape.vision.num_patches
     first, second = shape.vision.hidden * language.hidden, language.hidden**2
-    forward = 2 * tokens * (frozen + adapters) + products * pairs
+    forward = 2 * tokens * (frozen + adapters) + 2 * pairs
     forward += 2 * taught + 2 * patches * (first + second) + tower(shape, setting, layers)
-    backward = 2 * tokens * frozen + 4 * tokens * adapters + (products * 5 // 2) * pairs
+    backward = 2 * tokens * frozen + 4 * tokens * adapters + 5 * pairs
     backward += 2 * taught + 2 * patches * (first + 2 * second)
     yield "forward", forward
     yield "backward", backward
@@ -148,7 +168,7 @@ def work(name: str) -> Iterator[tuple[str, int]]:
         # Nothing needs what down_proj gave: its wide products, with W and with B, are not computed again.
         spared = layers * (language.intermediate + setting.rank) * language.hidden
         again = 2 * taught if setting.batch * setting.supervised_tokens > LOSS_CHUNK else 0
-        yield "recompute", 2 * tokens * (frozen + adapters - spared) + products * pairs + again
+        yield "recompute", 2 * tokens * (frozen + adapters - spared) + 2 * pairs + again
 
 
 def tower(shape: Shape, setting: Setting, layers: int) -> int:
