@@ -32,15 +32,17 @@ def adapter_parameters(shape: Shape, setting: Setting) -> int:
 def _layer_bytes_per_token(language: Language, setting: Setting) -> float:
     """Bytes that autograd keeps of one layer and token: what a layer without checkpointing costs.
 
-    Two norms keep their input in fp32; attention keeps q, k, v and its output; the MLP keeps gate, up and silu(gate).
-    A trained weight keeps its input; LoRA keeps its inner product and mask of each module, and what the mask is for.
+    Two norms keep their input, in fp32 where they are no kernels; attention keeps q, k, v and its output; the MLP keeps
+    gate, up and silu(gate). A trained weight keeps its input; LoRA keeps its inner product and mask of each module, and
+    what the mask is for.
     """
     w = setting.weight_bytes
     h, i, q, kv = language.hidden, language.intermediate, language.query_size, language.kv_size
     product = w if setting.base_bits == 8 else setting.stream_bytes  # 8-bit ones hand on autocast's 16 bit
-    kept = 8 * h + w * (2 * q + 2 * kv) + product * 3 * i + 4 * language.heads
+    norms = 2 * setting.stream_bytes * h + 8 if setting.fused_norms else 8 * h
+    kept = norms + w * (2 * q + 2 * kv) + product * 3 * i + 4 * language.heads
     if setting.mode == "full":
-        return kept + w * 4 * h + w * i
+        return kept + w * (2 if setting.fused_norms else 4) * h + w * i
     if setting.has_adapters:
         names = language.linears()
         chosen = {name: size for name, size in names.items() if _adapted(name, setting.targets)}
@@ -103,8 +105,9 @@ def activation_bytes(shape: Shape, setting: Setting) -> int:
     # fp32 adapters (no ZeRO) run through autocast: a 16-bit copy of each is kept, under checkpointing one layer's.
     copies = 0 if setting.stage >= 2 else setting.weight_bytes * adapter_parameters(shape, setting)
     copies //= language.layers if setting.checkpointing else 1
-    # The embeddings before and after the pictures are spliced in, and the last norm's input in fp32.
-    spliced = tokens * language.hidden * (2 * setting.weight_bytes + 4)
+    # The embeddings before and after the pictures are spliced in, and the last norm's input.
+    normed = setting.stream_bytes if setting.fused_norms else 4
+    spliced = tokens * language.hidden * (2 * setting.weight_bytes + normed)
     return round(_kept_of_layers(shape, setting) + _computed_again(shape, setting) + copies + projector + spliced)
 
 

@@ -65,6 +65,11 @@ class Setting:
         return self.mode == "lora" and self.stage < 3
 
     @property
+    def fused_norms(self) -> bool:
+        """Whether a norm is one kernel (llava_finetune/kernels/fused_norm.py), as it is on a GPU."""
+        return self.mask_bytes == 1
+
+    @property
     def stream_bytes(self) -> int:
         """Bytes of one value of the hidden states."""
         return 4 if self.wide_stream else self.weight_bytes

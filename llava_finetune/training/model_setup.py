@@ -17,6 +17,7 @@ from llava_finetune.data.feature_cache import FeatureCache, fingerprint, reason_
 from llava_finetune.errors import UserError
 from llava_finetune.kernels.fast_lora import speed_up
 from llava_finetune.kernels.fp8 import to_fp8
+from llava_finetune.kernels.fused_norm import fuse_norms
 from llava_finetune.kernels.unpadded_attention import can_unpad, unpad_attention
 from llava_finetune.model.adapters import Lora, add_adapters, require_same_adapter
 from llava_finetune.model.building import build_model as build_llava
@@ -191,9 +192,12 @@ def _lora(arguments: Arguments) -> Lora:
 
 def _make_fast(model: Any, run: Run) -> bool:
     """Switch on what makes steps faster at equal loss, and say what. Returns whether batches go without padding."""
-    training = run.arguments.training
-    for line in run.arguments.kernels.apply(model):
+    training, kernels = run.arguments.training, run.arguments.kernels
+    for line in kernels.apply(model):
         run.say(line)
+    on_gpu = training.device.type == "cuda"
+    if training.fused_norms and on_gpu and not (kernels.liger or kernels.backend) and (replaced := fuse_norms(model)):
+        run.say(f"{replaced} norms in one kernel each (--fused_norms False for transformers' own)")
     if training.fast_lora and training.lora_enable and (replaced := speed_up(model)):
         run.say(f"fast LoRA in {replaced} layers (--fast_lora False for peft's own)")
     if not training.unpadded:

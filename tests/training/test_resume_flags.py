@@ -16,9 +16,9 @@ COMPARED_OTHERWISE = {
 START_ALONE = {"pretrain_mm_mlp_adapter", "init_lora", "lora_weight_path"}
 """What the first step began with; a checkpoint has its own weights."""
 SAME_NUMBERS = {
-    "unpadded", "fast_lora", "loss_chunk", "cache_features", "cache_gb", "trim_heap", "profile", "mpt_attn_impl",
-    "lazy_preprocess", "is_multimodal", "image_folder", "replay_image_folder", "remove_unused_columns", "max_pixels",
-    "check_data", "override_config", "cache_dir",
+    "unpadded", "fast_lora", "fused_norms", "loss_chunk", "cache_features", "cache_gb", "trim_heap", "profile",
+    "mpt_attn_impl", "lazy_preprocess", "is_multimodal", "image_folder", "replay_image_folder", "remove_unused_columns",
+    "max_pixels", "check_data", "override_config", "cache_dir",
 }  # fmt: skip
 WATCHING = {
     "eval_data_path", "eval_image_folder", "eval_limit", "eval_max_new_tokens", "probe_data_path", "probe_image_folder",
