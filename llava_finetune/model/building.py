@@ -7,7 +7,7 @@ so.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from llava_finetune.saved.pickles import load_pickle
 from llava_finetune.saved.promises import require_projector, require_select_layer
 from llava_finetune.saved.sound import blamed_on, require_sound
 from llava_finetune.saved.supported import require_language, require_sentences, require_tokenizer, require_tower
+from llava_finetune.saved.tensor_names import is_buffer
 
 # Upstream's defaults, for a base that is a plain language model and says nothing.
 UPSTREAM_DEFAULTS: dict[str, Any] = {
@@ -221,6 +222,12 @@ def quantized_keywords(building: Building, kept_whole: Sequence[str] = KEPT_WHOL
     return {"quantization_config": config, "device_map": {"": building.device}} if config else {}
 
 
+def require_all(source: str, missing: Iterable[str]) -> None:
+    """Raise UserError for a weight that is in none of the files of `source`: transformers would draw it at random."""
+    if lacking := sorted(name for name in missing if not is_buffer(name)):
+        raise UserError(f"{source}: {lacking[0]} is missing from the weights; {REMEDY}")
+
+
 def prepared(model: Any, building: Building) -> Any:
     """A loaded base made ready to be trained in its bits, with gradients that reach through checkpointed layers."""
     if building.bits != 16:
@@ -245,13 +252,16 @@ def build_model(building: Building, config: Any, values: Vision, tokenizer: Any)
         keywords["config"] = config
     base = building.base
     with blamed_on(base, "the weights cannot be loaded", REMEDY):
-        model = model_class(config.model_type).from_pretrained(
+        model, info = model_class(config.model_type).from_pretrained(
             base,
             cache_dir=building.cache_dir,
             attn_implementation=attention(building.attention, torch.cuda.is_available()),
             dtype=building.dtype,
+            output_loading_info=True,
             **keywords,
         )
+    beside = "mm_projector" if values.pretrain_mm_mlp_adapter else None
+    require_all(base, {name for name in info["missing_keys"] if beside is None or beside not in name})
     model.config.use_cache = False
     if building.freeze_backbone:
         model.model.requires_grad_(False)

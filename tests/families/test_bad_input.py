@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from llava_finetune.cli import run_command
 from llava_finetune.config.arguments import parse
@@ -73,6 +74,16 @@ def test_a_folder_without_weights_is_named(
     (base / "model.safetensors").unlink()
     said = refused(capsys, base, data, tmp_path / "run", *LORA)
     assert said.startswith(f"{base}: the weights cannot be loaded: ") and "model.safetensors" in said
+
+
+def test_a_tensor_that_is_in_no_file_is_named(
+    base: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = load_file(base / "model.safetensors")
+    del state["model.mm_projector.2.bias"]
+    save_file(state, base / "model.safetensors", {"format": "pt"})
+    said = refused(capsys, base, data, tmp_path / "run", *LORA)
+    assert said.startswith(f"{base}: model.mm_projector.2.bias is missing from the weights; download the folder again")
 
 
 def test_a_missing_projector_is_named(

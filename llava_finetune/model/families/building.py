@@ -11,15 +11,13 @@ from typing import Any
 
 import torch
 
-from llava_finetune.errors import UserError
 from llava_finetune.model.adapters import Lora, add_adapters
-from llava_finetune.model.building import REMEDY, attention, prepared, quantized_keywords
+from llava_finetune.model.building import REMEDY, attention, prepared, quantized_keywords, require_all
 from llava_finetune.model.families.family import Family
 from llava_finetune.model.families.forward import model_class
 from llava_finetune.model.saving import FolderWriter
 from llava_finetune.model.trained_parts import Building, part_of, settle_dtypes
 from llava_finetune.saved.sound import blamed_on
-from llava_finetune.saved.tensor_names import is_buffer
 
 
 def build_model(family: Family, building: Building, lora: Lora | None) -> Any:
@@ -33,8 +31,7 @@ def build_model(family: Family, building: Building, lora: Lora | None) -> Any:
             output_loading_info=True,
             **quantized_keywords(building, family.kept_whole),
         )
-    if missing := sorted(name for name in info["missing_keys"] if not is_buffer(name)):
-        raise UserError(f"{family.source}: {missing[0]} is missing from the weights; {REMEDY}")
+    require_all(family.source, info["missing_keys"])
     model.config.use_cache = False
     model = prepared(model, building)
     if lora is not None:
