@@ -14,7 +14,6 @@ from data_prep.records.json_text import parse_json, require_regular
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation.metrics import key_of, normalise
 from llava_finetune.report.charts import Level, Series, line_chart
-from llava_finetune.report.numbers import duration
 from llava_finetune.report.run_folder import Run, is_number, read_run
 from llava_finetune.studio.documents import StateFile, read_known
 from llava_finetune.studio.jobs import ENDED, Job, is_stopping, look, reason
@@ -86,7 +85,7 @@ def live(space: Workspace, name: str, made: Sequence[Job], language: str = "en")
     return {
         **short,
         "steps": _total_steps(run, last),
-        "left": duration(last["seconds_left"]) if is_running and last.get("seconds_left") else "",
+        "left": float(last["seconds_left"]) if is_running and last.get("seconds_left") else None,
         "memory": round(float(memory or 0), 2) if is_number(memory) else 0,
         "charts": charts(run, language),
         "questions": questions(run),

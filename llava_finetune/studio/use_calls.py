@@ -90,10 +90,14 @@ def made(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def products(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
-    """What there is of a run: each product with its folder, and the job that made or makes it."""
+    """What there is of a run: each product with its folder, the job that made or makes it, and which report."""
     given = MakeAsked.model_validate(asked)
     found = jobs.jobs(studio.space)
-    return {"products": [_product(studio, given.name, kind, found) for kind in results.PRODUCTS]}
+    report = stamp_of(results.run_folder(studio.space, given.name) / "report.html")
+    return {
+        "products": [_product(studio, given.name, kind, found) for kind in results.PRODUCTS],
+        "report": str(report[0]) if report != NOTHING else None,
+    }
 
 
 def _product(studio: Studio, name: str, kind: str, found: list[Job]) -> dict[str, Any]:
@@ -110,8 +114,14 @@ def _product(studio: Studio, name: str, kind: str, found: list[Job]) -> dict[str
         "job": job.id if job else None,
         "seconds": seen.seconds if seen else 0,
         "why": why,
-        "verdicts": read_known(path, CertificateFile).get("engines", []) if kind == "certify" else [],
+        "verdicts": _verdicts(path) if kind == "certify" else [],
     }
+
+
+def _verdicts(path: Path) -> list[dict[str, Any]]:
+    """Which program answers as the model does, in a certificate."""
+    engines = read_known(path, CertificateFile).get("engines", [])
+    return [{name: one.get(name) or 0 for name in ("engine", "verdict", "count", "identical")} for one in engines]
 
 
 def talk(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:

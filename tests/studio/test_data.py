@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,8 @@ def test_check_and_split_say_what_stands_where_and_mend_it(filled: Page) -> None
         "image truncated": ["row-4"],
     }
     assert found["parts"] == {} and not found["fresh"] and found["answered"] == 18
+    by_kind = {one["kind"]: one["is_mendable"] for one in found["kinds"]}
+    assert by_kind["image truncated"] and not by_kind["image missing"], "a row that is no record is mended in the table"
     assert [row["id"] for row in filled.ask("rows", show="found:image truncated")["rows"]] == ["row-4"]
 
     job = jobs.find(filled.studio.space, filled.ask("prepare", test=0.25, mend=True)["job"])
@@ -205,6 +208,24 @@ def test_check_and_split_say_what_stands_where_and_mend_it(filled: Page) -> None
     filled.ask("edit", edits=[edit("row-1", "red", "ruby")])
     (filled.folder / "data/train.json").touch()  # split after the edit, from records before it
     assert not filled.ask("findings")["fresh"]
+
+
+def test_two_pages_that_click_at_once_start_one_job(filled: Page) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: filled.post("prepare", {"test": 0.25}).status_code, range(4)))
+    assert sorted(answers) == [200, 400, 400, 400]
+    (job,) = jobs.jobs(filled.studio.space)
+    jobs.stop(job, now=True)
+
+
+def test_findings_of_other_records_are_shown_at_no_row(filled: Page) -> None:
+    found = [{"kind": "image truncated", "count": 1, "examples": [], "indices": [0]}]
+    (filled.folder / "check.json").write_text(json.dumps({"findings": found, "ok": False}))
+    (filled.folder / "records.json").write_text(json.dumps([{"id": "row-5"}]))
+    os.utime(filled.folder / "check.json", (1, 1))
+    assert filled.ask("findings")["kinds"] == []
+    (filled.folder / "check.json").touch()
+    assert filled.ask("findings")["kinds"][0]["rows"] == ["row-5"]
 
 
 def wait(job: jobs.Job) -> str:

@@ -83,7 +83,14 @@ def test_no_flag_that_names_files_or_sends_data_comes_from_the_page(tmp_path: Pa
     assert line.text.endswith("--learning_rate 1e-3 --resume auto")
     names = ("--output_dir", "--output-dir", "--output_di", "--data-path", "--hub-token", "--report_t", "-x", "--x;y")
     bad = [{name: "x"} for name in names] + [{"--lora_r": "--output_dir"}, {"--lora_r": "1\n2"}]
-    for flags in [*bad, {"--learning_rate": "-1"}, {"--max_steps": "many"}]:
+    numbers = [
+        {"--max_steps": "2.5"},
+        {"--lora_r": "1e3"},
+        {"--lora_r": "1_0"},
+        {"--learning_rate": "nan"},
+        {"--max_steps": "0"},
+    ]
+    for flags in [*bad, *numbers, {"--learning_rate": "-1"}, {"--max_steps": "many"}]:
         with pytest.raises(UserError):
             train(space, Training("a", "tiny", flags=flags))
     for name in ("../a", "-a", "", "a/b", "a b"):

@@ -186,3 +186,20 @@ def test_the_page_of_what_it_learns_is_shown_in_a_sandbox(page: Page) -> None:
     assert answer.headers["content-security-policy"].startswith("sandbox") and "tokens" in answer.text
     refused = page.post("show", {"model": "liuhaotian/llava-v1.5-7b"})
     assert refused.status_code == 400 and "step 1" in refused.json()["error"]
+
+
+def test_a_report_is_shown_as_it_is_now_and_a_certificate_is_said_in_words(filled: Page) -> None:
+    run = filled.folder / "runs/one"
+    run.mkdir(parents=True)
+    assert filled.ask("products", name="one")["report"] is None
+    (run / "report.html").write_text("<p>1</p>")
+    first = filled.ask("products", name="one")["report"]
+    (run / "report.html.new").write_text("<p>2</p>")
+    (run / "report.html.new").replace(run / "report.html")
+    assert first and filled.ask("products", name="one")["report"] not in (None, first)
+    engines = [{"engine": "merged", "verdict": "same", "count": 5, "identical": 5, "notes": []}]
+    (run / "certificate.json").write_text(json.dumps({"engines": engines, "fine": True}))
+    told = filled.ask("products", name="one")["products"][-1]["verdicts"]
+    assert told == [{"engine": "merged", "verdict": "same", "count": 5, "identical": 5}]
+    (run / "certificate.json").write_text("[")
+    assert filled.ask("products", name="one")["products"][-1]["verdicts"] == []

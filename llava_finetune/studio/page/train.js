@@ -51,6 +51,7 @@ function runCard(run) {
     chosen = run.name;
     history.replaceState(null, "", `#train/${encodeURIComponent(run.name)}`);
     await refresh();
+    find("#stand")?.scrollIntoView({ block: "nearest" }); // a phone has it far below
   } }, el("b", {}, run.name), pill(run.state), el("small", {}, score === null ? run.about.model ?? "" : t("score.from", { score: percent(score), first: run.first === null ? "–" : percent(run.first) }))));
 }
 
@@ -183,7 +184,7 @@ function stand(run) {
   if (run.state === "unknown") words.unknown = run.step ? t("run.unknown", { step: run.step, time: duration(run.silent ?? 0) }) : t("run.unknown.early");
   const sentence = words[run.state] ?? (isUnsaved ? t("run.stopped.early") : t(`run.${run.state}`, { step: run.step }));
   const part = run.steps ? Math.min(1, run.step / run.steps) : null;
-  const facts = [run.left ? t("left", { time: run.left }) : null, run.memory ? t("memory", { size: run.memory }) : null,
+  const facts = [run.left ? t("left", { time: duration(run.left) }) : null, run.memory ? t("memory", { size: run.memory }) : null,
     run.state === "running" && run.seconds ? t("since", { time: duration(run.seconds) }) : null].filter(Boolean).join(" · ");
   return [
     el("h2", {}, run.name, " ", pill(run.state)),

@@ -26,26 +26,33 @@ export async function open(place) {
 
 function draw() {
   picture = null;
-  const name = encodeURIComponent(chosen);
   find("#used").replaceChildren(
     el("div", { class: "two" },
       el("section", { class: "panel", "aria-label": t("talk") }, el("h2", {}, t("talk")), el("div", { id: "talk" })),
       el("section", { "aria-label": t("make") }, el("h2", {}, t("make")), el("ul", { class: "products", id: "products" }))),
-    el("section", { class: "report", "aria-label": t("report") }, el("h2", {}, t("report"), " ", el("a", { class: "plain", href: `/report/${name}`, target: "_blank", rel: "noopener" }, t("report.own"))),
-      el("iframe", { src: `/report/${name}`, title: t("report"), sandbox: "allow-scripts" })));
+    el("section", { class: "report", id: "report", "aria-label": t("report") }));
   refresh();
 }
 
 export async function refresh() {
   if (!find("#used")) return;
   const name = chosen;
-  const [{ products }, talk] = [await call("products", { name }), await call("talk", { name })];
+  const [{ products, report: stamp }, talk] = [await call("products", { name }), await call("talk", { name })];
   if (name !== chosen || !find("#used")) return;
   fill(find("#products"), [name, products.map((one) => [one.kind, one.state, one.path, one.why, one.verdicts, Math.round(one.seconds)])], () => products.map(productItem));
+  fill(find("#report"), [name, stamp], () => report(stamp));
   const isBusy = talk.state === "running" && !talk.models.length && find("#talk").dataset.job === talk.job;
   if (isBusy) return; // it answers a question, and nothing else: what was said and typed stays
   find("#talk").dataset.job = talk.models.length ? talk.job : "";
   fill(find("#talk"), [name, talk.state, talk.models, talk.why], () => talkParts(talk));
+}
+
+// The report as it is now: a certificate joins it later.
+function report(stamp) {
+  if (!stamp) return [el("h2", {}, t("report")), el("p", { class: "dim" }, t("report.none"))];
+  const address = `/report/${encodeURIComponent(chosen)}`;
+  return [el("h2", {}, t("report"), " ", el("a", { class: "plain", href: address, target: "_blank", rel: "noopener" }, t("report.own"))),
+    el("iframe", { src: `${address}?${stamp}`, title: t("report"), sandbox: "allow-scripts" })];
 }
 
 function productItem(one) {
