@@ -191,7 +191,10 @@ export class Grid {
     if (this.wantFocus && this.rows.has(this.wantFocus[0])) {
       const [index, column] = this.wantFocus;
       this.wantFocus = null;
-      find(`[data-column=${column}]`, this.rows.get(index)).focus({ preventScroll: true });
+      const made = this.rows.get(index);
+      find(`[data-column=${column}]`, made).focus({ preventScroll: true });
+      const below = made.getBoundingClientRect().bottom - innerHeight;
+      if (below > 0) scrollBy(0, below + 12); // on a phone the grid reaches below the window
     }
   }
 
