@@ -34,6 +34,7 @@ from data_prep.converters.table import add_reading_options, reading_of
 from data_prep.converters.texts import NoText, text_of, texts_of
 from data_prep.errors import DataError
 from data_prep.numbers import seed
+from data_prep.records.near_names import near_names
 from data_prep.records.output import Converted, Drop, Origin, Reason
 from data_prep.records.record import IMAGE_TOKEN, Record, conversation
 
@@ -85,6 +86,18 @@ def convert(
             yield Converted(_record(names, caption, questions, args))
 
 
+def _under_right_names(rows: Sequence[Placed], folder: Path) -> Iterator[Placed]:
+    """Yield rows with missing pictures named as the files that they mean: COCO's file names every picture at once.
+
+    With all names at hand a path of another machine can be followed to the one file that fits it.
+    """
+    names = {row["image"] for _, row in rows if isinstance(row.get("image"), str)}
+    near = near_names(folder, [name for name in names if "://" not in name and picture_problem(folder, name)])
+    for place, row in rows:
+        image = row.get("image")
+        yield place, {**row, "image": near[image]} if isinstance(image, str) and image in near else row
+
+
 def caption_of(value: Any) -> str:
     """Return the caption in a cell, the first of several; "" where there is none, NoText for what is no text."""
     return next(iter(texts_of(value) if not isinstance(value, str) else [text_of(value)]), "").strip()
@@ -120,4 +133,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     sources = [source for source in sources if source.is_file()]
     origin = Origin("captions", sources, args.image_folder, choices)
     rows = read_rows(args.table, reading_of(args))
+    if args.table.suffix.lower() == ".json":
+        rows = _under_right_names(list(rows), args.image_folder)
     return write_and_check(args, convert(rows, args.table, questions, args), origin)

@@ -7,6 +7,7 @@ pictures, annotations = coco_of(read_json(path), path, ("caption",))
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,22 @@ def coco_of(value: Any, path: Path, needed: tuple[str, ...]) -> tuple[Mapping[An
             missing = next((name for name in keys if not isinstance(row, dict) or name not in row), None)
             if missing:
                 raise DataError(path, f'{key}, entry {number}: no "{missing}" in {quoted(row, 80)}')
-            if not isinstance(row[keys[0]], int | str):
-                problem = f'"{keys[0]}" is a number or a text, found {kind_of(row[keys[0]])}'
+            if not is_image_id(row[keys[0]]):
+                problem = f'"{keys[0]}" is a whole number or a text, found {shown_value(row[keys[0]])}'
                 raise DataError(path, f"{key}, entry {number}: {problem}")
     return {row["id"]: row for row in value["images"]}, value["annotations"]
+
+
+def is_image_id(value: Any) -> bool:
+    """Say whether a value can name a picture: a text, a whole number, or a float that is whole."""
+    if isinstance(value, float):
+        return math.isfinite(value) and value.is_integer()
+    return isinstance(value, int | str) and not isinstance(value, bool) and value != ""
+
+
+def shown_value(value: Any) -> str:
+    """Return what a value is, for a message."""
+    return str(value) if isinstance(value, float) else kind_of(value)
 
 
 def picture_of(

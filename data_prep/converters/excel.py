@@ -21,7 +21,8 @@ MOST_ROWS = 1_048_576
 BEFORE_HEADER = 20
 """Rows in which a title may stand before the names of the columns."""
 ZEROS = re.compile("0+")
-PERCENT = re.compile(r"0(?:\.(0+))?%")
+PERCENT = re.compile(r"(?:#,##)?0(?:\.(0+))?[ _]*%.*")
+"""25 %, 25.0% and the like, with a format for negative numbers behind it."""
 
 
 def excel_rows(path: Path, sheet: str | None, most_bytes: int) -> Iterator[tuple[str, dict[str, str]]]:
@@ -42,16 +43,26 @@ def excel_rows(path: Path, sheet: str | None, most_bytes: int) -> Iterator[tuple
             path, f"not an Excel file ({first_line(error):.100}); save it again as .xlsx or CSV UTF-8"
         ) from None
     try:
-        if sheet and sheet not in book.sheetnames:
-            raise DataError(path, f'no sheet "{sheet}"; there are {", ".join(book.sheetnames)}')
-        if not book.worksheets:
-            raise DataError(path, "no sheet of cells in it")
+        chosen = _sheet(book, sheet, path)
         allowance = Allowance(path, path.stat().st_size, most_bytes)
-        for place, row in _named(_cells(book[sheet] if sheet else book.worksheets[0], path), path):
+        for place, row in _named(_cells(chosen, path), path):
             allowance.take(sum(map(len, row.values())))  # a text may stand once in the file, and in each of its rows
             yield place, row
     finally:
         book.close()
+
+
+def _sheet(book: Any, wanted: str | None, path: Path) -> Any:
+    """Return the sheet asked for, else the first that is shown; what is not read is said."""
+    sheets = {one.title: one for one in book.worksheets}  # charts are none
+    if wanted and wanted not in sheets:
+        raise DataError(path, f'no sheet of cells "{wanted}"; there are {", ".join(sheets)}')
+    if not sheets:
+        raise DataError(path, "no sheet of cells in it")
+    shown = [name for name, one in sheets.items() if one.sheet_state == "visible"] or list(sheets)
+    if not wanted and len(shown) > 1:
+        print(f'{path}: the sheet "{shown[0]}" is read; others with --sheet: {", ".join(shown[1:])}')
+    return sheets[wanted or shown[0]]
 
 
 def _refuse_bombs(path: Path, most_bytes: int) -> None:
@@ -100,11 +111,17 @@ def _cells(sheet: Any, path: Path) -> Iterator[tuple[int, Sequence[Any]]]:
 def _named(rows: Iterator[tuple[int, Sequence[Any]]], path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     names = _header(rows, path)
     refuse_twice(names, path)
+    empty, has_rows = set(filter(None, names)), False
     for number, cells in rows:
         row = dict.fromkeys(filter(None, names), "")
         row |= {name: shown(cell) for name, cell in zip(names, cells, strict=False) if name}
         if any(row.values()):
+            has_rows = True
+            empty -= {name for name in empty if row[name]}
             yield f"row {number}", row
+    if empty and has_rows:  # a program that is not Excel writes formulas without what they come to
+        advice = "if it holds formulas, open the file in Excel and save it" if len(empty) == 1 else "formulas need that"
+        print(f"{path}: nothing in any row of {', '.join(sorted(empty))}; {advice}")
 
 
 def _header(rows: Iterator[tuple[int, Sequence[Any]]], path: Path) -> list[str]:
@@ -116,7 +133,7 @@ def _header(rows: Iterator[tuple[int, Sequence[Any]]], path: Path) -> list[str]:
         if filled > 1:
             if titles:
                 print(f"{path}: the columns are named in row {number}")
-            return texts
+            return texts[: max(place for place, text in enumerate(texts) if text) + 1]  # a stray cell far right is none
         titles += [texts] if filled else []
         if number > BEFORE_HEADER:
             break

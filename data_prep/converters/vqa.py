@@ -12,13 +12,13 @@ The questions file and the annotations file pair up by question_id:
 from __future__ import annotations
 
 import argparse
-import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.converters.coco import is_image_id, shown_value
 from data_prep.converters.options import (
     SHORT_ANSWER,
     add_output_options,
@@ -73,18 +73,6 @@ def _entry_problem(row: Any, key: str) -> str | None:
     if key == "annotations" and not isinstance(row["answers"], list):
         return f'"answers" is a list, found {kind_of(row["answers"])}'
     return None
-
-
-def is_image_id(value: Any) -> bool:
-    """Say whether a value can name a picture: a text, a whole number, or a float that is whole."""
-    if isinstance(value, float):
-        return math.isfinite(value) and value.is_integer()
-    return isinstance(value, int | str) and not isinstance(value, bool) and value != ""
-
-
-def shown_value(value: Any) -> str:
-    """Return what a value is, for a message."""
-    return str(value) if isinstance(value, float) else kind_of(value)
 
 
 def pair_up(questions: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]], path: Path) -> Pairs:

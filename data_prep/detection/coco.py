@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.boxes.box import Box
-from data_prep.converters.coco import coco_of, unknown
+from data_prep.converters.coco import coco_of, is_image_id, unknown
 from data_prep.converters.options import converter_parser
 from data_prep.detection.convert import add_box_options, found_below, run
 from data_prep.detection.objects import Marked, NoBox, Sheet, numbers_of, of_points, of_sides, size_of
@@ -49,13 +49,13 @@ def _labels(value: Mapping[str, Any], path: Path) -> dict[Any, str]:
     rows = value.get("categories")
     if not isinstance(rows, list) or not all(isinstance(row, dict) and {"id", "name"} <= row.keys() for row in rows):
         raise DataError(path, 'no list "categories" of {"id": ..., "name": ...}; boxes without names teach nothing')
-    named = [row for row in rows if isinstance(row["id"], int | str) and isinstance(row["name"], int | str)]
+    named = [row for row in rows if is_image_id(row["id"]) and isinstance(row["name"], int | str)]
     return {row["id"]: str(row["name"]) for row in named}
 
 
 def _marked(row: Mapping[str, Any], labels: Mapping[Any, str]) -> Marked:
     category = row["category_id"]
-    label = labels.get(category, "") if isinstance(category, int | str) else ""
+    label = labels.get(category, "") if is_image_id(category) else ""
     if row.get("iscrowd") in (1, "1"):
         return Marked(label, None, "one box around many", Reason.CROWD)
     if not label:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_prep.boxes.box import Box
 from data_prep.converters.options import converter_parser
@@ -26,8 +27,19 @@ from data_prep.records.output import Drop, Reason
 EXAMPLES = """  python -m data_prep yolo labels --names data.yaml --images images --output boxes.json
   python -m data_prep yolo roboflow/train --images roboflow/train --output boxes.json"""
 NAME_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names", "_darknet.labels", "classes.names")
+CLASS = re.compile(r"([0-9]{1,9})(?:\.0*)?")
+"""A class by its number, which numpy.savetxt writes as 0.000000."""
 NAMES_FILE = "file of class names"
 NO_LABELS = {"classes.txt", "requirements.txt", "notes.txt", "train.txt", "val.txt", "test.txt"}
+
+
+class Label(NamedTuple):
+    """A label file, its name for messages, and its text, or why it cannot be read."""
+
+    path: Path
+    where: str
+    text: str
+    problem: str = ""
 
 
 def names_file(source: Path, folder: Path) -> Path:
@@ -89,48 +101,52 @@ def _settings(path: Path) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _label_files(source: Path) -> Iterator[Path]:
+def read_labels(source: Path) -> list[Label]:
+    """Return the label files of an export, each read once: what its lines are is told by all of them."""
+    found = []
     for path in files_below(source, (".txt",)):
-        if path.name.lower() not in NO_LABELS and not path.name.lower().startswith("readme"):
-            yield path
+        if path.name.lower() in NO_LABELS or path.name.lower().startswith("readme"):
+            continue
+        where = path.name if path == source else path.relative_to(source).as_posix()
+        try:
+            found.append(Label(path, where, _text(path)))
+        except DataError as error:
+            found.append(Label(path, where, "", error.problem))
+    return found
 
 
-def _long_lines(source: Path) -> Iterator[list[float]]:
+def _long_lines(labels: Sequence[Label]) -> Iterator[list[float]]:
     """Yield the numbers of every line that is more than a box; what cannot be read is told when it is converted."""
-    for path in _label_files(source):
-        with contextlib.suppress(DataError):
-            for line in _text(path).splitlines():
-                words = line.split()
-                if len(words) > 6:
-                    with contextlib.suppress(NoBox):
-                        yield numbers_of(words[1:])
+    for label in labels:
+        for line in label.text.splitlines():
+            words = line.split()
+            if len(words) > 6:
+                with contextlib.suppress(NoBox):
+                    yield numbers_of(words[1:])
 
 
-def lines_of(source: Path, asked: str | None, shape: KeyPoints | None) -> Lines:
+def lines_of(labels: Sequence[Label], source: Path, asked: str | None, shape: KeyPoints | None) -> Lines:
     """Return what --lines says, else what the lines tell; raise DataError that names both where they do not."""
     if asked:
         return Lines(asked)
     try:
-        return tell(_long_lines(source), shape)
+        return tell(_long_lines(labels), shape)
     except NotTold as error:
         problem = f"{error}; give the data.yaml with its kpt_shape as --names, or say which: --lines outlines, "
         raise DataError(source, f"{problem}--lines key-points") from None
 
 
 def sheets_of(
-    source: Path, folder: Path, names: Mapping[int, str], lines: Lines, shape: KeyPoints | None
+    labels: Sequence[Label], source: Path, folder: Path, names: Mapping[int, str], lines: Lines, shape: KeyPoints | None
 ) -> Iterator[Sheet | Drop]:
     """Yield the pictures of label files; a file whose picture is not there is dropped with all of its lines."""
-    for path in _label_files(source):
-        where = path.name if path == source else path.relative_to(source).as_posix()
-        try:
-            text = _text(path)
-        except DataError as error:
-            yield Drop(Reason.BAD_BOX, f"{where}: {error.problem}")
+    for path, where, text, problem in labels:
+        if problem:
+            yield Drop(Reason.BAD_BOX, f"{where}: {problem}")
             continue
         objects = [_marked(line, names, lines, shape) for line in text.splitlines() if line.strip()]
-        label = PurePosixPath(where if path == source else (Path(source.name) / where).as_posix())
-        picture = picture_of_stem(folder, stems_of(label))
+        name = PurePosixPath(where if path == source else (Path(source.name) / where).as_posix())
+        picture = picture_of_stem(folder, stems_of(name))
         if picture is None and objects:
             yield Drop(Reason.IMAGE_MISSING, f"{where}: no picture {path.stem} in {folder}", len(objects))
         elif picture is not None:
@@ -139,7 +155,8 @@ def sheets_of(
 
 def _marked(line: str, names: Mapping[int, str], lines: Lines, shape: KeyPoints | None) -> Marked:
     words = line.split()
-    number = int(words[0]) if words[0].isdecimal() and len(words[0]) < 10 else None
+    found = CLASS.fullmatch(words[0])
+    number = int(found[1]) if found else None
     label = names.get(number, "") if number is not None else ""
     if not label:
         return Marked("", None, f"class {quoted(words[0], 40)} has no name among {len(names)}", Reason.NO_LABEL)
@@ -167,7 +184,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     named = args.names or names_file(args.export, args.image_folder)
     names, shape = class_names(named), key_points(named) if args.lines != Lines.OUTLINES.value else None
-    lines = lines_of(args.export, args.lines, shape)
+    labels = read_labels(args.export)
+    lines = lines_of(labels, args.export, args.lines, shape)
     if lines is Lines.KEY_POINTS:
         print("lines hold a box and key points: the boxes are read, the key points are left out")
-    return run(args, sheets_of(args.export, args.image_folder, names, lines, shape), "yolo", [named])
+    sheets = sheets_of(labels, args.export, args.image_folder, names, lines, shape)
+    return run(args, sheets, "yolo", [named])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, NamedTuple
 
-from data_prep.errors import DataError
+from data_prep.errors import DataError, first_line, quoted
 
 NO_KEY = "none"
 HINTS = {
@@ -58,6 +58,13 @@ class Pace:
             await asyncio.sleep(start - now)
 
 
+def _counted(usage: Any) -> tuple[int, int]:
+    """Return the tokens that a server counted, 0 for what it did not count."""
+    counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+    first, second = (count if isinstance(count, int) and count >= 0 else 0 for count in counts)
+    return first, second
+
+
 class Endpoint:
     """One model behind one address."""
 
@@ -72,9 +79,18 @@ class Endpoint:
         self._openai: Any = openai
         self.address, self.model = address, model
         self._settings = settings
-        self._client: Any = openai.AsyncOpenAI(
-            base_url=address, api_key=key or NO_KEY, max_retries=retries, timeout=timeout
-        )
+        if key and not (key.isascii() and key.isprintable()):
+            raise DataError("the key", "holds a character that no request can carry, a line end perhaps; set it again")
+        try:
+            if not address.startswith(("http://", "https://")):
+                raise ValueError("it does not begin with http:// or https://")
+            self._client: Any = openai.AsyncOpenAI(
+                base_url=address, api_key=key or NO_KEY, max_retries=retries, timeout=timeout
+            )
+        except Exception as error:  # httpx's errors of addresses are of several kinds
+            raise DataError(
+                address, f"no address ({first_line(error)}); for example http://localhost:8000/v1"
+            ) from None
 
     async def ask(self, messages: list[dict[str, str]]) -> Reply:
         """Return the reply to a chat; raise NotNow, Refused, or DataError when no request can succeed."""
@@ -83,13 +99,14 @@ class Endpoint:
                 model=self.model, messages=messages, **self._settings
             )
             choice = answer.choices[0]
-            usage = answer.usage
+            reply = Reply(choice.message.content or "", choice.finish_reason, *_counted(answer.usage))
         except self._openai.APIStatusError as error:
             raise self._failure(error.status_code, str(error)) from None
         except (self._openai.APIError, AttributeError, IndexError, TypeError) as error:
             raise NotNow(f"{self.address}: {str(error) or type(error).__name__:.200}") from None
-        counts = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
-        return Reply(choice.message.content or "", choice.finish_reason, *counts)
+        if not isinstance(reply.text, str):
+            raise NotNow(f"{self.address}: its answer is no text but {quoted(reply.text, 40)}")
+        return reply
 
     def _failure(self, status: int, message: str) -> Exception:
         if status in HINTS:

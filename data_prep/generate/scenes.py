@@ -16,7 +16,7 @@ COCO's captions, COCO's instances, and the same as tables (boxes in pixels, from
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,10 +26,12 @@ from msgspec import Meta, Struct
 from data_prep.converters.captions import CAPTION_NAMES
 from data_prep.converters.cells import IMAGE_NAMES, local_name
 from data_prep.converters.coco import caption_rows, coco_of, picture_of
+from data_prep.converters.options import picture_problem
 from data_prep.converters.rows import Reading, Row, column, read_rows
 from data_prep.converters.texts import NoText, text_of
 from data_prep.errors import DataError, PictureError, quoted
 from data_prep.records.json_text import conform, read_json
+from data_prep.records.near_names import near_names
 from data_prep.records.picture import open_image, resolve_image
 
 LABEL_NAMES = ("label", "category", "class", "object", "name")
@@ -95,7 +97,19 @@ def read_scenes(captions: Path | None, boxes: Path | None, folder: Path) -> list
     if boxes:
         for name, box in _coco_boxes(boxes) if _is_coco(boxes) else _table_boxes(boxes, folder):
             scenes.setdefault(name, Scene(name)).boxes.append(box)
-    return list(scenes.values())
+    near = near_names(folder, [name for name in scenes if picture_problem(folder, name)])
+    return list(_under_right_names(scenes.values(), near))
+
+
+def _under_right_names(scenes: Iterable[Scene], near: Mapping[str, str]) -> Iterator[Scene]:
+    """Yield the scenes with missing pictures named as the files that they mean; what is of one file is one scene."""
+    found: dict[str, Scene] = {}
+    for scene in scenes:
+        name = near.get(scene.image, scene.image)
+        whole = found.setdefault(name, Scene(name))
+        whole.captions += scene.captions
+        whole.boxes += scene.boxes
+    yield from found.values()
 
 
 def _is_coco(path: Path) -> bool:

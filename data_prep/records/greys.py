@@ -63,8 +63,8 @@ def scale_of(lowest: float, highest: float, *, whole: bool) -> Scale:
     else:
         unsigned = tuple((0, 2**bits - 1) for bits in BITS)
         scales = unsigned if whole else ((0, _power(highest)), *unsigned)
-    found = next((scale for scale in scales if scale[0] <= lowest and highest <= scale[1]), (lowest, highest))
-    return Scale(*found)
+    own = (min(lowest, 0), max(highest, 0))  # not (lowest, highest): a picture of one value would have no scale
+    return Scale(*next((scale for scale in scales if scale[0] <= lowest and highest <= scale[1]), own))
 
 
 def _around_zero(largest: float) -> tuple[float, float]:

@@ -12,6 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from data_prep.converters.options import SHORT_ANSWER
@@ -25,6 +26,8 @@ LONGEST_ANSWER = 4
 """Words of an answer; what is longer is a description, and the things named in it are asked about."""
 MOST_NEIGHBOURS = 400
 """Pictures that share something with one; more are drawn from, so that time grows with the number of pictures only."""
+MOST_DRAWN = 100
+"""Answers that are drawn before the commonest is taken."""
 THINGS = "thing"
 WORDS = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 BOXES = re.compile(r"<box>.*?</box>|[\[(]\s*-?\d[\d.,\s\[\]()-]*[\])]|</?ref>", re.S)
@@ -76,13 +79,14 @@ def plain(text: str) -> str:
     return NUMBERS.get(text, text)
 
 
-def stems(text: str) -> set[str]:
+@lru_cache(maxsize=1 << 16)
+def stems(text: str) -> frozenset[str]:
     """Return the words of a text as they are compared: `dogs` is `dog`, `two` is `2`."""
     found = set()
     for word in WORDS.findall(text.lower()):
         word = NUMBERS.get(word, word)
         found.add(word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word)
-    return found
+    return frozenset(found)
 
 
 def pairs_of(record: Mapping[str, Any]) -> Iterator[tuple[int, str, str]]:
@@ -116,6 +120,7 @@ class Vocabulary:
 
     def __init__(self, given: Sequence[str] = ()) -> None:
         self.given = {plain(word): word for word in given if stems(word)}
+        self._given_stems = {word: stems(word) for word in self.given}
         self.counts: Counter[str] = Counter()
 
     def learn(self, text: str) -> None:
@@ -132,11 +137,11 @@ class Vocabulary:
         """Return the things that a description says to be there, in order; those given win over those learned."""
         text = MISSING.sub(" ", text)
         if self.given:
-            found = [word for word in self.given if stems(word) <= stems(text)]
+            there = stems(text)
+            found = [word for word, own in self._given_stems.items() if own <= there]
             return sorted(found, key=text.lower().find)
-        singular = {word for word, count in self.counts.items() if count > 1}
-        words = [word if word in singular else word.removesuffix("s") for word in WORDS.findall(text.lower())]
-        return [word for word in dict.fromkeys(words) if word in singular]
+        words = [word if self.counts[word] > 1 else word.removesuffix("s") for word in WORDS.findall(text.lower())]
+        return [word for word in dict.fromkeys(words) if self.counts[word] > 1]
 
 
 class Album:
@@ -147,6 +152,7 @@ class Album:
         self.pictures: dict[str, Scene] = defaultdict(Scene)
         self.spelled: dict[str, str] = {}
         self.holders: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+        self._common: dict[str, list[str]] = {}
 
     def hear(self, picture: str, question: str, answer: str, accepted: Sequence[str]) -> None:
         """Note the words of a turn: what is spoken of may be there, so that nobody says that it is not.
@@ -179,30 +185,36 @@ class Album:
         """
         scene = self.pictures[picture]
         for kind in fact.kinds:
-            known = self.holders[kind]
             right = [stems(one) for one in scene.accepted[kind]]
-            allowed = [one for one in known if _is_false(stems(one), scene.words, right)]
-            fresh = [one for one in allowed if one not in used] or allowed
-            if fresh:
-                return self.spelled[self._draw(fresh, known, picture, fact, sampling, draw)]
+            first = None
+            for one in self._candidates(kind, picture, fact, sampling, draw):
+                if _is_false(stems(one), scene.words, right):
+                    first = first or one
+                    if one not in used:
+                        return self.spelled[one]
+            if first is not None:
+                return self.spelled[first]
         return None
 
-    def _draw(
-        self,
-        fresh: Sequence[str],
-        known: Mapping[str, set[str]],
-        picture: str,
-        fact: Fact,
-        sampling: str,
-        draw: random.Random,
-    ) -> str:
+    def _candidates(self, kind: str, picture: str, fact: Fact, sampling: str, draw: random.Random) -> Iterator[str]:
+        """Yield the answers to a kind of question, the first to be taken first; few of them are looked at."""
+        if kind not in self._common or len(self._common[kind]) != len(self.holders[kind]):
+            known = self.holders[kind]
+            self._common[kind] = sorted(known, key=lambda one: (-len(known[one]), one))
+        common = self._common[kind]
         if sampling == "random":
-            return draw.choice(sorted(fresh))
-        together = Counter[str]()
+            for _ in range(min(len(common), MOST_DRAWN)):
+                yield draw.choice(common)
         if sampling == "adversarial":
-            neighbours = self._neighbours(picture, fact, draw)
-            together.update({one: len(known[one] & neighbours) for one in fresh})
-        return min(fresh, key=lambda one: (-together[one], -len(known[one]), one))
+            together = Counter(
+                answer
+                for other in self._neighbours(picture, fact, draw)
+                for answer in self.pictures[other].accepted.get(kind, ())
+                if answer in self.holders[kind] and other in self.holders[kind][answer]
+            )
+            held = self.holders[kind]
+            yield from sorted(together, key=lambda one: (-together[one], -len(held[one]), one))
+        yield from common
 
     def _neighbours(self, picture: str, fact: Fact, draw: random.Random) -> set[str]:
         """Other pictures that share another fact with this one."""
@@ -214,7 +226,7 @@ class Album:
         return found if len(found) <= MOST_NEIGHBOURS else set(draw.sample(sorted(found), MOST_NEIGHBOURS))
 
 
-def _is_false(words: set[str], heard: set[str], right: Sequence[set[str]]) -> bool:
+def _is_false(words: frozenset[str], heard: set[str], right: Sequence[frozenset[str]]) -> bool:
     return not words <= heard and not any(one <= words for one in right)
 
 

@@ -1,20 +1,27 @@
 """Clumsy and hostile input of kinds that others have sent: nothing is lost in silence, nothing is a fault of ours."""
 
+import asyncio
 import json
 import os
 import time
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import openpyxl
 import pytest
+from PIL import Image
 
 from data_prep.__main__ import main
 from data_prep.boxes.notation import read_boxes
 from data_prep.check.mend import mend
 from data_prep.converters.texts import texts_of
+from data_prep.errors import DataError
+from data_prep.generate.endpoint import Endpoint, NotNow
 from data_prep.generate.validate import Invalid, turns_of
 from data_prep.records.json_text import json_in
-from data_prep.records.record import read_records
+from data_prep.records.record import open_image, read_records
 from tests.data_prep.conftest import record
 
 DEEP = "[" * 450 + "1" + "]" * 450
@@ -233,6 +240,110 @@ def test_the_check_counts_records_and_says_how_many_it_shows(sources: Path, caps
     assert "the first 5 of 6" in page and len(page) < 20_000
     assert main(["check", "r.json"]) == 0
     assert "7 pictures named" in capsys.readouterr().out
+
+
+def test_probes_take_time_that_grows_with_the_records(sources: Path) -> None:
+    some = [record(str(number), f"{number}.jpg", answer=f"thing{number}") for number in range(4000)]
+    Path("r.json").write_text(json.dumps(some))
+    begin = time.monotonic()
+    assert main(["probes", "r.json", "--output", "o.json", "--check", "none"]) == 0
+    assert time.monotonic() - begin < 40  # 3 s on a calm machine; with the square 4000 took minutes
+    by_kind = Counter(one["question_type"] for one in read_records("o.json"))
+    assert by_kind.total() == 8000 and max(by_kind.values()) - min(by_kind.values()) <= 2
+
+
+def test_a_sheet_that_is_hidden_is_passed_over_and_formulas_without_values_are_named(
+    sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book = openpyxl.Workbook()
+    book.active.append(["image", "question", "answer"])
+    book.active.append(["0.jpg", "W?", "of the hidden sheet"])
+    book.active.sheet_state = "hidden"
+    for name, answer in (("real", 0.256), ("formulas", "=1+1")):
+        sheet = book.create_sheet(name)
+        sheet.append(["image", "question", "answer"])
+        sheet.append(["0.jpg", "W?", answer])
+        sheet.cell(1, 16_384).value = " "  # a stray cell far right
+    book["real"]["C2"].number_format = "0.0 %;-0.0 %"
+    book.active = 1
+    book.save("x.xlsx")
+    words = ["table", "x.xlsx", *TABLE[2:]]
+    assert main(words) == 0
+    assert answers(list(read_records("o.json"))) == ["25.6%"]
+    assert 'the sheet "real" is read; others with --sheet: formulas' in capsys.readouterr().out
+    assert main([*words, "--sheet", "formulas"]) == 1
+    assert "nothing in any row of answer; if it holds formulas, open the file in Excel" in capsys.readouterr().out
+
+
+def test_coco_s_pictures_are_found_by_the_paths_of_other_machines_and_ids_may_be_whole_floats(
+    sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["photos\\0.jpg", "C:\\d\\photos\\1.jpg", "D:\\train\\2.jpg", "3.JPG", "/mnt/x/4.jpg"]
+    images = [{"id": float(n), "file_name": name, "width": 80, "height": 60} for n, name in enumerate(names)]
+    told_of = [{"image_id": n, "caption": "a", "category_id": 1.0, "bbox": [1, 2, 20, 20]} for n in range(5)]
+    whole = {"images": images, "annotations": told_of, "categories": [{"id": 1, "name": "dog"}]}
+    Path("c.json").write_text(json.dumps(whole))
+    for command in ("captions", "coco-boxes"):
+        assert main([command, "c.json", "--images", "photos", "--output", "o.json", "--check", "none"]) == 0
+        assert [one["image"] for one in read_records("o.json")] == [f"{n}.jpg" for n in range(5)]
+    words = ["generate", "--captions", "c.json", "--images", "photos", "--model", "m", "--output", "g.json"]
+    assert main(words) == 0
+    assert "15 requests about 5 pictures" in capsys.readouterr().out
+    whole["images"][0]["id"] = 0.5
+    Path("c.json").write_text(json.dumps(whole))
+    assert (
+        '"id" is a whole number or a text, found 0.5'
+        in told(["captions", "c.json", "--images", "photos", "--output", "o.json"], capsys)[1]
+    )
+
+
+def test_classes_of_yolo_may_be_written_as_floats(sources: Path) -> None:
+    Path("labels/0.txt").write_text("0.000000 0.35 0.35 0.5 0.5\n")
+    words = ["yolo", "labels", "--names", "classes.txt", "--images", "photos", "--output", "o.json", "--check", "none"]
+    assert main(words) == 0
+    assert read_records("o.json")[0]["conversations"][0]["value"] == "<image>\nWhere is the dog?"
+
+
+@pytest.mark.parametrize("value", [1e30, -1e30, 0.0, 3.4e38])
+def test_a_picture_of_one_value_far_from_every_scale_is_read(value: float, tmp_path: Path) -> None:
+    Image.new("F", (9, 9), value).save(tmp_path / "a.tif")
+    assert open_image(tmp_path / "a.tif").size == (9, 9)
+
+
+@pytest.mark.parametrize("usage", [None, {"prompt_tokens": None, "completion_tokens": "x"}, {"prompt_tokens": -5}])
+@pytest.mark.parametrize("message", [None, {"content": [1]}, {"content": None}])
+def test_an_endpoint_may_answer_anything(usage: Any, message: Any, sources: Path) -> None:
+    def created(**_: Any) -> Any:
+        said = SimpleNamespace(**message) if message else None
+        choice = SimpleNamespace(message=said, finish_reason=None)
+        counted = SimpleNamespace(**usage) if usage else None
+
+        async def answer() -> Any:
+            return SimpleNamespace(choices=[choice], usage=counted)
+
+        return answer()
+
+    endpoint = Endpoint("http://127.0.0.1:9/v1", "m", None)
+    endpoint._client = SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=created)))
+    try:
+        reply = asyncio.run(endpoint.ask([]))
+    except NotNow:
+        assert message is None or message["content"] == [1]
+    else:
+        assert (reply.text, reply.tokens_in, reply.tokens_out) == ("", 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("address", "key", "said"),
+    [
+        ("http://x:abc", None, "no address"),
+        ("localhost:8000", None, "does not begin with http"),
+        ("http://127.0.0.1:9/v1", "sk-1\r", "the key: holds a character"),
+    ],
+)
+def test_what_is_no_address_and_no_key_is_told_at_once(address: str, key: str | None, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        Endpoint(address, "m", key)
 
 
 def test_boxes_are_read_in_time_that_grows_with_the_text() -> None:
