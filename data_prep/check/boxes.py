@@ -1,25 +1,20 @@
 """Boxes in texts that teach no place, or a wrong one: not readable, reversed, outside the picture, on several scales.
 
-box_findings(report, [Boxed(place, ...)], "images", {"a.jpg": Facts(...)})
+box_findings(report, [Boxed(place, ...)], {"a.jpg": Facts(...)})
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.boxes.box import Box, Size
 from data_prep.boxes.notation import Reading, Written, read_boxes
 from data_prep.boxes.scale import Scale
-from data_prep.boxes.sizes import Sizes
 from data_prep.boxes.told import FEW, Seen, said_scale, scale_of, tell
 from data_prep.check.inspect import Facts
 from data_prep.check.report import Example, Report
-
-Folder = str | os.PathLike[str] | None
 
 
 class Boxed(NamedTuple):
@@ -44,9 +39,9 @@ def boxes_of(record: Mapping[str, Any]) -> tuple[Reading, Scale | None, bool] | 
     return Reading(boxes, unread), said_scale(record), isinstance(record.get("image"), str)
 
 
-def box_findings(report: Report, boxed: Sequence[Boxed], folder: Folder, facts: Mapping[str, Facts]) -> None:
+def box_findings(report: Report, boxed: Sequence[Boxed], facts: Mapping[str, Facts]) -> None:
     """Add what is wrong with the boxes of a file; without pictures only what needs no picture's size."""
-    sizes = {id(one): _size(one, folder, facts) for one in boxed}
+    sizes = {id(one): _size(one, facts) for one in boxed}
     plain = [
         Seen(box, sizes[id(one)]) for one in boxed for box in one.reading.boxes if scale_of(box, one.said, None) is None
     ]
@@ -63,15 +58,10 @@ def box_findings(report: Report, boxed: Sequence[Boxed], folder: Folder, facts: 
         report.add("boxes on several scales", replace(list(scales.values())[1].place, detail=named))
 
 
-def _size(one: Boxed, folder: Folder, facts: Mapping[str, Facts]) -> Size | None:
+def _size(one: Boxed, facts: Mapping[str, Facts]) -> Size | None:
     name = one.place.image
     found = facts.get(name) if name and one.has_one_picture else None
-    if name is None or found is None or not found.width:
-        return None
-    if not found.turned or folder is None:
-        return (found.width, found.height)
-    size = Sizes(Path(folder)).of(name)
-    return size.upright if size else None
+    return (found.width, found.height) if found and found.width else None
 
 
 def _faults(one: Boxed, size: Size | None, whole: Scale | None) -> Iterator[tuple[str, str]]:

@@ -15,10 +15,18 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from data_prep.errors import PictureError, PictureFault
-from data_prep.records.exif import orientation_of
 from data_prep.records.foreign import ENDINGS
 from data_prep.records.greys import Greys, Scale
-from data_prep.records.picture import extension_of, load, num_frames, open_lazily, read_picture, resolve_image, rgb
+from data_prep.records.picture import (
+    extension_of,
+    load,
+    num_frames,
+    open_lazily,
+    read_picture,
+    resolve_image,
+    rgb,
+    stored_pixels,
+)
 
 THUMB = (9, 8)
 FINE = 64
@@ -27,8 +35,9 @@ FINE = 64
 class Facts(NamedTuple):
     """What a picture file holds; `fault` is None for a good picture, else `problem` says what is wrong.
 
-    `greys` tells how more than 8 bits became 8. `digest` is of the bytes; `pattern` (64 bits: is each of 8 x 8 places
-    brighter than its right neighbour) and `thumb` (9 x 8 RGB) are of what it looks like.
+    Width and height are those of the upright picture. `greys` tells how more than 8 bits became 8. `digest` is of
+    the bytes; `pattern` (64 bits: is each of 8 x 8 places brighter than its right neighbour) and `thumb` (9 x 8
+    RGB) are of what it looks like.
     """
 
     fault: PictureFault | None = None
@@ -56,14 +65,16 @@ def inspect_picture(folder: str, name: str) -> Facts:
 def _inspect(path: Path, name: str) -> Facts:
     raw = read_picture(path)
     image = open_lazily(io.BytesIO(raw), name)
-    width, height = image.size
-    turned = orientation_of(image) != 1 if b"Exif" in raw[:4096] else False
+    stored, orientation = stored_pixels(image)
+    width, height = reversed(stored) if orientation >= 5 else stored
     has_deep_colours = ";16" in _raw_mode(image)
     drafted = None
-    if image.format == "JPEG" and min(width, height) >= 4 * FINE:
-        drafted = image.draft("RGB", (width // 8, height // 8))  # entropy-decodes every byte, inverse-transforms few
+    if image.format == "JPEG" and min(stored) >= 4 * FINE:
+        drafted = image.draft(
+            "RGB", (stored[0] // 8, stored[1] // 8)
+        )  # entropy-decodes every byte, inverse-transforms few
     load(image, name)
-    shown, greys = (image, None) if image.mode in {"RGB", "L"} else rgb(image, name)
+    shown, greys = (image, None) if image.mode == "L" else rgb(image, name)
     if has_deep_colours and greys is None:
         greys = _deep_colours(image)
     thumb = _thumb(shown, drafted[1] if drafted else (0, 0, *shown.size))
@@ -71,7 +82,7 @@ def _inspect(path: Path, name: str) -> Facts:
         width=width,
         height=height,
         frames=num_frames(image),
-        turned=turned,
+        turned=orientation != 1,
         true_extension=_true_extension(name, raw),
         greys=greys,
         digest=hashlib.blake2b(raw, digest_size=16).digest(),

@@ -106,7 +106,7 @@ def _check(
     if folder is not None:
         facts = look(folder, list(seen.pictures), depth.decode, workers)
         picture_findings(report, records, seen.pictures, facts)
-    box_findings(report, seen.boxes, folder, facts)
+    box_findings(report, seen.boxes, facts)
     if test is not None:
         names = list(dict.fromkeys(name for names in names_of(test) for name in names))
         test_facts = look(test_folder, names, True, workers) if test_folder is not None and depth.decode else {}

@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMATS", "MAX_PIXELS", "decode", "extension_of", "load", "num_frames", "open_image", "open_lazily",
-    "read_picture", "resolve_image", "rgb", "stored_size", "upright_rgb",
+    "read_picture", "resolve_image", "rgb", "stored_pixels", "stored_size", "upright_rgb",
 ]  # fmt: skip
 
-VERSION = 2
+VERSION = 3
 """Part of the keys of caches: one more whenever a file comes out with other pixels than before."""
 
 BYTES_A_PIXEL = 16
@@ -77,7 +77,14 @@ def stored_size(path: str | os.PathLike[str], max_pixels: int | None = None) -> 
     """
     with _opened_file(path, max_pixels) as stream:
         image = open_lazily(stream, path, max_pixels)
-        return image.size, orientation_of(image)
+        return stored_pixels(image)
+
+
+def stored_pixels(image: Image.Image) -> tuple[tuple[int, int], int]:
+    """Return (width, height) of the stored pixels of a picture that is not loaded yet, and its orientation, 1 to 8."""
+    orientation = orientation_of(image)
+    is_swapped = image.format == "TIFF" and orientation >= 5  # of TIFF alone Pillow tells the upright size
+    return (image.size[1], image.size[0]) if is_swapped else image.size, orientation
 
 
 @contextmanager
@@ -184,7 +191,7 @@ def num_frames(image: Image.Image) -> int:
 
 def upright_rgb(image: Image.Image, where: object = "the picture") -> Image.Image:
     """Return a decoded picture as RGB with its EXIF orientation applied; raise PictureError as `rgb` does."""
-    if image.mode == "RGB" and not ("exif" in image.info or image.format in {"TIFF", "MPO"}):
+    if image.mode == "RGB" and not ({"exif", "transparency"} & image.info.keys() or image.format in {"TIFF", "MPO"}):
         return image
     turn = turn_of(image)
     made, _ = rgb(image if turn is None else image.transpose(turn), where)
@@ -197,7 +204,7 @@ def rgb(image: Image.Image, where: object = "the picture") -> tuple[Image.Image,
 
     Raises PictureError where none of its values is a number, and where it cannot be converted.
     """
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:  # PNG may name one of its colours
         return image, None
     try:
         if image.mode.startswith(("I", "F")):

@@ -15,12 +15,14 @@ from PIL import Image
 
 from data_prep.__main__ import main
 from data_prep.boxes.notation import read_boxes
+from data_prep.check.inspect import inspect_picture
 from data_prep.check.mend import mend
 from data_prep.converters.texts import texts_of
 from data_prep.errors import DataError
 from data_prep.generate.endpoint import Endpoint, NotNow
 from data_prep.generate.validate import Invalid, turns_of
 from data_prep.records.json_text import json_in
+from data_prep.records.picture import stored_size
 from data_prep.records.record import open_image, read_records
 from tests.data_prep.conftest import record
 
@@ -278,7 +280,7 @@ def test_a_sheet_that_is_hidden_is_passed_over_and_formulas_without_values_are_n
 def test_coco_s_pictures_are_found_by_the_paths_of_other_machines_and_ids_may_be_whole_floats(
     sources: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = ["photos\\0.jpg", "C:\\d\\photos\\1.jpg", "D:\\train\\2.jpg", "3.JPG", "/mnt/x/4.jpg"]
+    names = ["photos\\0.jpg", "C:\\d\\photos\\1.jpg", "D:\\train\\2.jpg", "3.JPG", "/data/x/4.jpg"]
     images = [{"id": float(n), "file_name": name, "width": 80, "height": 60} for n, name in enumerate(names)]
     told_of = [{"image_id": n, "caption": "a", "category_id": 1.0, "bbox": [1, 2, 20, 20]} for n in range(5)]
     whole = {"images": images, "annotations": told_of, "categories": [{"id": 1, "name": "dog"}]}
@@ -308,6 +310,22 @@ def test_classes_of_yolo_may_be_written_as_floats(sources: Path) -> None:
 def test_a_picture_of_one_value_far_from_every_scale_is_read(value: float, tmp_path: Path) -> None:
     Image.new("F", (9, 9), value).save(tmp_path / "a.tif")
     assert open_image(tmp_path / "a.tif").size == (9, 9)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif"])
+def test_sizes_are_those_of_the_upright_picture_whatever_holds_the_orientation(kind: str, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    more: dict[str, Any] = {"tiffinfo": {0x0112: 6}} if kind == "tif" else {"exif": exif}
+    Image.new("RGB", (60, 40), (200, 30, 40)).save(tmp_path / f"a.{kind}", **more)
+    assert stored_size(tmp_path / f"a.{kind}") == ((60, 40), 6)
+    facts = inspect_picture(str(tmp_path), f"a.{kind}")
+    assert (facts.width, facts.height) == (40, 60) == open_image(tmp_path / f"a.{kind}").size and facts.turned
+
+
+def test_a_colour_that_a_png_names_as_transparent_is_white(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9), (200, 30, 40)).save(tmp_path / "a.png", transparency=(200, 30, 40))
+    assert open_image(tmp_path / "a.png").getpixel((0, 0)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize("usage", [None, {"prompt_tokens": None, "completion_tokens": "x"}, {"prompt_tokens": -5}])
