@@ -130,9 +130,10 @@ def talk(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     job = _talking(studio, name)
     if job is None:
         return {"state": None, "models": []}
-    state = jobs.look(job).state
-    ready = results.models_of(int(job.about["port"])) if state == "running" else []
-    return {"state": state, "models": ready, "job": job.id, "why": jobs.reason(job) if state == "failed" else ""}
+    seen = jobs.look(job)
+    ready = results.models_of(int(job.about["port"])) if seen.state == "running" else []
+    why = jobs.reason(job) if seen.state == "failed" else ""
+    return {"state": seen.state, "models": ready, "job": job.id, "why": why, "seconds": seen.seconds}
 
 
 def _talking(studio: Studio, name: str) -> Job | None:

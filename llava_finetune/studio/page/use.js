@@ -3,7 +3,7 @@ import { call, upload } from "./api.js";
 import { el, fill, find, pictureAt, say } from "./dom.js";
 import { named, trouble } from "./main.js";
 import { commandBox, jobLine, options, pill } from "./parts.js";
-import { percent, t, tOr } from "./texts.js";
+import { duration, percent, t, tOr } from "./texts.js";
 
 let chosen = null;
 let picture = null;
@@ -44,7 +44,7 @@ export async function refresh() {
   const isBusy = talk.state === "running" && !talk.models.length && find("#talk").dataset.job === talk.job;
   if (isBusy) return; // it answers a question, and nothing else: what was said and typed stays
   find("#talk").dataset.job = talk.models.length ? talk.job : "";
-  fill(find("#talk"), [name, talk.state, talk.models, talk.why], () => talkParts(talk));
+  fill(find("#talk"), [name, talk.state, talk.models, talk.why, talk.models.length ? 0 : Math.round((talk.seconds ?? 0) / 5)], () => talkParts(talk));
 }
 
 // The report as it is now: a certificate joins it later.
@@ -80,6 +80,11 @@ function productItem(one) {
 const verdict = (one) => el("li", { class: one.verdict.replaceAll(" ", "-") }, el("b", {}, tOr(`engine.${one.engine}`, one.engine)), " ",
   t(`verdict.${one.verdict}`, { identical: one.identical, all: one.count }));
 
+const unload = (job) => el("button", { class: "plain", id: "unload", onclick: async () => {
+  await call("stop", { name: job }).catch((error) => trouble(error));
+  await refresh();
+} }, t("talk.stop"));
+
 function talkParts(talk) {
   if (!talk.models.length) {
     const isLoading = talk.state === "running" || talk.state === "waiting";
@@ -88,7 +93,9 @@ function talkParts(talk) {
         event.target.disabled = true;
         await call("talk-begin", { name: chosen }).catch((error) => trouble(error));
         await refresh();
-      } }, isLoading ? t("talk.loading") : t("talk.load")))];
+      } }, isLoading ? t("talk.loading") : t("talk.load")),
+      isLoading ? el("span", { class: "dim" }, duration(talk.seconds)) : null,
+      isLoading ? unload(talk.job) : null)];
   }
   const shown = el("div", { class: "shown" });
   const input = el("input", { type: "file", accept: "image/*,.heic", class: "hidden", id: "new-picture", tabindex: "-1", "aria-hidden": "true", onchange: async (event) => {
@@ -118,7 +125,7 @@ function talkParts(talk) {
   const send = el("button", { class: "main", id: "send", type: "submit" }, t("talk.ask"));
   form.append(send);
   return [el("p", { class: "buttons" }, el("button", { id: "choose-picture", onclick: () => input.click() }, t("talk.picture")), input,
-    el("button", { class: "plain", id: "unload", onclick: async () => { await call("stop", { name: talk.job }).catch((error) => trouble(error)); await refresh(); } }, t("talk.stop"))), shown, form, answers];
+    unload(talk.job)), shown, form, answers];
 }
 
 function exchange(question, image, answers) {
