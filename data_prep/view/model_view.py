@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from data_prep.errors import DataError, first_line
+from data_prep.errors import DataError, UserError, first_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -178,13 +178,13 @@ def _as_pictures(views: Any, processor: Any) -> list[Image.Image]:
 def open_model(name: str, template: str | None = None, max_length: int | None = None) -> ModelView:
     """Return the view of a model that is trained here: a folder (model, adapter or projector) or a hub name.
 
-    Raises DataError when it cannot be opened, with the reason.
+    Raises UserError when it cannot be opened, with the reason.
     """
-    from llava_finetune.errors import UserError
-
     try:
         return _open(name, template, max_length)
-    except (UserError, OSError, ValueError) as error:
+    except UserError:  # names the model, and what to do
+        raise
+    except (OSError, ValueError) as error:
         reason = first_line(error)
         raise DataError(name, f"the model cannot be opened ({reason}); give a model's folder or hub name") from None
 

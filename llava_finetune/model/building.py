@@ -44,6 +44,7 @@ UPSTREAM_DEFAULTS: dict[str, Any] = {
     "mm_vision_select_feature": "patch",
     "image_aspect_ratio": "square",
 }
+HUB = "connect to the hub (no HF_HUB_OFFLINE), log in where it asks for it (hf auth login), or give a model's folder"
 REMEDY = "download the folder again, and see that every file that model.safetensors.index.json names is there"
 KEPT_WHOLE = ("model.mm_projector", "model.vision_tower", "lm_head")
 ATTENTIONS = ("auto", "sdpa", "eager", "flash_attention_2")
@@ -77,7 +78,7 @@ def load_config(path: str, cache_dir: str | None = None) -> Any:
         require_language(path, raw)
     if raw is not None and (language := language_of(str(raw.get("model_type", "")))):
         llava_class(language)  # and registers its config class
-    with blamed_on(path, "no usable config.json", "give a model folder or a hub id"):
+    with blamed_on(path, "no usable config.json", "give a model's folder" if Path(path).is_dir() else HUB):
         config = transformers.AutoConfig.from_pretrained(path, cache_dir=cache_dir)
         if config.model_type == "llava" and "LlavaLlamaForCausalLM" in (config.architectures or []):
             # Upstream's name until 2024; transformers has given it to a layout of its own since.

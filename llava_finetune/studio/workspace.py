@@ -111,7 +111,10 @@ class Workspace:
         """The path of `name` in the workspace. Raises UserError for one outside of it, links followed."""
         if "\0" in name or len(name) > 4096:
             raise Refused("no_name")
-        path = (self.folder / name).resolve()
+        try:
+            path = (self.folder / name).resolve()
+        except (OSError, RuntimeError, UnicodeEncodeError):  # links in a circle, half of a character
+            raise Refused("no_name") from None
         if path != self.folder and self.folder not in path.parents:
             raise Refused("leads_out", name=name, folder=str(self.folder))
         return path

@@ -39,6 +39,18 @@ def test_a_change_without_the_pages_own_header_is_refused(page: Page) -> None:
     assert not (page.folder / "answers.csv").exists()
 
 
+def test_a_name_that_leads_in_a_circle_or_is_no_text_is_no_failure_of_the_server(page: Page) -> None:
+    (page.folder / "loop").symlink_to("loop")
+    for name in ("loop", "loop/x", "\ud800"):
+        told = httpx.post(
+            f"{page.url}/api/look",
+            content=json.dumps({"name": name}),
+            headers={**HEADERS, "content-type": "application/json"},
+        )
+        assert told.status_code == 400, told.text
+    assert httpx.get(f"{page.url}/picture/:/loop").status_code in (400, 404)
+
+
 @pytest.mark.parametrize("name", ["/etc/passwd", "../secret.csv", "photos/../../secret.csv", "link.csv"])
 def test_paths_lead_only_below_the_workspace(page: Page, name: str) -> None:
     (page.folder.parent / "secret.csv").write_text("image,answer\na.png,secret\n")
