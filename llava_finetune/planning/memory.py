@@ -29,7 +29,7 @@ CONTEXT = 900_000_000
 """Bytes that CUDA's context and the workspaces of cuBLAS take on a GPU before and beside the tensors."""
 ALLOCATOR = 0.04
 """What torch's caching allocator reserves beside all tensors, as a share of them: its rules replayed over pretended
-trainings gave 3.4 % for a whole 7B LoRA, 3 to 11 % for two layers (llava_finetune/pretended_gpu/allocator.py)."""
+trainings of whole models gave 0.5 to 3.8 %, for checkpointed QLoRA 8.6 % (docs/pretended-gpu.md)."""
 PYTHON = {True: 3_000_000_000, False: 700_000_000}
 """Host bytes of one rank with torch, transformers and DeepSpeed imported: with CUDA's libraries, and without."""
 BYTES_PER_WEIGHT = {16: 2.0, 8: 1.002, 4: 0.5 + 1 / 64 + 4 / (64 * 256)}
