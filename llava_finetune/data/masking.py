@@ -107,11 +107,10 @@ def encode_segments(pieces: Sequence[Segment], tokenizer: Any) -> tuple[list[int
     ids: list[int] = []
     labels: list[int] = []
     position = 0
-    bos = 0
+    bos, eos = added_around(tokenizer)
     for index, chunk in enumerate(text.split(IMAGE_TOKEN)):
         chunk_ids, spans = _tokenize(chunk, tokenizer, [edge - position for mark in marks for edge in mark])
         if index == 0:
-            bos = int(adds_bos(tokenizer))
             first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.pad_token_id
             if bos or (text and not chunk and first is not None):
                 ids.append(first)
@@ -119,7 +118,8 @@ def encode_segments(pieces: Sequence[Segment], tokenizer: Any) -> tuple[list[int
         else:
             ids.append(IMAGE_TOKEN_INDEX)
             labels.append(IGNORE_INDEX)
-        for token, (start, end) in zip(chunk_ids[bos:], spans[bos:], strict=True):
+        own = slice(bos, len(chunk_ids) - eos)
+        for token, (start, end) in zip(chunk_ids[own], spans[own], strict=True):
             ids.append(token)
             taught = overlaps((position + start, position + end), marks)
             labels.append(token if taught else IGNORE_INDEX)
@@ -129,8 +129,17 @@ def encode_segments(pieces: Sequence[Segment], tokenizer: Any) -> tuple[list[int
 
 def adds_bos(tokenizer: Any) -> bool:
     """Whether the tokenizer puts a BOS before every text. A text that begins with the BOS token itself is no sign."""
+    return bool(added_around(tokenizer)[0])
+
+
+def added_around(tokenizer: Any) -> tuple[int, int]:
+    """How many tokens the tokenizer puts before and after every text: a BOS, and an EOS with `add_eos_token`.
+
+    The template ends answers itself; an EOS more would stand behind each stretch between pictures and end a question.
+    """
     ids = tokenizer("a").input_ids
-    return bool(ids) and ids[0] == tokenizer.bos_token_id
+    bos = int(bool(ids) and ids[0] == tokenizer.bos_token_id)
+    return bos, int(len(ids) > bos + 1 and ids[-1] == getattr(tokenizer, "eos_token_id", None))
 
 
 def spans_of(labels: Sequence[int]) -> list[tuple[int, int]]:

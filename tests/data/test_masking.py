@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from data_prep.records.marks import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from data_prep.records.record import conversation
@@ -23,6 +25,17 @@ TEMPLATES = ("vicuna_v1", "llava_llama_2", "chatml_direct", "v1_mmtag", "v0")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("tokenizer")
     return load_tokenizer(str(make_tiny_language_model(folder / "llama", "llama")), None, 64)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_tokenizer_that_ends_every_text_adds_no_end_of_its_own(template: str, tokenizer: Any) -> None:
+    ending = copy.deepcopy(tokenizer)
+    tokens = [(name, tokenizer.convert_tokens_to_ids(name)) for name in ("<s>", "</s>")]
+    ending.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=tokens)
+    assert ending("a").input_ids[-1] == tokenizer.eos_token_id
+    talk = [{**TALK[0], "value": "<image>\n<image>\nwhat is it?"}, *TALK[1:]]
+    assert encode(talk, template, ending) == encode(talk, template, tokenizer)
+    assert prompt_ids(talk[:1], template, ending) == prompt_ids(talk[:1], template, tokenizer)
 
 
 class WithoutOffsets:
