@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_prep.check.kinds import Severity
-from data_prep.check.report import NUM_EXAMPLES, Example, Finding, Report
+from data_prep.check.report import Example, Finding, Report
 from data_prep.errors import PictureError, quoted, shortened
 from data_prep.records.picture import open_image, resolve_image
 from data_prep.view.page import escape, picture_tag, write_page
@@ -47,8 +47,8 @@ def _overview(report: Report) -> str:
 def _card(found: Finding, report: Report, test_folder: Path | None) -> str:
     severity = found.kind.severity
     rows = "".join(_row(example) for example in found.examples)
-    if len(found.examples) == NUM_EXAMPLES < found.count:
-        rows += f'<tr><td colspan="3" class="soft">the first {NUM_EXAMPLES} of {found.count:,}</td></tr>'
+    if len(found.examples) < found.distinct:
+        rows += f'<tr><td colspan="3" class="soft">the first {len(found.examples)} of {found.distinct:,}</td></tr>'
     table = f'<div class="wide"><table><tr><th>Line</th><th>Record</th><th>What is there</th></tr>{rows}</table></div>'
     remedy = f"<p>{escape(_sentence(found.kind.remedy))}</p>" if severity is not Severity.NOTE else ""
     pictures = "".join(_pair(example, report, test_folder) for example in found.examples)

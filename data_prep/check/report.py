@@ -34,17 +34,19 @@ class Example:
 class Finding:
     """All places of one kind: how many, the first of them, and (not in the JSON) the numbers of all records.
 
-    A picture that several records name is one example and a place in each of them.
+    A picture that several records name is one example and a place in each of them; `distinct` counts it once.
     """
 
     kind: Kind
     count: int = 0
     examples: list[Example] = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
+    distinct: int = 0
 
     def add(self, example: Example, others: Sequence[int] = ()) -> None:
         """Count a place, and those of the `others`, records with the same picture, keeping the first few in full."""
         self.count += 1 + len(others)
+        self.distinct += 1
         self.indices += [example.index, *others]
         if len(self.examples) < NUM_EXAMPLES:
             shared = f" (in {1 + len(others)} records)" if others else ""
@@ -111,6 +113,7 @@ class Report:
                     "kind": found.kind.name,
                     "severity": found.kind.severity.value,
                     "count": found.count,
+                    "distinct": found.distinct,
                     "why": found.kind.why,
                     "remedy": found.kind.remedy,
                     "examples": [asdict(example) for example in found.examples],
@@ -128,7 +131,9 @@ def from_json(value: dict[str, Any]) -> Report:
     report.seconds, report.statistics = value["seconds"], value["statistics"]
     for found in value["findings"]:
         examples = [Example(**example) for example in found["examples"]]
-        report.by_kind[found["kind"]] = Finding(KINDS[found["kind"]], found["count"], examples)
+        report.by_kind[found["kind"]] = Finding(
+            KINDS[found["kind"]], found["count"], examples, distinct=found["distinct"]
+        )
     return report
 
 
@@ -140,8 +145,8 @@ def report_text(report: Report, num_examples: int = 3) -> str:
         lines.append(f"  {found.kind.severity.value:<8} {found.count:>7}  {found.kind.name}: {found.kind.why}")
         shown = found.examples[:num_examples]
         lines += [f"{'':19}{_place(example)}" for example in shown]
-        if found.count > len(shown) and len(shown) == num_examples:
-            lines.append(f"{'':19}... the first {len(shown)} of {found.count}")
+        if found.distinct > len(shown):
+            lines.append(f"{'':19}... the first {len(shown)} of {found.distinct}")
         if found.kind.severity is not Severity.NOTE:
             lines.append(f"{'':19}-> {found.kind.remedy}")
     lines += [f"  {line}" for line in _statistics(report.statistics)]

@@ -31,7 +31,7 @@ from data_prep.records.picture import VERSION as PICTURE_VERSION
 from data_prep.records.pixels import pixel_limit
 from data_prep.records.record import Records, images_of, read_records
 
-VERSION = 6
+VERSION = 7
 """Part of the cache's key: one more whenever a check changes."""
 
 Name = str | os.PathLike[str]

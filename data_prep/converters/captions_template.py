@@ -14,10 +14,9 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.converters.encodings import encoding_of
+from data_prep.converters.delimited import delimited_cells
 from data_prep.converters.folder import pictures_below
 from data_prep.converters.options import converter_parser
-from data_prep.converters.rows import Reading, read_rows
 from data_prep.converters.texts import text_of
 from data_prep.errors import DataError, UsageError, quoted
 from data_prep.files import write_text
@@ -37,16 +36,14 @@ def filled_in(path: Path, encoding: str | None = None) -> dict[str, str]:
     """Return the captions of an earlier template by picture name; none when the file is not there."""
     if not path.exists() or (path.is_file() and not path.stat().st_size):
         return {}
-    rows = [row for _, row in read_rows(path, Reading(encoding=encoding))]
-    if any(set(row) != set(HEADER) for row in rows) or (not rows and not _is_empty_template(path, encoding)):
+    (_, names), *lines = delimited_cells(path, None, encoding)
+    filled = {place for _, cells in lines for place, cell in enumerate(cells) if cell.strip()}
+    own = [names.index(name) for name in HEADER if names.count(name) == 1]
+    if len(own) < len(HEADER) or filled - set(own):  # Excel saves columns without a name and a value, too
         problem = "exists and is no caption template: its columns are not image and caption alone"
         raise DataError(path, f"{problem}, and others would be lost; choose another name")
-    return {text_of(row["image"]): text_of(row["caption"]) for row in rows}
-
-
-def _is_empty_template(path: Path, encoding: str | None) -> bool:
-    text = path.read_text(encoding=encoding_of(path, encoding))
-    return {cell.strip().strip('"') for cell in text.replace(";", ",").split(",")} == set(HEADER)
+    rows = [[cells[place] if place < len(cells) else "" for place in own] for _, cells in lines]
+    return {text_of(image): text_of(caption) for image, caption in rows}
 
 
 def write_template(path: Path, names: Sequence[str], captions: dict[str, str]) -> None:
@@ -77,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.test and (name.startswith("test/") if by_folder else is_test(name, args.test_share, args.seed))
     }  # fmt: skip
     known = {**filled_in(args.train, args.encoding), **(filled_in(args.test, args.encoding) if args.test else {})}
-    if gone := {name: caption for name, caption in known.items() if caption and name not in set(names)}:
+    there = set(names)
+    if gone := {name: caption for name, caption in known.items() if caption and name not in there}:
         first = next(iter(gone))
         problem = f"no such picture, and its caption would be lost ({quoted(gone[first])}), the first of {len(gone)}"
         raise DataError(first, f"{problem}; put the picture back, or take its row out of the table")

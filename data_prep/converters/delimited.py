@@ -29,10 +29,21 @@ OTHERS = {
 def delimited_rows(
     path: Path, delimiter: str | None, encoding: str | None = None, option: str = "--encoding"
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (place, row) of a table whose first line names the columns; lines with nothing in them are left out.
+    """Yield (place, row) of a table whose first line names the columns, as `delimited_cells` does, names once each."""
+    lines = delimited_cells(path, delimiter, encoding, option)
+    _, names = next(lines)
+    refuse_twice(names, path)
+    for place, cells in lines:
+        yield place, dict(zip(names, cells + [""] * (len(names) - len(cells)), strict=False))
 
-    Raises DataError for a file of another kind, an unknown encoding (see `encoding_of`), a column named twice, a line
-    with more cells than columns, and broken quotes.
+
+def delimited_cells(
+    path: Path, delimiter: str | None, encoding: str | None = None, option: str = "--encoding"
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield (place, cells) of each line, the names of the columns first; lines with nothing in them are left out.
+
+    `delimiter` is used unless the header has others alone. Raises DataError for a file of another kind, an unknown
+    encoding (see `encoding_of`), a line with more cells than columns, and broken quotes.
     """
     with path.open("rb") as raw:
         head = raw.read(8)
@@ -41,10 +52,9 @@ def delimited_rows(
     csv.field_size_limit(LONGEST_CELL)
     with path.open(encoding=encoding_of(path, encoding, option), newline="") as stream:
         first, skipped, asked = _header_line(stream)
-        usual = delimiter if delimiter and delimiter in first else _delimiter(first)
-        reader = csv.reader(chain([first], stream), delimiter=asked or usual, strict=True)
+        reader = csv.reader(chain([first], stream), delimiter=asked or _delimiter(first, delimiter), strict=True)
         try:
-            yield from _named(reader, path, skipped)
+            yield from _lines(reader, path, skipped)
         except csv.Error as error:
             problem = f"line {reader.line_num + skipped}: broken CSV ({error})"
             raise DataError(path, f"{problem}; look for a quote that is opened and not closed before it") from None
@@ -65,17 +75,23 @@ def _header_line(stream: TextIO) -> tuple[str, int, str | None]:
     return "", skipped, asked
 
 
-def _delimiter(header: str) -> str:
-    """Return the delimiter that a header has most of outside of quotes; the semicolon is Excel's in much of Europe."""
-    return max(DELIMITERS, key=QUOTES.sub("", header).count)
+def _delimiter(header: str, usual: str | None) -> str:
+    """Return the usual delimiter unless a header has others alone, else the one that it has most of outside of quotes.
+
+    The semicolon is Excel's in much of Europe.
+    """
+    bare = QUOTES.sub("", header)
+    if usual and (usual in bare or not any(one in bare for one in DELIMITERS)):
+        return usual
+    return max(DELIMITERS, key=bare.count)
 
 
-def _named(reader: Any, path: Path, skipped: int) -> Iterator[tuple[str, dict[str, str]]]:
+def _lines(reader: Any, path: Path, skipped: int) -> Iterator[tuple[str, list[str]]]:
     header = next(reader, None)
     if not header:
         raise DataError(path, "an empty table; the first line names the columns")
     names = [name.strip() for name in header]
-    refuse_twice(names, path)
+    yield f"line {reader.line_num + skipped}", names
     for cells in reader:
         if not any(cell.strip() for cell in cells):
             continue
@@ -83,7 +99,7 @@ def _named(reader: Any, path: Path, skipped: int) -> Iterator[tuple[str, dict[st
         if len(cells) > len(names) and any(cells[len(names) :]):
             problem = f"{place}: {len(cells)} cells for {len(names)} columns"
             raise DataError(path, f"{problem}; put quotes around a text with the delimiter in it")
-        yield place, dict(zip(names, cells + [""] * (len(names) - len(cells)), strict=False))
+        yield place, cells
 
 
 def refuse_twice(names: Sequence[str], path: Path) -> None:

@@ -104,14 +104,18 @@ def require_folder(folder: Path) -> None:
 def require_place(image_name: str) -> None:
     """Raise UsageError where a pattern of pictures' names has no place for the number: all would be one picture."""
     plain = image_name.replace("{{", "").replace("}}", "")
-    try:
-        is_pattern = image_name.format(1) != image_name.format(2) and not {"{", "}"} & set(PLACE.sub("", plain))
-    except (ValueError, LookupError, AttributeError, TypeError):
-        is_pattern = False
-    if not is_pattern:
+    has_place = _tells_apart(image_name, 1, 2) or _tells_apart(image_name, "a", "b")  # ids are numbers or texts
+    if not has_place or {"{", "}"} & set(PLACE.sub("", plain)):
         raise UsageError(
             f"--image-name {image_name!r}: write {{}} where the picture's number goes, as in 'VG/{{}}.jpg'"
         )
+
+
+def _tells_apart(pattern: str, one: int | str, other: int | str) -> bool:
+    try:
+        return pattern.format(one) != pattern.format(other)
+    except (ValueError, LookupError, AttributeError, TypeError):
+        return False
 
 
 def picture_problem(folder: Path, name: str) -> Reason | None:

@@ -174,7 +174,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         refuse_source(path, [args.records])
         if not chosen[name]:
             few = f"{len(records)} records, {len(groups)} when those of one picture stay together"
-            raise DataError(args.records, f"{few}: none falls to {name}={parts[name]:g}; give it a larger share")
+            needs = f"; {len(parts)} parts need as many pictures: add some, or name fewer parts"
+            remedy = needs if len(groups) < len(parts) else "; give it a larger share"
+            raise DataError(args.records, f"{few}: none falls to {name}={parts[name]:g}{remedy}")
     for name, path in zip(parts, outputs, strict=True):
         origin = Origin("split", [args.records], args.image_folder, {**choices, "part": name})
         print(f"{path}: {write_output(path, _taken(records, chosen[name]), origin)}")

@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,9 @@ from data_prep.__main__ import main
 from data_prep.boxes.notation import read_boxes
 from data_prep.check.inspect import inspect_picture
 from data_prep.check.mend import mend
+from data_prep.converters import captions_template
+from data_prep.converters.delimited import delimited_rows
+from data_prep.converters.options import require_place
 from data_prep.converters.texts import texts_of
 from data_prep.errors import DataError
 from data_prep.generate.endpoint import Endpoint, NotNow
@@ -132,6 +136,7 @@ def test_a_mixture_has_a_bound(sources: Path, capsys: pytest.CaptureFixture[str]
 
 def test_a_pattern_of_names_has_a_place_for_the_number(sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["--questions", "questions.json", "--annotations", "annotations.json", "--images", "coco"]
+    require_place("{:s}.jpg")  # for ids that are texts
     for pattern in ("0.jpg", "{0.real}.jpg", "{}{", "{:0999999999d}.jpg"):
         status, error = told(["okvqa", *asked, "--output", "o.json", "--image-name", pattern], capsys)
         assert status == 2 and "write {} where the picture's number goes" in error
@@ -153,6 +158,58 @@ def test_a_template_replaces_nothing_but_itself(text: str, sources: Path, capsys
     status, error = told(["captions-template", "photos", "--train", "t.csv"], capsys)
     assert status == 1 and "lost" in error
     assert Path("t.csv").read_text() == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image,caption,\n0.jpg,a dog,\n", "image\tcaption\n", "image,caption\n,\n", "image;caption;;\n0.jpg;a dog;;\n",
+        "sep=;\nimage;caption\n", "caption,notes,image\na dog,,0.jpg\n",
+    ],
+)  # fmt: skip
+def test_a_template_is_known_again_as_spreadsheets_save_it(text: str, sources: Path) -> None:
+    Path("t.csv").write_text(text)
+    assert main(["captions-template", "photos", "--train", "t.csv"]) == 0
+    assert ("0.jpg,a dog\n" in Path("t.csv").read_text()) == ("a dog" in text)
+
+
+@pytest.mark.parametrize("header", ["image,caption,,", "image,caption,caption,"])
+def test_a_template_loses_no_cell_without_a_name(
+    header: str, sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("t.csv").write_text(f"{header}\n0.jpg,a dog,keep me,\n")
+    assert told(["captions-template", "photos", "--train", "t.csv"], capsys)[0] == 1
+    assert "keep me" in Path("t.csv").read_text()
+
+
+def test_a_template_looks_at_all_names_a_few_times_and_not_for_each_caption(
+    sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+
+    class Names(list[str]):
+        def __iter__(self) -> Iterator[str]:
+            looks.append(1)
+            return super().__iter__()
+
+    names = Names(f"{number}.jpg" for number in range(50))
+    monkeypatch.setattr(captions_template, "pictures_below", lambda folder: names)
+    Path("t.csv").write_text("image,caption\n" + "".join(f"{name},a\n" for name in names))
+    assert main(["captions-template", "photos", "--train", "t.csv"]) == 0
+    assert len(looks) < 10
+
+
+def test_a_tsv_of_one_column_keeps_its_commas(sources: Path) -> None:
+    for text, delimiter in (("caption\na dog, a cat\n", "\t"), ("caption;b\na dog, a cat;\n", "\t")):
+        Path("t.tsv").write_text(text)
+        assert [row["caption"] for _, row in delimited_rows(Path("t.tsv"), delimiter)] == ["a dog, a cat"]
+
+
+def test_a_split_says_what_helps_where_pictures_are_too_few(sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("r.json").write_text(json.dumps([record("a", "0.jpg"), record("b", "0.jpg")]))
+    status, error = told(["split", "r.json", "--parts", "train=0.5", "test=0.5", "--output-dir", "s"], capsys)
+    assert status == 1 and "2 parts need as many pictures: add some, or name fewer parts" in error
+    assert "larger" not in error
 
 
 def test_messages_name_their_pictures_by_addresses_of_files_and_in_other_spellings(sources: Path) -> None:
@@ -242,6 +299,20 @@ def test_the_check_counts_records_and_says_how_many_it_shows(sources: Path, caps
     assert "the first 5 of 6" in page and len(page) < 20_000
     assert main(["check", "r.json"]) == 0
     assert "7 pictures named" in capsys.readouterr().out
+
+
+def test_the_check_counts_a_picture_of_several_records_once_where_it_lists(
+    sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    some = [record(f"{number}", f"gone{number % 5}.jpg") for number in range(10)]
+    for records, pictures in ((some, 5), ([one for one in some if one["image"] < "gone3"], 3)):
+        Path("r.json").write_text(json.dumps(records))
+        for _ in range(2):  # the second from the cache
+            words = ["--images", "photos", "--cache-dir", "cache", "--html", "c.html"]
+            assert main(["check", "r.json", *words]) == 1
+            said = capsys.readouterr().out
+            assert ("... the first 3 of 5" in said) == (pictures == 5) and said.count("the first") == pictures // 5
+            assert "the first" not in Path("c.html").read_text()
 
 
 def test_probes_take_time_that_grows_with_the_records(sources: Path) -> None:
