@@ -78,6 +78,9 @@ class Routed:
         self.screen, self.log, self.debug = screen, log, debug
         self.outlives = False
         """Whether the command goes on where its screen is gone: a training does, a table for `head` does not."""
+        self.is_lost = False
+        self.unseen = ""
+        """What was written since the last line that is known to be on the screen."""
 
     def write(self, text: str) -> int:
         """Write to the screen what is ours, and the rest to the log."""
@@ -89,19 +92,27 @@ class Routed:
         return len(text)
 
     def _show(self, text: str) -> int:
-        try:
+        if not self.outlives:
             return self.screen.write(text)
-        except OSError:  # a terminal that was closed, a reader that left
-            if not self.outlives:
-                raise
-            self._lose(text)
+        if self.is_lost:
+            self.log.write(text)
             return len(text)
+        self.unseen += text
+        try:
+            self.screen.write(text)
+        except OSError:
+            self._lose()
+        else:
+            if "\n" in text:
+                self.flush()
+        return len(text)
 
-    def _lose(self, text: str = "") -> None:
-        """Go on without a screen: what it would show is written to the log."""
-        self.log.write(text)
-        self.screen = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (as long as the process)
-        self.debug = False
+    def _lose(self) -> None:
+        """Go on without a screen, a terminal that was closed or a reader that left: its lines go to the log."""
+        self.is_lost, self.debug = True, False
+        self.log.write(self.unseen)
+        with contextlib.suppress(OSError, ValueError):
+            to_nowhere(self.screen)
 
     def writelines(self, lines: Any) -> None:
         """As a file's."""
@@ -112,10 +123,12 @@ class Routed:
         """As a file's."""
         try:
             self.screen.flush()
+            self.unseen = ""
         except OSError:
             if not self.outlives:
                 raise
-            self._lose()
+            if not self.is_lost:
+                self._lose()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.screen, name)
@@ -191,6 +204,15 @@ def debug_to(path: Path, native: bool = False) -> None:
         if isinstance(stream, Routed) and not stream.debug and _descriptor(stream.screen) == number:
             stream.screen.flush()
             stream.screen = _log.take(number)
+
+
+def to_nowhere(stream: Any) -> None:
+    """Turn a stream whose reader is gone to /dev/null: what it still buffers must find an end at exit, too."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, stream.fileno())
+    finally:
+        os.close(nowhere)
 
 
 def _descriptor(stream: TextIO) -> int | None:

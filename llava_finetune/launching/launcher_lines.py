@@ -7,12 +7,12 @@ lines.feed(b"[2026-11-30 05:30:16,755] [INFO] [launch.py:152:main] WORLD INFO DI
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from data_prep.files import without_waiting
+from llava_finetune.screen import to_nowhere
 
 OWN = re.compile(
     rb"\[\d{4}-\d\d-\d\d [\d:,]+\] \[(INFO|WARNING|ERROR)\] "  # DeepSpeed's logger, in its launcher and in the ranks
@@ -20,6 +20,15 @@ OWN = re.compile(
     rb"|\*{20,}\s*$|Setting OMP_NUM_THREADS environment variable for each process"
     rb"|\[Gloo\] Rank |\[W\d{4} |\[rank\d+\]:\[W\d{4} "
 )
+
+
+def say(line: str, screen: TextIO) -> None:
+    """Print a line of the launcher's own. A screen that is gone costs the line, never the run or its exit code."""
+    try:
+        print(line, file=screen, flush=True)
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            to_nowhere(screen)
 
 
 class LauncherLines:
@@ -42,8 +51,8 @@ class LauncherLines:
             self.screen.flush()
         except (OSError, ValueError):  # a terminal that was closed, a reader that left: the run must not wait for it
             self.is_lost = True
-            with contextlib.suppress(OSError, ValueError):  # what is still buffered must find an end, too
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self.screen.fileno())
+            with contextlib.suppress(OSError, ValueError):
+                to_nowhere(self.screen)
             if self.log is not None:
                 self._keep(line)
 

@@ -29,7 +29,7 @@ import psutil
 
 from llava_finetune.errors import FAILURE_VARIABLE, UserError
 from llava_finetune.flags import flag
-from llava_finetune.launching.launcher_lines import LauncherLines
+from llava_finetune.launching.launcher_lines import LauncherLines, say
 from llava_finetune.launching.ssh_environment import forwarded
 from llava_finetune.machine import available_ram, free_shm, readable
 
@@ -80,12 +80,12 @@ def run(command: Sequence[str], environment: Mapping[str, str], failure: Path | 
                 process = subprocess.Popen(command, env=variables, stdout=piped, stderr=piped, start_new_session=apart)
                 code, tail, is_stopped = _wait(process, failure, log, apart=apart)
         except FileNotFoundError:
-            print(f"error: no {command[0]} on PATH; run: bash scripts/setup.sh", file=sys.stderr)
+            say(f"error: no {command[0]} on PATH; run: bash scripts/setup.sh", sys.stderr)
             return 1
         first = _first_failure(failure) if code else {}
         number = signal_number(code, tail)
         if first or code not in (0, 130):
-            print(_last_words(first, code, number, is_stopped), file=sys.stderr)
+            say(_last_words(first, code, number, is_stopped), sys.stderr)
     if first.get("code", 1) != 1:  # 1 says less than what the launcher saw
         return int(first["code"])
     return 128 + number if number else code

@@ -9,11 +9,13 @@ end together with their own exit code, and the launcher starts them again from t
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from llava_finetune.errors import OutOfMemoryError
 from llava_finetune.flags import flag, is_true
+from llava_finetune.launching.launcher_lines import say
 from llava_finetune.launching.processes import run
 
 
@@ -48,7 +50,7 @@ def run_until_it_fits(
     code = run(command, environment, next(failures))
     while code == OutOfMemoryError.exit_code and (smaller := halved(batch, accumulation, sharing)):
         batch, accumulation = int(smaller[3]), int(smaller[5])
-        print(f"# out of memory: once more, from the last checkpoint, with {' '.join(smaller[2:])}", flush=True)
+        say(f"# out of memory: once more, from the last checkpoint, with {' '.join(smaller[2:])}", sys.stdout)
         command = [*command, *smaller]
         code = run(command, environment, next(failures))
     return code

@@ -78,7 +78,7 @@ def prepare(arguments: Arguments, locks: ExitStack) -> Run:
             drop_stale_locks(say)
         # Without it ZeRO-3's parameter partitioning sees a world of one on CPU.
         deepspeed.init_distributed()
-    group = Group()
+    group = Group(training.ddp_timeout_delta)
     group.from_first(lambda: _prepare_output(output, training.resume, locks, say))
     debug_to(output / DEBUG_LOG, native=True)
     for notice in arguments.notices:

@@ -13,19 +13,25 @@ from llava_finetune.errors import UserError
 LONGEST = timedelta(days=7)
 """How long ranks wait for one that checks a million pictures or writes a result; one that ends breaks the connection.
 
-torch's half an hour is for collectives that compute.
+All other messages keep `--ddp_timeout`, so that a machine that freezes ends the run.
 """
 
 
 class Group:
-    """The ranks of a run, talking on the CPU so that no message waits for a GPU; one rank alone needs none."""
+    """The ranks of a run, talking on the CPU so that no message waits for a GPU; one rank alone needs none.
 
-    def __init__(self) -> None:
+    `timeout`: how long a message of every step may take.
+    """
+
+    def __init__(self, timeout: timedelta | None = None) -> None:
         distributed = torch.distributed
         self.active = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
         self.rank = distributed.get_rank() if self.active else 0
         self.size = distributed.get_world_size() if self.active else 1
-        self.handle = distributed.new_group(backend="gloo", timeout=LONGEST) if self.active else None
+        self.handle = distributed.new_group(backend="gloo", timeout=timeout) if self.active else None
+        self.patient = distributed.new_group(backend="gloo", timeout=timeout) if self.active else None
+        if self.patient is not None:  # once all have met: a machine that freezes before is not waited for so long
+            distributed.distributed_c10d._set_pg_timeout(LONGEST, self.patient)
 
     def any(self, value: bool) -> bool:
         """Whether the value is true on any rank; every rank calls."""
@@ -37,10 +43,13 @@ class Group:
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, by rank, on every rank."""
+        return self._gathered(value, self.handle)
+
+    def _gathered(self, value: Any, handle: Any) -> list[Any]:
         if not self.active:
             return [value]
         out: list[Any] = [None] * self.size
-        torch.distributed.all_gather_object(out, value, group=self.handle)
+        torch.distributed.all_gather_object(out, value, group=handle)
         return out
 
     def from_first(self, act: Callable[[], Any]) -> Any:
@@ -50,20 +59,23 @@ class Group:
         """
         if not self.active:
             return act()
-        told: tuple[Any, str | None] = (None, None)
+        told: tuple[Any, str | None, int] = (None, None, 0)
         try:
             if self.rank == 0:
-                told = (act(), None)
-        except Exception as error:
-            told = (None, str(error) or type(error).__name__)
+                told = (act(), None, 0)
+        except BaseException as error:
+            code = 130 if isinstance(error, KeyboardInterrupt) else int(getattr(error, "exit_code", 1))
+            told = (None, str(error) or type(error).__name__, code)
             raise
         finally:
-            value, failed = self.gather(told)[0]
+            value, failed, code = self._gathered(told, self.patient)[0]
         if failed is not None:
-            raise UserError(failed)
+            echo = UserError(failed)
+            echo.exit_code = code  # a scheduler requeues on 75, whichever rank is heard first
+            raise echo
         return value
 
     def wait(self) -> None:
-        """Wait until every rank is here."""
+        """Wait until every rank is here, also those that write what was trained."""
         if self.active:
-            torch.distributed.barrier(group=self.handle)
+            torch.distributed.barrier(group=self.patient)

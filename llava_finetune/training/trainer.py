@@ -41,7 +41,7 @@ class RunTrainer(HalvedBatches, PartLearningRates, WholeCheckpoints):
         # the accumulated steps nor average over ranks. The loss is a mean per micro-batch, as upstream's.
         self.model_accepts_loss_kwargs = False
         self.plan = plan
-        self.group = Group()
+        self.group = Group(self.args.ddp_timeout_delta)
         self.watch = FiniteWatch(tolerate_overflow=bool(self.args.fp16))
         self.num_tokens = 0
         self.num_samples = 0

@@ -168,6 +168,36 @@ def test_a_training_outlives_its_screen(lasting: bool, tmp_path: Path, monkeypat
     assert "step 1" in (tmp_path / "debug.log").read_text() and "step 2" in (tmp_path / "debug.log").read_text()
 
 
+@pytest.mark.parametrize("debug", ["False", "True"])
+def test_every_line_of_a_screen_that_is_gone_is_in_the_log(debug: str, tmp_path: Path) -> None:
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from llava_finetune import screen\n"
+        f"with screen.routed('train', debug={debug}):\n"
+        f"    screen.debug_to(Path({str(tmp_path / 'debug.log')!r}), native=True)\n"
+        "    print('seen', flush=True)\n"
+        "    os.write(int(sys.argv[1]), b'x')\n"
+        "    sys.stdin.readline()\n"
+        "    for number in range(3): print('step', number)\n"
+        "    print('and', 'once more', flush=True)\n"
+    )
+    read, write = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(write)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True, pass_fds=[write],
+    ) as process:  # fmt: skip
+        assert process.stdout is not None and process.stdin is not None
+        assert os.read(read, 1) == b"x" and process.stdout.readline() == "seen\n"
+        process.stdout.close()
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.wait(30) == 0
+    for end in (read, write):
+        os.close(end)
+    assert (tmp_path / "debug.log").read_text() == "step 0\nstep 1\nstep 2\nand once more\n"
+
+
 def test_a_name_that_is_no_text_is_printed_all_the_same() -> None:
     code = "from llava_finetune import screen\nwith screen.routed('report'): print('runs/\\udcff')\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, check=False)

@@ -12,6 +12,7 @@ import pytest
 
 from llava_finetune.errors import UserError
 from llava_finetune.launching import preflight, processes
+from llava_finetune.launching.relaunch import run_until_it_fits
 
 KILL = "import os, signal; os.kill(os.getpid(), signal.{})"
 TORCHRUN = """#!/usr/bin/env bash
@@ -70,6 +71,28 @@ def test_the_message_of_the_rank_that_failed_comes_last(capfd: pytest.CaptureFix
     )
     assert processes.run([sys.executable, "-c", code], os.environ) == 1
     assert capfd.readouterr().err == "noise\nrank 1 ended the run: record 7: no picture\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"), [(75, 75), (71, 0)], ids=["a run to queue again", "one to start with half the batch"]
+)
+def test_a_screen_that_is_gone_changes_no_exit_code(
+    code: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once out of memory is enough: the second try, with half the batch, ends with 0."""
+    rank = (
+        "import os, sys; os.environ['RANK'] = '0'\n"
+        "from llava_finetune.errors import record_failure\n"
+        "'--resume' in sys.argv and sys.exit(0)\n"
+        f"record_failure('told', {code}); sys.exit({code})"
+    )
+    for name in ("stdout", "stderr"):
+        read, write = os.pipe()
+        os.close(read)
+        monkeypatch.setattr(sys, name, os.fdopen(write, "w"))
+    assert run_until_it_fits([sys.executable, "-c", rank], os.environ, 2, 1) == expected
+    for stream in (sys.stdout, sys.stderr):
+        stream.close()  # what it buffers finds an end
 
 
 def test_a_good_run_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:

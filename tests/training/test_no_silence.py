@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -23,7 +24,7 @@ from llava_finetune.errors import UsageError, UserError
 from llava_finetune.training.beginning import Run, _prepare_output, taken_back
 from llava_finetune.training.model_setup import put_together
 from llava_finetune.training.run_log import RunLog
-from llava_finetune.training.watch import FiniteWatch, StopSignal
+from llava_finetune.training.watch import FiniteWatch, Interrupted, StopSignal
 from tests.training.conftest import Flags, record, rows_of
 from tests.training.forked import Wound, at_step, train
 from tests.warm import fork
@@ -246,23 +247,63 @@ def test_a_signal_to_the_data_workers_costs_nothing(flags: Flags, whole: Any, tm
     assert "SIGHUP at step 3 of 30: checkpoint-3 is saved" in text
 
 
-def test_the_ranks_wait_for_what_one_looks_at_longer_than_for_a_collective(tmp_path: Path) -> None:
-    """A million pictures that one rank checks: the others' half an hour is scaled down to a second here."""
+def of_two_ranks(act: Callable[[Any, int], int], tmp_path: Path) -> tuple[list[int], str]:
+    """Exit codes and output of two ranks that act in one group, whose messages of every step may take a second."""
 
     def rank(number: int) -> int:
         import torch
 
         from llava_finetune.training.ranks import Group
 
-        store, limit = f"file://{tmp_path / 'store'}", timedelta(seconds=1)
+        store, limit = f"file://{tmp_path / 'store'}", timedelta(minutes=2)
         torch.distributed.init_process_group("gloo", store, limit, world_size=2, rank=number)
-        group = Group()
-        return 0 if group.from_first(lambda: time.sleep(2.5) or "looked") == "looked" else 1
+        group = Group(limit)
+        torch.distributed.barrier()
+        torch.distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=1), group.handle)
+        return act(group, number)
 
     with (tmp_path / "out").open("w") as out:
         pids = [fork(functools.partial(rank, number), [out.fileno(), out.fileno()]) for number in range(2)]
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-    assert codes == [0, 0], (tmp_path / "out").read_text()
+    return codes, (tmp_path / "out").read_text()
+
+
+def test_the_ranks_wait_for_what_one_looks_at_longer_than_for_a_message_of_every_step(tmp_path: Path) -> None:
+    """A million pictures that one rank checks, or a model that it writes; a machine that freezes is not waited for."""
+
+    def act(group: Any, number: int) -> int:
+        if group.from_first(lambda: time.sleep(2) or "looked") != "looked":
+            return 1
+        time.sleep(2 * number)
+        group.wait()
+        try:
+            group.any(False) if number == 0 else time.sleep(3)
+        except RuntimeError:
+            return 7
+        return 0
+
+    codes, said = of_two_ranks(act, tmp_path)
+    assert codes == [7, 0], said
+
+
+@pytest.mark.parametrize(("kind", "code"), [(KeyboardInterrupt, 130), (Interrupted, 75), (ValueError, 1)])
+def test_what_ends_the_look_of_one_rank_ends_all_with_its_exit_code(
+    kind: type[BaseException], code: int, tmp_path: Path
+) -> None:
+    def act(group: Any, number: int) -> int:
+        def look() -> None:
+            raise kind("ended")
+
+        try:
+            group.from_first(look)
+        except UserError as error:
+            return error.exit_code if str(error) == "ended" else 3
+        except BaseException:
+            return 4
+        return 5
+
+    codes, said = of_two_ranks(act, tmp_path)
+    assert codes == [75 if kind is Interrupted else 4, code], said
 
 
 def test_what_a_base_cuts_off_its_pictures_is_said(
