@@ -117,6 +117,17 @@ def schema() -> Any:
     return pa.schema(columns, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
+def _rows(records: Records, pictures: Path | None) -> Iterator[dict[str, Any]]:
+    for index in range(len(records)):
+        record = records[index]
+        try:
+            yield row_of(record, pictures)
+        except UsageError:
+            raise
+        except DataError as error:
+            raise DataError(records.path, f"line {records.line(index)}: {error}") from None
+
+
 def write_shards(name: str, records: Records, pictures: Path | None, target: Path) -> list[Path]:
     """Write the shards of one split into `target`: the same records give the same bytes, so a second run sends none."""
     import pyarrow as pa
@@ -124,7 +135,7 @@ def write_shards(name: str, records: Records, pictures: Path | None, target: Pat
 
     columns = schema()
     paths: list[Path] = []
-    rows: Iterator[dict[str, Any]] = (row_of(record, pictures) for record in records)
+    rows = _rows(records, pictures)
     with Progress(f"packing {name}", len(records), "records") as progress:
         waiting: list[dict[str, Any]] = []
         writer, size = None, 0
