@@ -140,7 +140,9 @@ class TrainingArguments(transformers.TrainingArguments):
         default=0, metadata={"help": "records that are put together by --share_pictures; 0: a device's batch"}
     )
     fast_lora: bool = field(default=True, metadata={"help": "LoRA layers with fewer passes; same loss, same files"})
-    fused_norms: bool = field(default=True, metadata={"help": "RMSNorm as one kernel, on a GPU; same loss"})
+    fused_norms: bool = field(
+        default=True, metadata={"help": "RMSNorm as one kernel, on a GPU; equal in fp32, in 16 bit closer to exact"}
+    )
     loss_chunk: int = field(
         default=LOSS_CHUNK, metadata={"help": "taught tokens whose logits exist at one time, 0 for all; same loss"}
     )

@@ -39,7 +39,9 @@ class _FusedNorm:
 
 
 def fuse_norms(model: torch.nn.Module) -> int:
-    """Let every RMSNorm of transformers' that is known take the kernel. Returns how many do."""
+    """Let every RMSNorm of transformers' that is known take the kernel, where torch has it. Returns how many do."""
+    if not hasattr(torch, "_fused_rms_norm"):
+        return 0
     found: list[Any] = [module for module in model.modules() if type(module).__name__ in NORMS]
     for module in found:
         own = type(module)

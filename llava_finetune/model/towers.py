@@ -10,7 +10,6 @@ mean, deviation and filter are the tower's own.
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,7 @@ import transformers
 from llava_finetune.errors import UserError
 from llava_finetune.saved.folders import read_json
 from llava_finetune.saved.sound import blamed_on
-from llava_finetune.saved.supported import CLIPS, require_tower
+from llava_finetune.saved.supported import CLIPS, read_pinpoints, require_tower
 
 CROPS = {"image_mean", "image_std", "resample", "rescale_factor"}
 """What is taken of a tower's own image processor."""
@@ -98,10 +97,10 @@ def require_fit(tower: str, feature: str, base: str, config: Any) -> None:
             f"--vision_tower {tower}: its features have {width} channels, {base}'s projector takes {wanted}; leave the "
             "flag out (a base that is a LLaVA keeps its tower), or start from its language model"
         )
-    side, grids = own.get("image_size"), getattr(config, "image_grid_pinpoints", None)
-    grids = ast.literal_eval(grids) if isinstance(grids, str) else grids or []
-    odd = next((grid for grid in grids if side and any(length % side for length in grid)), None)
-    if odd and getattr(config, "image_aspect_ratio", None) == "anyres":
+    if getattr(config, "image_aspect_ratio", None) != "anyres":
+        return
+    side, grids = own.get("image_size"), read_pinpoints(getattr(config, "image_grid_pinpoints", None), base)
+    if odd := next((list(grid) for grid in grids if side and any(length % side for length in grid)), None):
         raise UserError(
             f"{base}: image_grid_pinpoints: expected multiples of {side}, the tower's picture size ({tower}), found "
             f"{odd}; use the tower that the base was trained with"
@@ -111,17 +110,21 @@ def require_fit(tower: str, feature: str, base: str, config: Any) -> None:
 def _require_kind(tower: str, base: str, config: Any) -> None:
     """Raise UserError for a tower of another kind than the trained one whose weights lie in the base's own files."""
     trained = getattr(config, "mm_vision_tower", None) if getattr(config, "unfreeze_mm_vision_tower", False) else None
-    if trained and (found := _kind_of(tower)) != (expected := _kind_of(trained)):
+    found, expected = _kind_of(tower), _kind_of(trained) if trained else None
+    if found and expected and found != expected:
         raise UserError(
             f"--vision_tower {tower}: a {found}, and {base} carries the {expected} that it was trained with; leave the "
             "flag out (a base that is a LLaVA keeps its tower), or start from its language model"
         )
 
 
-def _kind_of(tower: str) -> str:
-    if is_clip(tower):
-        return "CLIP"
-    return KINDS[str((read_json(tower, "config.json") or {})["model_type"])].model.removesuffix("VisionModel")
+def _kind_of(tower: str) -> str | None:
+    """CLIP, Siglip ...; None where the tower's config is not at hand, as that of a folder that was moved."""
+    try:
+        kind = str((read_json(tower, "config.json") or {}).get("model_type", ""))
+    except UserError:
+        return None
+    return "CLIP" if kind in CLIPS else KINDS[kind].model.removesuffix("VisionModel") if kind in KINDS else None
 
 
 class VisionTower(torch.nn.Module):

@@ -39,10 +39,11 @@ def _layer_bytes_per_token(language: Language, setting: Setting) -> float:
     w = setting.weight_bytes
     h, i, q, kv = language.hidden, language.intermediate, language.query_size, language.kv_size
     product = w if setting.base_bits == 8 else setting.stream_bytes  # 8-bit ones hand on autocast's 16 bit
-    norms = 2 * setting.stream_bytes * h + 8 if setting.fused_norms else 8 * h
+    fused = norms_are_kernels(language, setting)
+    norms = 2 * setting.stream_bytes * h + 8 if fused else 8 * h
     kept = norms + w * (2 * q + 2 * kv) + product * 3 * i + 4 * language.heads
     if setting.mode == "full":
-        return kept + w * (2 if setting.fused_norms else 4) * h + w * i
+        return kept + w * (2 if fused else 4) * h + w * i
     if setting.has_adapters:
         names = language.linears()
         chosen = {name: size for name, size in names.items() if _adapted(name, setting.targets)}
@@ -56,6 +57,11 @@ def _layer_bytes_per_token(language: Language, setting: Setting) -> float:
         else:
             kept += (w + setting.mask_bytes) * wide
     return float(kept)
+
+
+def norms_are_kernels(language: Language, setting: Setting) -> bool:
+    """Whether a norm is one kernel (llava_finetune/kernels/fused_norm.py): on a GPU, for language models it knows."""
+    return setting.fused_norms and language.kernel_norms and setting.mask_bytes == 1
 
 
 def _layer_bytes(shape: Shape, setting: Setting) -> float:
@@ -106,7 +112,7 @@ def activation_bytes(shape: Shape, setting: Setting) -> int:
     copies = 0 if setting.stage >= 2 else setting.weight_bytes * adapter_parameters(shape, setting)
     copies //= language.layers if setting.checkpointing else 1
     # The embeddings before and after the pictures are spliced in, and the last norm's input.
-    normed = setting.stream_bytes if setting.fused_norms else 4
+    normed = setting.stream_bytes if norms_are_kernels(language, setting) else 4
     spliced = tokens * language.hidden * (2 * setting.weight_bytes + normed)
     return round(_kept_of_layers(shape, setting) + _computed_again(shape, setting) + copies + projector + spliced)
 

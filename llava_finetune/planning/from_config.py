@@ -7,7 +7,6 @@ Configs are read in upstream's layout, in llava-hf's, or as a plain language mod
     6738415616
 """
 
-import ast
 import difflib
 import json
 from collections.abc import Mapping
@@ -23,10 +22,12 @@ from llava_finetune.saved.documents import read_document
 from llava_finetune.saved.model_files import ADAPTER_CONFIG
 from llava_finetune.saved.model_names import require_there
 from llava_finetune.saved.promises import require_projector
-from llava_finetune.saved.supported import CLIPS, LANGUAGES
+from llava_finetune.saved.supported import CLIPS, LANGUAGES, read_pinpoints
 
 KNOWN_MODELS = Path(__file__).with_name("known_models.json")
 DEFAULT_TOWER = "openai/clip-vit-large-patch14-336"
+OTHER_NORMS = ("gemma", "smollm", "olmo")
+"""Language models whose norms are no kind of llava_finetune/kernels/fused_norm.py."""
 IDEFICS = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
 
 
@@ -80,8 +81,8 @@ def shape_of(config: Mapping[str, Any], name: str, vision_tower: str | None = No
         language=_language(config, family),
         vision=_tower(str(tower), name),
         projector=projector,
-        anyres=config.get("image_aspect_ratio") == "anyres",
-        pinpoints=_pinpoints(config),
+        anyres=(anyres := config.get("image_aspect_ratio") == "anyres"),
+        pinpoints=read_pinpoints(config.get("image_grid_pinpoints"), name) if anyres else (),
         select_layer=int(config.get("mm_vision_select_layer") or -2),
     )
 
@@ -94,7 +95,8 @@ def _hf_shape(config: Mapping[str, Any], name: str) -> Shape:
     if vision.get("model_type", CLIPS[0]) in CLIPS:
         vision = {**known["towers"][DEFAULT_TOWER], **vision}
     anyres = config.get("model_type") == "llava_next"
-    return Shape(name, language, _vision(vision), "mlp2x_gelu", anyres, _pinpoints(config))
+    points = read_pinpoints(config.get("image_grid_pinpoints"), name) if anyres else ()
+    return Shape(name, language, _vision(vision), "mlp2x_gelu", anyres, points)
 
 
 def _family_shape(config: Mapping[str, Any], name: str) -> FamilyShape:
@@ -109,6 +111,7 @@ def _family_shape(config: Mapping[str, Any], name: str) -> FamilyShape:
         layers=language.layers + crossed,
         vocabulary=language.vocabulary + int(config.get("additional_vocab_size") or 0),
         tied=bool(config.get("tie_word_embeddings", language.tied)),
+        kernel_norms=False,
     )
     widths = Widths(language.hidden, language.intermediate, tower.hidden, tower.image_size, tower.patch_size)
     return FamilyShape(
@@ -129,6 +132,7 @@ def _language(config: Mapping[str, Any], family: str) -> Language:
         head_size=int(config.get("head_dim") or hidden // heads),
         vocabulary=int(config.get("vocab_size") or 32000),
         tied=bool(config.get("tie_word_embeddings", "gemma" in family)),
+        kernel_norms=not any(other in family for other in OTHER_NORMS),
     )
 
 
@@ -167,12 +171,6 @@ def _vision(config: Mapping[str, Any]) -> Vision:
         int(config["patch_size"]),
         heads=int(heads),
     )
-
-
-def _pinpoints(config: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
-    points = config.get("image_grid_pinpoints") or ()
-    points = ast.literal_eval(points) if isinstance(points, str) else points
-    return tuple((int(width), int(height)) for width, height in points)
 
 
 def _load(path: Path) -> dict[str, Any]:

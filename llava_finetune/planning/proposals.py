@@ -159,6 +159,7 @@ def choose_for_launch(
         rank=_number(flags, "--lora_r", LORA_RANK, whole(1, 2**16)),
         dropout=_number(flags, "--lora_dropout", 0.05, real(0, 1)),
         targets=flag(flags, "--lora_targets") or "language",
+        fused_norms=_fuses(flags),
         max_length=_number(flags, "--model_max_length", max_length(shape), whole(1, 2**25)),
     )
     if data and Path(data).is_file():
@@ -171,6 +172,13 @@ def choose_for_launch(
         f"{found.setting.checkpointing}: about {readable(found.estimate.total)} of {readable(gpu_bytes)} on each GPU"
     )
     return Choice(found.config, found.flags, (note,))
+
+
+def _fuses(flags: Sequence[str]) -> bool:
+    """Whether training takes a kernel for each norm: not beside layers that are compiled, or Liger's."""
+    asked = flag(flags, "--fused_norms")
+    others = ("--torch_compile", "--use_liger_kernel")
+    return (asked is None or is_true(asked)) and not any(is_true(flag(flags, name)) for name in others)
 
 
 def _number(flags: Sequence[str], name: str, default: Any, read: Callable[[str], Any]) -> Any:

@@ -16,7 +16,7 @@ class Setting:
 
     `mask_bytes` of an element under dropout is a GPU's; on a CPU 4. `accumulated`: a step has several batches, so that
     gradients lie beside activations. `shared`, with --share_pictures: (records of a batch, different pictures in it).
-    `base_dtype` fp8: the frozen linear weights of the language model in e4m3.
+    `base_dtype` fp8: the frozen linear weights of the language model in e4m3. `fused_norms`: the flag of that name.
     """
 
     mode: str
@@ -38,6 +38,7 @@ class Setting:
     mask_bytes: int = 1
     accumulated: bool = True
     shared: tuple[tuple[int, int], ...] = ()
+    fused_norms: bool = True
 
     @property
     def num_pictures(self) -> int:
@@ -63,11 +64,6 @@ class Setting:
     def fast_lora(self) -> bool:
         """Whether LoRA's layers run as one function (llava_finetune/kernels/fast_lora.py) and not as peft's several."""
         return self.mode == "lora" and self.stage < 3
-
-    @property
-    def fused_norms(self) -> bool:
-        """Whether a norm is one kernel (llava_finetune/kernels/fused_norm.py), as it is on a GPU."""
-        return self.mask_bytes == 1
 
     @property
     def stream_bytes(self) -> int:

@@ -14,7 +14,7 @@ LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 @dataclass(frozen=True)
 class Language:
-    """A Llama- or Mistral-like language model."""
+    """A Llama- or Mistral-like language model; `kernel_norms`: its norms are of a kind that one kernel computes."""
 
     hidden: int
     intermediate: int
@@ -24,6 +24,7 @@ class Language:
     head_size: int
     vocabulary: int
     tied: bool = False
+    kernel_norms: bool = True
 
     @property
     def query_size(self) -> int:

@@ -5,6 +5,7 @@ require_language("google/gemma-2-2b", {"model_type": "gemma2", "architectures": 
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,10 +83,28 @@ def require_tower(tower: str) -> None:
         )
 
 
+def read_pinpoints(points: Any, where: str) -> tuple[tuple[int, int], ...]:
+    """The grids of anyres, (width, height) each: a list or, as LLaVA-1.6's config has it, the list as a text.
+
+    Raises UserError for any other text, `(1x1),...,(6x6)` of later code among them, which training cannot read.
+    """
+    try:
+        found = ast.literal_eval(points) if isinstance(points, str) else points or ()
+        return tuple((int(width), int(height)) for width, height in found)
+    except (SyntaxError, TypeError, ValueError):
+        raise UserError(
+            f"{where}: config.json: image_grid_pinpoints: expected a list as [[336, 672], [672, 336]], found "
+            f"{str(points)[:60]}; write the list out"
+        ) from None
+
+
 def require_sentences(path: str) -> None:
-    """Raise UserError for a tokenizer.model that is no SentencePiece model: the libraries guess at another kind."""
+    """Raise UserError for a tokenizer.model that is no SentencePiece model: the libraries guess at another kind.
+
+    Beside a tokenizer.json it is not read: Llama-3's is of another kind.
+    """
     found = find_file(path, "tokenizer.model")
-    if found is None:
+    if found is None or find_file(path, "tokenizer.json"):
         return
     from sentencepiece import SentencePieceProcessor
 

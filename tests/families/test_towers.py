@@ -341,3 +341,14 @@ def test_a_llava_keeps_its_tower_and_its_grid(made: dict[str, Path], models: dic
     said = r"siglip: a Siglip, and .*1.6-vicuna carries the CLIP that it was trained with; leave the flag out"
     with pytest.raises(UserError, match=said):
         resolve(ModelArguments(base, vision_tower=str(made["siglip"])), None, load_config(base))
+
+
+@pytest.mark.parametrize("old", ["/moved/away/clip", "data/towers/clip", "./clip"])
+def test_a_trained_tower_whose_folder_was_moved_is_named_anew(models: dict[str, Path], old: str) -> None:
+    from llava_finetune.config.arguments import ModelArguments
+    from llava_finetune.model.building import load_config, resolve
+
+    base = str(models["1.6-vicuna"])
+    config = load_config(base)
+    new, config.mm_vision_tower = config.mm_vision_tower, old
+    assert resolve(ModelArguments(base, vision_tower=new), None, config).vision_tower == new

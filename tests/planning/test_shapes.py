@@ -1,11 +1,14 @@
 """Shapes from configs: parameter counts of published models, and of real tiny ones, to the last parameter."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llava_finetune.errors import UserError
+from llava_finetune.planning.activations import norms_are_kernels
 from llava_finetune.planning.family_pictures import COSTS
 from llava_finetune.planning.from_config import KNOWN_MODELS, read_shape, shape_of
 from llava_finetune.planning.memory import trainable_parameters
@@ -53,6 +56,33 @@ def test_a_siglip_that_leaves_its_sizes_out_has_transformers_defaults_and_no_cli
 def test_pinpoints_that_stand_as_a_text_are_counted() -> None:
     config = {"model_type": "llava", "image_aspect_ratio": "anyres", "image_grid_pinpoints": "[[336, 1008]]"}
     assert shape_of(config, "x").pinpoints == ((336, 1008),)
+    config["image_grid_pinpoints"] = "(1x1),...,(6x6)"
+    with pytest.raises(UserError, match=r"x: config.json: image_grid_pinpoints: expected a list .*, found \(1x1\)"):
+        shape_of(config, "x")
+    assert shape_of({**config, "image_aspect_ratio": "pad"}, "x").pinpoints == ()
+
+
+@pytest.mark.parametrize(
+    ("config", "flags", "is_kernel"),
+    [
+        ({"model_type": "llava"}, {}, True),
+        ({"model_type": "llava"}, {"fused_norms": False}, False),
+        ({"model_type": "llava_gemma2"}, {}, False),
+        ({"model_type": "llava_onevision", "text_config": {"model_type": "qwen2"}}, {}, False),
+    ],
+)
+def test_a_norm_costs_less_only_where_it_is_one_kernel(
+    config: dict[str, Any], flags: dict[str, bool], is_kernel: bool
+) -> None:
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1, "num_attention_heads": 4}
+    text = config.get("text_config")
+    config = {**config, "text_config": {**text, **sizes}} if text else {**config, **sizes}
+    vision = {"model_type": "siglip_vision_model", "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+    shape = shape_of({**config, "vision_config": vision | {"image_size": 14, "patch_size": 14}}, "x")
+    setting = Setting("lora", checkpointing=False, **flags)  # type: ignore[arg-type]
+    assert norms_are_kernels(shape.language, setting) is is_kernel
+    on_cpu = replace(setting, mask_bytes=4)
+    assert not norms_are_kernels(shape.language, on_cpu)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from llava_finetune.errors import UserError
 from llava_finetune.model.building import load_config, load_tokenizer
 from llava_finetune.saved.folders import describe
-from llava_finetune.saved.supported import FAMILIES, require_language, require_tower
+from llava_finetune.saved.supported import FAMILIES, require_language, require_sentences, require_tower
 
 OTHERS = {
     "gemma": {"model_type": "gemma", "architectures": ["GemmaForCausalLM"]},
@@ -82,3 +82,12 @@ def test_a_path_that_is_not_there_is_no_hub_id(tmp_path: Path, monkeypatch: pyte
         require_tower("runs/quickstart/base/tower")
     with pytest.raises(UserError, match=r"\./model: no such folder below"):
         describe("./model")
+
+
+def test_a_tokenizer_model_of_another_kind_is_left_alone_beside_a_tokenizer_json(tmp_path: Path) -> None:
+    """Llama-3's is tiktoken's; transformers reads tokenizer.json there."""
+    (tmp_path / "tokenizer.model").write_bytes(b"IQ== 0\n")
+    with pytest.raises(UserError, match=r"tokenizer.model: is no SentencePiece model"):
+        require_sentences(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    require_sentences(str(tmp_path))

@@ -16,7 +16,8 @@ COMPARED_OTHERWISE = {
 START_ALONE = {"pretrain_mm_mlp_adapter", "init_lora", "lora_weight_path"}
 """What the first step began with; a checkpoint has its own weights."""
 SAME_NUMBERS = {
-    "unpadded", "fast_lora", "fused_norms", "loss_chunk", "cache_features", "cache_gb", "trim_heap", "profile",
+    "fused_norms",  # on a GPU in 16 bit it rounds once where transformers rounds twice
+    "unpadded", "fast_lora", "loss_chunk", "cache_features", "cache_gb", "trim_heap", "profile",
     "mpt_attn_impl", "lazy_preprocess", "is_multimodal", "image_folder", "replay_image_folder", "remove_unused_columns",
     "max_pixels", "check_data", "override_config", "cache_dir",
 }  # fmt: skip
