@@ -26,6 +26,7 @@ from data_prep.converters.options import (
     converter_parser,
     picture_problem,
     require_folder,
+    say_near,
     write_and_check,
 )
 from data_prep.converters.questions import require_text
@@ -93,6 +94,7 @@ def _under_right_names(rows: Sequence[Placed], folder: Path) -> Iterator[Placed]
     """
     names = {row["image"] for _, row in rows if isinstance(row.get("image"), str)}
     near = near_names(folder, [name for name in names if "://" not in name and picture_problem(folder, name)])
+    say_near(near)
     for place, row in rows:
         image = row.get("image")
         yield place, {**row, "image": near[image]} if isinstance(image, str) and image in near else row

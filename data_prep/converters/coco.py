@@ -21,7 +21,8 @@ Entries = list[Mapping[str, Any]]
 def coco_of(value: Any, path: Path, needed: tuple[str, ...]) -> tuple[Mapping[Any, Mapping[str, Any]], Entries]:
     """Return (pictures by id, annotations) of a file's value.
 
-    Raises DataError naming the entry that lacks one of `needed`, its picture, or a name of a picture.
+    Raises DataError naming the entry that lacks one of `needed`, its picture, or a name of a picture. The "image_id" of
+    an annotation may be anything: see `picture_at`.
     """
     if not isinstance(value, dict):
         raise DataError(path, f'expected COCO\'s object with "images" and "annotations", found {kind_of(value)}')
@@ -33,9 +34,9 @@ def coco_of(value: Any, path: Path, needed: tuple[str, ...]) -> tuple[Mapping[An
             missing = next((name for name in keys if not isinstance(row, dict) or name not in row), None)
             if missing:
                 raise DataError(path, f'{key}, entry {number}: no "{missing}" in {quoted(row, 80)}')
-            if not is_image_id(row[keys[0]]):
-                problem = f'"{keys[0]}" is a whole number or a text, found {shown_value(row[keys[0]])}'
-                raise DataError(path, f"{key}, entry {number}: {problem}")
+            if key == "images" and not is_image_id(row["id"]):
+                problem = f'"id" is a whole number or a text, found {shown_value(row["id"])}'
+                raise DataError(path, f"images, entry {number}: {problem}")
     return {row["id"]: row for row in value["images"]}, value["annotations"]
 
 
@@ -51,16 +52,22 @@ def shown_value(value: Any) -> str:
     return str(value) if isinstance(value, float) else kind_of(value)
 
 
+def picture_at(pictures: Mapping[Any, Mapping[str, Any]], row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the picture of an annotation, None where the file has none; true is not the picture 1."""
+    return pictures.get(row["image_id"]) if is_image_id(row["image_id"]) else None
+
+
 def picture_of(
     path: Path, pictures: Mapping[Any, Mapping[str, Any]], row: Mapping[str, Any], number: int
 ) -> Mapping[str, Any]:
     """Return the picture of annotation `number`; raise DataError when it is not among them."""
-    if row["image_id"] not in pictures:
+    picture = picture_at(pictures, row)
+    if picture is None:
         raise DataError(
             path,
             f"annotations, entry {number}: {unknown(row)}; put the picture there, or take its annotations out",
         )
-    return pictures[row["image_id"]]
+    return picture
 
 
 def unknown(row: Mapping[str, Any]) -> str:
@@ -75,6 +82,6 @@ def caption_rows(value: Any, path: Path) -> Iterator[tuple[str, dict[str, Any]]]
     """
     pictures, annotations = coco_of(value, path, ("caption",))
     for number, row in enumerate(annotations, 1):
-        picture = pictures.get(row["image_id"])
+        picture = picture_at(pictures, row)
         place = f"annotation {number}" if picture else f"annotation {number}: {unknown(row)}"
         yield place, {"image": picture["file_name"] if picture else "", "caption": row["caption"]}

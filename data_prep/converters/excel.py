@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,19 @@ MOST_ROWS = 1_048_576
 """Of a sheet in Excel itself."""
 BEFORE_HEADER = 20
 """Rows in which a title may stand before the names of the columns."""
+LOOKED_AT = 100
+"""Rows in which formulas are looked for."""
 ZEROS = re.compile("0+")
 PERCENT = re.compile(r"(?:#,##)?0(?:\.(0+))?[ _]*%.*")
 """25 %, 25.0% and the like, with a format for negative numbers behind it."""
 
 
-def excel_rows(path: Path, sheet: str | None, most_bytes: int) -> Iterator[tuple[str, dict[str, str]]]:
+def excel_rows(
+    path: Path, sheet: str | None, most_bytes: int, option: str = "--sheet"
+) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield (place, row) of a sheet, cells as the texts that Excel shows; the first row of two cells names the columns.
 
+    `option` is the option that names the sheet, "" for a command that has none.
     Raises DataError for a file that is no .xlsx, one that unpacks to more than `most_bytes`, damaged sheets, an unknown
     `sheet`, and a column named twice.
     """
@@ -43,16 +49,15 @@ def excel_rows(path: Path, sheet: str | None, most_bytes: int) -> Iterator[tuple
             path, f"not an Excel file ({first_line(error):.100}); save it again as .xlsx or CSV UTF-8"
         ) from None
     try:
-        chosen = _sheet(book, sheet, path)
-        allowance = Allowance(path, path.stat().st_size, most_bytes)
-        for place, row in _named(_cells(chosen, path), path):
-            allowance.take(sum(map(len, row.values())))  # a text may stand once in the file, and in each of its rows
-            yield place, row
+        chosen = _sheet(book, sheet, path, option)
+        empty = yield from _named(_cells(chosen, path), path, Allowance(path, path.stat().st_size, most_bytes))
+        if empty:
+            _say_formulas(path, chosen.title, empty)
     finally:
         book.close()
 
 
-def _sheet(book: Any, wanted: str | None, path: Path) -> Any:
+def _sheet(book: Any, wanted: str | None, path: Path, option: str) -> Any:
     """Return the sheet asked for, else the first that is shown; what is not read is said."""
     sheets = {one.title: one for one in book.worksheets}  # charts are none
     if wanted and wanted not in sheets:
@@ -61,7 +66,9 @@ def _sheet(book: Any, wanted: str | None, path: Path) -> Any:
         raise DataError(path, "no sheet of cells in it")
     shown = [name for name, one in sheets.items() if one.sheet_state == "visible"] or list(sheets)
     if not wanted and len(shown) > 1:
-        print(f'{path}: the sheet "{shown[0]}" is read; others with --sheet: {", ".join(shown[1:])}')
+        others = ", ".join(shown[1:])
+        advice = f"others with {option}: {others}" if option else f"not {others}; move the one you mean to the front"
+        print(f'{path}: the sheet "{shown[0]}" is read; {advice}')
     return sheets[wanted or shown[0]]
 
 
@@ -108,20 +115,35 @@ def _cells(sheet: Any, path: Path) -> Iterator[tuple[int, Sequence[Any]]]:
             yield number, cells
 
 
-def _named(rows: Iterator[tuple[int, Sequence[Any]]], path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+def _named(
+    rows: Iterator[tuple[int, Sequence[Any]]], path: Path, allowance: Allowance
+) -> Generator[tuple[str, dict[str, str]], None, dict[int, str]]:
+    """Yield the rows; return the columns without anything in any row, by their place."""
     names = _header(rows, path)
     refuse_twice(names, path)
-    empty, has_rows = set(filter(None, names)), False
+    empty = {place: name for place, name in enumerate(names) if name}
     for number, cells in rows:
         row = dict.fromkeys(filter(None, names), "")
         row |= {name: shown(cell) for name, cell in zip(names, cells, strict=False) if name}
         if any(row.values()):
-            has_rows = True
-            empty -= {name for name in empty if row[name]}
+            empty = {place: name for place, name in empty.items() if not row[name]}
+            allowance.take(sum(map(len, row.values())))  # a text may stand once in the file, and in each of its rows
             yield f"row {number}", row
-    if empty and has_rows:  # a program that is not Excel writes formulas without what they come to
-        advice = "if it holds formulas, open the file in Excel and save it" if len(empty) == 1 else "formulas need that"
-        print(f"{path}: nothing in any row of {', '.join(sorted(empty))}; {advice}")
+    return empty
+
+
+def _say_formulas(path: Path, title: str, empty: Mapping[int, str]) -> None:
+    """Say which of the empty columns hold formulas: a program that is not Excel writes them without their values."""
+    import openpyxl
+
+    book = openpyxl.load_workbook(path, read_only=True)
+    try:
+        first = islice(_cells(book[title], path), LOOKED_AT)
+        formulas = {place for _, cells in first for place, cell in enumerate(cells) if cell.data_type == "f"}
+    finally:
+        book.close()
+    if names := [name for place, name in empty.items() if place in formulas]:
+        print(f"{path}: the formulas of {', '.join(names)} have no values; open the file in Excel and save it")
 
 
 def _header(rows: Iterator[tuple[int, Sequence[Any]]], path: Path) -> list[str]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from data_prep.boxes.scale import Scale
 from data_prep.converters.drops import add_drops_option, loss_status, say_drops
 from data_prep.converters.finish import add_check_option, finish
-from data_prep.errors import PictureError, UsageError
+from data_prep.errors import PictureError, UsageError, quoted
 from data_prep.files import copy_file
 from data_prep.numbers import whole
 from data_prep.picture_folder import add_images_option
@@ -125,6 +125,14 @@ def picture_problem(folder: Path, name: str) -> Reason | None:
     except PictureError as error:
         return REASON_OF_FAULT[error.fault]
     return None if os.path.isfile(path) else Reason.IMAGE_MISSING  # noqa: PTH113  (strings: once a row)
+
+
+def say_near(near: Mapping[str, str]) -> None:
+    """Say how many names of missing pictures are read as the files that fit them."""
+    for name, file in sorted(near.items())[:1]:
+        many = f"{len(near):,} names are read as the files that fit them, the first"
+        said = many if len(near) > 1 else "1 name is read as the file that fits it"
+        print(f"{said}: {quoted(name)} -> {quoted(file)}")
 
 
 def with_suffix(question: str, suffix: str) -> str:

@@ -32,13 +32,14 @@ NUM_COMPARED = 1000
 class Reading(NamedTuple):
     """How a table is read: the sheet, the encoding, the bytes that a packed part may become.
 
-    `option` is the option that names the encoding, "" for a command that has none.
+    `option` and `sheet_option` are the options that name encoding and sheet, "" for a command that has none.
     """
 
     sheet: str | None = None
     encoding: str | None = None
     most_unpacked: int = MOST_UNPACKED
     option: str = "--encoding"
+    sheet_option: str = ""
 
 
 def read_rows(path: Path, reading: Reading = Reading()) -> Iterator[Placed]:  # noqa: B008  (immutable)
@@ -59,7 +60,7 @@ def read_rows(path: Path, reading: Reading = Reading()) -> Iterator[Placed]:  # 
     if ending in {".jsonl", ".ndjson", ".json"}:
         return json_rows(path, reading.sheet, reading.encoding, reading.option)
     if ending in {".xlsx", ".xlsm"}:
-        return excel_rows(path, reading.sheet, reading.most_unpacked)
+        return excel_rows(path, reading.sheet, reading.most_unpacked, reading.sheet_option)
     if ending == ".parquet":
         return _parquet(path, reading.most_unpacked)
     advice = "save it as .xlsx" if ending in {".xls", ".ods", ".xlsb"} else f"tables end in {', '.join(FORMATS)}"

@@ -129,11 +129,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
     """Add --sheet, --encoding and --max-unpacked."""
-    parser.add_argument("--sheet", help="sheet of an Excel file (default: the first), list of a JSON object")
+    parser.add_argument(
+        "--sheet", help="sheet of an Excel file (default: the first that is not hidden), list of a JSON object"
+    )
     parser.add_argument("--encoding", help=f"of a text that is not UTF-8: {', '.join(LIKELY)}, or another")
     add_unpacked_option(parser)
 
 
 def reading_of(args: argparse.Namespace) -> Reading:
     """Return how the command line says that the table is read."""
-    return Reading(args.sheet, args.encoding, args.max_unpacked)
+    return Reading(args.sheet, args.encoding, args.max_unpacked, sheet_option="--sheet")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.boxes.box import Box
-from data_prep.converters.coco import coco_of, is_image_id, unknown
+from data_prep.converters.coco import coco_of, is_image_id, picture_at, unknown
 from data_prep.converters.options import converter_parser
 from data_prep.detection.convert import add_box_options, found_below, run
 from data_prep.detection.objects import Marked, NoBox, Sheet, numbers_of, of_points, of_sides, size_of
@@ -36,7 +36,7 @@ def sheets_of(path: Path) -> Iterator[Sheet | Drop]:
     labels = _labels(value, path)
     objects: dict[Any, list[Marked]] = {name: [] for name in pictures}
     for number, row in enumerate(annotations, 1):
-        if row["image_id"] in pictures:
+        if picture_at(pictures, row) is not None:
             objects[row["image_id"]].append(_marked(row, labels))
         else:
             yield Drop(Reason.NO_IMAGE, f"{path.name} annotation {number}: {unknown(row)}")

@@ -22,6 +22,7 @@ from data_prep.converters.options import (
     add_scale_option,
     picture_problem,
     require_folder,
+    say_near,
     write_and_check,
 )
 from data_prep.detection.objects import Marked, Sheet
@@ -139,6 +140,7 @@ def found_below(sheets: Iterable[Sheet | Drop], folder: Path) -> Iterator[Sheet 
     known = list(sheets)
     names = {one.image for one in known if isinstance(one, Sheet) and "://" not in one.image}
     near = near_names(folder, [name for name in names if name and picture_problem(folder, name)])
+    say_near(near)
     for one in known:
         yield one._replace(image=near.get(one.image, one.image)) if isinstance(one, Sheet) else one
 

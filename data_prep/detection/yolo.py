@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -101,21 +101,19 @@ def _settings(path: Path) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def read_labels(source: Path) -> list[Label]:
-    """Return the label files of an export, each read once: what its lines are is told by all of them."""
-    found = []
+def read_labels(source: Path) -> Iterator[Label]:
+    """Yield the label files of an export as they are read: the texts of all of them are never in memory together."""
     for path in files_below(source, (".txt",)):
         if path.name.lower() in NO_LABELS or path.name.lower().startswith("readme"):
             continue
         where = path.name if path == source else path.relative_to(source).as_posix()
         try:
-            found.append(Label(path, where, _text(path)))
+            yield Label(path, where, _text(path))
         except DataError as error:
-            found.append(Label(path, where, "", error.problem))
-    return found
+            yield Label(path, where, "", error.problem)
 
 
-def _long_lines(labels: Sequence[Label]) -> Iterator[list[float]]:
+def _long_lines(labels: Iterable[Label]) -> Iterator[list[float]]:
     """Yield the numbers of every line that is more than a box; what cannot be read is told when it is converted."""
     for label in labels:
         for line in label.text.splitlines():
@@ -125,19 +123,19 @@ def _long_lines(labels: Sequence[Label]) -> Iterator[list[float]]:
                     yield numbers_of(words[1:])
 
 
-def lines_of(labels: Sequence[Label], source: Path, asked: str | None, shape: KeyPoints | None) -> Lines:
-    """Return what --lines says, else what the lines tell; raise DataError that names both where they do not."""
+def lines_of(source: Path, asked: str | None, shape: KeyPoints | None) -> Lines:
+    """Return what --lines or kpt_shape says, else what all lines tell; raise DataError with both where they do not."""
     if asked:
         return Lines(asked)
     try:
-        return tell(_long_lines(labels), shape)
+        return tell(_long_lines(read_labels(source)), shape)
     except NotTold as error:
         problem = f"{error}; give the data.yaml with its kpt_shape as --names, or say which: --lines outlines, "
         raise DataError(source, f"{problem}--lines key-points") from None
 
 
 def sheets_of(
-    labels: Sequence[Label], source: Path, folder: Path, names: Mapping[int, str], lines: Lines, shape: KeyPoints | None
+    labels: Iterable[Label], source: Path, folder: Path, names: Mapping[int, str], lines: Lines, shape: KeyPoints | None
 ) -> Iterator[Sheet | Drop]:
     """Yield the pictures of label files; a file whose picture is not there is dropped with all of its lines."""
     for path, where, text, problem in labels:
@@ -184,9 +182,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     named = args.names or names_file(args.export, args.image_folder)
     names, shape = class_names(named), key_points(named) if args.lines != Lines.OUTLINES.value else None
-    labels = read_labels(args.export)
-    lines = lines_of(labels, args.export, args.lines, shape)
+    lines = lines_of(args.export, args.lines, shape)
     if lines is Lines.KEY_POINTS:
         print("lines hold a box and key points: the boxes are read, the key points are left out")
-    sheets = sheets_of(labels, args.export, args.image_folder, names, lines, shape)
+    sheets = sheets_of(read_labels(args.export), args.export, args.image_folder, names, lines, shape)
     return run(args, sheets, "yolo", [named])

@@ -25,8 +25,8 @@ from msgspec import Meta, Struct
 
 from data_prep.converters.captions import CAPTION_NAMES
 from data_prep.converters.cells import IMAGE_NAMES, local_name
-from data_prep.converters.coco import caption_rows, coco_of, picture_of
-from data_prep.converters.options import picture_problem
+from data_prep.converters.coco import caption_rows, coco_of, is_image_id, picture_of
+from data_prep.converters.options import picture_problem, say_near
 from data_prep.converters.rows import Reading, Row, column, read_rows
 from data_prep.converters.texts import NoText, text_of
 from data_prep.errors import DataError, PictureError, quoted
@@ -44,7 +44,7 @@ Pixels = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 class Category(Struct):
     """An entry of COCO's categories."""
 
-    id: int | str
+    id: int | str | float
     name: str
 
 
@@ -98,6 +98,7 @@ def read_scenes(captions: Path | None, boxes: Path | None, folder: Path) -> list
         for name, box in _coco_boxes(boxes) if _is_coco(boxes) else _table_boxes(boxes, folder):
             scenes.setdefault(name, Scene(name)).boxes.append(box)
     near = near_names(folder, [name for name in scenes if picture_problem(folder, name)])
+    say_near(near)
     return list(_under_right_names(scenes.values(), near))
 
 
@@ -139,8 +140,8 @@ def _coco_boxes(path: Path) -> Iterator[tuple[str, Box]]:
     for number, row in enumerate(annotations, 1):
         where = f"annotations, entry {number}"
         picture = picture_of(path, pictures, row, number)
-        if not isinstance(row["category_id"], int | str) or row["category_id"] not in labels:
-            raise DataError(path, f'{where}: category {row["category_id"]} is not under "categories"')
+        if not is_image_id(row["category_id"]) or row["category_id"] not in labels:
+            raise DataError(path, f'{where}: category {quoted(row["category_id"], 40)} is not under "categories"')
         if not (picture.get("width") and picture.get("height")):
             raise DataError(path, f'{where}: picture {row["image_id"]} has no "width" and "height" under "images"')
         conform(picture, Sized, f"{path}: {where}: picture {row['image_id']}")

@@ -64,8 +64,15 @@ def names_a_file(cell: Any, source: str) -> bool:
     below = own_folder(source)
     if not isinstance(inside, str) or below is None or len(inside) >= LONGEST_NAME:
         return False
-    name = unquote(inside.removeprefix(FILE)) if inside.startswith(FILE) else inside
-    return "://" not in name and (_is_file(below / name) or near_name(below, name) is not None)
+    names = _spellings(inside)
+    return "://" not in names[0] and (any(_is_file(below / name) for name in names) or bool(near_name(below, names[0])))
+
+
+def _spellings(path: str) -> list[str]:
+    """Return the names that a path can mean, likeliest first: `file://` may stand before escapes or a plain name."""
+    name = path.removeprefix(FILE)
+    names = [name, unquote(name)] if path.startswith(FILE) else [name]
+    return list(dict.fromkeys([*names, *(name.replace("\\", "/") for name in names)]))
 
 
 def _is_file(path: Path) -> bool:
@@ -125,9 +132,8 @@ class PictureStore:
                 return self._save(raw, shown)
             if len(inside) >= LONGEST_NAME:
                 return Picture(shown, Reason.IMAGE_UNREADABLE)
-            if inside.startswith(FILE):
-                inside = unquote(inside.removeprefix(FILE))
-            return self._from_address(inside) if "://" in inside else self._from_disk(inside)
+            names = _spellings(inside)
+            return self._from_address(names[0]) if "://" in names[0] else self._from_disk(names)
         except ValueError:  # broken base64, or a name that the system has no words for
             return Picture(shown, Reason.IMAGE_UNREADABLE)
 
@@ -155,17 +161,20 @@ class PictureStore:
             return place.startswith((f"{self._hub}/", f"{self._hub}@"))
         return self._is_below(place)
 
-    def _from_disk(self, path: str) -> Picture:
-        if self._below is None:
-            return self._from_hub(path)
+    def _from_disk(self, names: Sequence[str]) -> Picture:
+        """Return the picture of the first of the `names` that a path can mean that is there."""
+        path = names[0]
         picture = Picture(path, Reason.IMAGE_MISSING)
+        if self._below is None:
+            found = (self._from_hub(name) for name in names)
+            return next((one for one in found if one.problem is not Reason.IMAGE_MISSING), picture)
         places = (self._below, self.folder)
-        for place in places:
-            if not (found := self._at(place / path, path)).problem:
-                return found
-            picture = found if found.problem is Reason.IMAGE_OUTSIDE else picture
-        # In another spelling: backslashes, another case, another Unicode form.
-        near = next(((place, name) for place in places if (name := near_name(place, path))), None)
+        for place, name in itertools.product(places, names):
+            if not (at := self._at(place / name, name)).problem:
+                return at
+            picture = at if at.problem is Reason.IMAGE_OUTSIDE else picture
+        # In another spelling: another case, another Unicode form.
+        near = next(((place, file) for place in places if (file := near_name(place, path))), None)
         return self._at(near[0] / near[1], path) if near else picture
 
     def _at(self, place: Path, path: str) -> Picture:

@@ -153,6 +153,7 @@ class Album:
         self.spelled: dict[str, str] = {}
         self.holders: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
         self._common: dict[str, list[str]] = {}
+        self._sorted: dict[tuple[str, str], list[str]] = {}
 
     def hear(self, picture: str, question: str, answer: str, accepted: Sequence[str]) -> None:
         """Note the words of a turn: what is spoken of may be there, so that nobody says that it is not.
@@ -217,13 +218,20 @@ class Album:
         yield from common
 
     def _neighbours(self, picture: str, fact: Fact, draw: random.Random) -> set[str]:
-        """Other pictures that share another fact with this one."""
+        """Other pictures that share another fact with this one, of each fact a sample."""
         found: set[str] = set()
         for other in self.pictures[picture].facts:
             if other != fact:
-                found |= self.holders[other.kinds[0]][plain(other.answer)]
+                held = self._holders_in_order(other.kinds[0], plain(other.answer))
+                found.update(held if len(held) <= MOST_NEIGHBOURS else draw.sample(held, MOST_NEIGHBOURS))
         found.discard(picture)
         return found if len(found) <= MOST_NEIGHBOURS else set(draw.sample(sorted(found), MOST_NEIGHBOURS))
+
+    def _holders_in_order(self, kind: str, answer: str) -> list[str]:
+        held = self.holders[kind][answer]
+        if len(self._sorted.get((kind, answer), ())) != len(held):
+            self._sorted[kind, answer] = sorted(held)
+        return self._sorted[kind, answer]
 
 
 def _is_false(words: frozenset[str], heard: set[str], right: Sequence[frozenset[str]]) -> bool:
