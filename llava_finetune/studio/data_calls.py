@@ -19,7 +19,7 @@ from llava_finetune.studio.dialogues import record_of
 from llava_finetune.studio.refusals import LANGUAGES, Refused
 from llava_finetune.studio.shared import Studio
 from llava_finetune.studio.sources import QUESTION, preview, sources
-from llava_finetune.studio.table import LONGEST, Cells, Edit, Table, is_open
+from llava_finetune.studio.table import Cells, Edit, Table, is_open
 
 MOST_ROWS = 500
 
@@ -50,19 +50,11 @@ class TurnAsked(Fitting):
     answer: str = ""
 
 
-class Turn(BaseModel, extra="allow"):
-    """One turn of a record, as files have it."""
-
-    speaker: Literal["human", "gpt", "system"] = Field(alias="from")
-    value: str = Field(max_length=LONGEST + 1000)
-
-
 class PutBackAsked(Fitting):
-    """A record whose turns shall be as before."""
+    """A record that shall be as it was before it came to a state."""
 
     record: str
-    was: list[Turn] = Field(max_length=2000)
-    now: list[Turn] = Field(max_length=2000)
+    state: str
 
 
 class EditAsked(BaseModel):
@@ -223,10 +215,9 @@ def turned(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def put_back(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
-    """Give a record the turns that it had before one was taken out."""
+    """Make a record what it was before a turn was taken out."""
     given = PutBackAsked.model_validate(asked)
-    was, now = ([one.model_dump(by_alias=True) for one in part] for part in (given.was, given.now))
-    return _moved(studio, given, turns.put_back(studio.store, given.record, was, now))
+    return _moved(studio, given, turns.put_back(studio.store, given.record, given.state))
 
 
 def _moved(studio: Studio, asked: Fitting, changed: turns.Changed) -> dict[str, Any]:
@@ -252,8 +243,9 @@ def prepared(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     def busy(other: jobs.Job) -> Refused | None:
         return Refused("checking") if other.kind == "prepare" else None
 
-    studio.space.keep(mend=given.mend or None, test=given.test)
-    return {"job": jobs.start(studio.space, "prepare", "Check and split", steps, unless=busy).id}
+    job = jobs.start(studio.space, "prepare", "Check and split", steps, unless=busy)
+    studio.space.keep(mend=given.mend or None, test=given.test)  # what a refused click asked for is no choice
+    return {"job": job.id}
 
 
 def kept(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:

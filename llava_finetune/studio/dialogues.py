@@ -18,10 +18,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.converters.cells import names_in
+from data_prep.converters.options import with_suffix
+from data_prep.converters.questions import asked, question_columns, suffix_for
+from data_prep.converters.texts import NoText
+from data_prep.converters.vqa_answers import most_common_answer
 from data_prep.errors import DataError
 from data_prep.files import write_json
 from data_prep.records.marks import IMAGE_TOKEN
 from data_prep.records.record import conversation, read_records
+from llava_finetune.studio.refusals import Refused
 
 NAME = "dialogues.json"
 PLAIN_KEYS = frozenset({"id", "image", "conversations"})
@@ -69,10 +75,10 @@ def turn_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
             "turns": str(len(pairs)),
             "image": pictures[0] if pictures else "",
             "pictures": json.dumps(pictures, ensure_ascii=False),
-            "question": _words(_text(turns[asked])),
+            "question": _words(_text(turns[place])),
             "answer": _text(turns[said]),
         }
-        for number, (asked, said) in enumerate(pairs, 1)
+        for number, (place, said) in enumerate(pairs, 1)
     ]
 
 
@@ -89,8 +95,8 @@ def record_of(row: Mapping[str, str]) -> str:
 def with_turn(record: Record, turn: int, column: str, text: str) -> Record:
     """The record with another question or answer in a turn; the places of pictures before the question stay."""
     turns = list(record["conversations"])
-    asked, said = _pairs(turns)[turn - 1]
-    place = asked if column == "question" else said
+    question, said = _pairs(turns)[turn - 1]
+    place = question if column == "question" else said
     before = MARKS.match(_text(turns[place])) if column == "question" else None
     turns[place] = {**turns[place], "value": (before[0] if before else "") + text}
     return {**record, "conversations": turns}
@@ -101,35 +107,77 @@ def num_turns(record: Mapping[str, Any]) -> int:
     return len(_pairs(record["conversations"]))
 
 
-def as_dialogue(row: Mapping[str, str]) -> Record:
-    """A row of the table as the record that it becomes, its other columns as keys."""
-    more = {name: value for name, value in row.items() if name not in ("id", "image", "question", "answer") and value}
-    turns = conversation([(row["question"], row["answer"])], num_images=1 if row["image"] else 0)
-    return {"id": row["id"], **({"image": row["image"]} if row["image"] else {}), "conversations": turns, **more}
+def as_dialogue(row: Mapping[str, str], images: Path) -> Record:
+    """A row of the table as the record that `data_prep table` makes of it, its choices listed under the question.
+
+    An answer that is missing stays empty. Raises Refused for a row that is not taught: an answer that is none of the
+    choices, choices without a question.
+    """
+    try:
+        names = names_in(row, ("image",), images)
+        columns = question_columns(row, "question", "answer", "answers.csv")
+        found = asked(row, columns)
+    except NoText as error:
+        raise Refused("row_not_taught", problem=str(error)) from None
+    if columns.choices and not found.question.strip():
+        raise Refused("row_not_taught", problem='column "question": ""')
+    question = with_suffix(found.question, suffix_for(found, ""))
+    turns = conversation([(question, most_common_answer(found.answers) if found.answers else "")], len(names))
+    record: Record = {"id": row["id"], "image": names[0] if len(names) == 1 else names, "conversations": turns}
+    if not names:
+        del record["image"]
+    return {**record, "answers": found.answers} if len(found.answers) > 1 else record
+
+
+def ids_of(records: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The ids that dialogues and their turns have in the grid."""
+    return {name for record in records for name in (str(record["id"]), *(row["id"] for row in turn_rows(record)))}
 
 
 def with_new_turn(record: Record, turn: int) -> Record:
     """The record with a question and an answer, both empty, behind a turn."""
     turns = list(record["conversations"])
-    behind = _pairs(turns)[turn - 1][1] + 1
+    pairs = _pairs(turns)
+    behind = pairs[turn - 1][1] + 1
     turns[behind:behind] = conversation([("", "")], num_images=0)
-    return {**record, "conversations": turns}
+    more = _lists_of_turns(record, len(pairs))
+    for name, values in more.items():
+        values.insert(turn, [] if name == "answers" else "")
+    return {**record, "conversations": turns, **more}
+
+
+def _lists_of_turns(record: Record, count: int) -> dict[str, list[Any]]:
+    """The keys of a record that hold an entry for each of its `count` questions; a single one's answers become so."""
+    found = {name: list(record[name]) for name in ("question_types", "question_ids") if _has(record, name, count)}
+    answers = record.get("answers")
+    if count == 1 and isinstance(answers, list) and answers and all(isinstance(one, str) for one in answers):
+        return {**found, "answers": [answers]}
+    if _has(record, "answers", count) and all(isinstance(one, list) for one in record["answers"]):
+        return {**found, "answers": list(record["answers"])}
+    return found
+
+
+def _has(record: Record, name: str, count: int) -> bool:
+    return isinstance(record.get(name), list) and len(record[name]) == count
 
 
 def without_turn(record: Record, turn: int) -> Record:
     """The record without a turn; the places of pictures in it go to the next question, else to the one before."""
     turns = list(record["conversations"])
     pairs = _pairs(turns)
-    asked, said = pairs[turn - 1]
-    marks = sum(_text(turns[place]).count(IMAGE_TOKEN) for place in (asked, said))
+    question, said = pairs[turn - 1]
+    marks = sum(_text(turns[place]).count(IMAGE_TOKEN) for place in (question, said))
     if marks:
         heir = pairs[turn][0] if turn < len(pairs) else pairs[turn - 2][0]
         text = _text(turns[heir])
         lines = f"{IMAGE_TOKEN}\n" * marks
         # pictures pair with their places in order, so those of a last question stay behind the others
-        turns[heir] = {**turns[heir], "value": lines + text if heir > asked else f"{text}\n{lines}".rstrip()}
-    del turns[asked : said + 1]
-    return {**record, "conversations": turns}
+        turns[heir] = {**turns[heir], "value": lines + text if heir > question else f"{text}\n{lines}".rstrip()}
+    del turns[question : said + 1]
+    more = _lists_of_turns(record, len(pairs))
+    for values in more.values():
+        del values[turn - 1]
+    return {**record, "conversations": turns, **more}
 
 
 def pictures_of(record: Mapping[str, Any]) -> list[str]:

@@ -23,6 +23,7 @@ from llava_finetune.errors import UserError
 from llava_finetune.studio.dialogues import (
     Record,
     as_dialogue,
+    ids_of,
     read_dialogues,
     take_name,
     turn_rows,
@@ -100,19 +101,22 @@ def stamp_of(path: Path) -> Stamp:
     return (found.st_mtime_ns, found.st_size, found.st_ino)
 
 
-def read_table(path: Path) -> Table:
-    """The table at `path`, empty where there is none. Raises DataError for a file that is no such table."""
+def read_table(path: Path, taken: Iterable[str] = ()) -> Table:
+    """The table at `path`, empty where there is none; no row gets an id that is `taken`.
+
+    Raises DataError for a file that is no such table.
+    """
     stamp = stamp_of(path)
     if stamp == NOTHING:
         return Table()
     rows = [{name: text_of(value) for name, value in row.items()} for _, row in read_rows(path, Reading())]
     names = tuple(dict.fromkeys([*COLUMNS, *(name for row in rows[:1] for name in row)]))
-    return Table(names, tuple(_with_ids(rows)), stamp).placed()
+    return Table(names, tuple(_with_ids(rows, taken)), stamp).placed()
 
 
-def _with_ids(rows: Iterable[Cells]) -> Iterable[Cells]:
-    """Each row with an id that no other has: its own, else its number in the file."""
-    seen: set[str] = set()
+def _with_ids(rows: Iterable[Cells], taken: Iterable[str]) -> Iterable[Cells]:
+    """Each row with an id that no other has, and no dialogue (`taken`): its own, else its number in the file."""
+    seen = set(taken)
     for number, row in enumerate(rows, 1):
         yield {**dict.fromkeys(COLUMNS, ""), **row, "id": take_name(row.get("id") or f"row-{number}", seen)}
 
@@ -149,8 +153,9 @@ class Store:
             talks = self.space.dialogues
             if (stamp_of(self.space.answers), stamp_of(talks)) != (self._table.stamp, self._table.talks):
                 stamp = stamp_of(talks)
-                table = read_table(self.space.answers)
-                rows = [*table.rows, *(row for record in read_dialogues(talks) for row in turn_rows(record))]
+                records = read_dialogues(talks)
+                table = read_table(self.space.answers, ids_of(records))
+                rows = [*table.rows, *(row for record in records for row in turn_rows(record))]
                 self._table = replace(table, rows=tuple(rows), talks=stamp).placed()
             return self._table
 
@@ -192,24 +197,24 @@ class Store:
         write_dialogues(self.space.dialogues, records.values())
 
     def record(self, row: Cells) -> Record:
-        """The record behind a row: a dialogue, or what a row of the table would become."""
+        """The record behind a row: a dialogue, or what a row of the table would become. Raises Refused for no text."""
         if "of" not in row:
-            return as_dialogue(row)
+            return as_dialogue(row, self.space.images or self.space.folder)
         return next(one for one in read_dialogues(self.space.dialogues) if one["id"] == row["of"])
 
     def keep(self, record: Record) -> None:
-        """Put a record among the dialogues, in place of what had its id, in answers.csv too; the lock is held."""
+        """Put a record among the dialogues, in place of the dialogue or the row of its id; the lock is held."""
         before = read_dialogues(self.space.dialogues)
         others = [record if one["id"] == record["id"] else one for one in before]
         write_dialogues(self.space.dialogues, others if record in others else [*before, record])
-        typed = read_table(self.space.answers)
+        typed = read_table(self.space.answers, ids_of(before))
         rest = [row for row in typed.rows if row["id"] != record["id"]]
         if len(rest) < len(typed.rows):
             self.put(typed.names, rest)
 
     def put(self, names: Sequence[str], rows: Iterable[Cells]) -> None:
         """Write the whole table; the caller holds the workspace's lock."""
-        self._write(tuple(names), list(_with_ids(rows)))
+        self._write(tuple(names), list(_with_ids(rows, ids_of(read_dialogues(self.space.dialogues)))))
 
     def _write(self, names: Sequence[str], rows: Sequence[Cells], places: Mapping[str, int] | None = None) -> None:
         """Write, and keep what was written; `places` where rows and pictures are as they were."""

@@ -1,34 +1,40 @@
 """Turns that are added to a record of the grid, taken out of it, and put back.
 
-changed = add(store, "talk #2/2")      # Changed("talk #3/3", "talk", was=[... 4 turns], now=[... 6 turns])
-put_back(store, "talk", was=changed.now, now=changed.was)
+changed = remove(store, "talk #2/2", seen=("And how dark?", "light"))      # Changed("talk #1/1", "talk", "5f3a...")
+put_back(store, "talk", changed.state)
 
-A row of answers.csv that gets a second turn moves into dialogues.json, whole. Each change says what it saw: where
-somebody else changed the record meanwhile it is refused, and nothing is written.
+A row of answers.csv that gets a second turn moves into dialogues.json, as the record that it becomes. Each change says
+what it saw: where somebody else changed the record meanwhile it is refused, and nothing is written. A record that loses
+a turn is kept as it was, whatever it holds, below a name that says what it became.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from pathlib import Path
 
-from llava_finetune.studio.dialogues import Record, num_turns, turn_id, with_new_turn, without_turn
+from data_prep.errors import DataError
+from data_prep.files import write_json
+from data_prep.records.json_text import read_json
+from llava_finetune.studio.dialogues import Record, num_turns, turn_id, turn_rows, with_new_turn, without_turn
 from llava_finetune.studio.refusals import Refused
 from llava_finetune.studio.table import Cells, Store
 
-Turns = list[dict[str, Any]]
+MOST_KEPT = 100
+"""Records that are kept as they were before a turn was taken out, the newest."""
 
 
 @dataclass(frozen=True)
 class Changed:
-    """The row to go to, its record, and the record's turns before and after."""
+    """The row to go to, its record, and what tells the record as it is now from any other."""
 
     row: str
     record: str
-    was: Turns
-    now: Turns
+    state: str
 
 
 def add(store: Store, row: str) -> Changed:
@@ -36,7 +42,7 @@ def add(store: Store, row: str) -> Changed:
     with store.space.locked():
         cells = _row(store, row)
         record, turn = store.record(cells), int(cells.get("turn", 1))
-        return _keep(store, record, with_new_turn(record, turn), turn + 1)
+        return _keep(store, with_new_turn(record, turn), turn + 1)
 
 
 def remove(store: Store, row: str, seen: Sequence[str]) -> Changed:
@@ -48,21 +54,36 @@ def remove(store: Store, row: str, seen: Sequence[str]) -> Changed:
         if int(cells.get("turns", 1)) < 2:
             raise Refused("only_turn")
         record, turn = store.record(cells), int(cells["turn"])
-        return _keep(store, record, without_turn(record, turn), max(1, turn - 1))
+        after = without_turn(record, turn)
+        write_json(_before(store, _state(after)), record)  # first: a disk without room for it keeps the turn
+        for old in sorted(_before(store, "").parent.iterdir(), key=lambda path: path.stat().st_mtime)[:-MOST_KEPT]:
+            old.unlink()
+        return _keep(store, after, max(1, turn - 1))
 
 
-def put_back(store: Store, name: str, was: Turns, now: Turns) -> Changed:
-    """Give a record the turns `now` where it still has those that it `was` left with. Raises Refused otherwise."""
+def put_back(store: Store, name: str, state: str) -> Changed:
+    """Make a record what it was before it came to a `state` by losing a turn. Raises Refused where it is another."""
     with store.space.locked():
         cells = next((row for row in store.read().rows if row.get("of") == name), None)
         record = store.record(cells) if cells else None
-        if record is None or record["conversations"] != was:
+        if record is None or _state(record) != state:
             raise Refused("turn_changed")
-        after = {**record, "conversations": now}
-        if not num_turns(after):
-            raise Refused("only_turn")
-        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(was, now, strict=False)))
-        return _keep(store, record, after, min(num_turns(after), same // 2 + 1))
+        try:
+            before: Record = read_json(_before(store, state))
+        except (OSError, DataError):
+            raise Refused("turn_changed") from None
+        pairs = zip(turn_rows(record), turn_rows(before), strict=False)
+        same = sum(1 for _ in takewhile(lambda two: two[0]["question"] == two[1]["question"], pairs))
+        return _keep(store, before, min(num_turns(before), same + 1))
+
+
+def _state(record: Record) -> str:
+    """What tells a record from any other."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _before(store: Store, state: str) -> Path:
+    return store.space.hidden / "before" / f"{state}.json"
 
 
 def _row(store: Store, row: str) -> Cells:
@@ -72,7 +93,7 @@ def _row(store: Store, row: str) -> Cells:
     return table.rows[table.places[row]]
 
 
-def _keep(store: Store, before: Record, after: Record, turn: int) -> Changed:
-    store.keep(after)
-    name = str(after["id"])
-    return Changed(turn_id(name, turn, num_turns(after)), name, before["conversations"], after["conversations"])
+def _keep(store: Store, record: Record, turn: int) -> Changed:
+    store.keep(record)
+    name = str(record["id"])
+    return Changed(turn_id(name, turn, num_turns(record)), name, _state(record))

@@ -185,7 +185,9 @@ def test_check_and_split_say_what_stands_where_and_mend_it(filled: Page) -> None
     (filled.folder / "photos/003.png").write_bytes((filled.folder / "photos/003.png").read_bytes()[:60])
     (filled.folder / "photos/005.png").unlink()
     job = jobs.find(filled.studio.space, filled.ask("prepare", test=0.25)["job"])
-    assert "already" in filled.post("prepare", {"test": 0.25}).json()["error"]
+    assert "already" in filled.post("prepare", {"test": 0.5, "mend": True}).json()["error"]
+    settings = filled.studio.space.settings()
+    assert settings["test"] == 0.25 and "mend" not in settings, "what a refused click asked for is no choice"
     assert wait(job) == "found", jobs.log_tail(job)
     found = filled.ask("findings")
     assert {one["kind"]: one["rows"] for one in found["kinds"] if one["severity"] == "error"} == {

@@ -11,6 +11,7 @@ import pytest
 from data_prep.converters.table import main as make_records
 from data_prep.tools.mix import main as mix
 from llava_finetune.studio.commands import prepare
+from llava_finetune.studio.table import table_text
 from tests.studio.conftest import Page, taken
 from tests.studio.test_data import edit
 
@@ -131,9 +132,11 @@ def test_a_turn_is_added_and_taken_out_and_put_back_with_the_places_of_its_pictu
         "<image>\nIs it matt?", "no", "And how dark?", "light",
     ]  # fmt: skip
     assert kept(talking)[0]["source"] == TALK["source"]
-    back = talking.ask("put-back", record=gone["record"], was=gone["now"], now=gone["was"])
-    assert back["row"] == "talk #1/3" and kept(talking)[0]["conversations"] == gone["was"]
-    again = talking.post("put-back", {"record": gone["record"], "was": gone["now"], "now": gone["was"]})
+    back = talking.ask("put-back", record=gone["record"], state=gone["state"])
+    assert back["row"] == "talk #1/3" and kept(talking)[0]["conversations"] == [
+        *TALK["conversations"][:2], *turns("Is it matt?", "no"), *TALK["conversations"][2:],  # type: ignore[index]
+    ]  # fmt: skip
+    again = talking.post("put-back", {"record": gone["record"], "state": gone["state"]})
     assert again.status_code == 400
     only = talking.post(
         "turn", {"row": "pair #1/1", "act": "remove", "question": "Which is darker?", "answer": "the second"}
@@ -158,6 +161,65 @@ def test_a_row_of_the_table_becomes_a_dialogue_and_taking_its_source_again_adds_
     }
     assert filled.ask("take", **taken(filled.folder))["counts"]["kept"] == 20
     assert filled.ask("state")["rows"] == 21
+
+
+def test_a_turn_of_any_record_is_put_back_after_the_server_began_anew(page: Page) -> None:
+    long = [
+        *turns("Q", "a" * 30_000),
+        {"from": "tool", "value": {"n": 1}},
+        *turns("And?", "b"),
+        *turns("?", "!") * 1500,
+    ]
+    odd = {"id": "odd", "conversations": long, "n": 1.5}
+    (page.folder / "talk.json").write_text(json.dumps([odd]))
+    page.ask("take", name="talk.json", images="photos")
+    gone = page.ask("turn", row="odd #2/1502", act="remove", question="And?", answer="b")
+    assert kept(page) != [odd]
+    page.studio.__post_init__()
+    assert page.ask("put-back", record="odd", state=gone["state"])["row"] == "odd #2/1502"
+    assert kept(page) == [odd]
+
+
+def test_a_new_row_takes_the_id_of_no_dialogue(filled: Page) -> None:
+    filled.ask("turn", row="row-20", act="add")
+    filled.ask("edit", edits=[edit("row-20 #2/2", "", "How dark?", "question"), edit("row-20 #2/2", "", "very")])
+    (talk,) = kept(filled)
+    (filled.folder / "more.csv").write_text("image,question,answer\n000.png,New?,yes\n", encoding="utf-8")
+    roles = {"image": "image", "question": "question", "answer": "answer"}
+    filled.ask("take", name="more.csv", images="photos", roles=roles)
+    names = [row["id"] for row in filled.ask("rows")["rows"]]
+    assert len(set(names)) == len(names) == 22 and names[19] == "row-20-2"
+    filled.ask("turn", row="row-20-2", act="add")
+    assert [record["id"] for record in kept(filled)] == ["row-20", "row-20-2"] and kept(filled)[0] == talk
+
+    with (filled.folder / "answers.csv").open("a", encoding="utf-8") as file:
+        file.write("row-20,001.png,By hand?,yes\n")  # in a spreadsheet
+    filled.ask("turn", row="row-20 #1/2", act="add")
+    assert filled.ask("rows")["rows"][19]["question"] == "By hand?", "a dialogue's change takes no row of its id"
+
+
+def test_a_row_with_choices_or_several_answers_is_taught_the_same_as_a_dialogue(
+    filled: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = {"image": "000.png", "question": "Which?", "hint": "Look.", "conversations": "x", "chosen": "y"}
+    rows: list[dict[str, str]] = [
+        {"id": "1", **cells, "answer": "blue", "A": "red", "B": "blue", "answers": "z"},
+        {"id": "2", **cells, "answer": '["red","red","blue"]'},
+        {"id": "3", **cells, "answer": "green", "A": "red", "B": "blue"},
+    ]
+    (filled.folder / "answers.csv").write_text(table_text(list(rows[0]), rows), encoding="utf-8")
+    monkeypatch.chdir(filled.folder)
+    assert make_records(prepare(filled.studio.space, 0.2, mend=False)[0].argv[4:]) == 0
+    taught = json.loads((filled.folder / "records.json").read_text(encoding="utf-8"))
+    for name in "12":
+        filled.ask("turn", row=name, act="add")
+    first, second = kept(filled)
+    assert "A. red\nB. blue" in taught[0]["conversations"][0]["value"]
+    assert first == {**taught[0], "conversations": [*taught[0]["conversations"], *turns("", "")]}
+    assert second["answers"] == [taught[1]["answers"], []], "each question has its own"
+    assert second["conversations"] == [*taught[1]["conversations"], *turns("", "")]
+    refused = filled.post("turn", {"row": "3", "act": "add"}).json()
+    assert refused["key"] == "refused.row_not_taught" and "none of the 2 choices" in refused["error"]
 
 
 def test_dialogues_beside_a_table_without_any_answer_are_prepared(

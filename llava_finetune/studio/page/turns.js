@@ -37,7 +37,7 @@ export class Turns {
   }
 
   undo(changed) {
-    return this.change(() => call("put-back", { record: changed.record, was: changed.now, now: changed.was, ...this.grid.fitting }), "answer", t("turn.back"));
+    return this.change(() => call("put-back", { record: changed.record, state: changed.state, ...this.grid.fitting }), "answer", t("turn.back"));
   }
 
   // What was typed is saved first: the turn's number, and with it its id, is another afterwards.
