@@ -73,6 +73,7 @@ class CheckFile(Struct):
 class Source(Struct):
     """A file that another was made from."""
 
+    path: Text = None
     sha256: Text = None
 
 

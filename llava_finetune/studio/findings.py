@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from data_prep.check.kinds import KINDS
@@ -25,6 +26,8 @@ from llava_finetune.studio.table import Table, is_open, stamp_of
 from llava_finetune.studio.workspace import Workspace
 
 PARTS = ("train", "test")
+TYPED = frozenset({"answers.csv", "typed.json"})
+"""Sources of records in which typed answers are."""
 NUM_COMMON = 40
 """Answers that are offered while one is typed: the commonest."""
 
@@ -89,11 +92,12 @@ class Findings:
         space = self.space
         split, records = stamp_of(split_file(space, "train"))[0], stamp_of(space.records)[0]
         files = [path for path in (space.answers, space.dialogues) if path.is_file()]
-        if len(files) > 1 and not has_answers(space.images, table.typed):
+        metas = [read_known(meta_path(path), MetaFile) for path in (space.records, space.folder / "typed.json")]
+        made_of = {Path(source.get("path") or "").name for source in metas[0].get("sources", [])}
+        if len(files) > 1 and not made_of & TYPED and not has_answers(space.images, table.typed):
             files.remove(space.answers)  # nothing of it is in the records
         if not split or split < records or not files:
             return False
-        metas = (read_known(meta_path(path), MetaFile) for path in (space.records, space.folder / "typed.json"))
         sums = {source.get("sha256") for meta in metas for source in meta.get("sources", [])} - {None}
         return all(sha256_of(path) in sums if sums else split >= stamp_of(path)[0] for path in files)
 

@@ -6,6 +6,7 @@ take(Store(workspace), Choice("pets.csv", images="photos", roles={"image": "file
 
 from __future__ import annotations
 
+import json
 import stat
 import tempfile
 import zipfile
@@ -57,7 +58,8 @@ class Taken:
 def take(store: Store, choice: Choice) -> Taken:
     """Join the rows of a source with answers.csv, which is written whole or not at all.
 
-    A row for the same picture and question fills in an answer that is missing and leaves one that was given.
+    A row for the same picture and question fills in an answer that is missing and leaves one that was given; one that
+    a dialogue about that picture alone says already is there.
     Raises UserError where pictures would come to lie in another folder than those of the rows that are there.
     """
     space = store.space
@@ -73,12 +75,12 @@ def take(store: Store, choice: Choice) -> Taken:
             raise Refused("two_folders", before=str(before), now=choice.images)
         rows = [dict(row) for row in table.typed]
         known = {(row["image"], row["question"]): place for place, row in enumerate(rows)}
-        told = {(row["image"], row["question"]) for row in table.rows if "of" in row}
+        told = {_said(row) for row in table.rows if "of" in row and json.loads(row["pictures"]) == [row["image"]]}
+        told |= {(image, question, "") for image, question, _ in told}  # an answer that is missing adds nothing
         names, counts = list(table.names), {"added": 0, "filled": 0, "kept": 0, "without": 0}
         for row in rows_of(space, choice, folder):
             names += [name for name in row if name not in names]
-            is_told = (row["image"], row["question"]) in told
-            counts["kept" if is_told else _join(rows, known, row)] += 1
+            counts["kept" if _said(row) in told else _join(rows, known, row)] += 1
             if len(rows) > MOST_ROWS:
                 raise Refused("too_many_rows", most=MOST_ROWS)
         counts["added"] += _keep_whole(space, choice, folder, [row["id"] for row in rows])
@@ -105,6 +107,10 @@ def _with_local_names(record: dict[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(image, list):
         return {**record, "image": [local_name(one, folder) if isinstance(one, str) else one for one in image]}
     return {**record, "image": local_name(image, folder)} if isinstance(image, str) and image else record
+
+
+def _said(row: Cells) -> tuple[str, str, str]:
+    return row["image"], row["question"], row["answer"].strip()
 
 
 def _join(rows: list[Cells], known: dict[tuple[str, str], int], row: Cells) -> str:

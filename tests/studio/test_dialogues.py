@@ -180,6 +180,15 @@ def test_a_turn_of_any_record_is_put_back_after_the_server_began_anew(page: Page
     assert kept(page) == [odd]
 
 
+def test_only_what_a_dialogue_says_of_that_picture_alone_is_there_already(talking: Page) -> None:
+    there = ["000.png,Which colour?,red", "000.png,Which colour?,"]
+    rows = [*there, "000.png,And how dark?,very", "001.png,Which is darker?,"]
+    (talking.folder / "more.csv").write_text("\n".join(["image,question,answer", *rows, ""]), encoding="utf-8")
+    roles = {"image": "image", "question": "question", "answer": "answer"}
+    counts = talking.ask("take", name="more.csv", images="photos", roles=roles)["counts"]
+    assert (counts["kept"], counts["added"]) == (2, 2)
+
+
 def test_a_new_row_takes_the_id_of_no_dialogue(filled: Page) -> None:
     filled.ask("turn", row="row-20", act="add")
     filled.ask("edit", edits=[edit("row-20 #2/2", "", "How dark?", "question"), edit("row-20 #2/2", "", "very")])
@@ -234,5 +243,8 @@ def test_dialogues_beside_a_table_without_any_answer_are_prepared(
         (talking.folder / f"data/{part}.json").write_text(json.dumps(records))
     found = talking.ask("findings")
     assert found["fresh"] and (found["open"], found["open_turns"]) == (1, 0)
+    (talking.folder / "records.meta.json").write_text(json.dumps({"sources": [{"path": "typed.json"}]}))
+    assert not talking.ask("findings")["fresh"], "the parts hold answers that were cleared since"
+    (talking.folder / "records.meta.json").unlink()
     talking.ask("edit", edits=[edit("plain", "", "lime")])
     assert not talking.ask("findings")["fresh"] and prepare(talking.studio.space, 0.2, mend=False)[0].argv[3] == "table"

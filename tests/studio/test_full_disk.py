@@ -32,11 +32,11 @@ def small(tmp_path: Path) -> Iterator[Page]:
     """The studio on a disk of 1 MB, its table taken."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    words = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    try:
+        subprocess.run(words, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no tmpfs can be mounted here: {error} {getattr(error, 'stderr', '')}")
     try:
         studio = Studio(Workspace.open(fill(disk / "colours")))
         with serving(SimpleNamespace(engines={}, under_way=0), build_app(studio)) as running:
@@ -102,6 +102,7 @@ def test_what_is_typed_on_a_full_disk_is_kept_in_the_page_and_saved_when_there_i
     small: Page, browser: Any
 ) -> None:
     window = browser.new_page(viewport={"width": 1280, "height": 860}, locale="en-GB")
+    window.set_default_timeout(60_000)
     window.goto(small.url)
     cell = ".row[aria-rowindex='1'] [data-column=answer]"
     window.wait_for_selector(cell)

@@ -66,6 +66,7 @@ def test_no_text_in_view_stands_outside_of_the_file_of_texts(
         with serving(SimpleNamespace(engines={}, under_way=0), build_app(studio)) as running:
             page = Page(running.url, studio)
             window = browser.new_page(viewport={"width": 1280, "height": 1400}, locale="en-GB")
+            window.set_default_timeout(60_000)
             hidden = [
                 path.rename(tmp_path / path.name)
                 for path in page.folder.iterdir()
