@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -177,24 +178,56 @@ def test_turns_come_and_go_by_keys_and_what_is_typed_lands_in_no_other_row(opene
     opened.wait_for_selector(".row >> nth=5")
     opened.fill("input[type=search]", "How dark")
     opened.wait_for_selector(".row >> nth=1", state="detached")
-    answer(opened, 1).press("Alt+Delete")
-    opened.wait_for_selector(".turn-note:has-text('Taken out: How dark? – very dark')")
+    answer(opened, 1).fill("very, very dark")
+    answer(opened, 1).press("Alt+Delete")  # before it was saved
+    opened.wait_for_selector(".turn-note:has-text('Taken out: How dark? – very, very dark')")
     assert len(json.loads((page.folder / "dialogues.json").read_text())[0]["conversations"]) == 2
     opened.click("#turn-undo")
     opened.wait_for_selector(".turn-note:has-text('It is back.')")
+    record["conversations"][3]["value"] = "very, very dark"
     assert json.loads((page.folder / "dialogues.json").read_text()) == [record]
+
+    with on_its_way(opened) as sent:
+        answer(opened, 1).fill("pale")
+        arrived(opened, sent)
+        seen = {"row": f"{record['id']} #2/2", "column": "answer", "was": "very, very dark"}
+        page.ask("edit", edits=[{**seen, "now": "light"}])  # somebody else
+    opened.wait_for_selector("#choose")
+    answer(opened, 1).press("Alt+Enter")
+    opened.wait_for_selector(".note.warn:has-text('pale')")
+    opened.wait_for_selector("#choose", state="detached")
+
+
+@contextmanager
+def on_its_way(window: Any) -> Iterator[list[Any]]:
+    """What the page sends is held until the block ends; the requests that came so far."""
+    sent: list[Any] = []
+    held = [True]
+    window.route("**/api/edit", lambda route: sent.append(route) if held else route.continue_())
+    yield sent
+    held.clear()
+    for route in sent:
+        route.continue_()
+
+
+def arrived(window: Any, sent: list[Any]) -> None:
+    for _ in range(PATIENCE // 50):
+        if sent:
+            return
+        window.wait_for_timeout(50)
+    raise AssertionError("nothing was sent")
 
 
 def test_a_slow_server_loses_no_letter_and_quarrels_with_nobody(opened: Any, page: Page) -> None:
-    import time
-
     take(opened)
-    opened.route("**/api/edit", lambda route: (time.sleep(1.2), route.continue_()))
-    answer(opened, 1).fill("mint")
-    opened.wait_for_timeout(700)
-    answer(opened, 1).fill("teal")
-    opened.wait_for_timeout(700)
-    answer(opened, 1).fill("red")  # as it was, while another text is on its way
+    with on_its_way(opened) as sent:
+        answer(opened, 1).fill("mint")
+        arrived(opened, sent)
+        answer(opened, 1).fill("teal")
+        opened.wait_for_timeout(700)
+        answer(opened, 1).fill("red")  # as it was, while another text is on its way
+        opened.wait_for_timeout(700)
+        assert len(sent) == 1
     saved(opened)
     assert opened.locator(".quarrel").count() == 0
     assert read_table(page.folder / "answers.csv").rows[0]["answer"] == "red" == answer(opened, 1).input_value()

@@ -376,8 +376,18 @@ export class Grid {
     if (this.edits.size > this.conflicts.size) return this.tell(t("saving"));
     if (!this.conflicts.size) return this.tell(t("saved"));
     const words = t("quarrel.count", { count: this.conflicts.size });
-    this.tell(words, () => this.filter("ids"));
+    this.tell(words, async () => {
+      await this.askAgain();
+      if (this.conflicts.size) this.filter("ids");
+    });
     return say(words);
+  }
+
+  // What must be chosen is sent once more: the row may be gone by now, or hold another text.
+  async askAgain() {
+    if (!this.conflicts.size) return;
+    this.conflicts.clear();
+    await this.flush();
   }
 
   // Texts that were typed into rows which are not there any more: kept in view until they are let go.

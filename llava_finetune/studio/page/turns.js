@@ -31,7 +31,8 @@ export class Turns {
   add(made) { return this.change(() => call("turn", { row: made.shown.id, act: "add", ...this.grid.fitting }), "question", t("turn.added")); }
 
   async remove(made) {
-    const { id, question, answer } = made.shown;
+    const { id } = made.shown;
+    const [question, answer] = ["question", "answer"].map((column) => this.grid.edits.get(`${id} ${column}`)?.now ?? made.shown[column]); // as it stands in the cells
     const text = [question, answer].filter((one) => one.trim()).join(" – ") || t("turn.empty");
     await this.change(() => call("turn", { row: id, act: "remove", question, answer, ...this.grid.fitting }), "answer", t("turn.removed", { text }), (changed) => this.undo(changed));
   }
@@ -49,6 +50,7 @@ export class Turns {
       if (!(await grid.flush())) return;
       const changed = await ask();
       this.at = changed.row;
+      await grid.askAgain(); // a quarrel's row has another id now
       await grid.reload();
       grid.go(changed.index, column);
       find(".turn-note", grid.notes)?.remove();
