@@ -243,8 +243,11 @@ def test_dialogues_beside_a_table_without_any_answer_are_prepared(
         (talking.folder / f"data/{part}.json").write_text(json.dumps(records))
     found = talking.ask("findings")
     assert found["fresh"] and (found["open"], found["open_turns"]) == (1, 0)
-    (talking.folder / "records.meta.json").write_text(json.dumps({"sources": [{"path": "typed.json"}]}))
+    meta = talking.folder / "records.meta.json"
+    before = meta.read_text()
+    sources = [{"path": "typed.json", "sha256": "0" * 64}, *json.loads(before)["sources"]]
+    meta.write_text(json.dumps({"sources": sources}))
     assert not talking.ask("findings")["fresh"], "the parts hold answers that were cleared since"
-    (talking.folder / "records.meta.json").unlink()
+    meta.write_text(before)
     talking.ask("edit", edits=[edit("plain", "", "lime")])
     assert not talking.ask("findings")["fresh"] and prepare(talking.studio.space, 0.2, mend=False)[0].argv[3] == "table"
