@@ -115,7 +115,7 @@ def as_dialogue(row: Mapping[str, str], images: Path) -> Record:
     """
     try:
         names = names_in(row, ("image",), images)
-        columns = question_columns(row, "question", "answer", "answers.csv")
+        columns = question_columns(dict(row), "question", "answer", "answers.csv")
         found = asked(row, columns)
     except NoText as error:
         raise Refused("row_not_taught", problem=str(error)) from None
