@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from llava_finetune import __version__
-from llava_finetune.errors import Recorded, is_echo, record_failure
+from llava_finetune.errors import Recorded, is_echo, record_details, record_failure
 from llava_finetune.screen import routed
 
 
@@ -171,19 +171,29 @@ def _end_rank(error: Exception, code: int, command: Sequence[str], *, traced: bo
     """
     from data_prep.last_resort import is_message, told
 
-    brief = (told(error) if is_message(error) else f"{type(error).__name__}: {error}").splitlines()[0][:200]
+    text = (told(error) if is_message(error) else f"{type(error).__name__}: {error}").strip() or type(error).__name__
+    brief = text.splitlines()[0][:200]
     name = f"[rank {os.environ.get('RANK', os.environ['LOCAL_RANK'])}]"
     if is_echo(error):
         print(f"{name} ends too: another rank is gone ({brief})", file=sys.stderr, flush=True)
         time.sleep(ECHO_SECONDS)
         _leave(code)
-    message = _told(error, command)
-    recorded = record_failure(message.removeprefix("error: "), code)
+    recorded = record_failure(text, code)
     if recorded is Recorded.LATE:
         print(f"{name} ends too: {brief}", file=sys.stderr)
-    elif traced or recorded is Recorded.UNREAD:
+        _leave(code)
+    message = _told(error, command)  # may write a file of details: the first to fail alone does
+    if recorded is Recorded.LEFT:
+        record_details(message.removeprefix("error: "), code)
+    # On several machines the launcher may look for the message on a disk that this one does not share.
+    if traced or recorded is Recorded.UNREAD or _on_several_machines():
         print(f"{name} {''.join(traceback.format_exception(error)) if traced else message}", file=sys.stderr)
     _leave(code)
+
+
+def _on_several_machines() -> bool:
+    here = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE")  # torchrun's, DeepSpeed's
+    return here is not None and here != os.environ.get("WORLD_SIZE", here)
 
 
 def _leave(code: int) -> NoReturn:

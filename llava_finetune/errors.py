@@ -78,3 +78,14 @@ def record_failure(message: str, code: int = 1) -> Recorded:
     finally:
         own.unlink(missing_ok=True)
     return Recorded.LEFT
+
+
+def record_details(message: str, code: int = 1) -> None:
+    """Say more in the message that this rank has left (`Recorded.LEFT`); where that fails, the first one stays."""
+    path, rank = os.environ[FAILURE_VARIABLE], os.environ.get("RANK", "0")
+    own = Path(f"{path}.{rank}")
+    try:
+        own.write_text(json.dumps({"rank": rank, "message": message, "code": code}), encoding="utf-8")
+        own.replace(path)
+    except OSError:
+        own.unlink(missing_ok=True)

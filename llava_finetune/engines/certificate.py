@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from data_prep.last_resort import write_details
 from llava_finetune.engines.adapters import ASK, Setting
 from llava_finetune.engines.class_token import class_token_last
 from llava_finetune.engines.judging import (
@@ -98,9 +99,8 @@ def certify(
         start = time.monotonic()
         try:
             asked = ASK[engine](setting)
-        except (UserError, LookupError, TypeError, ValueError, OSError) as error:  # the others: what it sent is odd
-            what = str(error) if isinstance(error, UserError) else f"{type(error).__name__} in what it sent: {error}"
-            results.append(Result(engine, "", "", FAILED, notes=[f"failed: {what}"]))
+        except (UserError, LookupError, TypeError, ValueError, OSError) as error:
+            results.append(Result(engine, "", "", FAILED, notes=[f"failed: {_what_failed(error, engine)}"]))
             say(f"{engine}: failed after {time.monotonic() - start:.0f} s; the others are asked all the same")
             continue
         if engine == "llama.cpp":
@@ -111,6 +111,17 @@ def certify(
         say(f"{engine}: {result.identical} of {result.count} identical, {time.monotonic() - start:.0f} s")
     made = time.strftime("%Y-%m-%d %H:%M:%S%z")
     return Certificate(named, records, f"torch {torch.__version__}, float32, one question at a time", results, made)
+
+
+def _what_failed(error: Exception, engine: str) -> str:
+    """The error's own words; one that is none of ours is of an odd answer or of our adapter: its details are kept."""
+    if isinstance(error, UserError):
+        return str(error)
+    what = f"{type(error).__name__}: {error}; its answer is odd, or a fault of ours"
+    try:
+        return f"{what}; the details are in {write_details(error, ['certify', '--engines', engine])}"
+    except OSError:
+        return what
 
 
 def not_run(engine: str, why: str) -> Result:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import re
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -27,7 +27,8 @@ from data_prep.records.pixels import add_pixel_option, allow_pixels
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.flags import add_loading_flags, command_parser
 
-NAME = re.compile(r"[\w.+ -]{1,100}")
+LONGEST_NAME = 200
+"""Bytes of --name, that `predictions-NAME.jsonl` is a name that every file system takes."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -115,10 +116,14 @@ def _require_places(arguments: argparse.Namespace) -> None:
     """Raise UserError where the results could not be written: before the questions are answered, not hours after."""
     from llava_finetune.saved.new_folder import require_file_place, require_place
 
-    if arguments.name is not None and (not NAME.fullmatch(arguments.name) or arguments.name.startswith(".")):
-        raise UsageError(f"--name {arguments.name[:40]!r}: expected letters, digits, - and _; it becomes a file's name")
-    if arguments.output or Path(arguments.model or "").is_dir():
-        require_place(arguments.output or Path(arguments.model or ""))
+    name = "final" if arguments.name is None else arguments.name
+    if not 0 < len(os.fsencode(name)) <= LONGEST_NAME or name.startswith(".") or {"/", "\0"} & {*name}:
+        raise UsageError(
+            f"--name {name[:40]!r} becomes a part of a file's name: expected 1 to {LONGEST_NAME} bytes, no / and no "
+            "dot at its start"
+        )
+    if arguments.output or (arguments.model and Path(arguments.model).is_dir()):
+        require_place(arguments.output or Path(arguments.model))
     if arguments.upload:
         require_file_place(arguments.upload)
 

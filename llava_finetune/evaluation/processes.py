@@ -23,7 +23,7 @@ def spread(words: Sequence[str], total: int, count: int, folder: Path) -> list[d
 
     They leave them in a folder of this call's own: two evaluations may write into the same folder.
     """
-    with tempfile.TemporaryDirectory(prefix=".predictions-", dir=folder) as place:
+    with tempfile.TemporaryDirectory(prefix=".predictions-", dir=folder, ignore_cleanup_errors=True) as place:
         return _spread(words, total, min(count, total), Path(place))
 
 
@@ -44,6 +44,8 @@ def _spread(words: Sequence[str], total: int, count: int, place: Path) -> list[d
     finally:
         for process in running:
             process.kill()
+        for process in running:
+            process.wait()  # one that still writes would stand in the way of removing its folder
     if any(codes):
         raise UserError(f"process {next(i for i, c in enumerate(codes) if c)} of {count} failed; its message is above")
     parts = [read_predictions(shard_file(place, shard)) for shard in shards]

@@ -43,6 +43,7 @@ SIGNALS = {
     11: "segmentation fault (SIGSEGV), nearly always two libraries that do not fit. Run `llava-finetune doctor`; then "
     "remove the folder that TORCH_EXTENSIONS_DIR names, so that DeepSpeed's operators are built again",
     6: "aborted (SIGABRT): a library stopped the process; its own message stands above, or in debug.log of OUTPUT",
+    3: "ended at once by Ctrl-\\ (SIGQUIT), without a save; go on with the same command and --resume auto",
     4: "illegal instruction (SIGILL): a library was built for a newer CPU. Remove the folder that TORCH_EXTENSIONS_DIR "
     "names, so that DeepSpeed's operators are built for this one",
     15: "ended by another process (SIGTERM): a queue's time limit, or a rank that failed before (its message is above)",
@@ -51,7 +52,8 @@ SIGNALS = {
 PORTS = (20_000, 32_768)
 """Between services' usual ports and Linux's for outgoing connections."""
 STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name))
-"""A scheduler, Ctrl-C, a terminal that is closed, Ctrl-\\: each asks the ranks to save and to leave."""
+"""A scheduler, Ctrl-C, a terminal that is closed, Ctrl-\\: each asks the ranks to save and to leave; the second Ctrl-\\
+ends them at once."""
 ONE_SESSION = "LLAVA_FINETUNE_ONE_SESSION"
 """A variable, set by who ends what it started by its session, as the studio does: a launcher stays in it."""
 TIME_TO_SAVE = 600.0
@@ -152,10 +154,15 @@ def _wait(process: "subprocess.Popen[bytes]", failure: Path, log: Path | None, *
     """
     tail = bytearray()
     passed, readers = _start_readers(process, log, tail)
-    told = is_stopped = False
+    told = is_stopped = has_quit = False
 
     def forward(number: int, _frame: FrameType | None) -> None:
-        nonlocal told, is_stopped
+        nonlocal told, is_stopped, has_quit
+        if number == getattr(signal, "SIGQUIT", None):
+            if has_quit:  # a rank that hangs in C hears nothing else
+                _tell(process, failure, signal.SIGKILL, apart=apart)
+                return
+            has_quit = True
         told = True
         if number == signal.SIGINT:
             is_stopped = True

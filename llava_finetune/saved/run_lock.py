@@ -95,6 +95,7 @@ def _space() -> str:
 
 
 def _taken(own: Path, lock: Path) -> bool:
+    """Make the file `own` the lock too, unless there is one."""
     try:
         os.link(own, lock)
     except FileExistsError:
@@ -179,10 +180,11 @@ def _remove_stale(lock: Path, seen: bytes | None) -> None:
         lock.rename(aside)
     except FileNotFoundError:
         return
-    if seen is not None and _content(aside) != seen:
-        with contextlib.suppress(FileExistsError):
-            os.link(aside, lock)
-    aside.unlink(missing_ok=True)
+    try:
+        if seen is not None and _content(aside) != seen:
+            _taken(aside, lock)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _touch(lock: Path, ended: threading.Event) -> None:

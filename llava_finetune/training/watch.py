@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from types import FrameType
@@ -20,6 +21,8 @@ from llava_finetune.launching.processes import STOPPING
 
 REQUEUE = 75
 """Exit code of a run that was told to stop and saved itself: EX_TEMPFAIL of sysexits.h, "try again later"."""
+ECHO_SECONDS = 3.0
+"""A signal may come twice within so long, from the terminal or a scheduler and from the launcher."""
 
 
 class Interrupted(UserError):
@@ -72,20 +75,24 @@ class FiniteWatch:
 
 
 class StopSignal:
-    """Each of STOPPING asks the run to save and end; the second Ctrl-C ends it at once.
+    """Each of STOPPING but SIGQUIT asks the run to save and end; the second Ctrl-C ends it at once.
 
-    Before the first step there is nothing to save: the run ends there and then, to be queued again. A terminal that is
-    closed is no reason where nohup said so.
+    Before the first step there is nothing to save: the run ends there and then, to be queued again, and a signal that
+    comes when it still has not ends it at once. A terminal that is closed is no reason where nohup said so. SIGQUIT
+    keeps its meaning: Ctrl-\\ ends a process that hangs in C, where no handler of Python's runs.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.received_at = 0.0
         self.has_begun = False
         self.previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
         """Take the signals over (main thread only), and give them back at the end."""
         for number in STOPPING:
+            if number == getattr(signal, "SIGQUIT", None):
+                continue
             if number in (signal.SIGTERM, signal.SIGINT) or signal.getsignal(number) is not signal.SIG_IGN:
                 self.previous[number] = signal.signal(number, self._take)
         return self
@@ -96,11 +103,12 @@ class StopSignal:
         self.previous.clear()
 
     def _take(self, number: int, _frame: FrameType | None) -> None:
-        if self.received is not None:  # a launcher passes on what the terminal has told already
-            if number == signal.SIGINT:
+        if self.received is not None:  # a launcher passes on at once what the terminal has told already
+            is_late = not self.has_begun and time.monotonic() - self.received_at > ECHO_SECONDS
+            if number == signal.SIGINT or is_late:
                 raise KeyboardInterrupt
             return
-        self.received = number
+        self.received, self.received_at = number, time.monotonic()
         if not self.has_begun:
             raise Interrupted(
                 f"{self.name} before the first step: nothing is lost; go on with the same command and --resume auto"

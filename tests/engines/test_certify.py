@@ -158,7 +158,11 @@ def test_an_engine_that_sends_something_odd_is_a_row_that_failed(
     out = folder / "odd.json"
     assert certify(folder, "--engines", "api", "adapter", "--answers", "1", "--out", str(out)) == 1
     api, own = json.loads(out.read_text())["engines"]
-    assert api["verdict"] == "failed" and api["notes"] == ["failed: KeyError in what it sent: 'choices'"]
+    (note,) = api["notes"]
+    assert api["verdict"] == "failed" and note.startswith("failed: KeyError: 'choices'; its answer is odd, or a fault")
+    details = Path(note.partition("the details are in ")[2])
+    assert "in odd" in details.read_text(), "the traceback is kept"
+    details.unlink()
     assert own["verdict"] == "same"
 
 

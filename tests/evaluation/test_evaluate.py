@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -15,7 +17,7 @@ import pytest
 from data_prep.files import sha256_of
 from data_prep.records.record import read_records
 from llava_finetune.errors import UsageError, UserError
-from llava_finetune.evaluation import metrics
+from llava_finetune.evaluation import evaluate, metrics
 from llava_finetune.evaluation.evaluate import main
 from llava_finetune.evaluation.generate_answers import Pictures, answer, questions_from, stop_ids
 from llava_finetune.evaluation.processes import spread
@@ -245,8 +247,34 @@ def test_the_first_process_that_fails_ends_the_others(tmp_path: Path, monkeypatc
     python.write_text(answering("sys.exit(3) if shard == '1/2' else time.sleep(60)"))
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
+    started, begin = [], subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(begin(*a, **k)) or started[-1])
     begun = time.monotonic()
     with pytest.raises(UserError, match="process 1 of 2 failed"):
         spread(["--data", "x"], 2, 2, tmp_path)
     assert time.monotonic() - begun < 30
+    assert [process.returncode for process in started] == [-9, 3], "both are gone when their folder is removed"
     assert [path.name for path in tmp_path.iterdir()] == ["python"]
+
+
+def test_a_name_is_refused_only_where_no_file_can_have_it(tmp_path: Path) -> None:
+    def ask(name: str | None, **more: Any) -> None:
+        given = {"output": None, "model": None, "upload": None, **more}
+        evaluate._require_places(argparse.Namespace(name=name, **given))
+
+    for name in ("a,b", "lora r=64", "v1:2", "step@3", "\u00e9" * 100, None):
+        ask(name)
+    for name in ("", ".a", "a/b", "a\0b", "\u00e9" * 101):
+        with pytest.raises(UsageError, match="expected 1 to 200 bytes, no / and no dot at its start"):
+            ask(name)
+
+
+def test_predictions_that_are_only_shown_need_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> None:
+        raise UserError("cannot be written")
+
+    monkeypatch.setattr("llava_finetune.saved.new_folder.require_place", refuse)
+    nothing = argparse.Namespace(name=None, output=None, model=None, upload=None)
+    evaluate._require_places(nothing)
+    with pytest.raises(UserError, match="cannot be written"):
+        evaluate._require_places(argparse.Namespace(**{**vars(nothing), "output": Path("x")}))

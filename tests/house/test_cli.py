@@ -185,3 +185,18 @@ def test_the_first_rank_that_fails_speaks_and_the_others_are_brief(tmp_path: Pat
     assert said["1"] == "", "the launcher says it, last of all"
     assert said["0"] == "[rank 0] ends too: another rank is gone (RuntimeError: connection closed by peer)\n"
     assert json.loads(failure.read_text()) == {"rank": "1", "message": "record 7: no picture", "code": 1}
+
+
+def test_of_several_ranks_with_a_fault_of_ours_one_writes_its_details(tmp_path: Path) -> None:
+    """On several machines the rank speaks too: its launcher may look on a disk that this machine does not share."""
+    failure = tmp_path / "failure.json"
+    environment = make_command(tmp_path, "raise KeyError('x') if os.environ['RANK'] != '2' else UserError('')")
+    said = []
+    for rank in ("0", "1", "2"):
+        ranks = {"RANK": rank, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "3", "WORLD_SIZE": "6", "TMPDIR": str(tmp_path)}
+        ranks[errors.FAILURE_VARIABLE] = str(failure)
+        said.append(run_python("-c", START.format(debug=False), **environment, **ranks).stderr)
+    (details,) = tmp_path.glob("llava-finetune-fault-*.txt")
+    assert str(details) in json.loads(failure.read_text())["message"]
+    assert said[0].startswith("[rank 0] error: a fault of llava-finetune's own (KeyError: 'x')")
+    assert said[1:] == ["[rank 1] ends too: KeyError: 'x'\n", "[rank 2] ends too: UserError\n"]

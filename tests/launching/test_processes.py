@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -23,7 +24,8 @@ exit 1
 
 
 @pytest.mark.parametrize(
-    ("code", "number"), [(-9, 9), (137, 9), (247, 9), (-7, 7), (249, 7), (248, 8), (245, 11), (1, None), (3, None)]
+    ("code", "number"),
+    [(-9, 9), (137, 9), (247, 9), (-7, 7), (249, 7), (248, 8), (245, 11), (1, None), (3, None), (-3, 3)],
 )
 def test_an_exit_code_is_read_as_its_signal(code: int, number: int | None) -> None:
     assert processes.signal_number(code) == number
@@ -117,6 +119,23 @@ def test_sigterm_is_passed_on_to_the_run() -> None:
         _, err = process.communicate(timeout=30)
     assert process.returncode == 143
     assert b"ended by another process (SIGTERM)" in err
+
+
+def test_the_second_sigquit_ends_a_rank_that_hears_nothing() -> None:
+    rank = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+    code = (
+        "import os, sys; from llava_finetune.launching.processes import run\n"
+        f"sys.exit(run([sys.executable, '-c', {rank!r}], os.environ))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGQUIT)
+        time.sleep(0.5)
+        assert process.poll() is None, "the first one asks to save"
+        process.send_signal(signal.SIGQUIT)
+        process.communicate(timeout=30)
+    assert process.returncode == 137
 
 
 LAUNCHER = """

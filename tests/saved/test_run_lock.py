@@ -96,6 +96,19 @@ def test_of_two_that_see_a_lock_stale_one_takes_the_folder(tmp_path: Path, monke
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
+def test_without_links_a_living_lock_that_was_moved_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    lock = held(tmp_path)
+    living = lock.read_bytes()
+    module._remove_stale(lock, b"what was seen stale")
+    assert lock.read_bytes() == living and list(tmp_path.iterdir()) == [lock]
+
+
 def test_a_lock_that_was_lost_to_another_run_is_left_alone(tmp_path: Path) -> None:
     with run_lock(tmp_path):
         (tmp_path / "other").write_text("theirs")

@@ -194,6 +194,25 @@ def test_the_second_interrupt_ends_a_run_at_once() -> None:
         signals._take(2, None)
 
 
+def test_before_the_first_step_a_signal_that_comes_again_ends_a_run_at_once_and_an_echo_does_not() -> None:
+    signals = StopSignal()
+    with pytest.raises(Interrupted):
+        signals._take(signal.SIGHUP, None)
+    signals._take(signal.SIGTERM, None)  # the launcher passes on what the terminal has told already
+    signals.received_at -= 60
+    with pytest.raises(KeyboardInterrupt):
+        signals._take(signal.SIGTERM, None)
+
+
+def test_a_rank_that_hangs_in_c_can_be_ended_by_sigquit() -> None:
+    before = signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    try:
+        with StopSignal():
+            assert signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGQUIT, before)
+
+
 def test_a_closed_terminal_asks_to_save_unless_nohup_said_otherwise() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
