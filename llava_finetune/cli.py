@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from llava_finetune import __version__
 from llava_finetune.errors import Recorded, is_echo, record_details, record_failure
-from llava_finetune.screen import routed
+from llava_finetune.screen import note, routed
 
 
 @dataclass(frozen=True)
@@ -185,15 +185,10 @@ def _end_rank(error: Exception, code: int, command: Sequence[str], *, traced: bo
     message = _told(error, command)  # may write a file of details: the first to fail alone does
     if recorded is Recorded.LEFT:
         record_details(message.removeprefix("error: "), code)
-    # On several machines the launcher may look for the message on a disk that this one does not share.
-    if traced or recorded is Recorded.UNREAD or _on_several_machines():
+        note(f"{name} {message}")  # a launcher of another machine may look on a disk that this one does not share
+    if traced or recorded is Recorded.UNREAD:
         print(f"{name} {''.join(traceback.format_exception(error)) if traced else message}", file=sys.stderr)
     _leave(code)
-
-
-def _on_several_machines() -> bool:
-    here = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE")  # torchrun's, DeepSpeed's
-    return here is not None and here != os.environ.get("WORLD_SIZE", here)
 
 
 def _leave(code: int) -> NoReturn:

@@ -206,6 +206,12 @@ def debug_to(path: Path, native: bool = False) -> None:
             stream.screen = _log.take(number)
 
 
+def note(line: str) -> None:
+    """Write a line to the debug log alone."""
+    if _log is not None:
+        _log.write(f"{line}\n")
+
+
 def to_nowhere(stream: Any) -> None:
     """Turn a stream whose reader is gone to /dev/null: what it still buffers must find an end at exit, too."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
