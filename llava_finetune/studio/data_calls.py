@@ -202,8 +202,7 @@ def _sent(row: Cells) -> dict[str, Any]:
 def edited(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     """Take what was typed; what somebody else changed meanwhile comes back."""
     given = EditsAsked.model_validate(asked)
-    refused = studio.store.apply([Edit(one.row, one.column, one.was, one.now) for one in given.edits])
-    return {"refused": [asdict(one) for one in refused], "version": studio.store.read().version}
+    return asdict(studio.store.apply([Edit(one.row, one.column, one.was, one.now) for one in given.edits]))
 
 
 def turned(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ An edit says what it saw: where the cell holds something else by now, it is refu
 so that two pages, or a page and a spreadsheet, never overwrite each other in silence.
 
     store = Store(workspace)
-    store.apply([Edit("row-1", "answer", was="", now="white knight")])      # [] when all were taken
+    store.apply([Edit("row-1", "answer", was="", now="white knight")]).refused      # [] when all were taken
 """
 
 from __future__ import annotations
@@ -60,6 +60,15 @@ class Conflict:
     row: str
     column: str
     now: str | None
+
+
+@dataclass(frozen=True)
+class Applied:
+    """The edits that were not taken, and the table's version before and after the others."""
+
+    refused: list[Conflict]
+    before: str
+    version: str
 
 
 @dataclass(frozen=True)
@@ -159,8 +168,8 @@ class Store:
                 self._table = replace(table, rows=tuple(rows), talks=stamp).placed()
             return self._table
 
-    def apply(self, edits: Sequence[Edit]) -> list[Conflict]:
-        """Take the edits whose cells are as they were seen, and write; return the others.
+    def apply(self, edits: Sequence[Edit]) -> Applied:
+        """Take the edits whose cells are as they were seen, and write; the others come back.
 
         Raises UserError for a column that is not edited or a text too long, DataError for a full disk: nothing is
         taken then.
@@ -187,7 +196,7 @@ class Store:
                 self._say(said)
             if is_changed:
                 self._write(table.names, rows, table.places)
-        return refused
+            return Applied(refused, table.version, self.read().version)
 
     def _say(self, said: Sequence[tuple[Cells, Edit]]) -> None:
         """Write what was typed into turns of dialogues."""

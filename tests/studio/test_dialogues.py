@@ -67,6 +67,15 @@ def test_each_turn_is_a_row_with_all_its_pictures(talking: Page) -> None:
     assert kept(talking) == [TALK, PAIR, BETWEEN, WORDS], "as they came"
 
 
+def test_a_save_tells_the_version_it_found_so_that_another_windows_change_is_not_taken_for_shown(talking: Page) -> None:
+    shown = talking.ask("rows")["version"]
+    theirs = talking.ask("edit", edits=[edit("plain", "green", "lime")])
+    assert (theirs["before"], theirs["version"]) == (shown, talking.ask("rows")["version"])
+    mine = talking.ask("edit", edits=[edit("talk #2/2", "light", "dark")])
+    assert mine["before"] == theirs["version"] != shown
+    assert mine["version"] == talking.ask("rows")["version"]
+
+
 def test_what_is_typed_changes_that_turn_alone(talking: Page) -> None:
     typed = [edit("talk #2/2", "light", "dark"), edit("pair #1/1", "Which is darker?", "Which is larger?", "question")]
     assert talking.ask("edit", edits=[*typed, edit("plain", "green", "lime")])["refused"] == []

@@ -365,7 +365,7 @@ export class Grid {
       else if (newer) newer.was = edit.now;
     }
     this.remember();
-    this.version = answer.version;
+    if (this.version === answer.before) this.version = answer.version; // else another window's change is not shown yet
     this.saved.classList.remove("bad");
     this.sayConflicts();
     this.sayLost();
