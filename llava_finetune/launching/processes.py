@@ -53,7 +53,7 @@ PORTS = (20_000, 32_768)
 """Between services' usual ports and Linux's for outgoing connections."""
 STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name))
 """A scheduler, Ctrl-C, a terminal that is closed, Ctrl-\\: each asks the ranks to save and to leave; the second Ctrl-\\
-ends them at once."""
+ends them at once. A single process hears the terminal itself, and ends with the first Ctrl-\\, without a save."""
 ONE_SESSION = "LLAVA_FINETUNE_ONE_SESSION"
 """A variable, set by who ends what it started by its session, as the studio does: a launcher stays in it."""
 TIME_TO_SAVE = 600.0

@@ -31,6 +31,8 @@ from llava_finetune.studio.refusals import Refused
 
 NAME = "dialogues.json"
 PLAIN_KEYS = frozenset({"id", "image", "conversations"})
+ROW = "row"
+"""The key under which a record keeps the cells of the table's row that it was made of; training reads it nowhere."""
 MARKS = re.compile(rf"(?:{re.escape(IMAGE_TOKEN)}\s*)+")
 """Places of pictures before the words of a question: kept, and not shown in the grid."""
 
@@ -99,7 +101,14 @@ def with_turn(record: Record, turn: int, column: str, text: str) -> Record:
     place = question if column == "question" else said
     before = MARKS.match(_text(turns[place])) if column == "question" else None
     turns[place] = {**turns[place], "value": (before[0] if before else "") + text}
-    return {**record, "conversations": turns}
+    changed = {**record, "conversations": turns}
+    if column == "answer":  # what the old answer was chosen from is scored no more
+        more = _lists_of_turns(record, num_turns(record)).get("answers")
+        if more and num_turns(record) > 1:
+            changed["answers"] = [[text] if place == turn - 1 else one for place, one in enumerate(more)]
+        else:
+            changed.pop("answers", None)
+    return changed
 
 
 def num_turns(record: Mapping[str, Any]) -> int:
@@ -110,8 +119,8 @@ def num_turns(record: Mapping[str, Any]) -> int:
 def as_dialogue(row: Mapping[str, str], images: Path) -> Record:
     """A row of the table as the record that `data_prep table` makes of it, its choices listed under the question.
 
-    An answer that is missing stays empty. Raises Refused for a row that is not taught: an answer that is none of the
-    choices, choices without a question.
+    An answer that is missing stays empty; the row's own cells stay under ROW. Raises Refused for a row that is not
+    taught: an answer that is none of the choices, choices without a question.
     """
     try:
         names = names_in(row, ("image",), images)
@@ -124,6 +133,7 @@ def as_dialogue(row: Mapping[str, str], images: Path) -> Record:
     question = with_suffix(found.question, suffix_for(found, ""))
     turns = conversation([(question, most_common_answer(found.answers) if found.answers else "")], len(names))
     record: Record = {"id": row["id"], "image": names[0] if len(names) == 1 else names, "conversations": turns}
+    record[ROW] = {name: value for name, value in row.items() if name != "id"}
     if not names:
         del record["image"]
     return {**record, "answers": found.answers} if len(found.answers) > 1 else record
@@ -142,7 +152,7 @@ def with_new_turn(record: Record, turn: int) -> Record:
     turns[behind:behind] = conversation([("", "")], num_images=0)
     more = _lists_of_turns(record, len(pairs))
     for name, values in more.items():
-        values.insert(turn, [] if name == "answers" else "")
+        values.insert(turn, [] if name == "answers" else f"{record['id']}-{turn + 1}" if name == "question_ids" else "")
     return {**record, "conversations": turns, **more}
 
 

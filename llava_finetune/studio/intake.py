@@ -21,7 +21,7 @@ from data_prep.converters.rows import Reading, cell_at, read_rows
 from data_prep.errors import DataError
 from data_prep.files import atomic_file
 from llava_finetune.errors import UserError
-from llava_finetune.studio.dialogues import is_plain, joined, read_dialogues, turn_rows, write_dialogues
+from llava_finetune.studio.dialogues import ROW, is_plain, joined, read_dialogues, turn_rows, write_dialogues
 from llava_finetune.studio.refusals import Refused
 from llava_finetune.studio.sources import QUESTION, cell_text, folder_row, is_records, picture_names, records_in
 from llava_finetune.studio.table import COLUMNS, Cells, Store
@@ -59,7 +59,7 @@ def take(store: Store, choice: Choice) -> Taken:
     """Join the rows of a source with answers.csv, which is written whole or not at all.
 
     A row for the same picture and question fills in an answer that is missing and leaves one that was given; one that
-    a dialogue about that picture alone says already is there.
+    became a dialogue, or that a dialogue about that picture alone says already, is there.
     Raises UserError where pictures would come to lie in another folder than those of the rows that are there.
     """
     space = store.space
@@ -77,10 +77,13 @@ def take(store: Store, choice: Choice) -> Taken:
         known = {(row["image"], row["question"]): place for place, row in enumerate(rows)}
         told = {_said(row) for row in table.rows if "of" in row and json.loads(row["pictures"]) == [row["image"]]}
         told |= {(image, question, "") for image, question, _ in told}  # an answer that is missing adds nothing
+        once = [record[ROW] for record in read_dialogues(space.dialogues) if isinstance(record.get(ROW), dict)]
+        became = {(row.get("image"), row.get("question")) for row in once}
         names, counts = list(table.names), {"added": 0, "filled": 0, "kept": 0, "without": 0}
         for row in rows_of(space, choice, folder):
             names += [name for name in row if name not in names]
-            counts["kept" if _said(row) in told else _join(rows, known, row)] += 1
+            is_there = _said(row) in told or (row["image"], row["question"]) in became
+            counts["kept" if is_there else _join(rows, known, row)] += 1
             if len(rows) > MOST_ROWS:
                 raise Refused("too_many_rows", most=MOST_ROWS)
         counts["added"] += _keep_whole(space, choice, folder, [row["id"] for row in rows])

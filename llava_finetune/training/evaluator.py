@@ -107,7 +107,7 @@ class Evaluator:
 
         size = self.settings.batch_size
         own = record_losses(forward, dataset, indices, self.collator, size, num_own)
-        return {index: loss for part in group.gather(own) for index, loss in part.items()}
+        return {index: loss for part in group.gather(own, patiently=True) for index, loss in part.items()}
 
     def _answers(self, trainer: Any, group: Group) -> list[dict[str, Any]]:
         indices, num_own = shard(len(self.questions), group)
@@ -134,7 +134,7 @@ class Evaluator:
                 say=(lambda line: print(line, flush=True)) if group.rank == 0 else (lambda line: None),
                 same_passes=group.size > 1,
             )
-        parts = group.gather(own[:num_own])
+        parts = group.gather(own[:num_own], patiently=True)
         return [parts[index % group.size][index // group.size] for index in range(len(self.questions))]
 
 

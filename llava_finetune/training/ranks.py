@@ -41,9 +41,9 @@ class Group:
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=self.handle)
         return bool(flag)
 
-    def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, by rank, on every rank."""
-        return self._gathered(value, self.handle)
+    def gather(self, value: Any, *, patiently: bool = False) -> list[Any]:
+        """Every rank's value, by rank, on every rank; `patiently` where rank 0 may still be sending results."""
+        return self._gathered(value, self.patient if patiently else self.handle)
 
     def _gathered(self, value: Any, handle: Any) -> list[Any]:
         if not self.active:

@@ -104,16 +104,20 @@ class StopSignal:
 
     def _take(self, number: int, _frame: FrameType | None) -> None:
         if self.received is not None:  # a launcher passes on at once what the terminal has told already
-            is_late = not self.has_begun and time.monotonic() - self.received_at > ECHO_SECONDS
-            if number == signal.SIGINT or is_late:
+            if number == signal.SIGINT:
                 raise KeyboardInterrupt
+            if not self.has_begun and time.monotonic() - self.received_at > ECHO_SECONDS:
+                self._leave()
             return
         self.received, self.received_at = number, time.monotonic()
         if not self.has_begun:
-            raise Interrupted(
-                f"{self.name} before the first step: nothing is lost; go on with the same command and --resume auto"
-            )
+            self._leave()
         print(f"{signal.Signals(number).name}: saving after this step, then leaving", file=sys.stderr, flush=True)
+
+    def _leave(self) -> None:
+        raise Interrupted(
+            f"{self.name} before the first step: nothing is lost; go on with the same command and --resume auto"
+        )
 
     @property
     def name(self) -> str:

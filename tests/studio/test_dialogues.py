@@ -167,8 +167,12 @@ def test_a_row_of_the_table_becomes_a_dialogue_and_taking_its_source_again_adds_
         "id": "row-2",
         "image": "001.png",
         "conversations": turns("<image>\nWhich colour?", "green", "How dark?", "very"),
+        "row": {"image": "001.png", "question": "Which colour?", "answer": "green"},
     }
-    assert filled.ask("take", **taken(filled.folder))["counts"]["kept"] == 20
+    filled.ask(
+        "edit", edits=[edit("row-2 #1/2", "green", "teal"), edit("row-2 #1/2", "Which colour?", "Which?", "question")]
+    )
+    assert filled.ask("take", **taken(filled.folder))["counts"]["kept"] == 20, "a corrected answer is not added again"
     assert filled.ask("state")["rows"] == 21
 
 
@@ -233,9 +237,12 @@ def test_a_row_with_choices_or_several_answers_is_taught_the_same_as_a_dialogue(
         filled.ask("turn", row=name, act="add")
     first, second = kept(filled)
     assert "A. red\nB. blue" in taught[0]["conversations"][0]["value"]
+    assert first.pop("row") == {name: value for name, value in rows[0].items() if name != "id"}, "no cell is lost"
     assert first == {**taught[0], "conversations": [*taught[0]["conversations"], *turns("", "")]}
     assert second["answers"] == [taught[1]["answers"], []], "each question has its own"
     assert second["conversations"] == [*taught[1]["conversations"], *turns("", "")]
+    filled.ask("edit", edits=[edit("2 #1/2", "red", "green")])
+    assert kept(filled)[1]["answers"] == [["green"], []], "what is typed is what is right"
     refused = filled.post("turn", {"row": "3", "act": "add"}).json()
     assert refused["key"] == "refused.row_not_taught" and "none of the 2 choices" in refused["error"]
 

@@ -356,7 +356,7 @@ export class Grid {
         continue;
       }
       if (refused.has(key)) {
-        this.conflicts.set(key, refused.get(key));
+        if (newer) this.conflicts.set(key, refused.get(key)); // else it was let go meanwhile
         continue;
       }
       const row = loaded.get(edit.row);
