@@ -68,6 +68,13 @@ def warm_up(offload: bool = False) -> None:
     gc.freeze()  # children collect what they made, not four thousand modules
 
 
+def draw_no_curves() -> None:
+    """In a forked child: leave out the PNG curves at a training's end, seconds in each; tests/report has them."""
+    import llava_finetune.report.writing as writing
+
+    writing.write_curves = lambda run, folder: []  # its own name for them: LATE has imported it
+
+
 def build_operators() -> None:
     """Compile what DeepSpeed runs on the CPU, once for all and in a process of its own, before a run is timed.
 

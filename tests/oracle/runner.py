@@ -21,7 +21,7 @@ from typing import Any
 
 from llava_finetune.launching.processes import free_port
 from tests.fixtures.environments import rank_of
-from tests.warm import build_operators, fork, warm_up
+from tests.warm import build_operators, draw_no_curves, fork, warm_up
 
 IGNORE_INDEX = -100
 
@@ -31,11 +31,10 @@ def _preload(kind: str, offload: bool) -> None:
     if kind == "upstream":
         import llava.train.train  # noqa: F401
     else:
-        import llava_finetune.report.curves
         import llava_finetune.training.train
-        import llava_finetune.training.trainer
+        import llava_finetune.training.trainer  # noqa: F401
 
-        llava_finetune.report.curves.write_curves = lambda run, folder: []  # half a second of drawing in each job
+        draw_no_curves()
     gc.freeze()
 
 

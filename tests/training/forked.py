@@ -17,7 +17,7 @@ from typing import Any
 
 from llava_finetune.launching.processes import free_port
 from tests.fixtures.environments import rank_of
-from tests.warm import fork
+from tests.warm import draw_no_curves, fork
 
 Wound = Callable[[], None]
 
@@ -82,6 +82,7 @@ def _be_rank(flags: Sequence[str], rank: int, ranks: int, port: int, wound: Woun
     if ranks > 1 or "--deepspeed" in flags:
         os.environ.update(rank_of(rank, ranks, port))
     os.environ["DS_ACCELERATOR"] = "cpu"
+    draw_no_curves()
     if wound:
         wound()
     from llava_finetune.cli import run_command
