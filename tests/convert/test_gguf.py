@@ -176,7 +176,7 @@ REFUSED = [
     ),
     (
         {"model_type": "llava_gemma2"},
-        r"GGUF here: llama.cpp scales a picture's features .*; supported: .*llava_qwen3\. Serve it with: llava",
+        r"GGUF here: llama.cpp scales a picture's features .*; supported: .*llava_qwen3.*\. Serve it with: llava",
     ),
     ({"rope_parameters": {"rope_type": "yarn", "factor": 4}}, 'rotary scaling "yarn" is not written as GGUF'),
     ({"no_rope_layers": [1, 0]}, r"no_rope_layers \[1, 0\]: llama.cpp leaves every fourth layer without rotary pos"),
