@@ -20,7 +20,7 @@ export async function open(place, state) {
   const add = el("section", { class: "add", id: "add", "aria-label": t("add") });
   const work = el("div", { class: "work", id: "work", hidden: true });
   place.append(add, work);
-  isAdding = !state.rows;
+  isAdding = false; // without rows it is offered anyway
   drop(place);
   grid?.leave();
   grid = new Grid(trouble);
@@ -33,7 +33,6 @@ export async function refresh(state, first = false) {
   const add = find("#add");
   const work = find("#work");
   if (!add || !work) return;
-  if (!state.rows) isAdding = true;
   work.hidden = !state.rows;
   add.classList.toggle("small", Boolean(state.rows) && !isAdding);
   if (first || add.dataset.rows !== String(Boolean(state.rows)) + isAdding) {

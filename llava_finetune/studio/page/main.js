@@ -93,6 +93,7 @@ async function begin() {
     shown = null;
     await show();
   });
+  find("#language").disabled = false; // a choice before now would be heard by nobody
   addEventListener("hashchange", () => show().catch((error) => trouble(error)));
   for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault()); // never leaves for a file
   await show().catch((error) => trouble(error));
