@@ -190,7 +190,7 @@ MENDED = [
         Spoilt("plan", "records.json", b'[{"id": 7, "conversations": "x"}]'),
         'record "7": conversations: expected a list',
     ),
-    (Spoilt("evaluate", flag="--name", value="a/b"), "--name 'a/b' becomes a part of a file's name: expected 1 to 200 bytes"),
+    (Spoilt("evaluate", flag="--name", value="a/b"), "--name 'a/b' becomes a part of a file's name: expected"),
     (Spoilt("evaluate", flag="--output", value="records.json"), "records.json: records.json is no folder"),
     (Spoilt("evaluate", flag="--output", value=""), "expected a path, found nothing (a variable that is not set?)"),
     (Spoilt("evaluate", flag="--upload", value="/dev/zero"), "/dev/zero: is a device"),

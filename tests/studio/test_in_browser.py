@@ -163,6 +163,7 @@ def test_turns_come_and_go_by_keys_and_what_is_typed_lands_in_no_other_row(opene
     opened.keyboard.type("How dark?")
     opened.keyboard.press("Tab")
     opened.keyboard.type("very")
+    saved(opened)
     page.ask("edit", edits=[{"row": "row-20", "column": "answer", "was": "", "now": "yellow"}])  # a row above goes
     opened.wait_for_selector(".row >> nth=1", state="detached")
     opened.keyboard.type(" dark")

@@ -97,14 +97,14 @@ export class Grid {
   focus() { (find("[data-column=answer]", this.space) ?? this.view).focus(); }
 
   async refresh(version, first) {
-    if (version !== this.version || first) await this.reload(version);
+    if (version !== this.version || first || this.isStale) await this.reload(version);
   }
 
   async reload(version) {
     this.asked = new Set();
     this.isStale = true; // what is shown stays until the new rows are here: somebody may be typing into it
     await this.fetch(Math.floor(this.top() / BLOCK));
-    if (version) this.version = version;
+    if (version && !this.isStale) this.version = version; // rows that did not come are asked for again
     this.draw(true);
   }
 
