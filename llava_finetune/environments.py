@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from llava_finetune import ROOT
 from llava_finetune.errors import UserError
 
 #: The engines that have an environment, and the module that one needs.
@@ -26,7 +27,6 @@ MODULES: Mapping[str, str] = MappingProxyType(
     }
 )
 VARIABLE = "LLAVA_ENGINES"
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def environments_folder() -> Path:

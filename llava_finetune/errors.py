@@ -66,10 +66,9 @@ def record_failure(message: str, code: int = 1) -> Recorded:
     path = os.environ.get(FAILURE_VARIABLE)
     if not path:
         return Recorded.UNREAD
-    rank = os.environ.get("RANK", "0")
-    own = Path(f"{path}.{rank}")  # on a shared disk ranks of several machines meet, and their process ids may be equal
+    own = _own_file(path)
     try:
-        own.write_text(json.dumps({"rank": rank, "message": message, "code": code}), encoding="utf-8")
+        _write(own, message, code)
         os.link(own, path)  # fails where the file exists: one winner, and never half a message
     except FileExistsError:
         return Recorded.LATE
@@ -82,10 +81,20 @@ def record_failure(message: str, code: int = 1) -> Recorded:
 
 def record_details(message: str, code: int = 1) -> None:
     """Say more in the message that this rank has left (`Recorded.LEFT`); where that fails, the first one stays."""
-    path, rank = os.environ[FAILURE_VARIABLE], os.environ.get("RANK", "0")
-    own = Path(f"{path}.{rank}")
+    path = os.environ[FAILURE_VARIABLE]
+    own = _own_file(path)
     try:
-        own.write_text(json.dumps({"rank": rank, "message": message, "code": code}), encoding="utf-8")
+        _write(own, message, code)
         own.replace(path)
     except OSError:
         own.unlink(missing_ok=True)
+
+
+def _own_file(path: str) -> Path:
+    """This rank's: on a shared disk ranks of several machines meet, and their process ids may be equal."""
+    return Path(f"{path}.{os.environ.get('RANK', '0')}")
+
+
+def _write(own: Path, message: str, code: int) -> None:
+    value = {"rank": os.environ.get("RANK", "0"), "message": message, "code": code}
+    own.write_text(json.dumps(value), encoding="utf-8")

@@ -7,9 +7,11 @@ flag(["--bits", "4", "--bits=8"], "--bits")      # "8"
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from llava_finetune.errors import UsageError
 
 SECRET_FLAGS = ("token", "key", "password", "secret")
 NO_SECRET = "mm_use_im_patch_token"
@@ -62,6 +64,20 @@ def flag(flags: Sequence[str], *names: str) -> str | None:
         elif name in names and index + 1 < len(flags):
             value = flags[index + 1]
     return value
+
+
+def number_of(name: str, text: str, read: Callable[[str], Any], joined: str = " ") -> Any:
+    """What `text` says to `read` (whole or real of data_prep/numbers.py); UsageError with name, text and range else."""
+    try:
+        return read(text)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"{name}{joined}{text[:40]}: {error}") from None
+
+
+def number_in(flags: Sequence[str], name: str, default: Any, read: Callable[[str], Any]) -> Any:
+    """The number of a flag by `read`, or `default` where the flag is not given. Raises UsageError as `number_of`."""
+    text = flag(flags, name)
+    return default if text is None else number_of(name, text, read)
 
 
 def is_true(value: str | None) -> bool:

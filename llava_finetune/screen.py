@@ -111,8 +111,7 @@ class Routed:
         """Go on without a screen, a terminal that was closed or a reader that left: its lines go to the log."""
         self.is_lost, self.debug = True, False
         self.log.write(self.unseen)
-        with contextlib.suppress(OSError, ValueError):
-            to_nowhere(self.screen)
+        to_nowhere(self.screen)
 
     def writelines(self, lines: Any) -> None:
         """As a file's."""
@@ -213,12 +212,16 @@ def note(line: str) -> None:
 
 
 def to_nowhere(stream: Any) -> None:
-    """Turn a stream whose reader is gone to /dev/null: what it still buffers must find an end at exit, too."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, stream.fileno())
-    finally:
-        os.close(nowhere)
+    """Turn a stream whose reader is gone to /dev/null: what it still buffers must find an end at exit, too.
+
+    One that is closed, or that has no descriptor, stays as it is.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, stream.fileno())
+        finally:
+            os.close(nowhere)
 
 
 def _descriptor(stream: TextIO) -> int | None:

@@ -24,9 +24,9 @@ from data_prep.converters.encodings import encoding_of
 from data_prep.converters.options import (
     add_output_options,
     converter_parser,
+    files_meant,
     picture_problem,
     require_folder,
-    say_near,
     write_and_check,
 )
 from data_prep.converters.questions import require_text
@@ -35,7 +35,6 @@ from data_prep.converters.table import add_reading_options, reading_of
 from data_prep.converters.texts import NoText, text_of, texts_of
 from data_prep.errors import DataError
 from data_prep.numbers import seed
-from data_prep.records.near_names import near_names
 from data_prep.records.output import Converted, Drop, Origin, Reason
 from data_prep.records.record import IMAGE_TOKEN, Record, conversation
 
@@ -88,13 +87,9 @@ def convert(
 
 
 def _under_right_names(rows: Sequence[Placed], folder: Path) -> Iterator[Placed]:
-    """Yield rows with missing pictures named as the files that they mean: COCO's file names every picture at once.
-
-    With all names at hand a path of another machine can be followed to the one file that fits it.
-    """
+    """Yield rows with missing pictures named as the files that they mean: COCO's file names every picture at once."""
     names = {row["image"] for _, row in rows if isinstance(row.get("image"), str)}
-    near = near_names(folder, [name for name in names if "://" not in name and picture_problem(folder, name)])
-    say_near(near)
+    near = files_meant(folder, (name for name in names if "://" not in name))
     for place, row in rows:
         image = row.get("image")
         yield place, {**row, "image": near[image]} if isinstance(image, str) and image in near else row

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data_prep.boxes.scale import Scale
@@ -19,6 +19,7 @@ from data_prep.files import copy_file
 from data_prep.numbers import whole
 from data_prep.picture_folder import add_images_option
 from data_prep.records.near_folder import meant
+from data_prep.records.near_names import near_names
 from data_prep.records.output import REASON_OF_FAULT, Converted, Drop, Origin, Reason, write_output
 from data_prep.records.picture import resolve_image
 from data_prep.records.record import images_of
@@ -127,12 +128,17 @@ def picture_problem(folder: Path, name: str) -> Reason | None:
     return None if os.path.isfile(path) else Reason.IMAGE_MISSING  # noqa: PTH113  (strings: once a row)
 
 
-def say_near(near: Mapping[str, str]) -> None:
-    """Say how many names of missing pictures are read as the files that fit them."""
+def files_meant(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the file that fits each name without a picture, where there is just one, and say how many they are.
+
+    With all names at hand a path of another machine can be followed to its file.
+    """
+    near = near_names(folder, [name for name in names if picture_problem(folder, name)])
     for name, file in sorted(near.items())[:1]:
         many = f"{len(near):,} names are read as the files that fit them, the first"
         said = many if len(near) > 1 else "1 name is read as the file that fits it"
         print(f"{said}: {quoted(name)} -> {quoted(file)}")
+    return near
 
 
 def with_suffix(question: str, suffix: str) -> str:

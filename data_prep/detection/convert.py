@@ -20,9 +20,9 @@ from data_prep.converters.cells import local_name
 from data_prep.converters.options import (
     add_output_options,
     add_scale_option,
+    files_meant,
     picture_problem,
     require_folder,
-    say_near,
     write_and_check,
 )
 from data_prep.detection.objects import Marked, Sheet
@@ -30,7 +30,6 @@ from data_prep.detection.questions import Asked, name_of, turns_of
 from data_prep.errors import UsageError
 from data_prep.numbers import whole
 from data_prep.progress import Progress
-from data_prep.records.near_names import near_names
 from data_prep.records.output import Converted, Drop, Origin, Reason
 from data_prep.records.record import conversation
 
@@ -133,14 +132,10 @@ def records_of(
 
 
 def found_below(sheets: Iterable[Sheet | Drop], folder: Path) -> Iterator[Sheet | Drop]:
-    """Yield the sheets of an export that names all of its pictures in one file, missing ones by the file they mean.
-
-    With every name at hand a path of another machine can be followed to the one file that fits it, as in records.
-    """
+    """Yield the sheets of an export that names all of its pictures in one file, missing ones by the file they mean."""
     known = list(sheets)
     names = {one.image for one in known if isinstance(one, Sheet) and "://" not in one.image}
-    near = near_names(folder, [name for name in names if name and picture_problem(folder, name)])
-    say_near(near)
+    near = files_meant(folder, filter(None, names))
     for one in known:
         yield one._replace(image=near.get(one.image, one.image)) if isinstance(one, Sheet) else one
 

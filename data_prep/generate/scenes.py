@@ -26,12 +26,11 @@ from msgspec import Meta, Struct
 from data_prep.converters.captions import CAPTION_NAMES
 from data_prep.converters.cells import IMAGE_NAMES, local_name
 from data_prep.converters.coco import caption_rows, coco_of, is_image_id, picture_of
-from data_prep.converters.options import picture_problem, say_near
+from data_prep.converters.options import files_meant
 from data_prep.converters.rows import Reading, Row, column, read_rows
 from data_prep.converters.texts import NoText, text_of
 from data_prep.errors import DataError, PictureError, quoted
 from data_prep.records.json_text import conform, read_json
-from data_prep.records.near_names import near_names
 from data_prep.records.picture import open_image, resolve_image
 
 LABEL_NAMES = ("label", "category", "class", "object", "name")
@@ -97,9 +96,7 @@ def read_scenes(captions: Path | None, boxes: Path | None, folder: Path) -> list
     if boxes:
         for name, box in _coco_boxes(boxes) if _is_coco(boxes) else _table_boxes(boxes, folder):
             scenes.setdefault(name, Scene(name)).boxes.append(box)
-    near = near_names(folder, [name for name in scenes if picture_problem(folder, name)])
-    say_near(near)
-    return list(_under_right_names(scenes.values(), near))
+    return list(_under_right_names(scenes.values(), files_meant(folder, scenes)))
 
 
 def _under_right_names(scenes: Iterable[Scene], near: Mapping[str, str]) -> Iterator[Scene]:

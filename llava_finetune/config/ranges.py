@@ -8,11 +8,10 @@ from __future__ import annotations
 import argparse
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from data_prep.numbers import MOST, real, whole
-from llava_finetune.errors import UsageError
+from llava_finetune.flags import number_of
 
 
 class Range(NamedTuple):
@@ -84,11 +83,4 @@ def limit(parser: argparse.ArgumentParser) -> None:
             low, high, above = RANGES.get(action.dest, ANY)
             is_whole = action.type is int
             read = whole(int(low), int(high)) if is_whole else real(low, high, above=above)
-            action.type = functools.partial(_number, f"--{action.dest}", read)
-
-
-def _number(flag: str, read: Callable[[str], Any], text: str) -> Any:
-    try:
-        return read(text)
-    except argparse.ArgumentTypeError as error:
-        raise UsageError(f"{flag} {text[:40]}: {error}") from None
+            action.type = functools.partial(number_of, f"--{action.dest}", read=read)

@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 
-NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "Phi3RMSNorm")
-"""transformers' layers that compute weight * x / sqrt(mean(x * x) + variance_epsilon); Gemma's weights begin at 0."""
+from llava_finetune.kernels.known_norms import NORMS
 
 
 def runs_in_a_kernel(x: torch.Tensor) -> bool:
@@ -42,7 +41,7 @@ def fuse_norms(model: torch.nn.Module) -> int:
     """Let every RMSNorm of transformers' that is known take the kernel, where torch has it. Returns how many do."""
     if not hasattr(torch, "_fused_rms_norm"):
         return 0
-    found: list[Any] = [module for module in model.modules() if type(module).__name__ in NORMS]
+    found: list[Any] = [module for module in model.modules() if type(module).__name__ in NORMS.values()]
     for module in found:
         own = type(module)
         module.__class__ = type(f"Fused{own.__name__}", (_FusedNorm, own), {})

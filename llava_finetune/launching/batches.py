@@ -8,16 +8,13 @@ GLOBAL_BATCH has upstream's meaning: records per optimizer step over all process
 
 from __future__ import annotations
 
-import argparse
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.numbers import MOST, real, whole
 from data_prep.records.record import DataError, read_records
-from llava_finetune.errors import UsageError
-from llava_finetune.flags import flag
+from llava_finetune.flags import flag, number_in, number_of
 from llava_finetune.planning.steps import Steps, batch_for, count_steps, epochs_for, usual_batch, warmup_of
 
 FLAGS = ("--per_device_train_batch_size", "--gradient_accumulation_steps")
@@ -57,7 +54,7 @@ def choose(
     records = count_records(data)
     epochs = _epochs(mode, flags, records, world)
     wanted = global_batch(mode, flags, environment, records)
-    per_gpu, accumulation = (_whole(flags, name) for name in FLAGS)
+    per_gpu, accumulation = (number_in(flags, name, None, whole(1)) for name in FLAGS)
     usual = number(environment, "PER_GPU_BATCH", PER_DEVICE.get(mode, 4))
     size = per_gpu or min(usual, max(1, wanted // world))
     parts = accumulation or max(1, round(wanted / (size * world)))
@@ -68,7 +65,7 @@ def choose(
     added = [] if per_gpu else [FLAGS[0], str(size)]
     added += [] if accumulation else [FLAGS[1], str(parts)]
     added += [] if flag(flags, EPOCHS) else [EPOCHS, f"{epochs:g}"]
-    most = int(_real(flags, "--max_steps", -1, low=-1, high=MOST))
+    most = int(number_in(flags, "--max_steps", -1, real(-1, MOST)))
     steps = count_steps(records or 0, epochs=epochs, per_device=size, accumulation=parts, ranks=world, max_steps=most)
     return Batches(tuple(added), (note, _steps_note(steps, flags, environment)), steps)
 
@@ -76,40 +73,17 @@ def choose(
 def _steps_note(steps: Steps, flags: Sequence[str], environment: Mapping[str, str]) -> str:
     if not steps.records:
         return "the records cannot be counted here: batch and epochs as for plenty of them"
-    text = steps.text(warmup_of(_real(flags, "--warmup_steps", 0), steps.steps))
+    text = steps.text(warmup_of(number_in(flags, "--warmup_steps", 0, real(0)), steps.steps))
     followed = [] if environment.get("GLOBAL_BATCH") else ["GLOBAL_BATCH"]
     followed += [] if flag(flags, EPOCHS) or steps.by_steps else [EPOCHS]
     return f"{text} ({' and '.join(followed)} by the number of records)" if followed else text
 
 
 def _epochs(mode: str, flags: Sequence[str], records: int | None, world: int) -> float:
-    return _real(flags, EPOCHS, 1 if records is None else epochs_for(records, mode, world), high=1e6)
-
-
-def _real(flags: Sequence[str], name: str, default: float, low: float = 0, high: float = math.inf) -> float:
-    text = flag(flags, name)
-    if text is None:
-        return default
-    try:
-        return real(low, high)(text)
-    except argparse.ArgumentTypeError as error:
-        raise UsageError(f"{name} {text[:40]}: {error}") from None
-
-
-def _whole(flags: Sequence[str], name: str) -> int | None:
-    text = flag(flags, name)
-    if text is None:
-        return None
-    try:
-        return whole(1)(text)
-    except argparse.ArgumentTypeError as error:
-        raise UsageError(f"{name} {text[:40]}: {error}") from None
+    usual = 1 if records is None else epochs_for(records, mode, world)
+    return float(number_in(flags, EPOCHS, usual, real(0, 1e6)))
 
 
 def number(environment: Mapping[str, str], name: str, default: int, low: int = 1, high: int = MOST) -> int:
     """A whole number from the environment; UsageError where it is none, or not from `low` to `high`."""
-    text = environment.get(name) or str(default)
-    try:
-        return whole(low, high)(text)
-    except argparse.ArgumentTypeError as error:
-        raise UsageError(f"{name}={text[:40]}: {error}") from None
+    return int(number_of(name, environment.get(name) or str(default), whole(low, high), "="))

@@ -6,7 +6,6 @@ lines.feed(b"[2026-11-30 05:30:16,755] [INFO] [launch.py:152:main] WORLD INFO DI
 
 from __future__ import annotations
 
-import contextlib
 import re
 from pathlib import Path
 from typing import BinaryIO, TextIO
@@ -27,8 +26,7 @@ def say(line: str, screen: TextIO) -> None:
     try:
         print(line, file=screen, flush=True)
     except (OSError, ValueError):
-        with contextlib.suppress(OSError, ValueError):
-            to_nowhere(screen)
+        to_nowhere(screen)
 
 
 class LauncherLines:
@@ -51,8 +49,7 @@ class LauncherLines:
             self.screen.flush()
         except (OSError, ValueError):  # a terminal that was closed, a reader that left: the run must not wait for it
             self.is_lost = True
-            with contextlib.suppress(OSError, ValueError):
-                to_nowhere(self.screen)
+            to_nowhere(self.screen)
             if self.log is not None:
                 self._keep(line)
 

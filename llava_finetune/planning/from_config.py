@@ -16,6 +16,7 @@ from typing import Any
 
 from data_prep.errors import quoted
 from llava_finetune.errors import UserError
+from llava_finetune.kernels.known_norms import NORMS
 from llava_finetune.planning.family_pictures import COSTS, Widths, picture_cost
 from llava_finetune.planning.shapes import DinoV2, FamilyShape, Language, Shape, SigLip, Vision
 from llava_finetune.saved.documents import read_document
@@ -26,8 +27,6 @@ from llava_finetune.saved.supported import CLIPS, LANGUAGES, read_pinpoints
 
 KNOWN_MODELS = Path(__file__).with_name("known_models.json")
 DEFAULT_TOWER = "openai/clip-vit-large-patch14-336"
-OTHER_NORMS = ("gemma", "smollm", "olmo")
-"""Language models whose norms are no kind of llava_finetune/kernels/fused_norm.py."""
 IDEFICS = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
 
 
@@ -132,7 +131,7 @@ def _language(config: Mapping[str, Any], family: str) -> Language:
         head_size=int(config.get("head_dim") or hidden // heads),
         vocabulary=int(config.get("vocab_size") or 32000),
         tied=bool(config.get("tie_word_embeddings", "gemma" in family)),
-        kernel_norms=not any(other in family for other in OTHER_NORMS),
+        kernel_norms=family.removeprefix("llava_") in (*NORMS, "llava"),
     )
 
 

@@ -5,11 +5,10 @@
 'zero2'
 """
 
-import argparse
 import os
 import re
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from data_prep.errors import shortened
 from data_prep.numbers import real, whole
 from llava_finetune.errors import UsageError, UserError
-from llava_finetune.flags import flag, is_true
+from llava_finetune.flags import flag, is_true, number_in
 from llava_finetune.machine import GB, gpus, readable
 from llava_finetune.planning.from_config import read_shape
 from llava_finetune.planning.memory import Estimate, estimate, host_ram
@@ -154,13 +153,13 @@ def choose_for_launch(
     setting = Setting(
         mode=mode,
         num_gpus=num_gpus,
-        bits=_number(flags, "--bits", 4, whole(4, 16)),
+        bits=number_in(flags, "--bits", 4, whole(4, 16)),
         base_dtype=flag(flags, "--base_dtype") or "auto",
-        rank=_number(flags, "--lora_r", LORA_RANK, whole(1, 2**16)),
-        dropout=_number(flags, "--lora_dropout", 0.05, real(0, 1)),
+        rank=number_in(flags, "--lora_r", LORA_RANK, whole(1, 2**16)),
+        dropout=number_in(flags, "--lora_dropout", 0.05, real(0, 1)),
         targets=flag(flags, "--lora_targets") or "language",
         fused_norms=_fuses(flags),
-        max_length=_number(flags, "--model_max_length", max_length(shape), whole(1, 2**25)),
+        max_length=number_in(flags, "--model_max_length", max_length(shape), whole(1, 2**25)),
     )
     if data and Path(data).is_file():
         setting = replace(setting, **lengths(data, is_true(flag(flags, "--share_pictures"))))
@@ -179,15 +178,6 @@ def _fuses(flags: Sequence[str]) -> bool:
     asked = flag(flags, "--fused_norms")
     others = ("--torch_compile", "--use_liger_kernel")
     return (asked is None or is_true(asked)) and not any(is_true(flag(flags, name)) for name in others)
-
-
-def _number(flags: Sequence[str], name: str, default: Any, read: Callable[[str], Any]) -> Any:
-    """What a flag of the training says, by `read`; UsageError where that is no number in its range."""
-    text = flag(flags, name)
-    try:
-        return read(text) if text else default
-    except argparse.ArgumentTypeError as error:
-        raise UsageError(f"{name} {str(text)[:40]}: {error}") from None
 
 
 def too_small(shape: Shape, wanted: Setting, gpu_bytes: int, config: str | None = None) -> str:

@@ -134,11 +134,8 @@ def fetched(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     where = {"records": f"{hub.folder_of(name)}/records.json", "images": hub.images_of(space, name)}
     if given.dry:
         return {"command": commands.shown(steps, space), **where}
-
-    def busy(other: jobs.Job) -> Refused | None:
-        return Refused("fetching", name=name) if (other.kind, other.about.get("name")) == ("hub", name) else None
-
-    return {"job": jobs.start(space, "hub", name, steps, unless=busy, name=name).id, **where}
+    once = jobs.while_made("fetching", "hub", name)
+    return {"job": jobs.start(space, "hub", name, steps, unless=once, name=name).id, **where}
 
 
 def taken(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:

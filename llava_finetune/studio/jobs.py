@@ -142,6 +142,16 @@ def start(
     return job
 
 
+def while_made(key: str, kind: str, name: str) -> Unless:
+    """For `start`: refuses, by the text `key`, while a job of this kind is about this name."""
+
+    def refusal(other: Job) -> Refused | None:
+        is_this = (other.kind, other.about.get("name")) == (kind, name)
+        return Refused(key, name=name) if is_this else None
+
+    return refusal
+
+
 def _write_down(job: Job) -> None:
     job.folder.mkdir(parents=True)
     value = {**asdict(job), "lines": [step.text for step in job.steps]}

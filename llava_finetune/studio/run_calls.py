@@ -125,12 +125,9 @@ def _start(studio: Studio, wanted: commands.Training, dry: bool) -> dict[str, An
     if dry:
         return {"command": command, "forecast": _forecast(studio, wanted)}
 
-    def busy(other: jobs.Job) -> Refused | None:
-        is_this = (other.kind, other.about.get("name")) == ("train", wanted.name)
-        return Refused("running", name=wanted.name) if is_this else None
-
+    once = jobs.while_made("running", "train", wanted.name)
     about = commands.run_facts(wanted)
-    job = jobs.start(studio.space, "train", wanted.name, steps, queued=True, unless=busy, **about)
+    job = jobs.start(studio.space, "train", wanted.name, steps, queued=True, unless=once, **about)
     return {"job": job.id, "command": command}
 
 

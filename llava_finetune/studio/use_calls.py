@@ -81,11 +81,8 @@ def made(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     if given.dry:
         return {"command": commands.shown(steps, studio.space)}
 
-    def same(other: Job) -> Refused | None:
-        is_this = (other.kind, other.about.get("name")) == (given.kind, given.name)
-        return Refused("being_made", name=given.name) if is_this else None
-
-    job = jobs.start(studio.space, given.kind, given.name, steps, queued=True, unless=same, name=given.name)
+    once = jobs.while_made("being_made", given.kind, given.name)
+    job = jobs.start(studio.space, given.kind, given.name, steps, queued=True, unless=once, name=given.name)
     return {"job": job.id}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
@@ -25,13 +24,12 @@ from llava_finetune.data.own_template import NAME, end_of
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation.generate_answers import answer, questions_from
 from llava_finetune.kernels.rotary import restore
-from llava_finetune.merge.command import HeldOut, merge
 from llava_finetune.model.building import load_config, load_tokenizer, template_of
 from llava_finetune.model.loading import load
 from llava_finetune.planning.from_config import read_shape
 from llava_finetune.saved.folders import describe
 from llava_finetune.training.family_modes import refuse_impossible
-from tests.families.two_stages import command_line, ended_well, two_stages
+from tests.families.two_stages import command_line, ended_well, merges, two_stages
 from tests.tiny import make_tiny_clip
 from tests.tiny_languages import ABOUT, make_tiny_language
 from tests.training.conftest import rows_of
@@ -85,14 +83,7 @@ def stages(made: dict[str, Path], records: Path, tmp_path_factory: pytest.TempPa
 @pytest.fixture(scope="module")
 def merged(records: Path, stages: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The merged LoRA run of a language model, each made once."""
-
-    @functools.cache
-    def made(name: str) -> Path:
-        folder = tmp_path_factory.mktemp("merged") / name
-        merge(str(stages(name)[1]), folder, held_out=HeldOut(records / "chat.json", records, 4))
-        return folder
-
-    return made
+    return merges(stages, records / "chat.json", lambda: tmp_path_factory.mktemp("merged"))
 
 
 def trained(made: dict[str, Path], name: str, records: Path, output: Path, more: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import re
@@ -22,12 +21,11 @@ from llava_finetune.data.dataset import num_image_tokens, process_image
 from llava_finetune.data.masking import encode
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation.generate_answers import answer, questions_from
-from llava_finetune.merge.command import HeldOut, merge
 from llava_finetune.model.building import load_tokenizer
 from llava_finetune.model.loading import load
 from llava_finetune.model.towers import VisionTower, tower_config
 from llava_finetune.planning.from_config import read_shape
-from tests.families.two_stages import command_line, ended_well, two_stages
+from tests.families.two_stages import command_line, ended_well, merges, two_stages
 from tests.tiny import IMAGE_SIZE, PATCH_SIZE, make_tiny_language_model, make_tiny_llava
 from tests.tiny_towers import KINDS, make_tiny_tower
 from tests.training.conftest import assert_same_run, rows_of
@@ -61,14 +59,7 @@ def stages(made: dict[str, Path], data: Path, tmp_path_factory: pytest.TempPathF
 @pytest.fixture(scope="module")
 def merged(data: Path, stages: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The merged LoRA run of a tower, each made once."""
-
-    @functools.cache
-    def of(kind: str) -> Path:
-        folder = tmp_path_factory.mktemp("merged") / "merged"
-        merge(str(stages(kind)[1]), folder, held_out=HeldOut(data / "mixed.json", data, 4))
-        return folder
-
-    return of
+    return merges(stages, data / "mixed.json", lambda: tmp_path_factory.mktemp("merged"))
 
 
 def words(made: dict[str, Path], kind: str, data: Path, output: Path, more: str) -> list[str]:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
+from llava_finetune.merge.command import HeldOut, merge
 from tests.training.forked import train
 
 Train = Callable[[str, Path, str], Path]
@@ -42,3 +43,17 @@ def two_stages(
         return one, run(name, work / "two", f"{second} --pretrain_mm_mlp_adapter {one / 'mm_projector.bin'}")
 
     return both
+
+
+def merges(
+    stages: Callable[[str], tuple[Path, Path]], file: Path, new_folder: Callable[[], Path]
+) -> Callable[[str], Path]:
+    """By name: the second of `two_stages` merged, held against four records of a file; once each."""
+
+    @functools.cache
+    def merged(name: str) -> Path:
+        folder = new_folder() / "merged"
+        merge(str(stages(name)[1]), folder, held_out=HeldOut(file, file.parent, 4))
+        return folder
+
+    return merged

@@ -12,7 +12,8 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from llava_finetune.kernels import fused_norm
-from llava_finetune.kernels.fused_norm import NORMS, fuse_norms
+from llava_finetune.kernels.fused_norm import fuse_norms
+from llava_finetune.kernels.known_norms import NORMS
 
 
 @pytest.fixture
@@ -87,12 +88,11 @@ def test_other_norms_other_types_and_a_cpu_keep_transformers_own(monkeypatch: py
     assert both[0](x.bfloat16()).dtype == torch.float32, "its weight is fp32"
 
 
-@pytest.mark.parametrize("name", NORMS)
-def test_every_listed_norm_is_the_same_formula(anywhere: None, name: str) -> None:
+@pytest.mark.parametrize(("kind", "name"), NORMS.items())
+def test_every_listed_norm_is_the_same_formula(anywhere: None, kind: str, name: str) -> None:
     """A transformers that changes one of them is seen here."""
     import importlib
 
-    kind = name.removesuffix("RMSNorm").lower()
     layer = getattr(importlib.import_module(f"transformers.models.{kind}.modeling_{kind}"), name)(64, eps=1e-5)
     torch.nn.init.uniform_(layer.weight)
     x = torch.randn(4, 64)

@@ -7,8 +7,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -206,28 +206,30 @@ def test_before_the_first_step_a_signal_that_comes_again_ends_a_run_at_once_and_
         signals._take(signal.SIGINT, None)
 
 
-def test_a_rank_that_hangs_in_c_can_be_ended_by_sigquit() -> None:
-    before = signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+@contextmanager
+def disposed(number: int, handler: Any) -> Iterator[None]:
+    """Inside, a signal of this process does this, until somebody else takes it over."""
+    before = signal.signal(number, handler)
     try:
-        with StopSignal():
-            assert signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL
+        yield
     finally:
-        signal.signal(signal.SIGQUIT, before)
+        signal.signal(number, before)
+
+
+def test_a_rank_that_hangs_in_c_can_be_ended_by_sigquit() -> None:
+    with disposed(signal.SIGQUIT, signal.SIG_DFL), StopSignal():
+        assert signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL
 
 
 def test_a_closed_terminal_asks_to_save_unless_nohup_said_otherwise() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with StopSignal():
-            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    with disposed(signal.SIGHUP, signal.SIG_IGN), StopSignal():
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    with disposed(signal.SIGHUP, signal.SIG_DFL):
         with StopSignal() as signals:
             signals.has_begun = True
             os.kill(os.getpid(), signal.SIGHUP)
             assert signals.name == "SIGHUP"
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_pipe_in_the_place_of_the_log_is_refused_before_anything_is_loaded(flags: Flags, tmp_path: Path) -> None:
