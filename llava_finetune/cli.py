@@ -7,20 +7,24 @@ Exit codes: 0 done, 1 found or failed, 2 wrong use. Errors are one message on st
 called a fault of ours, and a file holds its details. `--debug` shows the traceback.
 """
 
+import contextlib
 import gc
 import importlib
 import importlib.util
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import NoReturn
 
 from llava_finetune import __version__
 from llava_finetune.errors import Recorded, is_echo, record_details, record_failure
+from llava_finetune.parent import end_with_parent
 from llava_finetune.screen import note, routed
 
 
@@ -90,8 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_command(module: str, argv: Sequence[str], *, debug: bool = False) -> int:
     """Import `module` and run its `main(argv)`; a UserError or a closed pipe becomes a message and an exit code."""
+    end_with_parent()
     try:
-        return _imported(module).main(argv)  # type: ignore[no-any-return]
+        with _ended_in_order():
+            return _imported(module).main(argv)  # type: ignore[no-any-return]
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -106,6 +112,25 @@ def run_command(module: str, argv: Sequence[str], *, debug: bool = False) -> int
             raise
         print(_told(error, [module, *argv]), file=sys.stderr)
         return code
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal end a command as Ctrl-C does: what is half-written goes, and what it started.
+
+    A training takes the signals over when it has something to save. A rank of several keeps the system's way, and a
+    signal that was ignored from the start (nohup) stays so.
+    """
+    is_alone = "LOCAL_RANK" not in os.environ and threading.current_thread() is threading.main_thread()
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if is_alone and hasattr(signal, name)]
+    usual = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in usual:
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        for number in usual:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _imported(module: str) -> ModuleType:

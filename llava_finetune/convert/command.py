@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,16 +31,6 @@ def conversion_parser(name: str, description: str, examples: str, *, model: str)
     out.add_argument("--device", default="auto", help="device of the check (default: auto)")
     out.add_argument("--json", action="store_true", help="print the result as JSON")
     return out
-
-
-@contextmanager
-def ended_in_order() -> Iterator[None]:
-    """Let SIGTERM end the command as Ctrl-C does, so that a half-written folder is removed on the way out."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def report(result: Any, lines: Sequence[str], *, as_json: bool) -> int:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_finetune.convert.command import conversion_parser, ended_in_order, report
+from llava_finetune.convert.command import conversion_parser, report
 from llava_finetune.errors import UsageError, UserError
 
 EXAMPLES = """examples:
@@ -70,8 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     a = parser().parse_args(argv)
     if a.type and a.format != "gguf":
         raise UsageError(f"--type {a.type} is of GGUF files; give --format gguf too (for llava-hf, see --dtype)")
-    with ended_in_order():
-        return _gguf(a) if a.format == "gguf" else _llava_hf(a)
+    return _gguf(a) if a.format == "gguf" else _llava_hf(a)
 
 
 def _llava_hf(a: argparse.Namespace) -> int:

@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--json", action="store_true", help="print the scores as JSON")
     add_pixel_option(out)
     out.add_argument("--shard", help=argparse.SUPPRESS)
+    out.add_argument("--kept", type=Path, help=argparse.SUPPRESS)
     return out
 
 
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = arguments.name or {"blank": "blind", "shuffled": "shuffled", None: "final"}[arguments.blind]
     before = _before(arguments, given, name) if arguments.before is not None else None
     start = time.monotonic()
-    predictions = _predictions(arguments, given)
+    predictions = _predictions(arguments, given, name)
     _finish(arguments, predictions, name, time.monotonic() - start)
     if before is not None and not arguments.json:
         from llava_finetune.evaluation.before import changes
@@ -106,8 +107,8 @@ def _before(arguments: argparse.Namespace, given: list[str], name: str) -> list[
     earlier = argparse.Namespace(**{**vars(arguments), "model": model, "base": None, "output": _output(arguments)})
     words = [*given, "--model", model, "--output", str(earlier.output)]
     start = time.monotonic()
-    predictions = _predictions(earlier, words)
     label = "baseline" if name == "final" else f"{name}-baseline"
+    predictions = _predictions(earlier, words, label)
     _finish(earlier, predictions, label, time.monotonic() - start)
     return predictions
 
@@ -179,27 +180,43 @@ def _questions(arguments: argparse.Namespace) -> list[Any]:
     return held_out_questions(arguments.data, f"--data {arguments.data}", arguments.image_folder, "--images", *choice)
 
 
-def _predictions(arguments: argparse.Namespace, words: list[str]) -> list[dict[str, Any]]:
-    """The answers of the command line `words`, in this process or in the several that it asks for."""
-    if arguments.num_processes == 1:
-        return _answer(arguments)
+def _predictions(arguments: argparse.Namespace, words: list[str], name: str) -> list[dict[str, Any]]:
+    """The answers of the command line `words`, in this process or in the several that it asks for.
+
+    What an earlier call of the same command had answered when it was ended is taken over.
+    """
+    from llava_finetune.evaluation.kept_answers import KeptAnswers, place_of, told
     from llava_finetune.evaluation.processes import spread
 
-    return spread(words, len(_questions(arguments)), arguments.num_processes, _output(arguments))
+    questions = _questions(arguments)
+    kept = KeptAnswers(place_of(_output(arguments), name, _made_with(arguments, questions)))
+    if found := kept.found(questions):
+        print(f"{len(found)} of {len(questions)} answers are taken from {kept.path}: that run was ended", flush=True)
+    with told(kept, questions):
+        if arguments.num_processes == 1:
+            return _answer(arguments, questions, kept)
+        words = [*words, "--kept", str(kept.path)]
+        return spread(words, len(questions), arguments.num_processes, _output(arguments))
 
 
-def _answer(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def _made_with(arguments: argparse.Namespace, questions: list[Any]) -> dict[str, Any]:
+    """All that an answer follows from beside its question: only under the same is a kept one taken."""
+    from llava_finetune.saved.manifest import scored_hashes
+
+    names = ("model", "base", "dtype", "device", "bits", "image_folder", "blind", "max_new_tokens")
+    swapped = [question.images for question in questions] if arguments.blind == "shuffled" else None
+    hashes = scored_hashes(arguments.model, arguments.base)
+    return {name: getattr(arguments, name) for name in names} | hashes | {"swapped": swapped}
+
+
+def _answer(arguments: argparse.Namespace, questions: list[Any], kept: Any) -> list[dict[str, Any]]:
     from llava_finetune.evaluation.generate_answers import answer
     from llava_finetune.model.costs import loaded_line, rate_text
     from llava_finetune.model.loading import load
 
-    questions = _questions(arguments)
-    if arguments.shard:
-        index, count = map(int, arguments.shard.split("/"))
-        questions = questions[index::count]
     loaded = load(arguments.model, arguments.base, arguments.dtype, arguments.device, arguments.bits)
     print(loaded_line(loaded, arguments.model, arguments.bits), flush=True)
-    start = time.monotonic()
+    start, before = time.monotonic(), sum(one["num_tokens"] for one in kept.found(questions).values())
     predictions = answer(
         loaded,
         questions,
@@ -208,8 +225,9 @@ def _answer(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         max_new_tokens=arguments.max_new_tokens,
         mode=arguments.blind or "seen",
         say=lambda line: print(line, flush=True),
+        kept=kept,
     )
-    tokens = sum(prediction["num_tokens"] for prediction in predictions)
+    tokens = sum(prediction["num_tokens"] for prediction in predictions) - before
     print(f"answered at {rate_text(tokens, time.monotonic() - start)}", flush=True)
     if not arguments.losses:
         return predictions
@@ -225,10 +243,13 @@ def _output(arguments: argparse.Namespace) -> Path:
 
 
 def _shard(arguments: argparse.Namespace) -> int:
+    from llava_finetune.evaluation.kept_answers import KeptAnswers
     from llava_finetune.evaluation.processes import shard_file
     from llava_finetune.evaluation.scoring import write_predictions
 
-    write_predictions(shard_file(_output(arguments), arguments.shard), _answer(arguments))
+    index, count = map(int, arguments.shard.split("/"))
+    predictions = _answer(arguments, _questions(arguments)[index::count], KeptAnswers(arguments.kept))
+    write_predictions(shard_file(_output(arguments), arguments.shard), predictions)
     return 0
 
 
@@ -243,6 +264,7 @@ def _write(folder: Path, name: str, predictions: list[dict[str, Any]], scores: d
 
 def _finish(arguments: argparse.Namespace, predictions: list[dict[str, Any]], name: str, seconds: float) -> None:
     from llava_finetune.evaluation import metrics
+    from llava_finetune.evaluation.kept_answers import forget
     from llava_finetune.evaluation.scoring import write_upload
     from llava_finetune.saved.manifest import scored_hashes
 
@@ -253,6 +275,7 @@ def _finish(arguments: argparse.Namespace, predictions: list[dict[str, Any]], na
     scores["image_folder"] = str(arguments.image_folder) if arguments.image_folder else None
     scores |= {**scored_hashes(arguments.model, arguments.base), "data_sha256": sha256_of(arguments.data)}
     _write(folder, name, predictions, scores)
+    forget(folder, name)
     if arguments.upload:
         write_upload(arguments.upload, predictions)
     if arguments.train_data:

@@ -26,6 +26,7 @@ from llava_finetune.data.templates import end_text
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation import metrics
 from llava_finetune.evaluation.family_answers import FamilyAsker, swapped
+from llava_finetune.evaluation.kept_answers import KeptAnswers
 
 Say = Callable[[str], None]
 
@@ -158,8 +159,11 @@ def answer(
     mode: str = "seen",
     say: Say = print,
     same_passes: bool = False,
+    kept: KeptAnswers | None = None,
 ) -> list[dict[str, Any]]:
     """Predictions for `questions`, one each, in their order. Progress with rate and time left goes to `say`.
+
+    Each batch is added to `kept` when it is answered, and what is there already is not asked again.
 
     With `same_passes` a batch of text alone runs the tower too, as ranks that share the weights (ZeRO-3) must.
     """
@@ -170,15 +174,21 @@ def answer(
     )
     # Like lengths together, and within a length the questions on one picture together: its pixels are read once.
     order = sorted(range(len(questions)), key=lambda index: (asker.cost(index), index))
-    done: dict[int, dict[str, Any]] = {}
-    start = last = time.monotonic()
-    for batch in _batches(order, batch_size):
+    done = kept.found(questions) if kept else {}
+    num_found, start = len(done), time.monotonic()
+    last = start
+    for whole in _batches(order, batch_size):  # the same batches in a run that goes on, so the same numbers
+        batch = [index for index in whole if index not in done]
+        if not batch:
+            continue
         for index, tokens in zip(batch, asker.generate(batch, max_new_tokens), strict=True):
             done[index] = _prediction(loaded, asker, questions[index], tokens, max_new_tokens)
+        if kept:
+            kept.add(done[index] for index in batch)
         now = time.monotonic()
         if now - last > 10:
             last = now
-            rate = len(done) / (now - start)
+            rate = (len(done) - num_found) / (now - start)
             left = (len(questions) - len(done)) / rate
             say(f"  {len(done)}/{len(questions)} questions  {rate:.1f}/s  {left:.0f} s left")
     return [done[index] for index in range(len(questions))]

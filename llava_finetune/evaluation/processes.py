@@ -16,6 +16,7 @@ from typing import Any
 
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation.scoring import read_predictions
+from llava_finetune.parent import bound_to_this
 
 
 def spread(words: Sequence[str], total: int, count: int, folder: Path) -> list[dict[str, Any]]:
@@ -29,7 +30,7 @@ def spread(words: Sequence[str], total: int, count: int, folder: Path) -> list[d
 
 def _spread(words: Sequence[str], total: int, count: int, place: Path) -> list[dict[str, Any]]:
     shards = [f"{index}/{count}" for index in range(count)]
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    environment = {**bound_to_this(os.environ), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     command = [sys.executable, "-m", "llava_finetune", "evaluate", *words, "--output", str(place)]
     running = [
         subprocess.Popen(

@@ -19,6 +19,7 @@ from llava_finetune import ROOT
 from llava_finetune.errors import WITHOUT_DEEPSPEED, UsageError
 from llava_finetune.flags import flag
 from llava_finetune.launching import batches, preflight
+from llava_finetune.launching.launcher_lines import say
 from llava_finetune.launching.near_misses import near_misses
 from llava_finetune.launching.relaunch import run_until_it_fits
 from llava_finetune.launching.repeat_command import handed_on
@@ -93,14 +94,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = apply_plan(settings)
     launch = build(settings)
     for miss in near_misses(settings.environment):
-        print(f"WARNING: {miss}", file=sys.stderr)
+        say(f"WARNING: {miss}", sys.stderr)
     if not settings.dry_run:
         preflight.require_inputs(_wanted(settings, "MODEL"), _wanted(settings, "DATA"), _images(settings))
-    for note in launch.notes:
-        print(f"# {note}")
-    print(launch.text(), flush=True)
     if settings.dry_run:
+        print("\n".join([*(f"# {note}" for note in launch.notes), launch.text()]))
         return 0
+    for line in (*(f"# {note}" for note in launch.notes), launch.text()):
+        say(line, sys.stdout)
     preflight.require_ready(
         mode=settings.mode,
         model=_wanted(settings, "MODEL"),
@@ -113,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # On a shared file system another machine may hold the lock: then only one that is surely dead is removed.
     age = 60.0 if settings.num_nodes == 1 else 3600.0
     for lock in preflight.drop_stale_locks(Path(environment["TORCH_EXTENSIONS_DIR"]), min_age=age):
-        print(f"# removed a lock that a killed build left: {lock}", flush=True)
+        say(f"# removed a lock that a killed build left: {lock}", sys.stdout)
     batch, accumulation = (int(flag(launch.command, name) or 1) for name in batches.FLAGS)
     output = Path(_wanted(settings, "OUTPUT")).absolute()
     shared = output if settings.num_nodes > 1 else None

@@ -15,6 +15,7 @@ from data_prep.errors import quoted
 from data_prep.records.near_folder import meant
 from data_prep.records.near_names import near_file
 from llava_finetune.errors import UserError
+from llava_finetune.launching.launcher_lines import say
 from llava_finetune.machine import available_ram, free_shm, readable
 from llava_finetune.saved.documents import read_document
 from llava_finetune.saved.model_names import require_there
@@ -103,7 +104,7 @@ def require_ready(
     require_shm(processes, free_shm())
     needed = ram_needed(model, mode, processes, on_gpu=on_gpu, config=config)
     if needed is None:
-        print(f"# the memory check is left out: the config of {model} is not at hand", file=sys.stderr, flush=True)
+        say(f"# the memory check is left out: the config of {model} is not at hand", sys.stderr)
     if needed is not None:
         require_ram(needed, processes, available_ram(), mode)
 

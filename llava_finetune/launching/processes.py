@@ -30,6 +30,7 @@ import psutil
 from llava_finetune.errors import FAILURE_VARIABLE, UserError
 from llava_finetune.flags import flag
 from llava_finetune.launching.launcher_lines import LauncherLines, say
+from llava_finetune.launching.preflight import read_hostfile
 from llava_finetune.launching.ssh_environment import forwarded
 from llava_finetune.machine import available_ram, free_shm, readable
 
@@ -87,7 +88,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], failure: Path | 
         first = _first_failure(failure) if code else {}
         number = signal_number(code, tail)
         if first or code not in (0, 130):
-            say(_last_words(first, code, number, is_stopped), sys.stderr)
+            say(_last_words(first, code, number, is_stopped) + ("" if first else _elsewhere(command, log)), sys.stderr)
     if first.get("code", 1) != 1:  # 1 says less than what the launcher saw
         return int(first["code"])
     return 128 + number if number else code
@@ -95,8 +96,20 @@ def run(command: Sequence[str], environment: Mapping[str, str], failure: Path | 
 
 def _environment(command: Sequence[str], environment: dict[str, str]) -> contextlib.AbstractContextManager[Any]:
     """What the launcher is started with: over ssh DeepSpeed takes along only what a file says."""
-    over_ssh = "--hostfile" in command and "--no_ssh" not in command
-    return forwarded(environment) if over_ssh else contextlib.nullcontext(environment)
+    return forwarded(environment) if _is_over_ssh(command) else contextlib.nullcontext(environment)
+
+
+def _is_over_ssh(command: Sequence[str]) -> bool:
+    return "--hostfile" in command and "--no_ssh" not in command
+
+
+def _elsewhere(command: Sequence[str], log: Path | None) -> str:
+    """Where a rank's message lies that came to no disk of this machine: the hosts, and the file on each of them."""
+    if log is None or not _is_over_ssh(command):
+        return ""
+    hosts = [host for host, _ in read_hostfile(Path(flag(command, "--hostfile") or ""))]
+    files = ", ".join(f"{host}:{log.absolute()}" for host in hosts[:8]) + (", ..." if len(hosts) > 8 else "")
+    return f"; where OUTPUT is not shared, a rank's message is in the debug.log of its own machine: {files}"
 
 
 def signal_number(code: int, output: str = "") -> int | None:

@@ -8,6 +8,7 @@ accumulated, an earlier one's gradients.
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from typing import Any
 
 from llava_finetune.errors import UserError
 from llava_finetune.machine import GB
+from llava_finetune.parent import bound_to_this
 from llava_finetune.planning.memory import estimate
 from llava_finetune.planning.setting import Setting
 from llava_finetune.planning.shapes import Shape
@@ -42,7 +44,7 @@ def pretend(
     one_step = {"steps": 1, "gradients": accumulation > 1, "record": False}
     job = values | {"model": model, "vision_tower": vision_tower} | one_step
     command = [sys.executable, "-m", "llava_finetune.pretended_gpu", json.dumps(job)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=bound_to_this(os.environ), capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1].removeprefix("error: ")
         raise UserError(f"the pretended training of {model} failed: {last}")

@@ -8,6 +8,7 @@ No weights are loaded and nothing is downloaded. A GPU's size is read as its mak
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from data_prep.picture_folder import add_images_option
 from llava_finetune.errors import UsageError
 from llava_finetune.flags import command_parser
 from llava_finetune.machine import GB, available_ram, readable
+from llava_finetune.parent import bound_to_this
 from llava_finetune.planning import exact
 from llava_finetune.planning.activations import sequence_length
 from llava_finetune.planning.disk_and_time import cost_lines
@@ -57,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if "--learning-rate" in words:  # short trainings, in a process of their own: planning itself loads no torch
         words.remove("--learning-rate")
-        return subprocess.call([sys.executable, "-m", "llava_finetune.training.rate_sweep", *words])
+        command = [sys.executable, "-m", "llava_finetune.training.rate_sweep", *words]
+        return subprocess.call(command, env=bound_to_this(os.environ))
     options = _parser().parse_args(words)
     if options.share_pictures and not options.data:
         raise UsageError("--share_pictures without --data: which records share a picture is read from there")

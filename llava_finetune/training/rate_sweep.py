@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from llava_finetune.config.ranges import RANGES
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.evaluation.intervals import bootstrap, paired_bootstrap
 from llava_finetune.flags import command_parser
+from llava_finetune.parent import bound_to_this
 
 RATES = (2e-4, 5e-5, 8e-4, 1e-4, 4e-4)
 """LoRA's usual rate first, then what brackets it: the first that fit into the time tell the most."""
@@ -154,7 +156,9 @@ def start(flags: Sequence[str], seconds: float) -> str:
     """Train in a process of its own, its words kept back."""
     command = [sys.executable, "-m", "llava_finetune", "train", *flags]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+        done = subprocess.run(
+            command, env=bound_to_this(os.environ), capture_output=True, text=True, timeout=seconds, check=False
+        )
     except subprocess.TimeoutExpired:
         return "the time ended in the middle of its run"
     if done.returncode == 2:

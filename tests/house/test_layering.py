@@ -23,6 +23,7 @@ ROOMS = {
         "errors",
         "machine",
         "flags",
+        "parent",
         "screen",
         "cli",
         "environments",

@@ -1,6 +1,7 @@
 """Launchers and recipes: the command each one starts, the arithmetic it prints, and what it refuses."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -14,7 +15,7 @@ from llava_finetune import machine
 from llava_finetune.cli import main
 from llava_finetune.errors import UsageError
 from llava_finetune.flags import flag
-from llava_finetune.launching import preflight
+from llava_finetune.launching import launch, preflight
 from llava_finetune.launching.batches import FLAGS
 from llava_finetune.launching.launch import apply_plan, build
 from llava_finetune.launching.settings import read_settings
@@ -348,6 +349,21 @@ def test_missing_data_is_found_before_anything_starts(run_script: Run, tmp_path:
     assert result.returncode == 1
     assert result.stderr == "error: DATA=train.json: no such file; `python -m data_prep --help` makes one\n"
     assert not (tmp_path / "record").exists()
+
+
+def test_a_launch_begins_also_where_nobody_reads_its_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "d.json").write_text("[]")
+    given = {**RUN, "DATA": str(tmp_path / "d.json"), "IMAGES": str(tmp_path), "OUTPUT": str(tmp_path / "out")}
+    for name, value in {**given, "DEEPSPEED_CONFIG": "none", "NUM_GPUS": "0", "LAUNCH_CHECKS": "off"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(launch, "run_until_it_fits", lambda *_: 75)
+    for name in ("stdout", "stderr"):
+        read, write = os.pipe()
+        os.close(read)
+        monkeypatch.setattr(sys, name, os.fdopen(write, "w"))
+    assert launch.main(["lora"]) == 75
+    for stream in (sys.stdout, sys.stderr):
+        stream.close()  # what it buffers finds an end
 
 
 def test_help_lists_the_environment(run_script: Run) -> None:

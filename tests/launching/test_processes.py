@@ -97,6 +97,23 @@ def test_a_screen_that_is_gone_changes_no_exit_code(
         stream.close()  # what it buffers finds an end
 
 
+def test_where_the_output_is_not_shared_hosts_and_their_logs_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    launcher, hosts, output = tmp_path / "deepspeed", tmp_path / "hosts", tmp_path / "out"
+    launcher.write_text("#!/bin/sh\nexit 1\n")
+    launcher.chmod(0o755)
+    hosts.write_text("one slots=1\ntwo slots=1\n")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    command = ["deepspeed", "--hostfile", str(hosts), "train", "--output_dir", str(output)]
+    assert processes.run(command, os.environ) == 1
+    log = output / "debug.log"
+    said = f"message is in the debug.log of its own machine: one:{log}, two:{log}\n"
+    assert capfd.readouterr().err.endswith(said)
+    assert processes.run([command[0], "--no_ssh", *command[1:]], os.environ) == 1
+    assert "own machine" not in capfd.readouterr().err, "there a launcher on each machine tells it"
+
+
 def test_a_good_run_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     assert processes.run([sys.executable, "-c", "print('done')"], os.environ) == 0
     assert capfd.readouterr() == ("done\n", "")
@@ -121,18 +138,31 @@ def test_sigterm_is_passed_on_to_the_run() -> None:
     assert b"ended by another process (SIGTERM)" in err
 
 
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal: the rank may be quicker than its launcher."""
+    status = Path(f"/proc/{pid}/status")
+    if not status.is_file():
+        return True
+    caught = next(line for line in status.read_text().splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
 def test_the_second_sigquit_ends_a_rank_that_hears_nothing() -> None:
-    rank = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+    rank = (
+        "import signal, time; signal.signal(15, lambda *_: print(2, flush=True)); print(1, flush=True)\n"
+        "while True: time.sleep(60)"
+    )
     code = (
         "import os, sys; from llava_finetune.launching.processes import run\n"
         f"sys.exit(run([sys.executable, '-c', {rank!r}], os.environ))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
-        process.stdout.readline()
+        assert process.stdout.readline() == b"1\n"
+        while not catches(process.pid, signal.SIGQUIT):
+            time.sleep(0.01)
         process.send_signal(signal.SIGQUIT)
-        time.sleep(0.5)
-        assert process.poll() is None, "the first one asks to save"
+        assert process.stdout.readline() == b"2\n", "the first one asks to save, and ends nothing"
         process.send_signal(signal.SIGQUIT)
         process.communicate(timeout=30)
     assert process.returncode == 137
