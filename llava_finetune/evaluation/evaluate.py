@@ -185,11 +185,11 @@ def _predictions(arguments: argparse.Namespace, words: list[str], name: str) -> 
 
     What an earlier call of the same command had answered when it was ended is taken over.
     """
-    from llava_finetune.evaluation.kept_answers import KeptAnswers, place_of, told
+    from llava_finetune.evaluation.kept_answers import KeptAnswers, made_with, place_of, told
     from llava_finetune.evaluation.processes import spread
 
     questions = _questions(arguments)
-    kept = KeptAnswers(place_of(_output(arguments), name, _made_with(arguments, questions)))
+    kept = KeptAnswers(place_of(_output(arguments), name, made_with(arguments, questions)))
     if found := kept.found(questions):
         print(f"{len(found)} of {len(questions)} answers are taken from {kept.path}: that run was ended", flush=True)
     with told(kept, questions):
@@ -197,16 +197,6 @@ def _predictions(arguments: argparse.Namespace, words: list[str], name: str) -> 
             return _answer(arguments, questions, kept)
         words = [*words, "--kept", str(kept.path)]
         return spread(words, len(questions), arguments.num_processes, _output(arguments))
-
-
-def _made_with(arguments: argparse.Namespace, questions: list[Any]) -> dict[str, Any]:
-    """All that an answer follows from beside its question: only under the same is a kept one taken."""
-    from llava_finetune.saved.manifest import scored_hashes
-
-    names = ("model", "base", "dtype", "device", "bits", "image_folder", "blind", "max_new_tokens")
-    swapped = [question.images for question in questions] if arguments.blind == "shuffled" else None
-    hashes = scored_hashes(arguments.model, arguments.base)
-    return {name: getattr(arguments, name) for name in names} | hashes | {"swapped": swapped}
 
 
 def _answer(arguments: argparse.Namespace, questions: list[Any], kept: Any) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ written. Several processes append to it at a time; a line that is cut off is a q
 
 from __future__ import annotations
 
+import argparse
 import glob
 import hashlib
 import json
@@ -25,6 +26,7 @@ from data_prep.files import write_problem
 from data_prep.records.json_text import parse_json, require_regular
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation.scoring import is_prediction
+from llava_finetune.saved.manifest import scored_hashes
 
 PREFIX = ".answers-"
 
@@ -33,6 +35,14 @@ def place_of(folder: Path, name: str, made_with: Mapping[str, Any]) -> Path:
     """The file for answers of `--name NAME` that are made with these settings."""
     digest = hashlib.sha256(json.dumps(made_with, sort_keys=True, default=str).encode(errors="replace")).hexdigest()
     return folder / f"{PREFIX}{name}-{digest[:16]}.jsonl"
+
+
+def made_with(arguments: argparse.Namespace, questions: Sequence[Any]) -> dict[str, Any]:
+    """What an answer follows from beside its question: only under the same is a kept one taken."""
+    names = ("model", "base", "dtype", "device", "bits", "image_folder", "blind", "max_new_tokens")
+    swapped = [question.images for question in questions] if arguments.blind == "shuffled" else None
+    hashes = scored_hashes(arguments.model, arguments.base)
+    return {name: getattr(arguments, name) for name in names} | hashes | {"swapped": swapped}
 
 
 def forget(folder: Path, name: str) -> None:
