@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from data_prep.command_line import Parser
 from llava_finetune.errors import UsageError
 
 SECRET_FLAGS = ("token", "key", "password", "secret")
@@ -18,30 +18,9 @@ NO_SECRET = "mm_use_im_patch_token"
 """Ends as a secret does and is a switch: without its value a run cannot be repeated."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """Whose errors are one line, and not behind a screen of flags."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}; its flags: {self.prog} --help\n")
-
-
 def command_parser(name: str, description: str | None, examples: str | None = None) -> argparse.ArgumentParser:
     """A subcommand's parser, whose help ends with its examples as they are written."""
-    parser = _Parser(
-        prog=f"llava-finetune {name}",
-        description=description,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.register("type", Path, _path)
-    return parser
-
-
-def _path(text: str) -> Path:
-    """A path of a flag. An empty one, as of a variable that is not set, would be the folder that one is in."""
-    if not text:
-        raise argparse.ArgumentTypeError("expected a path, found nothing (a variable that is not set?)")
-    return Path(text)
+    return Parser(prog=f"llava-finetune {name}", description=description, epilog=examples)
 
 
 def add_loading_flags(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from data_prep.check.fix import ALLOWED_DROPS, fix
 from data_prep.check.kinds import KINDS
 from data_prep.check.report import report_text
 from data_prep.check.run import check_records
+from data_prep.command_line import Parser
 from data_prep.errors import UsageError
 from data_prep.numbers import whole
 from data_prep.picture_folder import add_images_option
@@ -32,11 +33,10 @@ Exit status: 0 nothing stands in the way of training, 1 training would be wrong,
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `check`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep check",
         description="Find what in a records file would make training fail, go wrong, or measure the wrong thing.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("records", type=Path, nargs="?", help="records, .json or .jsonl")
     add_images_option(parser)

@@ -51,6 +51,8 @@ KINDS: dict[str, Kind] = {
              "write it as a string", "numbers become text; others, and NaN: drops the record"),
         Kind("empty text", _E, "an empty answer has no token to learn, and shifts upstream's masks", "write it",
              "drops the question and its answer"),
+        Kind("answer is nan", _W, "pandas writes nan for a cell without a value: the model would learn to say it",
+             "write the answer, or leave the record out, unless nan is meant"),
         Kind("broken Unicode", _E, "half of a surrogate pair: tokenizers refuse it", "write the character again",
              "removes the half characters"),
         Kind("end token in text", _E, "the model would learn to stop there, and upstream masks the whole sample",

@@ -8,11 +8,12 @@ A report is cached under the hash of the records and of every picture's name, si
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from data_prep.records.picture import VERSION as PICTURE_VERSION
 from data_prep.records.pixels import pixel_limit
 from data_prep.records.record import Records, images_of, read_records
 
-VERSION = 7
+VERSION = 8
 """Part of the cache's key: one more whenever a check changes."""
 
 Name = str | os.PathLike[str]
@@ -117,6 +118,23 @@ def _check(
         sizes = {name: (found.width, found.height) for name, found in facts.items() if found.width}
         token_findings(report, records, sizes, depth.model, depth.max_length, depth.template)
     return report
+
+
+def check_together(paths: Sequence[Name]) -> list[Report]:
+    """Return a report of the texts of each file, read once, with the pictures that a later file has too."""
+    parts = []
+    for path in paths:
+        records, report = read_records(path), Report(str(path), None, decoded=False)
+        begin = time.monotonic()
+        seen = RecordPass(report)
+        seen.run(records)
+        box_findings(report, seen.boxes, {})
+        report.num_pictures, report.seconds = len(seen.pictures), time.monotonic() - begin
+        parts.append((records, report, seen.pictures))
+    for number, (records, report, pictures) in enumerate(parts):
+        later = itertools.chain.from_iterable(others for _, _, others in parts[number + 1 :])
+        leak_findings(report, records, pictures, {}, later, {}, same_folder=True)
+    return [report for _, report, _ in parts]
 
 
 def look(folder: Name, names: list[str], decode: bool, workers: int | None = None) -> dict[str, Facts]:

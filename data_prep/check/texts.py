@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from data_prep.errors import DataError, quoted, shortened
+from data_prep.records.marks import NO_VALUE
 from data_prep.records.preference import is_pair, pair_of, text_of
 from data_prep.records.record import IMAGE_TOKEN, images_of
 
@@ -134,6 +135,8 @@ def _text_faults(number: int, role: Any, text: Any) -> Iterator[Fault]:
         return
     if not text.strip():
         yield Fault("empty text", f"turn {number} ({role}) is empty")
+    elif role == "gpt" and text.strip() in NO_VALUE:
+        yield Fault("answer is nan", f"turn {number}: {quoted(text)}")
     may_hold_marks = "<" in text or "[" in text  # all of them begin so, and few texts hold one
     if may_hold_marks and (found := END_TOKENS.search(text)):
         yield Fault("end token in text", f"turn {number}: {found.group()} in {_around(text, found)!r}")

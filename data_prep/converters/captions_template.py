@@ -17,8 +17,7 @@ from pathlib import Path
 from data_prep.converters.delimited import delimited_cells
 from data_prep.converters.folder import pictures_below
 from data_prep.converters.options import converter_parser
-from data_prep.converters.texts import text_of
-from data_prep.errors import DataError, UsageError, quoted
+from data_prep.errors import DataError, UsageError, printable, quoted
 from data_prep.files import write_text
 from data_prep.numbers import real, seed
 
@@ -42,8 +41,20 @@ def filled_in(path: Path, encoding: str | None = None) -> dict[str, str]:
     if len(own) < len(HEADER) or filled - set(own):  # Excel saves columns without a name and a value, too
         problem = "exists and is no caption template: its columns are not image and caption alone"
         raise DataError(path, f"{problem}, and others would be lost; choose another name")
-    rows = [[cells[place] if place < len(cells) else "" for place in own] for _, cells in lines]
-    return {text_of(image): text_of(caption) for image, caption in rows}
+    rows = [(place, *(cells[at] if at < len(cells) else "" for at in own)) for place, cells in lines]
+    captions: dict[str, str] = {}
+    for place, image, caption in rows:
+        add_caption(captions, image, caption, f"{path}: {place}")
+    return captions
+
+
+def add_caption(captions: dict[str, str], image: str, caption: str, where: object) -> None:
+    """Add a row's caption, if it has one; raise DataError, naming `where`, for a second one: one would be lost."""
+    known = captions.get(image, "")
+    if known.strip() and caption.strip() not in {"", known.strip()}:
+        problem = f"a second caption of {printable(image)}, {quoted(caption)} after {quoted(known)}"
+        raise DataError(where, f"{problem}; keep one of the two rows")
+    captions[image] = known if known.strip() else caption
 
 
 def write_template(path: Path, names: Sequence[str], captions: dict[str, str]) -> None:
@@ -73,7 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         name for name in names
         if args.test and (name.startswith("test/") if by_folder else is_test(name, args.test_share, args.seed))
     }  # fmt: skip
-    known = {**filled_in(args.train, args.encoding), **(filled_in(args.test, args.encoding) if args.test else {})}
+    known = filled_in(args.train, args.encoding)
+    for name, caption in (filled_in(args.test, args.encoding) if args.test else {}).items():
+        add_caption(known, name, caption, args.test)
     there = set(names)
     if gone := {name: caption for name, caption in known.items() if caption and name not in there}:
         first = next(iter(gone))

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
 from data_prep.converters.encodings import encoding_of
 from data_prep.errors import DataError
+from data_prep.records.marks import NO_VALUE
 
 DELIMITERS = ",;\t|"
 SEPARATOR = re.compile(r'"?sep=(.)"?', re.I)
 LONGEST_CELL = 2**31 - 1
+BEFORE_HEADER = 20
+"""Lines in which a title may stand before the names of the columns."""
 QUOTES = re.compile(r'"[^"]*"')
 OTHERS = {
     b"PK\x03\x04": "a packed file, such as Excel's; name it .xlsx",
@@ -30,20 +35,43 @@ def delimited_rows(
     path: Path, delimiter: str | None, encoding: str | None = None, option: str = "--encoding"
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield (place, row) of a table whose first line names the columns, as `delimited_cells` does, names once each."""
-    lines = delimited_cells(path, delimiter, encoding, option)
-    _, names = next(lines)
+    lines = delimited_cells(path, delimiter, encoding, option, titled=True)
+    header, names = next(lines)
     refuse_twice(names, path)
-    for place, cells in lines:
-        yield place, dict(zip(names, cells + [""] * (len(names) - len(cells)), strict=False))
+    if header != "line 1":
+        print(f"{path}: the columns are named in {header}")
+    with no_values(path) as blank:
+        for place, cells in lines:
+            yield place, blank(dict(zip(names, cells + [""] * (len(names) - len(cells)), strict=False)))
+
+
+@contextmanager
+def no_values(path: Path) -> Iterator[Callable[[dict[str, str]], dict[str, str]]]:
+    """Give a function that empties the cells of a row that say nan; say at the end how many they were."""
+    counts: Counter[str] = Counter()
+
+    def blank(row: dict[str, str]) -> dict[str, str]:
+        if NO_VALUE.isdisjoint(row.values()):
+            return row
+        counts.update(name for name, cell in row.items() if cell in NO_VALUE)
+        return {name: "" if cell in NO_VALUE else cell for name, cell in row.items()}
+
+    try:
+        yield blank
+    finally:
+        if counts:
+            columns = ", ".join(f"{name} {count:,}" for name, count in counts.most_common(5))
+            print(f"{path}: cells that say nan, pandas' word for no value, are read as empty ({columns})")
 
 
 def delimited_cells(
-    path: Path, delimiter: str | None, encoding: str | None = None, option: str = "--encoding"
+    path: Path, delimiter: str | None, encoding: str | None = None, option: str = "--encoding", titled: bool = False
 ) -> Iterator[tuple[str, list[str]]]:
     """Yield (place, cells) of each line, the names of the columns first; lines with nothing in them are left out.
 
-    `delimiter` is used unless the header has others alone. Raises DataError for a file of another kind, an unknown
-    encoding (see `encoding_of`), a line with more cells than columns, and broken quotes.
+    `delimiter` is used unless the header has others alone; `titled`: a title may stand above the header. Raises
+    DataError for a file of another kind, an unknown encoding (see `encoding_of`), a line with more cells than columns,
+    and broken quotes.
     """
     with path.open("rb") as raw:
         head = raw.read(8)
@@ -51,8 +79,8 @@ def delimited_cells(
         raise DataError(path, other)
     csv.field_size_limit(LONGEST_CELL)
     with path.open(encoding=encoding_of(path, encoding, option), newline="") as stream:
-        first, skipped, asked = _header_line(stream)
-        reader = csv.reader(chain([first], stream), delimiter=asked or _delimiter(first, delimiter), strict=True)
+        first, skipped, asked = _header_line(stream, delimiter, titled)
+        reader = csv.reader(chain(first, stream), delimiter=asked or _delimiter(first[0], delimiter), strict=True)
         try:
             yield from _lines(reader, path, skipped)
         except csv.Error as error:
@@ -60,19 +88,26 @@ def delimited_cells(
             raise DataError(path, f"{problem}; look for a quote that is opened and not closed before it") from None
 
 
-def _header_line(stream: TextIO) -> tuple[str, int, str | None]:
-    """Return the line of the header, how many stand before it, and the delimiter that Excel's `sep=;` names.
+def _header_line(stream: TextIO, usual: str | None, titled: bool) -> tuple[list[str], int, str | None]:
+    """Return the lines that begin with the header, how many stand before it, and the delimiter that `sep=;` names.
 
-    Empty lines before it are passed over.
+    Empty lines before it are passed over; with `titled`, lines of one cell too, where one of several follows.
     """
     asked, skipped = None, 0
+    lines: list[str] = []
     for line in stream:
-        if found := SEPARATOR.fullmatch(line.strip()):
-            asked = found[1]
-        elif line.strip():
-            return line, skipped, asked
-        skipped += 1
-    return "", skipped, asked
+        found = None if lines else SEPARATOR.fullmatch(line.strip())
+        asked = found[1] if found else asked
+        if found or not (lines or line.strip()):
+            skipped += 1
+            continue
+        lines.append(line)
+        mark = asked or (_delimiter(line, usual) if len(lines) == 1 or not usual else usual)
+        if not titled or sum(bool(cell.strip()) for cell in QUOTES.sub("x", line).split(mark)) > 1:
+            return lines[-1:], skipped + len(lines) - 1, asked
+        if len(lines) > BEFORE_HEADER or '"' in QUOTES.sub("", line):
+            break
+    return lines or [""], skipped, asked
 
 
 def _delimiter(header: str, usual: str | None) -> str:
@@ -92,14 +127,17 @@ def _lines(reader: Any, path: Path, skipped: int) -> Iterator[tuple[str, list[st
         raise DataError(path, "an empty table; the first line names the columns")
     names = [name.strip() for name in header]
     yield f"line {reader.line_num + skipped}", names
+    is_first = True
     for cells in reader:
         if not any(cell.strip() for cell in cells):
             continue
         place = f"line {reader.line_num + skipped}"
         if len(cells) > len(names) and any(cells[len(names) :]):
             problem = f"{place}: {len(cells)} cells for {len(names)} columns"
-            raise DataError(path, f"{problem}; put quotes around a text with the delimiter in it")
+            title = ", or delete what stands above the columns' names" if is_first else ""
+            raise DataError(path, f"{problem}; put quotes around a text with the delimiter in it{title}")
         yield place, cells
+        is_first = False
 
 
 def refuse_twice(names: Sequence[str], path: Path) -> None:

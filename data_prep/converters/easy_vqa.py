@@ -12,12 +12,12 @@ the answers:
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from data_prep.command_line import Parser
 from data_prep.converters.drops import MEANT, add_drops_option, loss_status, say_drops
 from data_prep.converters.finish import add_check_option, finish
 from data_prep.errors import DataError, quoted
@@ -152,7 +152,7 @@ def convert(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert both splits; write train, test, captions_train and captions_test with their meta files."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep easy-vqa",
         description="easy-VQA to human/gpt records: train.json, test.json and captions for stage 1.",
         epilog="example: python -m data_prep easy-vqa --output-dir data/easy-vqa",

@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data_prep.converters.delimited import refuse_twice
+from data_prep.converters.delimited import BEFORE_HEADER, no_values, refuse_twice
 from data_prep.converters.texts import NoText, text_of
 from data_prep.converters.unpacking import Allowance
 from data_prep.errors import DataError, first_line
 
 MOST_ROWS = 1_048_576
 """Of a sheet in Excel itself."""
-BEFORE_HEADER = 20
-"""Rows in which a title may stand before the names of the columns."""
 LOOKED_AT = 100
 """Rows in which formulas are looked for."""
 ZEROS = re.compile("0+")
+MERGED = re.compile(rb'<(?:\w+:)?mergeCell\s[^<>]*?ref="([A-Z]{1,3})(\d{1,7}):[A-Z]{1,3}(\d{1,7})"[^<>]*>')
+LONGEST_TAG = 200
 PERCENT = re.compile(r"(?:#,##)?0(?:\.(0+))?[ _]*%.*")
 """25 %, 25.0% and the like, with a format for negative numbers behind it."""
 
@@ -50,7 +51,9 @@ def excel_rows(
         ) from None
     try:
         chosen = _sheet(book, sheet, path, option)
-        empty = yield from _named(_cells(chosen, path), path, Allowance(path, path.stat().st_size, most_bytes))
+        allowance = Allowance(path, path.stat().st_size, most_bytes)
+        with no_values(path) as blank:
+            empty = yield from _named(_cells(chosen, path), path, allowance, _merged(chosen, path), blank)
         if empty:
             _say_formulas(path, chosen.title, empty)
     finally:
@@ -116,20 +119,55 @@ def _cells(sheet: Any, path: Path) -> Iterator[tuple[int, Sequence[Any]]]:
 
 
 def _named(
-    rows: Iterator[tuple[int, Sequence[Any]]], path: Path, allowance: Allowance
+    rows: Iterator[tuple[int, Sequence[Any]]],
+    path: Path,
+    allowance: Allowance,
+    merged: Mapping[tuple[int, int], int],
+    blank: Callable[[dict[str, str]], dict[str, str]],
 ) -> Generator[tuple[str, dict[str, str]], None, dict[int, str]]:
     """Yield the rows; return the columns without anything in any row, by their place."""
     names = _header(rows, path)
     refuse_twice(names, path)
     empty = {place: name for place, name in enumerate(names) if name}
+    held: dict[str, tuple[int, str]] = {}  # by column: the last row of its merged cell, and what that says
     for number, cells in rows:
         row = dict.fromkeys(filter(None, names), "")
         row |= {name: shown(cell) for name, cell in zip(names, cells, strict=False) if name}
+        if merged:
+            held |= {
+                name: (merged[number, place], row[name])
+                for place, name in enumerate(names) if name and (number, place) in merged
+            }  # fmt: skip
         if any(row.values()):
+            row |= {name: text for name, (last, text) in held.items() if number <= last and not row[name]}
+            row = blank(row)
             empty = {place: name for place, name in empty.items() if not row[name]}
             allowance.take(sum(map(len, row.values())))  # a text may stand once in the file, and in each of its rows
             yield f"row {number}", row
     return empty
+
+
+def _merged(sheet: Any, path: Path) -> dict[tuple[int, int], int]:
+    """Return the last row of each cell that is merged over several, by its first row and its column from 0.
+
+    They stand behind the cells, where a sheet that is streamed does not look.
+    """
+    from openpyxl.utils import column_index_from_string
+
+    found, rest = {}, b""
+    try:
+        with sheet._get_source() as stream:
+            while chunk := stream.read(1 << 20):
+                text = rest + chunk
+                for column, first, last in MERGED.findall(text):
+                    if int(last) > int(first):
+                        found[int(first), column_index_from_string(column.decode()) - 1] = int(last)
+                rest = text[text.rfind(b"<", -LONGEST_TAG) :] if b"<" in text[-LONGEST_TAG:] else b""
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError):
+        return {}  # told where the cells are read
+    if found:
+        print(f"{path}: {len(found):,} cells are merged over several rows, and their value is read in each of them")
+    return found
 
 
 def _say_formulas(path: Path, title: str, empty: Mapping[int, str]) -> None:

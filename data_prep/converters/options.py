@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data_prep.boxes.scale import Scale
+from data_prep.command_line import Parser
 from data_prep.converters.drops import add_drops_option, loss_status, say_drops
 from data_prep.converters.finish import add_check_option, finish
 from data_prep.errors import PictureError, UsageError, quoted
@@ -34,12 +35,8 @@ PLACE = re.compile(r"\{0?(?::[^{}]{0,8})?\}")
 
 def converter_parser(kind: str, description: str, examples: str) -> argparse.ArgumentParser:
     """Return a parser with the name and the examples of a converter."""
-    return argparse.ArgumentParser(
-        prog=f"python -m data_prep {kind}",
-        description=description,
-        epilog=f"{'example' if len(examples.splitlines()) == 1 else 'examples'}:\n{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    epilog = f"{'example' if len(examples.splitlines()) == 1 else 'examples'}:\n{examples}"
+    return Parser(prog=f"python -m data_prep {kind}", description=description, epilog=epilog)
 
 
 def add_output_options(parser: argparse.ArgumentParser, pictures: bool = True) -> None:

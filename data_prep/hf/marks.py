@@ -19,18 +19,20 @@ FOREIGN = re.compile(
 UNSEEN = re.compile(r"<(?:video|audio)>|<\|(?:video|audio)(?:_pad|_\d+)?\|>")
 
 
-def with_images(turns: list[Turn], num_images: int) -> list[Turn]:
+def with_images(turns: list[Turn], num_images: int, bare: bool = False) -> list[Turn]:
     """Return the turns with one `<image>` for each picture, at the front where the row does not place it.
+
+    `bare`: the first question may be pictures alone, as captions have it.
 
     Raises ValueError for `<image>` that do not pair up with the pictures or stand in an answer, and for an empty
     question; Unseen for a video.
     """
     turns = _translated(turns, num_images)
     tokens = sum(text.count(IMAGE_TOKEN) for role, text in turns if role == "human")
-    if tokens == 0 and num_images:
+    if tokens == 0 and num_images and (bare or turns[0][1].strip()):
         marks = "\n".join([IMAGE_TOKEN] * num_images)
         turns[0] = ("human", f"{marks}\n{turns[0][1]}" if turns[0][1] else marks)
-    elif tokens != num_images:
+    elif tokens != num_images and turns[0][1].strip():
         raise ValueError(f"{tokens} <image> for {num_images} pictures")
     if any(IMAGE_TOKEN in text for role, text in turns if role == "gpt"):
         raise ValueError("<image> in an answer")

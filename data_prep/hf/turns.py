@@ -56,7 +56,7 @@ def talk_of(row: Row, layout: Layout, num_images: int, question: str, suffix: st
     else:
         turns = list(TURNS[layout.kind](row.get(layout.text) or []))
     turns = _joined(_with_history(row, turns), row)
-    return Talk(with_images(_in_order(turns), num_images), answers, apart)
+    return Talk(with_images(_in_order(turns), num_images, bare=layout.kind == "caption"), answers, apart)
 
 
 def _questions(row: Row, layout: Layout, suffix: str) -> tuple[list[Turn], list[str], bool]:

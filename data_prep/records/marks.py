@@ -5,3 +5,5 @@ IMAGE_TOKEN_INDEX = -200
 """In a prompt's ids, one for each picture; no vocabulary has it."""
 IGNORE_INDEX = -100
 """In labels, where nothing is taught: what torch's cross entropy passes over."""
+NO_VALUE = frozenset({"nan", "NaN"})
+"""What pandas writes as the text of a cell without a value."""

@@ -29,7 +29,7 @@ from data_prep.records.foreign import HEAD, HEIF_BRANDS, MAGIC, RAW_ENDINGS, ext
 from data_prep.records.greys import Greys, eight_bits
 from data_prep.records.names import resolve_image
 from data_prep.records.pixels import MAX_PIXELS, largest_form, pixel_limit, too_large
-from data_prep.records.tiff_facts import unread_tiff
+from data_prep.records.tiff_facts import misread_tiff, unread_tiff
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -150,6 +150,8 @@ def open_lazily(stream: io.BufferedIOBase | BinaryIO, where: object, max_pixels:
     if image.format == "TIFF" and os.path.splitext(str(where))[1].lower() in RAW_ENDINGS:  # noqa: PTH122
         problem = "a camera's raw file, of which only the preview would be seen; develop it to JPEG or TIFF"
         raise PictureError(where, PictureFault.NOT_A_PICTURE, problem)
+    if image.format == "TIFF" and (misread := misread_tiff(getattr(image, "tag_v2", {}))):
+        raise PictureError(where, PictureFault.NOT_A_PICTURE, misread)
     return image
 
 

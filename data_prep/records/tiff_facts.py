@@ -7,12 +7,24 @@ from __future__ import annotations
 
 import io
 import struct
-from typing import BinaryIO
+from collections.abc import Mapping
+from typing import Any, BinaryIO
 
-BITS, COMPRESSION, BANDS, FORMAT = 258, 259, 277, 339
+BITS, COMPRESSION, COLOURS, BANDS, FORMAT = 258, 259, 262, 277, 339
+YCBCR = 6
 SIZES = {3: ("H", 2), 4: ("I", 4)}
 FORMATS = {1: "whole numbers", 2: "signed numbers", 3: "floats", 5: "complex numbers", 6: "complex numbers"}
 READ = "1 band (grey) or 3 (RGB) of 8 or 16 bits, and 1 of floats, are read"
+
+
+def misread_tiff(tags: Mapping[int, Any]) -> str | None:
+    """Return why the pixels of a TIFF that Pillow opens would be wrong, by its tags; None where they are not.
+
+    It takes YCbCr without compression for four bytes a pixel.
+    """
+    if tags.get(COLOURS) != YCBCR or tags.get(COMPRESSION, 1) != 1:
+        return None
+    return "a TIFF of YCbCr colours without compression, which is not read; save it as RGB, or drop the record"
 
 
 def unread_tiff(stream: io.BufferedIOBase | BinaryIO) -> str | None:

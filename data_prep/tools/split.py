@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.check.run import names_of
+from data_prep.check.run import check_together, names_of
 from data_prep.converters.options import converter_parser, require_folder
 from data_prep.errors import DataError, UsageError
 from data_prep.numbers import seed
@@ -27,9 +27,6 @@ from data_prep.records.usable import usable
 
 EXAMPLES = """  python -m data_prep split records.json --parts train=0.8 test=0.2 --output-dir data
   python -m data_prep split records.json --parts train=0.8 val=0.1 test=0.1 --output-dir data --stratify answer"""
-
-
-SHARED = "picture in train and test"
 
 
 def parse_parts(words: Sequence[str]) -> dict[str, float]:
@@ -134,17 +131,11 @@ def same_pictures(folder: Path, records: Records) -> dict[str, str]:
 def check_parts(outputs: Sequence[Path]) -> int:
     """Check every part, and every two for a shared picture; print, and return 1 when training would be wrong."""
     from data_prep.check.report import report_text
-    from data_prep.check.run import check_records
 
-    is_wrong = False
-    for number, path in enumerate(outputs):
-        report = check_records(path, None, decode=False)
-        for other in outputs[number + 1 :]:
-            found = check_records(path, None, test_path=other, decode=False).by_kind
-            report.by_kind |= {kind: found[kind] for kind in (SHARED,) if kind in found}
+    reports = check_together(outputs)
+    for report in reports:
         print(report_text(report))
-        is_wrong = is_wrong or not report.ok
-    return int(is_wrong)
+    return int(not all(report.ok for report in reports))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

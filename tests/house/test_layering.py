@@ -50,6 +50,7 @@ ROOMS = {
     ],
     "data_prep": [
         "errors",
+        "command_line",
         "numbers",
         "picture_folder",
         "last_resort",

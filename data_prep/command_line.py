@@ -1,0 +1,52 @@
+"""The parser of every command: an error is one line that names the near flag, and an empty path is refused.
+
+parser = Parser(prog="python -m data_prep table", description="A table to records.", epilog=EXAMPLES)
+parser.parse_args(["--outptu", "r.json"])
+# python -m data_prep table: error: no flag --outptu, did you mean --output?; its flags: ... table --help
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """Whose errors are one line, and not behind a screen of flags."""
+
+    def __init__(self, **options: Any) -> None:
+        """Take what argparse takes; description and examples are printed as they are written."""
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        self.register("type", Path, _path)
+        self._words: list[str] = []
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does; the words are kept for the message of an error."""
+        self._words = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with exit code 2 and one line."""
+        if message.startswith(("the following arguments are required", "unrecognized arguments")):
+            message = self._slip() or message  # a slip of the finger, and not what is missing for it
+        self.exit(2, f"{self.prog}: error: {message}; its flags: {self.prog} --help\n")
+
+    def _slip(self) -> str | None:
+        end = self._words.index("--") if "--" in self._words else len(self._words)
+        for name in (word.partition("=")[0] for word in self._words[:end] if word.startswith("--")):
+            if any(flag.startswith(name) for flag in self._option_string_actions):
+                continue
+            near = difflib.get_close_matches(name, self._option_string_actions, 1)
+            meant = self._option_string_actions[near[0]].option_strings[0] if near else ""  # of several spellings
+            return f"no flag {name}" + (f", did you mean {meant}?" if meant else "")
+        return None
+
+
+def _path(text: str) -> Path:
+    """Return the path of a flag. An empty one, as of a variable that is not set, would be the folder that one is in."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, found nothing (a variable that is not set?)")
+    return Path(text)

@@ -1,0 +1,164 @@
+"""What others' exports look like, in small: each comes through whole, or is refused in a line that helps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from data_prep.__main__ import main
+from data_prep.check.run import check_records
+from data_prep.errors import PictureError
+from data_prep.records.picture import open_image
+from data_prep.records.record import Records, read_records
+from tests.data_prep.conftest import record
+
+TABLE = ["--images", "photos", "--output", "r.json"]
+
+
+def converted(*words: str, status: int = 0) -> list[dict[str, Any]]:
+    assert main(list(words)) == status
+    return list(read_records("r.json"))
+
+
+def texts(records: list[dict[str, Any]]) -> list[tuple[Any, str, str]]:
+    return [(one["image"], *(turn["value"] for turn in one["conversations"])) for one in records]
+
+
+def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a refused command says."""
+    capsys.readouterr()
+    try:
+        status = main(words)
+    except SystemExit as end:
+        status = int(end.code or 0)
+    said = capsys.readouterr().err.strip()
+    assert status in (1, 2) and len(said.splitlines()) == 1, said
+    return said
+
+
+def test_a_picture_merged_over_several_rows_of_excel_is_each_rows(
+    sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    for row in (
+        ["Our pets", None, None],
+        ["image", "question", "answer"],
+        ["0.jpg", "What?", "a dog"],
+        [None, "Where?", "here"],
+        [None, None, None],
+        ["1.jpg", "What?", "a cat"],
+        [None, "Who?", "Tom"],
+    ):
+        book.active.append(row)
+    for cells in ("A1:C1", "A3:A5", "A6:A7"):
+        book.active.merge_cells(cells)
+    book.save("t.xlsx")
+    assert [(image, answer) for image, _, answer in texts(converted("table", "t.xlsx", *TABLE))] == [
+        ("0.jpg", "a dog"), ("0.jpg", "here"), ("1.jpg", "a cat"), ("1.jpg", "Tom")
+    ]  # fmt: skip
+    assert "2 cells are merged over several rows" in capsys.readouterr().out
+
+
+def test_nan_in_a_table_is_empty_and_counted(sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("t.csv").write_text(
+        "image_1,image_2,question,answer\n0.jpg,NaN,W?,a dog\n1.jpg,2.jpg,W?,nan\n3.jpg,nan,W?,Nan\n"
+    )
+    found = converted("table", "t.csv", "--allow-drops", "0.5", *TABLE)
+    assert [(one["image"], one["conversations"][1]["value"]) for one in found] == [("0.jpg", "a dog"), ("3.jpg", "Nan")]
+    said = capsys.readouterr().out
+    assert "are read as empty (image_2 2, answer 1)" in said
+
+
+def test_an_answer_nan_is_a_finding(sources: Path) -> None:
+    Path("r.json").write_text(
+        json.dumps([record("a", "0.jpg", answer="nan"), record("b", "1.jpg", answer="Nan bread")])
+    )
+    report = check_records("r.json", None)
+    assert report.by_kind["answer is nan"].count == 1 and report.ok
+
+
+@pytest.mark.parametrize("title", ["My pets\n", "My pets,,\n\n", '"My pets, 2024"\nexported on Monday\n'])
+def test_a_title_above_the_header_of_a_csv_is_passed_over(
+    title: str, sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("t.csv").write_text(f"{title}image,question,answer\n0.jpg,W?,a dog\n")
+    assert [answer for _, _, answer in texts(converted("table", "t.csv", *TABLE))] == ["a dog"]
+    assert f"the columns are named in line {title.count(chr(10)) + 1}" in capsys.readouterr().out
+
+
+def test_a_title_of_several_cells_is_named_as_what_may_be_wrong(
+    sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("t.csv").write_text("My pets, 2024\nimage,question,answer\n0.jpg,W?,a dog\n")
+    assert "or delete what stands above the columns' names" in error_of(["table", "t.csv", *TABLE], capsys)
+
+
+@pytest.mark.parametrize("other", ["train.csv", "test.csv"])
+def test_two_captions_of_one_picture_are_not_chosen_from_in_silence(
+    other: str, sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("train.csv").write_text("image,caption\n0.jpg,a dog\n0.jpg,\n0.jpg,a dog \n")
+    Path("test.csv").write_text("image,caption\n")
+    words = ["captions-template", "photos", "--train", "train.csv", "--test", "test.csv"]
+    assert main(words) == 0
+    files = {name: Path(name).read_text() for name in ("train.csv", "test.csv")}
+    assert any("0.jpg,a dog\n" in text for text in files.values())
+    with Path(other).open("a") as stream:
+        stream.write("0.jpg,a cat\n" * (2 if "0.jpg" not in files[other] else 1))
+    before = Path(other).read_text()
+    assert "a second caption of 0.jpg" in error_of(words, capsys)
+    assert Path(other).read_text() == before
+
+
+@pytest.mark.parametrize("strips", [None, 4])
+def test_ycbcr_without_compression_is_called_so(strips: int | None, tmp_path: Path) -> None:
+    image = Image.effect_noise((64, 48), 50).convert("RGB").convert("YCbCr")
+    more = {"strip_size": 64 * 3 * strips} if strips else {}
+    image.save(tmp_path / "a.tif", compression="raw", **more)
+    with pytest.raises(PictureError, match="a TIFF of YCbCr colours without compression"):
+        open_image(tmp_path / "a.tif")
+    image.save(tmp_path / "b.tif", compression="tiff_lzw")
+    assert open_image(tmp_path / "b.tif").size == (64, 48)
+
+
+@pytest.mark.parametrize("content", [None, "", " \n", []])
+@pytest.mark.parametrize("key", ["messages", "conversations"])
+def test_a_question_that_is_null_is_no_question(key: str, content: object, sources: Path) -> None:
+    turn = ("role", "content") if key == "messages" else ("from", "value")
+    rows = [
+        {"images": [f"photos/{number}.jpg"], key: [dict(zip(turn, ("user", asked), strict=True)),
+                                                   dict(zip(turn, ("assistant", "a dog"), strict=True))]}
+        for number, asked in enumerate(["What?", content])
+    ]  # fmt: skip
+    Path("t.json").write_text(json.dumps(rows))
+    found = converted("hf", "t.json", "--output", "r.json", status=1)
+    assert texts(found) == [("photos/0.jpg", "<image>\nWhat?", "a dog")]
+
+
+@pytest.mark.parametrize("command", ["table t.csv", "check r.json", "easy-vqa", "hf x", "split r.json"])
+def test_a_slip_in_a_flag_is_one_line_that_names_the_near_one(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flag = "--check" if command.startswith(("table", "easy", "hf")) else "--images"
+    slip = flag.replace("c", "x", 1) if "check" in flag else "--imagse"
+    kind = command.split()[0]
+    said = error_of([*command.split(), slip, "full"], capsys)
+    end = f"; its flags: python -m data_prep {kind} --help"
+    assert said == f"python -m data_prep {kind}: error: no flag {slip}, did you mean {flag}?{end}"
+
+
+def test_the_parts_of_a_split_are_read_once(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from data_prep.check.run import check_together
+
+    for name, images in (("a", "01"), ("b", "23"), ("c", "14")):
+        Path(f"{name}.json").write_text(json.dumps([record(f"{name}{n}", f"{n}.jpg") for n in images]))
+    reads: list[tuple[str, int]] = []
+    text = Records.text
+    monkeypatch.setattr(Records, "text", lambda self, n: (reads.append((self.path.name, n)), text(self, n))[1])
+    first, *others = check_together([Path(f"{name}.json") for name in "abc"])
+    assert len(set(reads)) == 6 and len(reads) == 7, "once more to name the record of the finding"
+    assert first.by_kind["picture in train and test"].count == 1 and not first.ok and all(one.ok for one in others)
