@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from data_prep.errors import DataError
 from data_prep.records.marks import IMAGE_TOKEN
 from data_prep.records.record import images_of, open_image, read_records, resolve_image
 from llava_finetune.data.dataset import process_image
@@ -100,9 +99,9 @@ def held_out_questions(
     """
     try:
         questions = questions_from(read_records(path), max_images, limit, sample)
-    except DataError:  # names the file itself
-        raise
     except UserError as error:
+        if str(path) in str(error):
+            raise
         raise UserError(f"{where}: {error}") from error
     if not questions:
         raise UserError(f"{where}: no question with an answer in it; give human/gpt records with references")

@@ -18,6 +18,7 @@ from llava_finetune.kernels import rotary
 from llava_finetune.saved.manifest import NAME, weights_sha256
 from llava_finetune.saved.model_files import ADAPTER_CONFIG, INDEX_FILES, MODEL, PROJECTOR_WEIGHTS, kind_by
 from llava_finetune.saved.model_names import require_there
+from llava_finetune.saved.sound import blamed_on
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 SHORT = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
@@ -51,6 +52,9 @@ def kind_of(folder: str | Path) -> str:
     shards = any(path.glob("*.safetensors")) or any(path.glob("pytorch_model*.bin"))
     # Shards whose index is missing are a model all the same, and are refused as one.
     kind = kind_by(lambda name: (path / name).is_file() or (shards and name in INDEX_FILES))
+    weights = next(iter(path.glob("adapter_model.*")), None)
+    if kind == MODEL and weights:
+        raise UserError(f"{weights}: no {ADAPTER_CONFIG} beside it, which says what it adapts; copy the folder again")
     if kind == MODEL and not shards:
         raise UserError(f"{path}: no model weights, {ADAPTER_CONFIG} or {PROJECTOR_WEIGHTS}; give what training wrote")
     return kind
@@ -104,10 +108,8 @@ def load_adapter(model: Any, folder: Path, merge: bool) -> Any:
     """Put the adapter in `folder` on the model; with `merge` added into its weights."""
     from peft import PeftModel
 
-    try:
+    with blamed_on(folder, "the adapter cannot be loaded, it may be cut off", "copy the folder again"):
         model = PeftModel.from_pretrained(model, str(folder))
-    except Exception as error:  # peft's, safetensors', torch's
-        raise UserError(f"{folder}: the adapter cannot be loaded, it may be cut off: {error}") from error
     return model.merge_and_unload() if merge else model
 
 

@@ -14,7 +14,14 @@ from pathlib import Path
 from data_prep.publishing import publish, require_login, require_name
 from llava_finetune.errors import UserError
 from llava_finetune.flags import command_parser
-from llava_finetune.saved.model_files import BESIDE_ADAPTER, MANIFEST, PROJECTOR_WEIGHTS, TOKENIZER_FILES
+from llava_finetune.saved.model_files import (
+    ADAPTER_CONFIG,
+    BESIDE_ADAPTER,
+    MANIFEST,
+    PROJECTOR_WEIGHTS,
+    TOKENIZER_FILES,
+)
+from llava_finetune.saved.sound import require_sound
 
 EXAMPLES = """examples:
   llava-finetune push runs/mine OWNER/NAME             the adapter of a run
@@ -50,7 +57,7 @@ WEIGHTS = (".safetensors", ".gguf", ".bin")
 def files_of(folder: Path) -> list[Path]:
     """The files of a model folder that are sent: its own, and those of a tower that lies in it.
 
-    Raises UserError for a folder without weights.
+    Raises UserError for a folder without weights, and for one that holds a damaged file or half of an adapter.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give a model: an adapter, a merged, an exported or a GGUF folder")
@@ -58,7 +65,18 @@ def files_of(folder: Path) -> list[Path]:
     found = {path for place in places for name in SENT for path in place.glob(name) if path.is_file()}
     if not any(path.suffix in WEIGHTS for path in found):
         raise UserError(f"{folder}: no weights in it (*.safetensors, *.bin, *.gguf): nothing to publish")
+    _require_whole(folder, places)
     return sorted(found)
+
+
+def _require_whole(folder: Path, places: Sequence[Path]) -> None:
+    """Raise UserError for what nobody could load: a damaged file, or half of an adapter."""
+    for place in places:
+        require_sound(place)
+    halves = ((folder / ADAPTER_CONFIG).is_file(), any(folder.glob("adapter_model.*")))
+    if any(halves) and not all(halves):
+        absent = "adapter_model.safetensors" if halves[0] else ADAPTER_CONFIG
+        raise UserError(f"{folder}: an adapter without {absent}: nobody could load it; copy the folder again")
 
 
 def _is_part(folder: Path) -> bool:

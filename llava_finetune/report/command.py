@@ -69,4 +69,6 @@ def _say(page: Path, as_json: bool) -> None:
     print(report.get("headline") or report.get("verdict"))
     for line in report.get("summary", []):
         print(f"- {line}")
+    for line in report.get("problems", []):
+        print(f"WARNING: {page.parent}: {line}", file=sys.stderr)
     print(f"written: {page}")

@@ -134,7 +134,10 @@ def read_run(folder: Path) -> Run:
     problems: list[str] = []
     manifest = _object(folder / "run.json", problems)
     check = _object(folder / "check.json", problems)
-    rows = [row for row in _lines(folder / "log.jsonl", problems) if is_number(row.get("step"))]
+    lines = _lines(folder / "log.jsonl", problems)
+    rows = [row for row in lines if is_number(row.get("step"))]
+    if lines and not rows:
+        problems.append(f"log.jsonl: none of its {len(lines)} lines has a step")
     found = _evaluations(folder, problems)
     earlier: list[Run] = []
     stage = ""

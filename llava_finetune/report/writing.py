@@ -60,6 +60,7 @@ def summary(run: Run) -> dict[str, Any]:
             for name, test in compared.items() if test
         },
         "missing": missing(run),
+        "problems": run.problems,
     }  # fmt: skip
 
 

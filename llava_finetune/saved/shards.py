@@ -29,7 +29,7 @@ from llava_finetune.saved.manifest import read_json, write_json
 from llava_finetune.saved.model_documents import Count
 from llava_finetune.saved.model_files import INDEX_FILES, SINGLE_FILES
 from llava_finetune.saved.pickles import load_pickle, require_file
-from llava_finetune.saved.sound import require_inside
+from llava_finetune.saved.sound import header_of, require_inside
 
 DTYPE_NAMES = {
     torch.float64: "F64",
@@ -95,26 +95,8 @@ def _check_whole(path: Path) -> None:
         raise UserError(f"{path}: the index names this shard and it is not there; download or copy it again")
     if path.suffix != ".safetensors":
         return
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-        text = file.read(length) if length < size else b""
-    try:
-        header = json.loads(text)
-        expected = (
-            8
-            + length
-            + max((value["data_offsets"][1] for key, value in header.items() if key != "__metadata__"), default=0)
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-        expected = -1
-    if size != expected:
-        found = f"{size:,} bytes, its header promises {expected:,}" if expected >= 0 else f"{size:,} bytes, no header"
-        raise UserError(f"{path}: the shard is not whole ({found}); download or copy it again")
-    for name, row in header.items():
-        if name != "__metadata__":
-            conform(row, HeaderRow, f"{path}: {name[:80]}")
+    for name, row in header_of(path).items():
+        conform(row, HeaderRow, f"{path}: {name[:80]}")
 
 
 def open_shard(path: Path) -> AbstractContextManager[list[StoredTensor]]:

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import msgspec
+
 from llava_finetune.errors import UserError, is_echo
 from llava_finetune.saved.documents import KINDS, read_document
 from llava_finetune.saved.pickles import load_pickle, require_file
@@ -64,7 +66,21 @@ def blamed_on(folder: str | Path, what: str, remedy: str) -> Iterator[None]:
             raise
         said = [line for line in str(error).strip().splitlines() if line.strip()]
         detail = f"{type(error).__name__}: {said[0].strip()[:300]}" if said else type(error).__name__
-        raise UserError(f"{folder}: {what}: {detail}; {remedy}") from error
+        named = _unreadable(Path(folder))
+        raise UserError(f"{folder}: {what}: {f'{named}: ' if named else ''}{detail}; {remedy}") from error
+
+
+def _unreadable(folder: Path) -> str | None:
+    """The first text file of a folder that is not what its ending says: the libraries do not name it."""
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        try:
+            if file.suffix == ".json":
+                msgspec.json.decode(file.read_bytes())
+            elif file.suffix in (".jinja", ".txt"):
+                file.read_text(encoding="utf-8")
+        except (OSError, ValueError, RecursionError):
+            return file.name
+    return None
 
 
 def torch_memory_error() -> type[Exception]:
@@ -87,8 +103,10 @@ def _look(folder: Path, files: tuple[tuple[str, int, int], ...]) -> None:
     shapes: dict[str, tuple[int, ...]] = {}
     for name, _, _ in files:
         file = folder / name
-        if not file.is_symlink() or file.exists():  # a link to what is gone: whoever needs it says so
+        if not file.is_symlink() or file.exists():
             require_file(file)
+        elif name in KINDS or file.suffix != ".json":  # what is left out would be taken by a library's own default
+            raise UserError(f"{file}: is a link to {file.readlink()}, where no file is; copy that file to its place")
         if file.suffix == ".model" and file.stat().st_size == 0:
             raise UserError(f"{file}: is empty; copy it again from where the model came from")
         if name in KINDS and file.is_file():
@@ -96,7 +114,7 @@ def _look(folder: Path, files: tuple[tuple[str, int, int], ...]) -> None:
             if name.endswith(".index.json"):
                 require_inside(file, documents[name]["weight_map"])
         elif file.suffix == ".safetensors":
-            shapes |= header_shapes(file)
+            shapes |= _shapes(file)
         elif file.suffix == ".bin" and name.startswith("pytorch_model") and zipfile.is_zipfile(file):
             shapes |= _pickled_shapes(file)
     _require_steps(folder / "preprocessor_config.json", documents.get("preprocessor_config.json") or {})
@@ -116,19 +134,33 @@ def require_inside(index: Path, shards: dict[str, str]) -> None:
             )
 
 
-def header_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a safetensors file's tensors, from its header alone; empty where that cannot be read.
-
-    What is not a whole file is told, with what to do, by those that open it.
-    """
+def header_of(file: Path) -> dict[str, Any]:
+    """The header of a safetensors file without its metadata: a row for each tensor. Raises UserError where the file is
+    not whole: without a header, or of another size than its header promises."""
+    size = file.stat().st_size
     with file.open("rb") as stream:
         head = stream.read(8)
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-        text = stream.read(length) if 0 < length <= min(MAX_HEADER, file.stat().st_size) else b""
+        text = stream.read(length) if 0 < length <= min(MAX_HEADER, size) else b""
     try:
-        header = json.loads(text)
-        return {name: tuple(map(int, row["shape"])) for name, row in header.items() if name != "__metadata__"}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        header = {name: row for name, row in json.loads(text).items() if name != "__metadata__"}
+        promised = 8 + length + max((row["data_offsets"][1] for row in header.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        raise _not_whole(file, f"{size:,} bytes, no header") from None
+    if size != promised:
+        raise _not_whole(file, f"{size:,} bytes, its header promises {promised:,}")
+    return header
+
+
+def _not_whole(file: Path, found: str) -> UserError:
+    return UserError(f"{file}: the shard is not whole ({found}); download or copy it again")
+
+
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a safetensors file's tensors, from its header alone; empty where that says something else."""
+    try:
+        return {name: tuple(map(int, row["shape"])) for name, row in header_of(file).items()}
+    except (ValueError, KeyError, TypeError):
         return {}
 
 

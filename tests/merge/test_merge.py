@@ -361,7 +361,7 @@ def test_half_a_shard_of_the_base_is_refused(adapter: Path, family: Make, tmp_pa
     run, base = copied(adapter, family("llava-1.5"), tmp_path)
     weights = base / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
-    with pytest.raises(UserError, match=rf"{base}: the weights cannot be loaded: {weights}: the shard is not whole"):
+    with pytest.raises(UserError, match=rf"{weights}: the shard is not whole"):
         merge(str(run), tmp_path / "out", base=str(base))
     assert not (tmp_path / "out").exists()
 
@@ -370,7 +370,7 @@ def test_half_an_adapter_is_refused(adapter: Path, tmp_path: Path) -> None:
     shutil.copytree(adapter, tmp_path / "run")
     weights = tmp_path / "run" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
-    with pytest.raises(UserError, match="the adapter cannot be loaded, it may be cut off"):
+    with pytest.raises(UserError, match=rf"{weights}: the shard is not whole \(.* its header promises"):
         merge(str(tmp_path / "run"), tmp_path / "out")
 
 

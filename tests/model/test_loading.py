@@ -160,3 +160,10 @@ def test_a_model_without_its_projector_is_refused_not_drawn_at_random(
     save_file(state, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"model\.mm_projector\.2\.bias is missing from the weights \(and 1 more\)"):
         load(str(tmp_path / "model"))
+
+
+def test_an_adapter_without_its_config_is_told_as_one(adapter: Path, tmp_path: Path) -> None:
+    shutil.copytree(adapter, tmp_path / "run")
+    (tmp_path / "run" / "adapter_config.json").unlink()
+    with pytest.raises(UserError, match=r"run/adapter_model.safetensors: no adapter_config.json beside it"):
+        load(str(tmp_path / "run"))

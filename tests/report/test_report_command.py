@@ -19,6 +19,20 @@ def test_one_run_is_rewritten_and_summed_up(make_run, capsys):
     assert out.startswith("Exact match rose from") and out.rstrip().endswith(f"written: {folder / 'report.html'}")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("run.json", b"\0\0", "run.json cannot be read"),
+        ("log.jsonl", b'{"step": "1"}\n{"step": "2"}\n', "log.jsonl: none of its 2 lines has a step"),
+    ],
+)
+def test_what_could_not_be_read_is_said_where_the_command_ends(make_run, capsys, name, content, said):
+    run = make_run()
+    (run / name).write_bytes(content)
+    assert main([str(run)]) == 0
+    assert f"WARNING: {run}: {said}" in capsys.readouterr().err
+
+
 def test_json_is_printed_on_request(make_run, capsys):
     assert main([str(make_run(num_images=2)), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["final"]["count"] == 12

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from llava_finetune.errors import UserError
 from llava_finetune.saved.pickles import load_pickle
-from llava_finetune.saved.sound import require_sound
+from llava_finetune.saved.sound import blamed_on, require_sound
 
 CONFIG: dict[str, Any] = {"model_type": "llama", "vocab_size": 8, "hidden_size": 4, "num_hidden_layers": 2}
 
@@ -137,6 +137,49 @@ def test_what_is_no_regular_file_is_refused(folder: Path, name: str, make: Calla
     make(folder / name)
     with pytest.raises(UserError, match=said):
         require_sound(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "adapter_model.safetensors"])
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda raw: raw[:-1], r"[\d,]+ bytes, its header promises [\d,]+"),
+        (lambda raw: raw + b"\0", r"[\d,]+ bytes, its header promises [\d,]+"),
+        (lambda raw: bytes(len(raw)), r"[\d,]+ bytes, no header"),
+        (lambda _: b"", "0 bytes, no header"),
+        (lambda _: b"version https://git-lfs.github.com/spec/v1", "42 bytes, no header"),
+    ],
+)
+def test_weights_that_are_not_whole_are_named(
+    folder: Path, name: str, spoil: Callable[[bytes], bytes], said: str
+) -> None:
+    raw = (folder / "model.safetensors").read_bytes()
+    (folder / name).write_bytes(spoil(raw))
+    with pytest.raises(
+        UserError, match=rf"{folder / name}: the shard is not whole \({said}\); download or copy it again"
+    ):
+        require_sound(folder)
+
+
+def test_a_link_to_nothing_is_not_taken_for_a_file_that_was_left_out(folder: Path) -> None:
+    (folder / "notes.json").symlink_to("gone")
+    require_sound(folder)
+    for target in ("gone", "tokenizer_config.json"):
+        (folder / "tokenizer_config.json").symlink_to(target)
+        with pytest.raises(UserError, match=f"tokenizer_config.json: is a link to {target}, where no file is"):
+            require_sound(folder)
+        (folder / "tokenizer_config.json").unlink()
+
+
+@pytest.mark.parametrize(("name", "text"), [("tokenizer.json", b'{"a": 1e400}'), ("chat_template.jinja", b"\xff")])
+def test_what_a_library_says_of_a_folder_gets_the_name_of_the_file(tmp_path: Path, name: str, text: bytes) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    (tmp_path / name).write_bytes(text)
+    with (
+        pytest.raises(UserError, match=f"unusable: {name}: ValueError: line 7; go"),
+        blamed_on(tmp_path, "unusable", "go"),
+    ):
+        raise ValueError("line 7")
 
 
 class Harmful:
