@@ -3,6 +3,7 @@
     python benchmarks/chaos.py                                # 200 kills: twenty minutes to an hour on two cores
     python benchmarks/chaos.py --kills 12 --ways LoRA "two processes"
     python benchmarks/chaos.py --docs                         # writes its table into docs/reliability.md
+    python benchmarks/chaos.py --docs --add --seed 2          # adds its kills, at other moments, to that table
 
 The trainings are tiny (eight steps, a checkpoint every second one) and whole: command line, data, model, checkpoints,
 result. Each is killed from outside by SIGKILL at a random moment between its start and its end; of several processes
@@ -183,6 +184,14 @@ def table(tallies: dict[str, Tally]) -> Iterator[str]:
     yield f"| all | {total.kills} | {total.at_a_save} | {total.before_a_checkpoint} | {total.same} |"
 
 
+def add_docs(ways: Sequence[Way]) -> None:
+    """Begin each way's tally with its row of the table in docs/reliability.md."""
+    rows = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8").split(MARKS[0])[1].split(MARKS[1])[0]
+    found = {cells[1]: cells[2:6] for row in rows.splitlines() if (cells := [cell.strip() for cell in row.split("|")])}
+    for way in ways:
+        way.tally = Tally(*map(int, found.get(way.name, ())))
+
+
 def write_docs(lines: Sequence[str]) -> None:
     """Put the table between its marks in docs/reliability.md."""
     page = ROOT / "docs" / "reliability.md"
@@ -198,6 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="how is trained (default: all)")
     out.add_argument("--seed", type=int, default=1, help="of the moments")
     out.add_argument("--minutes", type=float, default=600, help="stop after so many (default: 600)")
+    out.add_argument("--add", action="store_true", help="to the kills in docs/reliability.md; give another --seed")
     out.add_argument("--docs", action="store_true", help="write the table into docs/reliability.md")
     a = out.parse_args(argv)
     os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", DS_ACCELERATOR="cpu")
@@ -213,6 +223,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         make_inputs(Path(folder))
         ways = [begin(name, Path(folder)) for name in a.ways]
+        if a.add:
+            add_docs(ways)
         for number in range(a.kills):
             if time.monotonic() > end:
                 print(f"{number} of {a.kills} kills in {a.minutes:g} minutes", flush=True)

@@ -22,6 +22,7 @@ from llava_finetune.config.augmenting import asked_kinds
 from llava_finetune.errors import UserError
 from llava_finetune.saved.checkpoints import SEAL, fault_of, read_seal, step_of
 from llava_finetune.saved.manifest import read_json, weights_sha256
+from llava_finetune.saved.model_files import MANIFEST
 from llava_finetune.saved.pickles import refuse_code
 from llava_finetune.training.other_ranks import refuse_other_ranks
 
@@ -98,7 +99,7 @@ def find(output: Path, resume: str, say: Callable[[str], None] = print) -> Path 
         if fault is None:
             return path
         say(f"WARNING: passed over {path.name}: {fault}")
-        damaged += [path] if (path / SEAL).exists() else []
+        damaged += [path] if (path / SEAL).exists() or (path / MANIFEST).exists() else []  # ours: its seal is lost
     if damaged:
         raise UserError(
             f"{output}: no whole checkpoint is left to go on from: {damaged[0].name}: {_fault_of(damaged[0])}; copy it "

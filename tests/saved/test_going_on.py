@@ -159,6 +159,13 @@ def test_what_is_gone_on_from(tmp_path: Path) -> None:
     (folders[1] / "checkpoint.json").unlink()
     assert resume.find(tmp_path, "auto", said.append) == folders[0], "never sealed: not damaged, passed over"
     assert said[-1].startswith("WARNING: passed over checkpoint-10: no checkpoint.json")
+    (folders[0] / "checkpoint.json").unlink()
+    assert resume.find(tmp_path, "auto", said.append) is None, "both may be another program's"
+    (folders[0] / "llava_finetune.json").write_text("{}")
+    with pytest.raises(
+        UserError, match=r"no whole checkpoint is left to go on from: checkpoint-2: no checkpoint\.json"
+    ):
+        resume.find(tmp_path, "auto", said.append)
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"global_step": "2"}', "[" * 9999, ""])
