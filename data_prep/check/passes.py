@@ -71,7 +71,8 @@ class RecordPass:
             self.report.add("no id", Example(line, index, name, 'no "id"'))
         elif (first := self._ids.setdefault(hash(name), index)) != index:
             self.report.add("id twice", Example(line, index, name, f"record {first + 1} has the same id"))
-        body = hash((_spelled(record.get("image")), repr(record.get("conversations"))))
+        said = [record.get(key) for key in ("conversations", "chosen", "rejected")]  # a question has many pairs
+        body = hash((_spelled(record.get("image")), repr(said)))
         if (first := self._bodies.setdefault(body, index)) != index:
             detail = f"record {first + 1} has the same picture and text"
             self.report.add("record twice", Example(line, index, name, detail, _first_image(record)))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_prep.errors import UserError, quoted
+from data_prep.records.marks import IMAGE_TOKEN
 from data_prep.records.output import Reason
 from data_prep.records.preference import text_of
 
@@ -82,14 +83,18 @@ def _preferred(row: Mapping[str, Any]) -> tuple[Turns, str, str]:
         raise NoPair(Reason.RIGHT)
     asked: Any = next((row[name] for name in ("conversations", "prompt", "question", "messages") if row.get(name)), [])
     turns = _turns(asked)
+    if turns and turns[-1][0] == "gpt":  # ours: the chosen answer stands behind its question
+        turns = turns[:-1]
     shared, first = _split(chosen)
-    _, second = _split(rejected)
+    other, second = _split(rejected)
+    for one, before in ((shared, turns), (other, turns or shared)):
+        if (one or not turns) and not _is_end_of(before, one):
+            problem = f"one answer follows {quoted(_last(before), 40)}, another {quoted(_last(one), 40)}"
+            raise NoPair(Reason.BAD_TURNS, f"{problem}: answers to the same turns are a pair")
     turns = turns or shared
     system = _system(chosen)
     if turns and system and not any(system in text for _, text in turns):
         turns[0] = (turns[0][0], f"{system}\n{turns[0][1]}")
-    if turns and turns[-1][0] == "gpt":  # ours: the chosen answer stands behind its question
-        turns = turns[:-1]
     return turns, first, second
 
 
@@ -106,6 +111,21 @@ def _split(value: Any) -> tuple[Turns, str]:
     if text is None:
         raise NoPair(Reason.NOT_TEXT, quoted(value))
     return [], text
+
+
+def _last(turns: Turns) -> str:
+    return turns[-1][1] if turns else ""
+
+
+def _is_end_of(turns: Turns, some: Turns) -> bool:
+    """Say whether `some` are the last of `turns`; a system text and marks of pictures may stand in one of them only."""
+    if len(some) > len(turns):
+        return not turns
+    for (side, text), (own_side, own) in zip(turns[len(turns) - len(some) :], some, strict=True):
+        one, other = (" ".join(each.replace(IMAGE_TOKEN, " ").split()) for each in (text, own))
+        if side != own_side or not (one.endswith(other) or other.endswith(one)):
+            return False
+    return True
 
 
 def _turns(value: Any) -> Turns:

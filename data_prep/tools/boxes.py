@@ -37,6 +37,8 @@ EXAMPLES = """  python -m data_prep boxes qwen.json --images images --to normali
   python -m data_prep boxes sides.json --images images --from pixels --order xywh --to 1000 --output out.json"""
 LEFT_OVER = re.compile(r"</?box>|<\|box_(?:start|end)\|>")
 
+NO_BOX = "none"
+
 
 class Unreadable(ValueError):
     """A box that cannot be read; the message says which and why."""
@@ -81,7 +83,7 @@ def converted(record: Record, sizes: Sizes, asked: Asked, told: Told, counts: Co
         raise DataError("conversations", f"expected a list of turns, found {quoted(said, 40)}")
     turns = [{**turn, "value": written(turn.get("value"))} if isinstance(turn, dict) else turn for turn in said]
     answers = {key: written(text) for key, text in answers_of(record).items()}
-    counts.update(own)
+    counts.update(own or [NO_BOX])
     return {**record, "conversations": turns, **answers, KEY: asked.target.value} if own else record
 
 
@@ -99,6 +101,8 @@ def _writer(record: Record, sizes: Sizes, asked: Asked, told: Told, counts: Coun
         size = sizes.of_record(record)
         if size is None and (source.needs_size or asked.target.needs_size or asked.is_stored):
             raise Unreadable(f"{box.text!r} needs the picture's size: {sizes.why_none(record)}")
+        if asked.source in (Scale.PIXELS, Scale.THOUSAND) and box.has_decimals and max(box.numbers) <= 1:
+            raise Unreadable(f"{box.text!r} are shares, not {source.value}; leave out --from: it is for whole numbers")
         numbers = _moved(box, source, size or PictureSize((1, 1)), asked)
         counts[source.value] += 1
         marks = box.marks if asked.marks is None else asked.marks
@@ -199,6 +203,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     choices: dict[str, Any] = {name: getattr(args, name) for name in ("source", "to", "order", "stored", "marks")}
     origin = Origin("boxes", [args.records_file], args.image_folder, choices)
     status = write_and_check(args, items(records, sizes, asked, told, counts), origin)
+    without = counts.pop(NO_BOX, 0)
     by_scale = ", ".join(f"{count} from {scale}" for scale, count in counts.most_common()) or "none was found"
     print(f"{args.output}: {counts.total()} boxes on the scale {args.to} ({by_scale})")
+    if without:
+        print(f"  {without} records without a box in a notation that is read stay as they were (see docs/boxes.md)")
     return status

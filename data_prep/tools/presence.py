@@ -29,6 +29,8 @@ MOST_NEIGHBOURS = 400
 MOST_DRAWN = 100
 """Answers that are drawn before the commonest is taken."""
 THINGS = "thing"
+ENDS = ".!\u3002\uff01 "
+"""Marks that end an answer, the full stop and the exclamation mark of Chinese and Japanese among them."""
 WORDS = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 BOXES = re.compile(r"<box>.*?</box>|[\[(]\s*-?\d[\d.,\s\[\]()-]*[\])]|</?ref>", re.S)
 DETERMINERS = {
@@ -74,8 +76,8 @@ class Scene:
 
 
 def plain(text: str) -> str:
-    """Return the form in which answers are compared: lower case, single spaces, no period at the end, digits."""
-    text = " ".join(text.lower().split()).rstrip(". ")
+    """Return the form in which answers are compared: lower case, single spaces, no mark at the end, digits."""
+    text = " ".join(text.lower().split()).rstrip(ENDS)
     return NUMBERS.get(text, text)
 
 
@@ -150,7 +152,7 @@ class Album:
     def __init__(self, things: Sequence[str] = ()) -> None:
         self.vocabulary = Vocabulary(things)
         self.pictures: dict[str, Scene] = defaultdict(Scene)
-        self.spelled: dict[str, str] = {}
+        self.spelled: dict[str, str] = {}  # one spelling for all: another would tell what is there from what is not
         self.holders: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
         self._common: dict[str, list[str]] = {}
         self._sorted: dict[tuple[str, str], list[str]] = {}
@@ -173,7 +175,7 @@ class Album:
         for kind in fact.kinds:
             scene.accepted[kind] |= {answer, *map(plain, accepted)}
             self.holders[kind][answer].add(picture)
-        self.spelled.setdefault(answer, fact.answer.strip().rstrip("."))
+        self.spelled.setdefault(answer, fact.answer.strip().rstrip(ENDS))
         if is_new:
             scene.facts.append(fact)
         return is_new

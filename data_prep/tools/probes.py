@@ -113,7 +113,7 @@ def probes(album: Album, own: Sequence[str], per_picture: int, chosen_seed: int)
                 continue
             used.add(plain(absent))
             made, kept = made + 1, kept + 1
-            yield Converted(_probe(picture, fact, fact.answer, "yes", sampling, made))
+            yield Converted(_probe(picture, fact, album.spelled[plain(fact.answer)], "yes", sampling, made))
             yield Converted(_probe(picture, fact, absent, "no", sampling, made), rows=0)
 
 

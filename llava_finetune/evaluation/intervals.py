@@ -81,7 +81,9 @@ def paired_bootstrap(
 ) -> PairedTest:
     """Return the paired bootstrap test of two runs' scores per question (Efron and Tibshirani 1993, chapter 16).
 
-    The p value is two-sided and never below 1 / num_resamples. Raises ValueError when the two have different lengths.
+    The p value is two-sided and never below 1 / num_resamples, nor below what turning the signs of the differences
+    can reach: three questions that all change the same way give 1 / 4. Raises ValueError when the two have
+    different lengths.
     """
     _require_same_length(first, second)
     changes = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
@@ -90,7 +92,8 @@ def paired_bootstrap(
     means = _resampled_means(changes, num_resamples, seed)
     low, high = np.percentile(means, [2.5, 97.5])
     tail = min(float((means <= 0).mean()), float((means >= 0).mean()))
-    p_value = min(1.0, max(2 * tail, 1 / num_resamples))
+    least = 2.0 ** (1 - int(np.count_nonzero(changes)))
+    p_value = min(1.0, max(2 * tail, 1 / num_resamples, least))
     return PairedTest(float(changes.mean()), (float(low), float(high)), p_value, int(changes.size), "paired bootstrap")
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -116,6 +117,10 @@ def sweep(
             problems.append(f"{rate:g}: {problem}")
             continue
         losses = _losses(output / f"predictions-eval-{steps}.jsonl")
+        if not all(map(math.isfinite, losses)):
+            odd = sum(not math.isfinite(loss) for loss in losses)
+            problems.append(f"{rate:g}: the held-out loss of {odd} of {len(losses)} records is not finite; too large")
+            continue
         tried.append(Tried(rate, losses, spent))
         print(f"  {rate:<8g} held-out loss {tried[-1].mean:.4f} after {steps} steps, {spent:.0f} s", flush=True)
         shutil.rmtree(output, ignore_errors=True)

@@ -171,14 +171,16 @@ def test_what_cannot_be_read_is_listed_and_costs_the_exit_status(
         "outside": "[10, 10, 400, 90]",
         "broken": "<box>[10, 20, 30]</box>",
         "sides": "[150, 60, 40, 30]",
+        "shares": "[0.1, 0.2, 0.4, 0.5]",
     }
     write(pictures / "a.json", *(record(name, "wide.png", text) for name, text in bad.items()))
     assert run("a.json", "--from", "pixels", "--to", "1000") == 1
     said = capsys.readouterr()
-    assert "no record came out" in said.err and "box not readable 4" in said.err
+    assert "no record came out" in said.err and "box not readable 5" in said.err
     write(
         pictures / "a.json",
         record("good", "wide.png", "[1, 2, 30, 40]"),
+        record("other", "wide.png", "<loc_1><loc_2><loc_3><loc_4>"),
         *(record(n, "wide.png", t) for n, t in bad.items()),
     )
     assert run("a.json", "--from", "pixels", "--to", "1000") == 1
@@ -186,7 +188,9 @@ def test_what_cannot_be_read_is_listed_and_costs_the_exit_status(
     assert "record \"reversed\": '[90, 10, 20, 30]' is reversed" in said.out
     assert "record \"outside\": '[10, 10, 400, 90]' reaches out of its picture of 200 x 100, read as pixels" in said.out
     assert "has not four numbers" in said.out and "as x, y, width, height it fits: --order xywh" in said.out
-    assert "--allow-drops 0.80" in said.err and "1 boxes on the scale 1000 (1 from pixels)" in said.out
+    assert "'[0.1, 0.2, 0.4, 0.5]' are shares, not pixels" in said.out
+    assert "1 records without a box in a notation that is read" in said.out
+    assert "--allow-drops 0.72" in said.err and "1 boxes on the scale 1000 (1 from pixels)" in said.out
 
 
 def test_whole_numbers_that_can_be_either_are_not_guessed(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,13 +87,29 @@ def test_what_is_no_pair_is_dropped_by_its_reason_and_fails(folder: Path, capsys
     bad = [
         {**good, "rejected": " a  cat"}, {**good, "rejected": None}, {**good, "image": "gone.jpg"},
         {**good, "chosen": ""}, {**good, "question": "<image> <image> What?"}, {**good, "chosen": {"score": 3}},
+        {"image": "0.jpg", "chosen": talk("What?", "a cat"), "rejected": talk("Where?", "a dog")},
+        {**good, "chosen": talk("Where?", "a cat"), "rejected": talk("Where?", "a dog")},
+        {**good, "chosen": talk("What?", "a cat")[1:] * 2, "rejected": talk("What?", "a dog")[1:]},
     ]  # fmt: skip
     Path("bad.json").write_text(json.dumps([good, *bad]))
     records, text = made(capsys, "bad.json", code=1)
     assert len(records) == 1
     for reason in ("chosen is rejected 1", "no two answers 1", "image missing 1", "empty answer 1",
-                   "turns not mendable 1", "not a text 1", "6 of 7 rows were dropped"):  # fmt: skip
+                   "turns not mendable 4", "not a text 1", "9 of 10 rows were dropped"):  # fmt: skip
         assert reason in text, text
+
+
+def talk(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def test_two_pairs_of_one_question_are_no_record_twice(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = {"image": "0.jpg", "conversations": [{"from": "human", "value": "<image>\nWhat?"}], "chosen": "a cat"}
+    pairs = [{**asked, "id": str(n), "rejected": worse} for n, worse in enumerate(("a dog", "a cow", "a dog"))]
+    Path("pairs.json").write_text(json.dumps(pairs))
+    main(["check", "pairs.json", "--images", "photos"])
+    text = capsys.readouterr().out
+    assert text.count("has the same picture and text") == 1 and "record 1 has the same picture" in text
 
 
 def test_descriptions_that_are_no_lists_are_refused_and_answers_without_a_partner_counted(

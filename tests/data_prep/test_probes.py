@@ -174,3 +174,13 @@ def test_things_are_words_in_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture
     things.write_bytes(b"dog\nK\xe4fer\n")
     assert main(["probes", str(source), "--output", str(tmp_path / "p.json"), "--things", str(things)]) == 1
     assert "things.txt: line 2: byte 0xe4 is not UTF-8" in capsys.readouterr().err
+
+
+def test_no_mark_and_no_spelling_tells_what_is_there_from_what_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spelled = ("Red.", "red", "BLUE!", "blue.", "\u7ea2\u8272\u3002", "\u84dd\u8272")
+    told = [record(f"r{n}", f"{n}.png", ("What colour is it?", answer)) for n, answer in enumerate(spelled)]
+    records, _ = made(capsys, write(tmp_path / "r.json", told))
+    yes, no = ({question for _, question in asked(records, side)} for side in ("yes", "no"))
+    assert len(yes) == 4 and no <= yes

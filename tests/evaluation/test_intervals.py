@@ -65,6 +65,7 @@ def test_paired_bootstrap_sees_a_clear_difference_and_no_difference():
     first = [0.0, 0.3, 0.6, 0.9, 1.0] * 20
     clear = paired_bootstrap(first, [min(1.0, value + 0.3) for value in first])
     assert clear.p_value < 0.01 and clear.interval[0] > 0
+    assert paired_bootstrap([1.0, 1.0, 1.0], [0.5, 0.6, 0.7]).p_value == 0.25
     assert paired_bootstrap(first, first).p_value == 1.0
 
 

@@ -12,7 +12,7 @@ from llava_finetune.errors import UsageError, UserError
 from llava_finetune.training.rate_sweep import Tried, main, sweep, verdict
 
 NEEDED = ["--model_name_or_path", "m", "--data_path", "d.json", "--eval_data_path", "e.json"]
-LOSSES = {1e-4: 1.0, 2e-4: 0.5, 4e-4: 0.9}
+LOSSES = {1e-4: 1.0, 2e-4: 0.5, 4e-4: 0.9, 0.5: float("nan")}
 
 
 def fake(flags: Sequence[str], seconds: float) -> str:
@@ -29,11 +29,12 @@ def fake(flags: Sequence[str], seconds: float) -> str:
 
 
 def test_the_best_rate_is_proposed_and_failed_ones_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    rates = ["--rates", "1e-4", "2e-4", "4e-4", "1"]
+    rates = ["--rates", "1e-4", "0.5", "2e-4", "4e-4", "1"]
     assert main(["--steps", "8", *rates, "--", *NEEDED], fake) == 0
     text = capsys.readouterr().out
     assert "--learning_rate 0.0002: it is better than every other that was tried by more than luck" in text
     assert "1: step 3: the loss is nan" in text
+    assert "0.5: the held-out loss of 40 of 40 records is not finite" in text
     assert "0.0001   loss 1.0288 (" in text and "against the best (+0.5000 to +0.5000)" in text
 
 
@@ -44,6 +45,8 @@ def test_of_rates_that_cannot_be_told_apart_the_smallest_is_proposed() -> None:
     assert any(line.startswith("--learning_rate 0.0001: 0.0002 cannot be told apart from it on 40") for line in lines)
     edge = verdict([Tried(2e-4, [1.0] * 9, 1), Tried(4e-4, [0.5] * 9, 1)], 8)
     assert any("it is the largest that was tried" in line for line in edge)
+    few = verdict([Tried(2e-4, [1.0, 1.1, 1.2], 1), Tried(4e-4, [0.5, 0.6, 0.8], 1)], 8)
+    assert any("0.0004 cannot be told apart" in line for line in few)
 
 
 def test_a_rate_that_does_not_fit_into_the_time_is_said(tmp_path: Path) -> None:
