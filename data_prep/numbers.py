@@ -23,7 +23,8 @@ def whole(low: int, high: int = MOST) -> Callable[[str], int]:
         except ValueError:
             raise argparse.ArgumentTypeError(f"expected a whole number, found {text[:40]!r}") from None
         if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"expected a whole number {in_words(low, high)}, found {text[:40]}")
+            words = in_words(low, high, is_above_all=value > high)
+            raise argparse.ArgumentTypeError(f"expected a whole number {words}, found {text[:40]}")
         return value
 
     return number
@@ -38,19 +39,20 @@ def real(low: float, high: float = math.inf, *, above: bool = False) -> Callable
         except ValueError:
             raise argparse.ArgumentTypeError(f"expected a number, found {text[:40]!r}") from None
         if not math.isfinite(value) or not low <= value <= high or (above and value == low):
-            raise argparse.ArgumentTypeError(f"expected a number {in_words(low, high, above)}, found {text[:40]}")
+            words = in_words(low, high, above, is_above_all=math.isfinite(value) and value > high)
+            raise argparse.ArgumentTypeError(f"expected a number {words}, found {text[:40]}")
         return value
 
     return number
 
 
-def in_words(low: float, high: float, above: bool = False) -> str:
-    """Return a range in words: `from 1 to 8`, `of 1 or more`, `above 0`.
+def in_words(low: float, high: float, above: bool = False, is_above_all: bool = False) -> str:
+    """Return a range in words: `from 1 to 8`, `of 1 or more`, `above 0`; its end too for a number beyond all of it.
 
     >>> in_words(0, math.inf, above=True)
     'above 0'
     """
-    if high in (MOST, math.inf):
+    if high in (MOST, math.inf) and not is_above_all:
         return f"above {low:g}" if above else f"of {low:g} or more"
     return f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
 

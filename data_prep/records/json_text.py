@@ -53,7 +53,8 @@ def require_regular(path: Path, kind: str = "file") -> Path:
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(path, f"no such {kind}") from None
     except (OSError, ValueError) as error:  # a name that is too long, a NUL in it, a folder that may not be read
-        raise DataError(path, f"cannot be opened ({getattr(error, 'strerror', None) or error})") from None
+        why = getattr(error, "strerror", None) or error
+        raise DataError(path, f"cannot be opened ({why}); copy the {kind} again, or name another") from None
     if stat.S_ISREG(mode):
         return path
     if stat.S_ISDIR(mode):

@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from data_prep.errors import UsageError
+from data_prep.numbers import whole
 
 if TYPE_CHECKING:
     import argparse
@@ -49,7 +50,7 @@ def allow_pixels(count: int | None) -> None:
 def add_pixel_option(parser: argparse.ArgumentParser) -> None:
     """Add --max-pixels; its value goes to `allow_pixels`."""
     text = f"largest picture that is opened, in pixels; default {MAX_PIXELS:,}"
-    parser.add_argument("--max-pixels", "--max_pixels", type=int, metavar="NUMBER", help=text)
+    parser.add_argument("--max-pixels", "--max_pixels", type=whole(1, 10**18), metavar="NUMBER", help=text)
 
 
 def largest_form(width: int, height: int) -> int:

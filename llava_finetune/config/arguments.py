@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 import transformers
 
-from data_prep.errors import first_line
+from data_prep.errors import first_line, shortened
 from data_prep.records.json_text import conform, parse_json
 from data_prep.records.pixels import allow_pixels
 from llava_finetune.config.contradictions import (
@@ -158,6 +158,9 @@ def _parse(parser: transformers.HfArgumentParser, argv: list[str]) -> tuple[Any,
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if config is not None:
         if not config.lstrip().startswith("{"):
+            if not os.path.lexists(config):
+                words = "name a file of deepspeed_configs, or leave the flag out to train without DeepSpeed"
+                raise UsageError(f"--deepspeed {shortened(config)}: no such file; {words}")
             read_document(Path(config), DeepSpeedConfig)
         else:  # the config itself
             with contextlib.suppress(json.JSONDecodeError):  # told by transformers, with its place

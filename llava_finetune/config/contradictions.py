@@ -64,6 +64,8 @@ def refuse_contradictions(model: Any, training: Any) -> None:
     ):
         if given not in known:
             raise UsageError(f"{flag} {given}: expected {', '.join(known[:-1])} or {known[-1]}")
+    if training.max_steps == 0:
+        raise UsageError("--max_steps 0: no step would be made; give 1 or more, or leave it out (--num_train_epochs)")
     if training.bits != 16 and not training.lora_enable and not model.tune_mm_mlp_adapter:
         raise UsageError(f"--bits {training.bits} without --lora_enable True: quantised weights cannot be trained")
     if training.lora_enable and model.tune_mm_mlp_adapter:

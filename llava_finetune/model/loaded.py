@@ -82,7 +82,7 @@ def choose_dtype(asked: str, manifest: dict[str, Any], config: Any, device: str)
     name = SHORT.get(asked, asked)
     if name != "auto":
         if name not in DTYPES:
-            raise UserError(f"dtype {asked}: expected auto, {', '.join(SHORT)} or {', '.join(DTYPES)}")
+            raise UserError(f"--dtype {asked}: expected auto, {', '.join(SHORT)} or {', '.join(DTYPES)}")
         return DTYPES[name]
     native = choose_precision("auto", device).dtype
     saved = manifest.get("dtype") or str(getattr(config, "dtype", None) or native).removeprefix("torch.")

@@ -24,7 +24,8 @@ NEEDED = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", 
         ("--model_max_length", "-5"), ("--model_max_length", "0"), ("--dataloader_num_workers", "-1"),
         ("--logging_steps", "nan"), ("--max_steps", "-7"), ("--label_smoothing_factor", "0.1"),
         ("--save_steps", "inf"), ("--ddp_timeout", "1" * 30), ("--lora_r", "1" * 400), ("--lora_r", "9" * 5000),
-        ("--lora_r", "many"), ("--max_steps", "0x10"), ("--max_pixels", "0"), ("--mm_vision_select_layer", "99999"),
+        ("--lora_r", "many"), ("--max_steps", "0x10"), ("--max_pixels", "0"), ("--max_steps", "0"),
+        ("--mm_vision_select_layer", "99999"),
         ("--bits", "nan"), ("--replay", "f.json:\u00b2"), ("--replay", "f.json:1e-1"),
     ],
 )  # fmt: skip
@@ -44,8 +45,8 @@ def test_a_number_outside_of_its_range_names_flag_and_range(flag: str, value: st
         (["--eval_data_path", ""], r"^--eval_data_path: its value is empty \(a variable that is not set\?\)"),
         (["--init_lora="], "^--init_lora: its value is empty"),
         (["--deepspeed", '{"zero_optimization": 5}'], "zero_optimization: expected an object, found 5"),
-        (["--deepspeed", "5"], "^5: no such file"),
-        (["--deepspeed", "[]"], r"^\[\]: no such file"),
+        (["--deepspeed", "5"], "^--deepspeed 5: no such file; name a file of deepspeed_configs, or leave the flag out"),
+        (["--deepspeed", "[]"], r"^--deepspeed \[\]: no such file"),
     ],
 )
 def test_what_the_parser_refuses_is_one_line_and_no_screen_of_flags(
@@ -72,6 +73,12 @@ def test_usual_numbers_are_taken() -> None:
 def test_a_flags_type_refuses_what_is_outside(kind: object, text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="expected a"):
         kind(text)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("kind", [whole(0), whole(-1), real(0, 2**31 - 1, above=True)])
+def test_a_number_beyond_the_largest_is_told_the_largest(kind: object) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=r"(to|at most) 2\.14748e\+09, found 9{20}$"):
+        kind("9" * 20)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("value", ["1", "1.0", "5", "-0.1", "nan", "x"])
