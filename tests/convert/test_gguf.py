@@ -23,6 +23,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from llava_finetune.cli import run_command
 from llava_finetune.convert.export import main
 from llava_finetune.convert.gguf.export import export_gguf
 from llava_finetune.convert.gguf.files import GgufFile
@@ -374,7 +375,7 @@ def test_a_killed_export_leaves_nothing_half_written(
 
     def child() -> None:
         monkeypatch.setattr(GgufFile, "write", slow)
-        main([str(source), str(out), "--format", "gguf"])
+        run_command("llava_finetune.convert.export", [str(source), str(out), "--format", "gguf"])
 
     pid = started(child, tmp_path / "said")
     deadline = time.monotonic() + 60
