@@ -41,6 +41,8 @@ def engine_python(engine: str) -> str:
     """
     own = environments_folder() / engine / "bin" / "python"
     if own.is_file():
+        if not (environments_folder() / engine / ".ready").is_file():
+            raise UserError(f"{engine}: {own.parent.parent} was not made to its end: bash scripts/engines.sh {engine}")
         return str(own)
     if importlib.util.find_spec(MODULES[engine]) is not None:
         return sys.executable

@@ -28,7 +28,8 @@ def _words(text: str, ending: str = "") -> re.Pattern[str]:
 
 SIDES = _words(
     "left right lefts rights leftmost rightmost left\\w+ right\\w+ east west eastern western eastward westward "
-    "clockwise anticlockwise counterclockwise mirror\\w* flip\\w* revers\\w+ facing faces heading towards? sides?"
+    "clockwise anticlockwise counterclockwise mirror\\w* flip\\w* revers\\w+ direction\\w* arrows? pointing points? "
+    "turn\\w* dominant facing faces heading towards? sides?"
 )
 PLACES = _words(
     "top bottom above below under beneath over upper lower middle center centre central cent\\w+ed corners? edges? "
@@ -39,13 +40,17 @@ WRITING = _words(
     "texts? reads? reading words? letters? spell\\w* writ\\w+ wrote signs? says? said label\\w* captions? titles? "
     "titled digits? plates? clocks? o.clock times? dates? logos? brands? names? named number numbers numeral\\w* "
     "printed? quot\\w+ headlines? numbered street menu\\w* maps? charts? graphs? tables? documents? forms? receipts? "
-    "screens? keyboards? alphabet handwrit\\w+ handed handedness chirality"
+    "screens? keyboards? prices? priced? dollars? euros? cents? scores? sums? equations? "
+    "thermometers? gauges? meters? dials? temperatures? speed odometers? barcodes? codes? "
+    "alphabet handwrit\\w+ handed handedness chirality"
 )
 COLOURS = _words(
     "colou?r\\w* hues? shades? tints? tones? red\\w* green\\w* blue\\w* yellow\\w* orange\\w* purple\\w* violet\\w* "
     "pink\\w* brown\\w* black\\w* white\\w* gr[ae]y\\w* beige tan cyan teal turquoise magenta maroon navy olive lime "
     "gold\\w* silver\\w* bronze copper ivory cream\\w* scarlet crimson indigo lavender blond\\w* brunette\\w* ginger "
-    "khaki coral peach rust\\w* ripe\\w* unripe pale vivid faded stain\\w* skin flags? bruis\\w+ rash\\w* healthy"
+    "khaki coral peach rust\\w* auburn amber azure burgundy charcoal chestnut emerald fuchsia mauve mustard plum "
+    "ros[eé] ruby salmon sapphire sepia taupe multicolou?red traffic seasons? autumn "
+    "ripe\\w* unripe pale vivid faded stain\\w* skin flags? bruis\\w+ rash\\w* healthy"
 )
 LIGHT = _words(
     "bright\\w* dark\\w* dim\\w* light lights lighting lightly lit shad\\w+ sunny sun sunlight sunset sunrise "
@@ -63,6 +68,8 @@ ENGLISH = _words(
     "photograph yes"
 )
 """Words of no other common language: `in`, `an` and `was` are German, `a`, `image` and `describe` French or Spanish."""
+OTHER_SCRIPT = re.compile(r"(?![\u00b0\u00d7\u2000-\u2bff])[^\u0000-\u024f]")
+"""A letter or digit that is not Latin: a number in it is no word of the lists."""
 CAPITALS = re.compile(r"\b[A-Z][A-Z0-9]{1,}\b|[\"“”«»]|\b\d+(?:[.:/]\d+)+\b")
 DIGITS = re.compile(r"\d")
 COORDINATES = re.compile(r"[\[(<]\s*-?\.?\d[\d.]*\s*[,\s]\s*-?\.?\d|<loc\d+>|<point>|<quad>|<poly", re.IGNORECASE)
@@ -79,7 +86,7 @@ def allowed(record: Mapping[str, Any]) -> frozenset[str]:
     plain = "\n".join(replaced(text, read_boxes(text), lambda _: " ") for text in texts)
     has_boxes = any(read_boxes(text).boxes for text in texts)
     # The suffix of converters is English in a data set of any language.
-    is_english = bool(ENGLISH.search(plain.replace(SHORT_ANSWER, " ")))
+    is_english = bool(ENGLISH.search(plain.replace(SHORT_ANSWER, " "))) and not OTHER_SCRIPT.search(plain)
     found = set()
     if not LIGHT.search(plain):
         found.add("light")

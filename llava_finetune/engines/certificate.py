@@ -99,7 +99,7 @@ def certify(
         start = time.monotonic()
         try:
             asked = ASK[engine](setting)
-        except (UserError, LookupError, TypeError, ValueError, OSError) as error:
+        except (UserError, LookupError, TypeError, ValueError, OSError, RuntimeError) as error:
             results.append(Result(engine, "", "", FAILED, notes=[f"failed: {_what_failed(error, engine)}"]))
             say(f"{engine}: failed after {time.monotonic() - start:.0f} s; the others are asked all the same")
             continue

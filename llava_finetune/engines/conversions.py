@@ -35,7 +35,7 @@ class Conversions:
         from llava_finetune.merge.command import merge
 
         folder = self.work / "merged"
-        if not self._is_there(folder, "merged_from", str(Path(self.model).resolve())):
+        if not self._is_there(folder, "merged_sha256", weights_sha256(self.model)):
             merge(self.model, folder)
         return folder
 

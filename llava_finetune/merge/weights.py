@@ -202,7 +202,7 @@ def write_model(folder: Path, loaded: Any, adapter: Path, base: str, *, in_tower
 
 
 def _write_merged_manifest(folder: Path, loaded: Any, adapter: Path, base: str) -> None:
-    from llava_finetune.saved.manifest import write_manifest
+    from llava_finetune.saved.manifest import weights_sha256, write_manifest
 
     write_manifest(
         folder,
@@ -211,6 +211,7 @@ def _write_merged_manifest(folder: Path, loaded: Any, adapter: Path, base: str) 
         conversation=loaded.template,
         dtype=str(loaded.dtype).removeprefix("torch."),
         merged_from=str(adapter.resolve()),
+        merged_sha256=weights_sha256(adapter),
     )
 
 

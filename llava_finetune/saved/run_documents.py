@@ -20,6 +20,7 @@ class Manifest(Struct):
     upstream_commit: Text = None
     series: Text = None
     merged_from: Text = None
+    merged_sha256: Text = None
     imported_from: Text = None
     upstream_vocab_size: Rows | None = None
     verified: dict[str, Any] | str | None = None

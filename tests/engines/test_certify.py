@@ -16,9 +16,11 @@ from llava_finetune.convert.probes import noise
 from llava_finetune.engines import certificate
 from llava_finetune.engines.class_token import class_token_last
 from llava_finetune.engines.command import main
+from llava_finetune.engines.conversions import Conversions
 from llava_finetune.engines.reference import TorchModel
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.model.loading import load
+from llava_finetune.saved.manifest import NAME, weights_sha256
 from tests.engines.models import make_model
 from tests.tiny import IMAGE_SIZE
 
@@ -136,7 +138,25 @@ def test_an_environment_of_its_own_comes_before_what_is_installed_here(
     python = tmp_path / "llama.cpp" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.touch()
+    with pytest.raises(UserError, match="was not made to its end: bash scripts/engines"):
+        environments.engine_python("llama.cpp")
+    (tmp_path / "llama.cpp" / ".ready").touch()
     assert environments.engine_python("llama.cpp") == str(python)
+
+
+def test_a_merged_folder_of_an_adapter_that_was_trained_on_is_refused(tmp_path: Path) -> None:
+    adapter = tmp_path / "run"
+    adapter.mkdir()
+    weights = {"a": torch.zeros(2)}
+    save_file(weights, adapter / "adapter_model.safetensors")
+    (adapter / "adapter_config.json").write_text("{}")
+    made = tmp_path / "work" / "merged"
+    made.mkdir(parents=True)
+    (made / NAME).write_text(json.dumps({"merged_from": str(adapter), "merged_sha256": weights_sha256(adapter)}))
+    assert Conversions(str(adapter), made.parent).merged() == made
+    save_file({"a": torch.ones(2)}, adapter / "adapter_model.safetensors")
+    with pytest.raises(UserError, match="made of another model, or of this one before it changed"):
+        Conversions(str(adapter), made.parent).merged()
 
 
 def test_wrong_use_is_told(folder: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from llava_finetune.errors import UserError
 from llava_finetune.merge.command import HeldOut, main, merge
+from llava_finetune.saved.manifest import weights_sha256
 
 Make = Callable[[str], Path]
 FAMILIES = ("llava-1.5", "1.6-vicuna", "1.6-mistral", "1.6-yi")
@@ -28,6 +29,7 @@ def test_greedy_answers_are_identical_on_100_records(adapter: Path, held_out: Pa
     manifest = json.loads((tmp_path / "merged" / "llava_finetune.json").read_text())
     assert manifest["kind"] == "model"
     assert manifest["merged_from"] == str(adapter.resolve())
+    assert manifest["merged_sha256"] == weights_sha256(adapter)
     assert manifest["verified"]["records"] == 8
 
 
