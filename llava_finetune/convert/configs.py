@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_finetune.errors import UserError
-from llava_finetune.saved.language_types import OTHER_LANGUAGES
+from llava_finetune.saved.language_types import OTHER_LANGUAGES, PREFIXES
 from llava_finetune.saved.manifest import read_json
 from llava_finetune.saved.model_files import ADAPTER_CONFIG, BESIDE_ADAPTER, PROJECTOR_WEIGHTS
 
@@ -30,7 +30,10 @@ TEXT_TYPES = {
 UPSTREAM_TYPES = {
     "llama": ("llava_llama", "LlavaLlamaForCausalLM"),
     "mistral": ("llava_mistral", "LlavaMistralForCausalLM"),
+    **{name: (f"llava_{name}", f"Llava{prefix}ForCausalLM") for name, prefix in PREFIXES.items()},
 }
+GEMMA_2_BOUND = 30.0
+"""final_logit_softcapping where a Gemma-2 config does not say it."""
 _SHARED = ("architectures", "model_type", "transformers_version", "_name_or_path", "auto_map", "quantization_config")
 _UPSTREAM_ONLY = ("mm_", "image_", "tune_mm", "freeze_mm", "use_mm_proj", "unfreeze_mm", "tokenizer_", "vision_tower")
 
@@ -120,7 +123,14 @@ def llava_hf_family(config: Mapping[str, Any]) -> Family:
         )
     text = config["text_config"].get("model_type", "llama")
     if text not in UPSTREAM_TYPES:
-        raise UserError(f'config.json: text_config.model_type "{text}"; upstream has only {", ".join(UPSTREAM_TYPES)}')
+        raise UserError(
+            f'config.json: text_config.model_type "{text}"; a LLaVA is made of one of {", ".join(UPSTREAM_TYPES)}'
+        )
+    if text == "gemma2" and config["text_config"].get("final_logit_softcapping", GEMMA_2_BOUND):
+        raise UserError(
+            'config.json: text_config.model_type "gemma2": Gemma-2 bounds its logits, and llava-hf\'s class, which '
+            "this model was made by, does not; the two would answer differently"
+        )
     vision = config.get("vision_config", {}).get("model_type", "clip_vision_model")
     if vision != "clip_vision_model":
         raise UserError(f'config.json: vision_config.model_type "{vision}"; upstream reads only "clip_vision_model"')

@@ -12,13 +12,15 @@ from __future__ import annotations
 import argparse
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llava_finetune.convert.command import conversion_parser, report
-from llava_finetune.errors import UsageError
+from llava_finetune.data.own_template import NAME as OWN
+from llava_finetune.errors import UsageError, UserError
+from llava_finetune.saved.language_types import OTHER_LANGUAGES
 
 TOWER = "vision_tower"
 EXAMPLES = """examples:
@@ -104,10 +106,12 @@ def import_model(
     config = dict(read_json(source / "config.json"))
     family = configs.llava_hf_family(config)
     manifest = read_manifest(source)
-    template = conversation or manifest.get("conversation") or guess_conversation(source)
+    template = conversation or manifest.get("conversation") or guess_conversation(source, config)
     aspect, notes = choose_aspect(source, family, aspect_ratio)
     with new_folder.new_folder(output) as partial:
         tally = _write(source, partial, output, config, aspect, manifest.get("upstream_vocab_size"))
+        if template == OWN:
+            _write_own_template(source, partial)
         _write_manifest(partial, source, template, config)
         remedy = "download its tokenizer, processor and chat template again"
         with blamed_on(source, "what was written of it cannot be compared with it", remedy):
@@ -117,8 +121,27 @@ def import_model(
     return Imported(str(output), model_type, template, shown, tally, verified, tuple(notes), time.monotonic() - start)
 
 
-def guess_conversation(source: Path) -> str:
-    """The upstream template that a llava-hf chat template stands for, told from its role marks."""
+def guess_conversation(source: Path, config: Mapping[str, Any]) -> str:
+    """The template that a llava-hf chat template stands for: upstream's, by its role marks, or the model's own."""
+    text = own_template_of(source)
+    for mark, name in (
+        ("[INST]", "mistral_instruct"),
+        ("<|im_start|>", "chatml_direct"),
+        ("USER:", "vicuna_v1"),
+        ("role'].upper()", "vicuna_v1"),
+    ):
+        if mark in text:
+            return name
+    if text and config["text_config"].get("model_type") in OTHER_LANGUAGES:
+        return OWN
+    raise UsageError(
+        f"{source}: no chat template that tells the conversation; name it: --conversation vicuna_v1 "
+        "(LLaVA-1.5, 1.6-vicuna), mistral_instruct (1.6-mistral) or chatml_direct (1.6-34B)"
+    )
+
+
+def own_template_of(source: Path) -> str:
+    """The text of a llava-hf folder's chat template, in whichever file it stands; empty without one."""
     from llava_finetune.saved.manifest import read_json
 
     text = ""
@@ -131,18 +154,23 @@ def guess_conversation(source: Path) -> str:
                 else read_json(path).get("chat_template")
             )
             text = text or str(found or "")
-    for mark, name in (
-        ("[INST]", "mistral_instruct"),
-        ("<|im_start|>", "chatml_direct"),
-        ("USER:", "vicuna_v1"),
-        ("role'].upper()", "vicuna_v1"),
-    ):
-        if mark in text:
-            return name
-    raise UsageError(
-        f"{source}: no chat template that tells the conversation; name it: --conversation vicuna_v1 "
-        "(LLaVA-1.5, 1.6-vicuna), mistral_instruct (1.6-mistral) or chatml_direct (1.6-34B)"
-    )
+    return text
+
+
+def _write_own_template(source: Path, out: Path) -> None:
+    """The language model's own chat template, for messages of text. Raises UserError for one that takes parts alone."""
+    from llava_finetune.convert import tokenizer_files
+    from llava_finetune.convert.template import without_pictures
+    from llava_finetune.data.own_template import end_of, render
+
+    (out / "chat_template.jinja").write_text(without_pictures(own_template_of(source)), encoding="utf-8")
+    tokenizer = tokenizer_files.load_tokenizer(out)
+    end_of(tokenizer)
+    if "How many?" not in render([{"role": "user", "content": "How many?"}], tokenizer, open_end=True):
+        raise UserError(
+            f"{source}: the chat template drops a message that is plain text, and trains nothing; copy "
+            "chat_template.jinja of the language model that this LLaVA was made of, or name another with --conversation"
+        )
 
 
 def choose_aspect(source: Path, family: Any, asked: str | None) -> tuple[str, list[str]]:
@@ -231,8 +259,8 @@ def _verify(
 
     loaded = load(str(out), dtype=dtype, device=device, vision_tower=str(out / TOWER))
     reference = parity.upstream_reference(loaded, template)
-    used_dtype, used_device = loaded.dtype, loaded.device
+    used_dtype, used_device, own = loaded.dtype, loaded.device, loaded.tokenizer.chat_template
     del loaded
     gc.collect()
-    processor = parity.processor_as_trained(source, config, reference, template, pad=aspect == "pad")
+    processor = parity.processor_as_trained(source, config, reference, template, pad=aspect == "pad", own_template=own)
     return parity.compare(reference, source, used_dtype, used_device, processor).line()

@@ -227,11 +227,18 @@ def _pixel_difference(reference: Reference, inputs: dict[str, torch.Tensor]) -> 
 
 
 def processor_as_trained(
-    source: Path, config: dict[str, Any], references: Sequence[Reference], template: str, *, pad: bool
+    source: Path,
+    config: dict[str, Any],
+    references: Sequence[Reference],
+    template: str,
+    *,
+    pad: bool,
+    own_template: str | None = None,
 ) -> OwnProcessor:
     """A llava-hf folder's own tokenizer and picture settings, with upstream's chat template and padding.
 
-    The stock llava-hf processor has neither; what is compared is everything else.
+    The stock llava-hf processor has neither; what is compared is everything else. `own_template`: the language model's
+    own chat template, where `template` is that.
     """
     import tempfile
 
@@ -249,6 +256,7 @@ def processor_as_trained(
         image_token = tokenizer_files.write_tokenizer(source, folder, family.processor_class)
         write_json(folder / "config.json", config)
         tokenizer = tokenizer_files.load_tokenizer(folder)
+        tokenizer.chat_template = own_template
         style = choose_style([(r.probe, r.input_ids) for r in references], tokenizer, template, image_token)
         (folder / "chat_template.jinja").write_text(render_template(template, style, tokenizer), encoding="utf-8")
         processor_files.write_processor(folder, processor_files.clip_preprocessor(source), whole, pad=pad)

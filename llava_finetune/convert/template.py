@@ -117,6 +117,8 @@ _OWN = """\
 {%- macro strftime_now(format) -%}{{- @date@ -}}{%- endmacro -%}
 {{- @bos@ -}}
 """
+_OWN_BEGIN = _OWN.partition("\n")[0]
+_OWN_END = "{%- macro strftime_now(format) -%}"
 
 
 def own_chat_template(own: str, style: Style, bos_token: str | None, content: str = _CONTENT) -> str:
@@ -129,6 +131,13 @@ def own_chat_template(own: str, style: Style, bos_token: str | None, content: st
     bos = "" if bos_token is None or "bos_token" in own or bos_token in own else bos_token
     head = _OWN.replace("@content@", _with_marks(content, style)).replace("@date@", _quote(DATE))
     return head.replace("@bos@", _quote(bos)) + own
+
+
+def without_pictures(template: str) -> str:
+    """A tokenizer's own chat template again, of what `own_chat_template` made of it; any other is left as it is."""
+    if not template.startswith(_OWN_BEGIN) or _OWN_END not in template:
+        return template
+    return template.partition(_OWN_END)[2].split("\n", 2)[2]  # behind the rest of its line, and that of the BOS
 
 
 def _with_marks(content: str, style: Style) -> str:

@@ -144,8 +144,12 @@ def test_a_base_in_llava_hf_layout_names_the_import_command(exported: Make) -> N
     [
         ({"model_type": "qwen2_vl"}, 'model_type "qwen2_vl" is not a llava-hf model that upstream can hold'),
         (
-            {"text_config": {"model_type": "qwen2"}},
-            r'text_config\.model_type "qwen2"; upstream has only llama, mistral',
+            {"text_config": {"model_type": "gpt_neox"}},
+            r'text_config\.model_type "gpt_neox"; a LLaVA is made of one of llama, mistral, qwen2',
+        ),
+        (
+            {"text_config": {"model_type": "gemma2"}},
+            r'text_config\.model_type "gemma2": Gemma-2 bounds its logits',
         ),
         ({"vision_config": {"model_type": "siglip_vision_model"}}, 'upstream reads only "clip_vision_model"'),
         ({"vision_feature_layer": [-2, -5]}, "vision_feature_layer is a list; upstream reads one layer"),
@@ -179,7 +183,7 @@ def test_a_folder_without_a_chat_template_asks_for_the_conversation(stock: Path,
     shutil.copytree(stock, source)
     (source / "chat_template.json").unlink()
     with pytest.raises(UsageError, match="name it: --conversation vicuna_v1"):
-        guess_conversation(source)
+        guess_conversation(source, {"text_config": {}})
     assert import_model(str(source), tmp_path / "out", conversation="vicuna_v1").conversation == "vicuna_v1"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from data_prep.records.marks import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from data_prep.view.model_view import open_model
 from llava_finetune.convert.export import export
+from llava_finetune.convert.importing import import_model
 from llava_finetune.data.dataset import process_image
 from llava_finetune.data.masking import encode, prompt_ids
 from llava_finetune.data.own_template import NAME, end_of
@@ -294,13 +296,25 @@ def test_the_engine_of_chat_and_serve_answers_as_evaluate_does(name: str, record
     assert said == wanted
 
 
+@pytest.fixture(scope="module")
+def exported(merged: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The merged run of a language model in llava-hf's layout, each made once."""
+
+    @functools.cache
+    def make(name: str) -> Path:
+        folder = tmp_path_factory.mktemp("exported") / name
+        assert "token ids equal" in export(str(merged(name)), folder).verified
+        return folder
+
+    return make
+
+
 @pytest.mark.parametrize("name", [name for name in TRAINED if name != "gemma2"])
-def test_transformers_answers_as_we_do_after_export(name: str, records: Path, merged: Any, tmp_path: Path) -> None:
+def test_transformers_answers_as_we_do_after_export(name: str, records: Path, merged: Any, exported: Any) -> None:
     import transformers
 
-    assert "token ids equal" in export(str(merged(name)), tmp_path / "out").verified
-    processor = transformers.AutoProcessor.from_pretrained(tmp_path / "out", backend="pil")
-    model = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    processor = transformers.AutoProcessor.from_pretrained(exported(name), backend="pil")
+    model = transformers.LlavaForConditionalGeneration.from_pretrained(exported(name), dtype=torch.float32)
     loaded = load(merged(name), dtype="fp32")
     one = json.loads((records / "chat.json").read_text())[1]
     asked = questions_from([one])[0]
@@ -311,6 +325,33 @@ def test_transformers_answers_as_we_do_after_export(name: str, records: Path, me
     made = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     ours = answer(loaded, [asked], records, max_new_tokens=8)[0]["answer"]
     assert processor.decode(made, skip_special_tokens=True).strip() == ours
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINED if name not in ("llama3", "gemma2")])
+def test_what_was_exported_is_imported_again_bit_for_bit(
+    name: str, records: Path, merged: Any, exported: Any, tmp_path: Path
+) -> None:
+    result = import_model(str(exported(name)), tmp_path / "back")
+    assert (result.model_type, result.conversation, result.image_aspect_ratio) == (f"llava_{name}", NAME, "pad")
+    there, back = (load_file(folder / "model.safetensors") for folder in (merged(name), tmp_path / "back"))
+    assert there.keys() == back.keys() and all(torch.equal(there[key], back[key]) for key in there)
+    assert (tmp_path / "back/chat_template.jinja").read_text() == ABOUT[name].template
+    questions = questions_from(json.loads((records / "chat.json").read_text())[1:])
+    loaded = load(tmp_path / "back", dtype="fp32")
+    ours = [one["answer"] for one in answer(loaded, questions, records, max_new_tokens=8)]
+    assert ours == [one["answer"] for one in answer(load(merged(name)), questions, records, max_new_tokens=8)]
+
+
+def test_a_template_for_parts_alone_is_not_taken_over(exported: Any, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(exported("phi3"), tmp_path / "source"))
+    (source / "llava_finetune.json").unlink()
+    assert import_model(str(source), tmp_path / "known").conversation == NAME
+    words = "{% for part in m.content if part.type == 'text' %}{{ part.text }}{% endfor %}"
+    parts = "{% for m in messages %}<|" + "{{ m.role }}|>" + words + "<|end|>{% endfor %}"
+    (source / "chat_template.jinja").write_text(parts)
+    with pytest.raises(UserError, match="the chat template drops a message that is plain text, and trains nothing"):
+        import_model(str(source), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_gemma_2_is_not_exported(merged: Any, tmp_path: Path) -> None:
