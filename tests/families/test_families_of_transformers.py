@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from llava_finetune.evaluation.evaluate import main as evaluate
 from llava_finetune.evaluation.generate_answers import answer, questions_from
 from llava_finetune.merge.command import HeldOut, merge
 from llava_finetune.model.families.encoder import FamilyCollator, FamilyEncoder
+from llava_finetune.model.families.family import TEMPLATE
 from llava_finetune.model.families.known import TYPES, open_family
 from llava_finetune.model.loading import load
 from llava_finetune.saved.supported import FAMILIES
@@ -417,8 +419,6 @@ def test_pictures_are_left_whole_where_the_run_says_so(bases: dict[str, Path], d
 
 
 def test_a_tokenizer_that_would_split_a_mark_is_refused(bases: dict[str, Path], tmp_path: Path) -> None:
-    import shutil
-
     folder = tmp_path / "broken"
     shutil.copytree(bases["smolvlm"], folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -426,6 +426,44 @@ def test_a_tokenizer_that_would_split_a_mark_is_refused(bases: dict[str, Path], 
         (folder / name).write_text(text)
     with pytest.raises(UserError, match="no token <row_3_col_2>"):
         open_family(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "values", "said"),
+    [
+        ("smolvlm", "chat_template.json", {"chat_template": ""}, "no chat template, which says how smolvlm is asked"),
+        ("llava_onevision", "chat_template.json", {"chat_template": None}, "no chat template, which says how llava_o"),
+        ("idefics2", "chat_template.json", {"chat_template": 5}, "chat_template: expected text, found 5; copy"),
+        ("idefics3", "processor_config.json", {"image_seq_len": 7}, "image_seq_len: 7, and the model makes 4 of a"),
+        ("llava_onevision", "processor_config.json", {"num_image_tokens": 9}, "num_image_tokens: 9, and the model ma"),
+    ],
+)
+def test_processor_files_that_are_not_the_models_are_refused_before_it_is_loaded(
+    name: str, file: str, values: dict[str, Any], said: str, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = _without_weights(bases[name], tmp_path / "base")
+    (folder / file).write_text(json.dumps({**json.loads((folder / file).read_text()), **values}))
+    with pytest.raises(UserError, match=said):
+        open_family(str(folder))
+
+
+def test_a_template_among_others_with_names_is_taken_and_idefics_have_their_own(
+    bases: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = _without_weights(bases["smolvlm"], tmp_path / "base")
+    own = json.loads((folder / "chat_template.json").read_text())["chat_template"]
+    named = [{"name": "default", "template": own}, {"name": "tool_use", "template": "x"}]
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": named}))
+    found = open_family(str(folder))
+    assert found is not None and found.chat_template == own
+    other = _without_weights(bases["idefics2"], tmp_path / "other")
+    (other / "chat_template.json").unlink()
+    found = open_family(str(other))
+    assert found is not None and found.chat_template == TEMPLATE
+
+
+def _without_weights(base: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*.safetensors")))
 
 
 @pytest.mark.parametrize(

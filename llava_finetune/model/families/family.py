@@ -36,7 +36,7 @@ TEMPLATE = (
     "{% for part in message['content'] %}{{ part['text'] if part['type'] == 'text' else '<image>' }}{% endfor %}"
     "<end_of_utterance>\n{% endfor %}{{ 'Assistant:' if add_generation_prompt }}"
 )
-"""The turns of the idefics families, for a folder that brings no chat template of its own."""
+"""The turns of idefics and idefics2, whose folders may bring no chat template of their own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +73,11 @@ class Family(abc.ABC):
     """Whether bitsandbytes can quantise its layers."""
 
     def __init__(self, source: str, config: Any, tokenizer: Any, pictures: Any, template: str) -> None:
+        if not template:
+            raise UserError(
+                f"{source}: no chat template, which says how {config.model_type} is asked; copy chat_template.json or "
+                "chat_template.jinja again from where the model came from"
+            )
         self.source, self.config, self.tokenizer = source, config, tokenizer
         self.image_processor, self.chat_template = pictures, template
         self.image_token = "<image>"
@@ -218,9 +223,25 @@ def read_processing(path: str, cache_dir: str | None) -> Opened:
         tokenizer.chat_template
         or (read_json(path, "chat_template.json") or {}).get("chat_template")
         or values.get("chat_template")
-        or TEMPLATE
+        or ""
     )
+    if isinstance(template, list):  # an older spelling: templates with names
+        template = {one["name"]: one["template"] for one in template if isinstance(one, dict)}
+    if isinstance(template, dict):
+        template = template.get("default") or ""
+    if not isinstance(template, str):
+        raise UserError(f"{path}: chat_template: expected text, found {template!r}; {remedy}")
     return Opened(config, tokenizer, pictures, template, values)
+
+
+def require_length(path: str, name: str, said: Any, counted: int) -> int:
+    """Tokens of a picture. Raises UserError where processor_config.json says others than the model's config makes."""
+    if said and int(said) != counted:
+        raise UserError(
+            f"{path}/processor_config.json: {name}: {said}, and the model makes {counted} of a picture by its "
+            "config.json; copy both again from where the model came from"
+        )
+    return counted
 
 
 def require_tokens(path: str, opened: Opened, image_token_id: int | None, names: Sequence[str]) -> None:

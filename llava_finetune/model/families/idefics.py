@@ -35,8 +35,8 @@ class Idefics(Family):
     kept_whole: ClassVar[tuple[str, ...]] = ("model.perceiver_resampler", "model.vision_model", "lm_head")
 
     def __init__(self, source: str, opened: Opened) -> None:
-        begin = opened.tokenizer.bos_token if opened.template == TEMPLATE else ""
-        super().__init__(source, opened.config, opened.tokenizer, opened.pictures, begin + opened.template)
+        template = opened.template or opened.tokenizer.bos_token + TEMPLATE
+        super().__init__(source, opened.config, opened.tokenizer, opened.pictures, template)
         require_tokens(source, opened, None, [self.image_token, AROUND, self.end])
 
     def see(self, images: Sequence[Image.Image]) -> list[Seen]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 
-from llava_finetune.model.families.family import Family, Opened, Seen, require_tokens
+from llava_finetune.model.families.family import TEMPLATE, Family, Opened, Seen, require_tokens
 from llava_finetune.model.families.idefics3 import padded_tiles, tile_anchor
 
 AROUND = "<fake_token_around_image>"
@@ -34,7 +34,7 @@ class Idefics2(Family):
     splits = True
 
     def __init__(self, source: str, opened: Opened) -> None:
-        super().__init__(source, opened.config, opened.tokenizer, opened.pictures, opened.template)
+        super().__init__(source, opened.config, opened.tokenizer, opened.pictures, opened.template or TEMPLATE)
         self.length = int(opened.config.perceiver_config.resampler_n_latents)
         require_tokens(source, opened, opened.config.image_token_id, [self.image_token, AROUND, self.end])
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 
-from llava_finetune.model.families.family import Family, Opened, Seen, require_tokens
+from llava_finetune.model.families.family import Family, Opened, Seen, require_length, require_tokens
 
 GRID = 6
 """Rows and columns of tiles that the tokenizers have names for."""
@@ -42,7 +42,7 @@ class Idefics3(Family):
         super().__init__(source, opened.config, opened.tokenizer, opened.pictures, opened.template)
         vision = opened.config.vision_config
         side = vision.image_size // vision.patch_size // opened.config.scale_factor
-        length = int(opened.values.get("image_seq_len") or side**2)
+        length = require_length(source, "image_seq_len", opened.values.get("image_seq_len"), side**2)
         self.processor = Idefics3Processor(opened.pictures, opened.tokenizer, image_seq_len=length)
         tiles = [f"<row_{row}_col_{column}>" for row in range(1, GRID + 1) for column in range(1, GRID + 1)]
         wanted = ["<image>", "<fake_token_around_image>", self.end, "<global-img>"]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 
-from llava_finetune.model.families.family import Family, Opened, Seen, require_tokens
+from llava_finetune.model.families.family import Family, Opened, Seen, require_length, require_tokens
 from llava_finetune.model.trained_parts import in_use
 
 LANGUAGE = r"model\.language_model\.layers\.\d+\."
@@ -36,7 +36,7 @@ class LlavaOnevision(Family):
             opened.pictures,
             opened.tokenizer,
             None,
-            num_image_tokens=int(opened.values.get("num_image_tokens") or patches),
+            num_image_tokens=require_length(source, "num_image_tokens", opened.values.get("num_image_tokens"), patches),
             vision_feature_select_strategy=opened.config.vision_feature_select_strategy,
             vision_aspect_ratio=getattr(opened.config, "vision_aspect_ratio", "anyres_max_9"),
         )
