@@ -20,7 +20,13 @@ from typing import Any
 import torch
 from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
 from data_prep.records.record import images_of, open_image, read_records, resolve_image
 from llava_finetune.errors import UserError
@@ -32,6 +38,7 @@ BATCH = 64
 LEARNING_RATE = 2e-3
 VALIDATION_SHARE = 0.05
 SHARE_FILE = "training.json"
+SIGLIP = "siglip_vision_model"
 
 
 def _processor() -> CLIPImageProcessor:
@@ -100,35 +107,50 @@ class _Patches(torch.nn.Module):
 
     def __init__(self, convolution: torch.nn.Conv2d) -> None:
         super().__init__()
-        self.weight = convolution.weight
+        self.weight, self.bias = convolution.weight, convolution.bias
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Features (N x hidden x rows x columns) of pictures N x 3 x height x width."""
         side = self.weight.shape[-1]
         patches = pixels.unflatten(3, (-1, side)).unflatten(2, (-1, side)).permute(0, 2, 4, 1, 3, 5).flatten(3)
-        return functional.linear(patches, self.weight.flatten(1)).permute(0, 3, 1, 2)
+        return functional.linear(patches, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 def _features(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """Features of the patches, N x 16 x 192, of pictures N x 3 x 64 x 64: what LLaVA reads at its layer -1."""
+    """Features of the patches, N x 16 x 192, of pictures N x 3 x 64 x 64: what LLaVA reads at its layer -1, and SmolVLM
+    behind the last norm."""
+    if tower.config.model_type == SIGLIP:
+        return tower(pixels).last_hidden_state  # type: ignore[no-any-return]
     features: torch.Tensor = tower(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
     return features
 
 
+def _new_tower(start: Path | None) -> Any:
+    """A CLIP tower; with `start` a SigLIP tower that has the layers, patches and positions of that CLIP tower."""
+    shape = {
+        "hidden_size": 192,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 3,
+        "intermediate_size": 512,
+        "image_size": SIDE,
+        "patch_size": 16,
+    }
+    if start is None:
+        return CLIPVisionModel._from_config(CLIPVisionConfig(**shape, projection_dim=192), attn_implementation="eager")
+    clip = CLIPVisionModel.from_pretrained(start)
+    config = SiglipVisionConfig(**shape, hidden_act=clip.config.hidden_act, vision_use_head=False)
+    tower = SiglipVisionModel._from_config(config, attn_implementation="eager")
+    taken = {name: value for name, value in clip.state_dict().items() if name in tower.state_dict()}
+    taken["embeddings.position_embedding.weight"] = clip.embeddings.position_embedding.weight[1:]
+    tower.load_state_dict(taken, strict=False)
+    return tower
+
+
 class _Words(torch.nn.Module):
-    def __init__(self, num_words: int, bf16: bool) -> None:
+    def __init__(self, num_words: int, bf16: bool, start: Path | None) -> None:
         super().__init__()
         self.bf16 = bf16
-        config = CLIPVisionConfig(
-            hidden_size=192,
-            num_hidden_layers=4,
-            num_attention_heads=3,
-            intermediate_size=512,
-            image_size=SIDE,
-            patch_size=16,
-            projection_dim=192,
-        )
-        self.tower = CLIPVisionModel._from_config(config, attn_implementation="eager")
+        self.tower = _new_tower(start)
         embeddings = self.tower.embeddings
         embeddings.patch_embedding = _Patches(embeddings.patch_embedding)
         self.head = torch.nn.Linear(192, num_words)
@@ -139,18 +161,25 @@ class _Words(torch.nn.Module):
 
 
 def train_tower(
-    captions: Path, image_folder: Path, output: Path, epochs: int, seed: int = 0, processes: int = 1
+    captions: Path,
+    image_folder: Path,
+    output: Path,
+    epochs: int,
+    seed: int = 0,
+    processes: int = 1,
+    start: Path | None = None,
 ) -> float:
     """Train the tower and save it with its image processor. Returns the share of held-out captions named exactly.
 
     A twentieth of the given pictures is held out to measure; no other pictures are looked at. On a CPU each of
     `processes` takes its part of every batch: at this size two processes are twice as fast, two threads are not.
+    `start` is a CLIP tower of before: a SigLIP tower comes out, which begins with its layers.
     """
     processor = _processor()
     pixels, targets, words = _load(captions, image_folder, processor)
     print(f"vision tower: {len(pixels)} pictures, {len(words)} words ({', '.join(words[:12])}), {epochs} epochs")
     with tempfile.TemporaryDirectory() as meeting:
-        job = (processes, f"file://{meeting}/ranks", pixels, targets, epochs, seed, processor, output)
+        job = (processes, f"file://{meeting}/ranks", pixels, targets, epochs, seed, processor, output, start)
         if processes == 1 or torch.cuda.is_available():
             _train(0, 1, *job[1:])
         else:
@@ -168,6 +197,7 @@ def _train(
     seed: int,
     processor: Any,
     output: Path,
+    start: Path | None,
 ) -> None:
     from llava_finetune.config.precision import cpu_has_bf16
 
@@ -178,12 +208,12 @@ def _train(
     order = torch.randperm(len(pixels))
     num_held = max(1, int(len(pixels) * VALIDATION_SHARE))
     held, train = order[:num_held], order[num_held:]
-    model = _Words(targets.shape[1], bf16=device == "cuda" or cpu_has_bf16()).to(device)
+    model = _Words(targets.shape[1], device == "cuda" or cpu_has_bf16(), start).to(device)
     steps = max(1, len(train) // BATCH)
     optimizers = _optimizers(model)
     total = steps * epochs
     schedules = [OneCycleLR(each, LEARNING_RATE, total, pct_start=0.15, cycle_momentum=False) for each in optimizers]
-    start = time.monotonic()
+    began = time.monotonic()
     for epoch in range(1, epochs + 1):
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed + epoch))
         loss = 0.0
@@ -194,11 +224,12 @@ def _train(
                 schedule.step()
         if rank == 0 and (epoch % 4 == 0 or epoch == epochs):
             share = _share(model, pixels[held].to(device), targets[held])
-            left = (time.monotonic() - start) / epoch * (epochs - epoch)
+            left = (time.monotonic() - began) / epoch * (epochs - epoch)
             said = f"  epoch {epoch}/{epochs}  loss {loss:.4f}  held-out captions named {share:.1%}"
             print(f"{said}  {left:.0f} s left", flush=True)
     if rank == 0:
-        _scale_features(model.tower, pixels[held].to(device))
+        if start is None:
+            _scale_features(model.tower, pixels[held].to(device))
         _save(model.tower, processor, share, output)
     if world > 1:
         torch.distributed.destroy_process_group()
@@ -257,7 +288,7 @@ def _scale_features(tower: Any, pixels: torch.Tensor) -> None:
             part.bias.mul_(factor)
 
 
-def _save(tower: CLIPVisionModel, processor: Any, share: float, output: Path) -> None:
+def _save(tower: Any, processor: Any, share: float, output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=output.parent, prefix=".tower-"))
     tower.save_pretrained(work)

@@ -10,10 +10,16 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from benchmarks.smolvlm_learns import assemble, write_processing
 from llava_finetune.errors import UserError
+from llava_finetune.model.families.encoder import FamilyCollator, FamilyEncoder
+from llava_finetune.model.families.forward import model_class
+from llava_finetune.model.families.idefics3 import Idefics3
+from llava_finetune.model.families.known import open_family
 from llava_finetune.quickstart import base_model
 from llava_finetune.quickstart.muon import Muon
-from llava_finetune.quickstart.tower import BATCH, _scale_features, train_tower
+from llava_finetune.quickstart.tower import BATCH, _new_tower, _scale_features, train_tower
+from tests.tiny_languages import make_tiny_language
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
 
@@ -47,6 +53,34 @@ def test_the_tower_learns_its_captions_and_saves_an_ordinary_clip_folder(caption
     assert features.shape == (1, 17, 192)
     assert features[:, 1:].square().mean().sqrt().item() == pytest.approx(1, abs=0.3)
     assert not list(captions.parent.glob(".tower-*"))
+
+
+def test_a_siglip_tower_begins_with_a_clip_towers_layers_and_becomes_part_of_a_smolvlm(captions: Path) -> None:
+    from transformers import AutoTokenizer
+
+    folder = captions.parent
+    start = _new_tower(None)
+    start.save_pretrained(folder / "clip")
+    begun = _new_tower(folder / "clip")
+    names = start.state_dict().keys() & begun.state_dict().keys()
+    assert sum(name.startswith("encoder.") for name in names) == 4 * 16
+    assert all(
+        torch.equal(begun.state_dict()[name], start.state_dict()[name]) for name in names if "position" not in name
+    )
+    train_tower(captions, folder, folder / "siglip", epochs=1, start=folder / "clip")
+    language = make_tiny_language("llama3", folder / "language")
+    model, tokenizer = assemble(language, folder / "siglip", layers=1)
+    for part in (model, tokenizer):
+        part.save_pretrained(folder / "base")
+    write_processing(folder / "base", model.config)
+    family = open_family(str(folder / "base"))
+    assert family is not None and family.name == "smolvlm"
+    example = FamilyEncoder(family, folder).example(json.loads(captions.read_text())[0], 0)
+    assert example.image_tokens == [4] and example.input_ids.tolist().count(model.config.image_token_id) == 4
+    assert AutoTokenizer.from_pretrained(folder / "base").eos_token == "<end_of_utterance>"
+    batch = FamilyCollator(family)([example])
+    inputs = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
+    assert 0 < model_class(Idefics3, "smolvlm").from_pretrained(folder / "base")(**inputs).loss < 20
 
 
 def test_muon_in_fp32_takes_torchs_steps_to_the_noise_of_bf16() -> None:
