@@ -59,6 +59,8 @@ KINDS: dict[str, Kind] = {
              "remove the token from the text", "removes it"),
         Kind("role marker in text", _W, "`USER:` or `ASSISTANT:` inside a text looks like a new turn",
              "check that it is meant"),
+        Kind("text not clean", _W, "escapes of HTML, control characters, letters of a wrong encoding are learned",
+             "clean the text where it comes from; a table's encoding: --encoding"),
         Kind("mark of another tool", _E, "<image1>, <img>a.jpg</img>, <video> ... are learned letter by letter",
              "write <image> for each picture; videos are not taken",
              "a picture's mark becomes <image>, its name goes to `image`; others: drops the record"),

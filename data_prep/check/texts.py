@@ -25,6 +25,11 @@ END_TOKENS = re.compile(
 """Tokens that end or begin a turn in some template (Vicuna, Llama-2 and -3, Mistral, ChatML, MPT, Phi, Gemma)."""
 
 ROLE_MARKERS = re.compile(r"\b(?:USER|ASSISTANT): ")
+UNCLEAN = re.compile(
+    r"&(?:nbsp|amp|lt|gt|quot|apos|#\d{2,6}|[a-zA-Z]{1,5}(?:acute|grave|circ|uml|tilde|cedil|slash|ring|dash|quo));"
+    r"|[\0-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]|\xc3[\x80-\xbf\u0152-\u2122]|\xe2\u20ac[\x80-\xbf\u0152-\u2122]",
+)
+"""Escapes of HTML, control characters, and UTF-8 that was read in another encoding: what copied texts bring along."""
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 WRONG_IMAGE_KEYS = ("images", "image_path", "image_file", "img", "picture", "image_id")
 
@@ -40,10 +45,10 @@ PICTURE_MARKS = re.compile(
 
 OTHER_MARKS = re.compile(
     r"<\|?(?:video|audio|sound|speech)[ _-]?(?:\d+|pad|placeholder)?\|?>|<audio>[^<>]{1,500}</audio>"
-    r"|<video>[^<>]{1,500}</video>|<tool_call>|<tool_response>|<\|vision_(?:start|end)\|>",
+    r"|<video>[^<>]{1,500}</video>|<bbox>|<quad>|<ref-object>|<cot-process>|<tool_call>|<tool_response>|<\|vision_(?:start|end)\|>",
     re.IGNORECASE,
 )
-"""Marks of what is not taken here: videos, sounds, calls of tools."""
+"""Marks of what is not taken here: videos, sounds, calls of tools, places that ms-swift fills from `objects`."""
 
 UNREAD_KEYS = (
     "system", "history", "video", "videos", "audio", "audios", "tools", "objects", "messages", "instruction", "input",
@@ -142,6 +147,8 @@ def _text_faults(number: int, role: Any, text: Any) -> Iterator[Fault]:
         yield Fault("end token in text", f"turn {number}: {found.group()} in {_around(text, found)!r}")
     if found := ROLE_MARKERS.search(text):
         yield Fault("role marker in text", f"turn {number}: {_around(text, found)!r}")
+    if found := UNCLEAN.search(text):
+        yield Fault("text not clean", f"turn {number}: {_around(text, found)!r}")
     if not text.isascii() and (found := LONE_SURROGATE.search(text)):
         yield Fault("broken Unicode", f"turn {number}: {_around(text, found)!r}")
     if not may_hold_marks:

@@ -19,18 +19,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.converters.cells import IMAGE_NAMES, image_columns, names_in, refuse_embedded
+from data_prep.converters.cells import IMAGE_NAMES, image_columns, names_in, refuse_embedded, with_files_meant
 from data_prep.converters.encodings import encoding_of
 from data_prep.converters.options import (
     add_output_options,
     converter_parser,
-    files_meant,
     picture_problem,
     require_folder,
     write_and_check,
 )
 from data_prep.converters.questions import require_text
-from data_prep.converters.rows import Placed, cell_at, column, read_rows
+from data_prep.converters.rows import Placed, Wanted, cell_at, column, read_rows, require_columns
 from data_prep.converters.table import add_reading_options, reading_of
 from data_prep.converters.texts import NoText, text_of, texts_of
 from data_prep.errors import DataError
@@ -38,7 +37,7 @@ from data_prep.numbers import seed
 from data_prep.records.output import Converted, Drop, Origin, Reason
 from data_prep.records.record import IMAGE_TOKEN, Record, conversation
 
-CAPTION_NAMES = ("caption", "text", "description", "label", "answer")
+CAPTION_NAMES = ("caption", "text", "description", "captions", "sentences", "label", "answer")
 QUESTION = "What is in this picture?"
 EXAMPLES = """  python -m data_prep captions captions.csv --images photos --output records.json
   python -m data_prep captions c.csv --images photos --question "Which piece is it?" --output train.json"""
@@ -62,14 +61,23 @@ def convert(
     first = next(rows, None)
     if first is None:
         return
+    require_columns(
+        first[1],
+        [
+            Wanted(args.image_column, IMAGE_NAMES, "picture", "--image-column"),
+            Wanted(args.caption_column, CAPTION_NAMES, "caption", "--caption-column"),
+        ],
+        path,
+    )
     images = image_columns(first[1], args.image_column, path)
     refuse_embedded(first[1], images, path, f"python -m data_prep hf {path} --output {args.output}")
     text = column(first[1], args.caption_column, CAPTION_NAMES, "caption", path, "--caption-column")
     require_text(cell_at(first[1], text), text, "--caption-column", path)
-    for place, row in itertools.chain([first], rows):
+    every, meant = with_files_meant(itertools.chain([first], rows), images, args.image_folder)
+    for place, row in every:
         where = f"{path.name} {place}"
         try:
-            names = names_in(row, images, args.image_folder)
+            names = [meant.get(name, name) for name in names_in(row, images, args.image_folder)]
             caption = caption_of(cell_at(row, text))
         except NoText as error:
             yield Drop(Reason.NOT_TEXT, f"{where}: {error}")
@@ -84,15 +92,6 @@ def convert(
             yield Drop(Reason.NO_ANSWER, f"{where}: {names[0]}")
         else:
             yield Converted(_record(names, caption, questions, args))
-
-
-def _under_right_names(rows: Sequence[Placed], folder: Path) -> Iterator[Placed]:
-    """Yield rows with missing pictures named as the files that they mean: COCO's file names every picture at once."""
-    names = {row["image"] for _, row in rows if isinstance(row.get("image"), str)}
-    near = files_meant(folder, (name for name in names if "://" not in name))
-    for place, row in rows:
-        image = row.get("image")
-        yield place, {**row, "image": near[image]} if isinstance(image, str) and image in near else row
 
 
 def caption_of(value: Any) -> str:
@@ -130,6 +129,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     sources = [source for source in sources if source.is_file()]
     origin = Origin("captions", sources, args.image_folder, choices)
     rows = read_rows(args.table, reading_of(args))
-    if args.table.suffix.lower() == ".json":
-        rows = _under_right_names(list(rows), args.image_folder)
     return write_and_check(args, convert(rows, args.table, questions, args), origin)

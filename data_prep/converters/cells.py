@@ -6,21 +6,22 @@ names_in(row, columns, Path("photos"))              # ["a.jpg", "b.jpg"] of "a.j
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from data_prep.converters.options import picture_problem
-from data_prep.converters.rows import Row, cell_at, column
+from data_prep.converters.options import files_meant, picture_problem
+from data_prep.converters.rows import Placed, Row, cell_at, column
 from data_prep.converters.texts import NoText, listed, text_of
 from data_prep.errors import DataError
 from data_prep.records.near_names import near_name
 
 IMAGE_NAMES = (
     "image", "images", "image_path", "picture", "file", "file_name", "filename", "path", "photo", "img", "url",
-    "image_1", "image1", "page_1", "bild", "foto", "datei", "dateiname",
+    "image_name", "imgname", "image_1", "image1", "page_1", "bild", "foto", "datei", "dateiname",
 )  # fmt: skip
 FIRST = re.compile(r"(.*?)([ _-]?)(0*)([01])")
 SEPARATORS = ("\n", ";", "|", ",", " ")
@@ -55,6 +56,28 @@ def names_in(row: Mapping[str, Any], columns: tuple[str, ...], folder: Path) -> 
     Raises NoText for a cell that is no name.
     """
     return [name for place in columns for name in _names(cell_at(row, place), folder, place)]
+
+
+def with_files_meant(
+    rows: Iterable[Placed], columns: tuple[str, ...], folder: Path
+) -> tuple[Iterable[Placed], Mapping[str, str]]:
+    """Return the rows, and the files that the names of missing pictures mean, told by all names at once.
+
+    They are looked for where the first row's picture is missing, as with the paths of another machine.
+    """
+    rows = iter(rows)
+    first = [next(rows)]
+    if not any(_missing(row, columns, folder) for _, row in first):
+        return itertools.chain(first, rows), {}
+    every = [*first, *rows]
+    return every, files_meant(folder, {name for _, row in every for name in _missing(row, columns, folder)})
+
+
+def _missing(row: Row, columns: tuple[str, ...], folder: Path) -> list[str]:
+    try:
+        return [name for name in names_in(row, columns, folder) if picture_problem(folder, name)]
+    except NoText:  # told where the row is converted
+        return []
 
 
 def _names(cell: Any, folder: Path, place: str) -> list[str]:

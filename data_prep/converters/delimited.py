@@ -23,6 +23,8 @@ SEPARATOR = re.compile(r'"?sep=(.)"?', re.I)
 LONGEST_CELL = 2**31 - 1
 BEFORE_HEADER = 20
 """Lines in which a title may stand before the names of the columns."""
+UNSEEN = "\ufeff\u200b\u200c\u200d\u200e\u200f\u2060"
+"""Characters without a width, which copied texts leave at their ends."""
 QUOTES = re.compile(r'"[^"]*"')
 OTHERS = {
     b"PK\x03\x04": "a packed file, such as Excel's; name it .xlsx",
@@ -125,7 +127,7 @@ def _lines(reader: Any, path: Path, skipped: int) -> Iterator[tuple[str, list[st
     header = next(reader, None)
     if not header:
         raise DataError(path, "an empty table; the first line names the columns")
-    names = [name.strip() for name in header]
+    names = [name.strip().strip(UNSEEN).strip() for name in header]
     yield f"line {reader.line_num + skipped}", names
     is_first = True
     for cells in reader:

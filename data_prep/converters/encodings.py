@@ -19,8 +19,8 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
 """What a file begins with, longer marks first."""
-LIKELY = ("cp1252", "gb18030", "cp932", "cp949", "big5", "cp1251", "cp1250")
-"""Western Europe; China; Japan; Korea; Taiwan; Cyrillic; Central Europe: Windows' own encodings there."""
+LIKELY = ("cp1252", "gb18030", "cp932", "cp949", "big5", "cp1251", "cp1250", "mac_roman")
+"""Western Europe; China; Japan; Korea; Taiwan; Cyrillic; Central Europe: Windows' own encodings there; a Mac."""
 NOT_OF_FILES = frozenset({"undefined", "idna", "punycode"})
 """Encodings of host names, and of nothing."""
 CHUNK = 1 << 20

@@ -95,16 +95,31 @@ def rows_of_object(value: Any, path: Path, part: str | None = None) -> Iterator[
         raise DataError(
             path, "official VQA questions; python -m data_prep vqa --questions Q --annotations A reads them"
         )
+    _refuse_descriptions(value, path)
     lists = {key: rows for key, rows in value.items() if _is_rows(rows)}
+    columns = COLUMN_NAMES & {key for key in value if key != "images" or key not in lists}
+    named = ", ".join(f"{key} ({len(rows)})" for key, rows in lists.items())
+    if part and len(lists) > 1 and part not in lists:
+        raise DataError(path, f'no list "{part}"; there are {named}')
     chosen = part if part in lists else next(iter(lists)) if len(lists) == 1 else "train" if "train" in lists else None
-    if chosen is not None and not COLUMN_NAMES & set(value):
+    if chosen is not None and not columns:
+        if len(lists) > 1 and not part:
+            print(f'{path}: the list "{chosen}" is read, of {named}; another with --sheet (table) or --split (hf)')
         for number, row in enumerate(lists[chosen], 1):
             yield f"{chosen} {number}", row
         return
-    if len(lists) > 1 and not COLUMN_NAMES & set(value):
-        named = ", ".join(f"{key} ({len(rows)})" for key, rows in lists.items())
+    if len(lists) > 1 and not columns:
         raise DataError(path, f"several lists in one object: {named}; name one with --sheet (table) or --split (hf)")
     yield from _by_shape(value, path)
+
+
+def _refuse_descriptions(value: Mapping[str, Any], path: Path) -> None:
+    """Raise DataError for LLaMA-Factory's dataset_info.json, which describes files of data and holds none."""
+    files = [
+        one["file_name"] for one in value.values() if isinstance(one, Mapping) and {"file_name", "columns"} <= set(one)
+    ]
+    if files:
+        raise DataError(path, f"describes data of LLaMA-Factory; give the file that it names, {quoted(files[0])}")
 
 
 def _coco(value: Mapping[str, Any], path: Path) -> Iterator[Placed]:

@@ -95,6 +95,8 @@ def copied(items: Iterable[Converted | Drop], source: Path, target: Path) -> Ite
 
 def require_folder(folder: Path) -> None:
     """Raise UsageError when the image folder is not there."""
+    if folder.is_file():
+        raise UsageError(f"{folder}: a file, expected the folder with the pictures; an archive is unpacked first")
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; {meant(folder, '--images is where the pictures are')}")
 

@@ -16,10 +16,10 @@ from data_prep.converters.rows import Row, cell_at, column, usual_column
 from data_prep.converters.texts import NoText, kind_of_value, text_of, texts_of
 from data_prep.errors import DataError
 
-QUESTION_NAMES = ("question", "prompt", "query", "instruction", "text_input", "user", "problem", "frage")
+QUESTION_NAMES = ("question", "prompt", "query", "instruction", "text_input", "user", "problem", "prefix", "frage")
 ANSWER_NAMES = (
-    "answers", "answer", "multiple_choice_answer", "response", "output", "label", "text_output", "solution",
-    "correct_choice_idx", "antwort",
+    "answers", "answer", "multiple_choice_answer", "response", "output", "completion", "label", "text_output",
+    "solution", "suffix", "correct_choice_idx", "antwort",
 )  # fmt: skip
 CHOICE_CONTEXT = "hint"
 INPUT = "input"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from shlex import quote
 from typing import Any, NamedTuple
 
@@ -18,11 +18,15 @@ from data_prep.converters.excel import excel_rows
 from data_prep.converters.json_rows import json_rows
 from data_prep.converters.labels import label_names, with_names
 from data_prep.converters.unpacking import MOST_UNPACKED, unpacked_rows
-from data_prep.errors import DataError, first_line
+from data_prep.errors import DataError, first_line, shortened
 from data_prep.records.foreign import ENDINGS
 
 Row = dict[str, Any]
 Placed = tuple[str, Row]
+SHEETS = {".xls", ".ods", ".xlsb", ".numbers"}
+TEXTS = {"", ".txt", ".token", ".dat", ".tab", ".text", ".lst"}
+SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
+SPLIT_COLUMNS = ("split", "data_split", "dataset_split", "subset", "set", "partition")
 FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".xlsx", ".parquet")
 NUM_NAMES = 30
 """Columns that a message lists; of a table with more, the first."""
@@ -63,7 +67,8 @@ def read_rows(path: Path, reading: Reading = Reading()) -> Iterator[Placed]:  # 
         return excel_rows(path, reading.sheet, reading.most_unpacked, reading.sheet_option)
     if ending == ".parquet":
         return _parquet(path, reading.most_unpacked)
-    advice = "save it as .xlsx" if ending in {".xls", ".ods", ".xlsb"} else f"tables end in {', '.join(FORMATS)}"
+    advice = "save it as .xlsx" if ending in SHEETS else f"tables end in {', '.join(FORMATS)}"
+    advice += "; where it is a text with a line for each row, rename it to .csv or .tsv" if ending in TEXTS else ""
     raise DataError(path, f"a table of an unknown kind ({ending or 'no ending'}); {advice}")
 
 
@@ -131,8 +136,21 @@ class Wanted(NamedTuple):
     option: str
 
 
+def refuse_foreign(row: Mapping[str, Any], path: object) -> None:
+    """Raise DataError for rows of other programs that are known and not read, with what to do."""
+    if {"data", "annotations"} <= set(row):
+        raise DataError(path, "Label Studio's own JSON; export it there as JSON-MIN or CSV, a column for each answer")
+    if {"custom_id", "body"} <= set(row):
+        raise DataError(path, "requests of OpenAI's batches, which hold no answers; give dialogues (messages)")
+
+
 def require_columns(row: Row, wanted: Sequence[Wanted], path: object) -> None:
     """Raise DataError where two columns or more are neither named nor known, with the options that name them all."""
+    refuse_foreign(row, path)
+    if picture := next((name for name in row if PurePosixPath(str(name)).suffix.lower() in ENDINGS), None):
+        names = ",".join(one.what.replace("picture", "image") for one in wanted)
+        problem = f"its first line names no columns but a picture, {shortened(str(picture))}"
+        raise DataError(path, f"{problem}; put a line with their names above it, such as {names}")
     missing = [one for one in wanted if one.asked is None and not usual_column(row, one.usual)]
     if len(missing) > 1:
         options = " ".join(_option_for(row, one.what, one.usual, one.option) for one in missing)
@@ -160,6 +178,20 @@ def usual_column(row: Mapping[str, Any], usual: Sequence[str]) -> str | None:
     """Return the first of the usual names that is a column, whatever its case; None where there is none."""
     lowered = {str(name).strip().lower(): str(name) for name in row}
     return next((lowered[name] for name in usual if name in lowered), None)
+
+
+def split_of(row: Mapping[str, Any]) -> str | None:
+    """Return the part of a data set (train, test ...) that a row says to be of, in small letters; None for none."""
+    name = usual_column(row, SPLIT_COLUMNS)
+    value = row[name] if name else None
+    return value.strip().lower() if isinstance(value, str) and value.strip().lower() in SPLITS else None
+
+
+def say_splits(path: Path, known: Mapping[str | None, int]) -> None:
+    """Say that rows of several parts (train, test) were all taken, and how to take one."""
+    if len(named := {name: count for name, count in known.items() if name}) > 1:
+        counts = ", ".join(f"{name} {count:,}" for name, count in named.items())
+        print(f"{path}: rows of several splits are taken ({counts}); one alone: python -m data_prep hf --split NAME")
 
 
 def names_of(row: Mapping[str, Any]) -> str:

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from data_prep.converters.cells import IMAGE_NAMES, image_columns, names_in, refuse_embedded
+from data_prep.converters.cells import IMAGE_NAMES, image_columns, names_in, refuse_embedded, with_files_meant
 from data_prep.converters.encodings import LIKELY
 from data_prep.converters.options import (
     add_output_options,
@@ -28,7 +29,7 @@ from data_prep.converters.options import (
     write_and_check,
 )
 from data_prep.converters.questions import ANSWER_NAMES, QUESTION_NAMES, asked, question_columns, suffix_for
-from data_prep.converters.rows import Placed, Reading, Row, Wanted, read_rows, require_columns
+from data_prep.converters.rows import Placed, Reading, Row, Wanted, read_rows, require_columns, say_splits, split_of
 from data_prep.converters.texts import NoText, text_of
 from data_prep.converters.unpacking import add_unpacked_option
 from data_prep.converters.vqa_answers import most_common_answer
@@ -65,10 +66,13 @@ def convert(rows: Iterable[Placed], path: Path, args: argparse.Namespace) -> Ite
     refuse_embedded(first[1], images, path, f"python -m data_prep hf {path} --output {args.output}")
     columns = question_columns(first[1], args.question_column, args.answer_column, path, bool(args.question))
     name_column = next((name for name in ID_NAMES if name in first[1]), None)
-    for number, (place, row) in enumerate(itertools.chain([first], rows), 1):
+    every, meant = with_files_meant(itertools.chain([first], rows), images, args.image_folder)
+    splits: Counter[str | None] = Counter()
+    for number, (place, row) in enumerate(every, 1):
+        splits[split_of(row)] += 1
         where = f"{path.name} {place}"
         try:
-            names = names_in(row, images, args.image_folder)
+            names = [meant.get(name, name) for name in names_in(row, images, args.image_folder)]
             found = asked(row, columns, args.question)
             given = text_of(row.get(name_column)).strip() if name_column else ""
         except NoText as error:
@@ -92,6 +96,7 @@ def convert(rows: Iterable[Placed], path: Path, args: argparse.Namespace) -> Ite
             image = names[0] if len(names) == 1 else names
             record = {"id": given or f"{path.stem}-{number}", "image": image, "conversations": turns}
             yield Converted({**record, "answers": found.answers} if len(found.answers) > 1 else record)
+    say_splits(path, splits)
 
 
 def _as_written(row: Row, images: Sequence[str], name: str) -> str:

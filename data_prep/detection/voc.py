@@ -42,7 +42,12 @@ def sheets_of(source: Path, folder: Path) -> Iterator[Sheet | Drop]:
             yield Drop(Reason.BAD_BOX, f"{where}: broken XML ({error})")
             continue
         if root.tag != "annotation":
-            yield Drop(Reason.BAD_BOX, f"{where}: <{root.tag[:40]}>, expected <annotation>")
+            own = (
+                "; CVAT's own XML: export it as PASCAL VOC, or as COCO for coco-boxes"
+                if root.tag == "annotations"
+                else ""
+            )
+            yield Drop(Reason.BAD_BOX, f"{where}: <{root.tag[:40]}>, expected <annotation>{own}")
             continue
         objects = [_marked(one) for one in root.findall("object")]
         size = size_of(root.findtext("size/width"), root.findtext("size/height"))

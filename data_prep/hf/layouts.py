@@ -13,7 +13,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from shlex import quote
 from typing import Any, NamedTuple
 
 from data_prep.converters.cells import numbered_after
@@ -25,21 +27,39 @@ from data_prep.converters.questions import (
     question_columns,
     require_text,
 )
-from data_prep.converters.rows import Row, cell_at, column, names_of, usual_column
+from data_prep.converters.rows import Row, cell_at, column, names_of, refuse_foreign, usual_column
 from data_prep.converters.texts import parsed_list
 from data_prep.errors import DataError
 from data_prep.hf.parts import pictures_in
 
 IMAGE_COLUMNS = (
     "images", "image", "img", "picture", "jpg", "jpeg", "png", "webp", "image_path", "image_file", "file_name",
-    "filename", "photo", "image_0", "image_1", "image1", "page_1", "image_url", "url", "path",
+    "filename", "image_name", "imgname", "photo", "image_0", "image_1", "image1", "page_1", "image_url", "url", "path",
 )  # fmt: skip
 CAPTION_COLUMNS = ("caption", "text", "captions", "description", "sentences", "txt")
-TURN_COLUMNS = ("messages", "conversations", "conversation", "texts", "dialog", "dialogue")
+LOOSE = {"contents", "items", "turns"}
+TURN_COLUMNS = (
+    "messages",
+    "conversations",
+    "conversation",
+    "texts",
+    "dialog",
+    "dialogue",
+    "contents",
+    "items",
+    "turns",
+)
 
 
+NAMED = re.compile(r"<img>([^<>]+)</img>")
 NOTHING = {"bytes": None, "path": None}
 """A picture's cell of a row without one, where `datasets` keeps pictures."""
+
+
+LAYOUTS = (
+    "turns lie under messages or conversations (--messages-column names another column), else pictures in a column "
+    "(--image-column) with questions and answers or captions"
+)
 
 
 class Columns(NamedTuple):
@@ -55,7 +75,8 @@ class Columns(NamedTuple):
 class Layout(NamedTuple):
     """A recognised layout: its kind (see the table above) and the columns that play each part.
 
-    `stored`: how the turns lie in their column: "" as a list, "json" in a text, "columns" as an object of lists.
+    `stored`: how the turns lie in their column: "" as a list, "json" in a text, "columns" as an object of lists,
+    "completion" the answer in a column of its own (TRL).
     `names`: the names of the classes in the columns that are taught.
     """
 
@@ -82,8 +103,10 @@ def recognise(row: Row, wanted: Columns, source: str, names: Names | None = None
         return _turns(row, column(row, wanted.messages, (), "messages", source, "--messages-column"), images)
     if not (wanted.question or wanted.caption):
         for name in TURN_COLUMNS:
-            if name in row and turns_in(row[name]) is not None:
+            if name in row and _has_turns(row[name], name):
                 return _turns(row, name, images)
+        if turns_in(row.get("prompt")) and turns_in(row.get("completion")):
+            return Layout("messages", images, "prompt", stored="completion")
     asks = usual_column(row, QUESTION_NAMES) and (wanted.answer or usual_column(row, ANSWER_NAMES))
     captioned = usual_column(row, CAPTION_COLUMNS)
     if wanted.question or (not wanted.caption and (asks or (usual_column(row, QUESTION_NAMES) and not captioned))):
@@ -91,6 +114,12 @@ def recognise(row: Row, wanted: Columns, source: str, names: Names | None = None
         taught = {name: known for name, known in names.items() if name == columns.answer}
         return Layout("question", images, columns.question, columns, names=taught)
     label = next(iter(names)) if len(names) == 1 and not captioned else None
+    refuse_foreign(row, source)
+    if set(row) == set(images):
+        words = f"python -m data_prep captions-template {quote(source)} --train captions.csv"
+        raise DataError(source, f"pictures alone; {words} writes the table to fill in")
+    if not (images or captioned or wanted.caption or label):
+        raise DataError(source, f"no layout that is read, and no picture column; there are {names_of(row)}; {LAYOUTS}")
     text = column(row, wanted.caption or label, CAPTION_COLUMNS, "caption", source, "--caption-column")
     require_text(cell_at(row, text), text, "--caption-column", source)
     return Layout("caption", images, text, names={name: known for name, known in names.items() if name == text})
@@ -116,6 +145,14 @@ def _turns(row: Row, name: str, images: tuple[str, ...]) -> Layout:
     return Layout(kind, images, name, stored=stored)
 
 
+def _has_turns(value: Any, name: str) -> bool:
+    """Say whether a column holds turns; under a name that others use for lists of all kinds, by its first one."""
+    turns = turns_in(value)
+    if turns is None or name not in LOOSE:
+        return turns is not None
+    return bool(turns) and isinstance(turns[0], Mapping) and not {"role", "from"}.isdisjoint(turns[0])
+
+
 def turns_in(value: Any) -> list[Any] | None:
     """Return the turns in a cell: a list, JSON in a text, or an object of lists; None for anything else."""
     if isinstance(value, list):
@@ -130,6 +167,9 @@ def turns_in(value: Any) -> list[Any] | None:
 
 def with_turns(row: Row, layout: Layout) -> Row:
     """Return a row with its turns as a list, whatever way they are stored."""
+    if layout.stored == "completion":
+        parts = [turns_in(row.get(name)) for name in (layout.text, layout.stored)]
+        return {**row, layout.text: [*parts[0], *parts[1]] if parts[0] and parts[1] else None}
     return {**row, layout.text: turns_in(row.get(layout.text))} if layout.stored else row
 
 
@@ -142,10 +182,22 @@ def picture_cells(row: Row, layout: Layout) -> Sequence[Any]:
             value = parsed_list(value.strip()) or value
         cells = value if isinstance(value, list) else [value]
         found += [one for one in cells if one and one != NOTHING]
-    return found or (pictures_in(row.get(layout.text)) if layout.kind == "messages" else [])
+    if not found and layout.kind == "messages":
+        found = pictures_in(row.get(layout.text))
+    return found or list(names_in_questions(row, layout.text))
+
+
+def names_in_questions(row: Row, text: str) -> Iterator[str]:
+    """Yield the pictures that questions name themselves, as Qwen-VL writes them: <img>a.jpg</img>."""
+    value = row.get(text)
+    history = [pair[0] for pair in row.get("history") or () if isinstance(pair, list | tuple) and pair]
+    for turn in [*history, value] if isinstance(value, str) else value if isinstance(value, list) else ():
+        said = turn.get("value", turn.get("content")) if isinstance(turn, Mapping) else turn
+        if isinstance(said, str) and "<img>" in said:
+            yield from (name.strip() for name in NAMED.findall(said))
 
 
 def require_known(layout: Layout, row: Row, source: str) -> None:
     """Raise DataError when a data set has no picture column at all."""
-    if not layout.images:
+    if not layout.images and not any(names_in_questions(row, layout.text)):
         raise DataError(source, f"no picture column; there are {names_of(row)}; name it with --image-column")

@@ -16,6 +16,8 @@ FOREIGN = re.compile(
     r"<image[ _-]?(\d+)>|<\|image_(\d+)\|>|<img>[^<>]*</img>|<\|image\|>|<ImageHere>|<image_placeholder>"
     r"|<\|vision_start\|>(?:<\|image_pad\|>)+<\|vision_end\|>|<\|image_pad\|>|<IMG>|\[IMG\]"
 )
+FILLED = re.compile(r"<(?:bbox|quad|ref-object|cot-process)>")
+"""What ms-swift fills in from `objects`."""
 UNSEEN = re.compile(r"<(?:video|audio)>|<\|(?:video|audio)(?:_pad|_\d+)?\|>")
 
 
@@ -27,6 +29,8 @@ def with_images(turns: list[Turn], num_images: int, bare: bool = False) -> list[
     Raises ValueError for `<image>` that do not pair up with the pictures or stand in an answer, and for an empty
     question; Unseen for a video.
     """
+    if unfilled := next((found for _, text in turns if "<" in text and (found := FILLED.search(text))), None):
+        raise ValueError(f'{unfilled.group()} stands for a value under "objects": write it into the text')
     turns = _translated(turns, num_images)
     tokens = sum(text.count(IMAGE_TOKEN) for role, text in turns if role == "human")
     if tokens == 0 and num_images and (bare or turns[0][1].strip()):

@@ -19,7 +19,8 @@ TEXT_TYPES = {"text", "input_text", "output_text"}
 IMAGE_TYPES = {"image", "image_url", "input_image", "img", "picture"}
 UNSEEN_TYPES = {"video", "video_url", "audio", "input_audio", "audio_url", "file", "document"}
 PICTURE_KEYS = (
-    "image", "image_url", "url", "path", "source", "base64", "b64_json", "data", "bytes", "image_path", "file",
+    "image", "image_url", "inlineData", "inline_data", "url", "path", "source", "base64", "b64_json", "data", "bytes",
+    "image_path", "file",
 )  # fmt: skip
 
 
@@ -98,7 +99,7 @@ def pictures_in(turns: Any) -> list[Any]:
     """Return the pictures that the messages of a row hold themselves, in their order."""
     found: list[Any] = []
     for turn in turns if isinstance(turns, list) else []:
-        content = turn.get("content") if isinstance(turn, Mapping) else None
+        content = turn.get("content", turn.get("parts")) if isinstance(turn, Mapping) else None
         if isinstance(content, list | Mapping):
             try:
                 found += [part.cell for part in parts_of(content) if isinstance(part, Seen) and part.cell is not None]

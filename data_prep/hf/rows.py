@@ -11,7 +11,6 @@ as `table` reads them. Everything else streams through `datasets`.
 from __future__ import annotations
 
 import os
-import re
 import struct
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,18 +19,19 @@ from typing import Any, NamedTuple
 
 from data_prep.converters.beside import text_beside
 from data_prep.converters.labels import Names, label_names, names_in
-from data_prep.converters.rows import Reading, Row, read_rows
+from data_prep.converters.rows import Reading, Row
 from data_prep.converters.unpacking import BATCH, Allowance
-from data_prep.errors import DataError, first_line, quoted
+from data_prep.errors import DataError, first_line
 from data_prep.hf.arrow_batches import num_rows
 from data_prep.hf.footer import Group, groups_of, open_address, readable
 from data_prep.hf.parquet import rows_at, rows_by_group, schema_of
+from data_prep.hf.tables import TABLES, split_in, table_rows, tables_in
 from data_prep.records.foreign import ENDINGS
 
-SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
-TABLES = {".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".xlsx"}
-NO_ROWS = {"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json", "package.json"}
-"""Files of a folder that describe it."""
+ARCHIVES = {
+    ".tar": "where it is a shard of webdataset, give the folder that it lies in, else unpack it",
+    **dict.fromkeys((".zip", ".gz", ".tgz", ".7z", ".rar"), "unpack it and give the folder or the file in it"),
+}
 
 
 class Opened(NamedTuple):
@@ -74,6 +74,8 @@ def open_rows(source: str, asked: Asked) -> Opened:
     if path.is_file():
         if path.suffix.lower() not in TABLES:
             advice = f"data sets end in .parquet, .arrow, {', '.join(sorted(TABLES))}"
+            if path.suffix.lower() in ARCHIVES:
+                advice = ARCHIVES[path.suffix.lower()]
             raise DataError(source, f"not a data set that is read; {advice}")
         return _tables([path], asked)
     if path.is_dir():
@@ -86,7 +88,7 @@ def open_rows(source: str, asked: Asked) -> Opened:
 def _folder(source: str, path: Path, split: str | None, asked: Asked) -> Opened:
     """Return the data set of a folder without parquet: its tables, else pictures and archives as `datasets` reads."""
     described = any((path / f"metadata.{ending}").is_file() for ending in ("csv", "jsonl"))
-    tables = [] if described else _tables_in(path, asked.skip)
+    tables = [] if described else tables_in(path, asked.skip)
     if tables:
         return _tables(_of_split(path, tables, split), asked)
     if scripts := sorted(path.glob("*.py")):
@@ -98,35 +100,13 @@ def _folder(source: str, path: Path, split: str | None, asked: Asked) -> Opened:
     return _streamed(source, _others_below(path), split or "train", asked, None)
 
 
-def _tables_in(folder: Path, skip: Path | None) -> list[Path]:
-    """Return the tables of a folder, else of the folders in it: what describes it and our own output left out."""
-    for found in (folder.glob("*"), folder.rglob("*")):
-        tables = [
-            path for path in found
-            if path.suffix.lower() in TABLES and path.name not in NO_ROWS and not path.name.endswith(".meta.json")
-            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-            and not (path.name.startswith("metadata.") and path.suffix != ".xlsx")
-            and not (skip and path.resolve() == skip.resolve())
-        ]  # fmt: skip
-        if tables:
-            return sorted(tables)
-    return []
-
-
 def _pictures_in(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
 
 
 def _tables(files: list[Path], asked: Asked) -> Opened:
     reading = asked.reading._replace(sheet=asked.reading.sheet or asked.split)
-    return Opened(files, _joined(_table_rows(file, reading) for file in files), None)
-
-
-def _table_rows(file: Path, reading: Reading) -> Iterator[Row]:
-    for place, row in read_rows(file, reading):
-        if not isinstance(row, dict):
-            raise DataError(file, f"{place}: expected an object {{...}}, found {quoted(row)}")
-        yield row
+    return Opened(files, _joined(table_rows(file, reading, asked.split) for file in files), None)
 
 
 def _saved_split(path: Path, split: str | None) -> Path:
@@ -147,7 +127,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _of_split(folder: Path, files: Sequence[Path], split: str | None) -> list[Path]:
-    named = {file: _split_in(file.relative_to(folder).as_posix()) for file in files}
+    named = {file: split_in(file.relative_to(folder).as_posix()) for file in files}
     known = sorted({name for name in named.values() if name})
     if not known and split in {None, "train"}:
         return list(files)
@@ -156,11 +136,6 @@ def _of_split(folder: Path, files: Sequence[Path], split: str | None) -> list[Pa
     if not chosen:
         raise DataError(folder, f'no split "{wanted}"; its files name {", ".join(known) or "no split"}')
     return chosen
-
-
-def _split_in(name: str) -> str | None:
-    words = re.split(r"[-_./]", name.lower())
-    return next((split for split in SPLITS if split in words), None)
 
 
 def _parquet(files: list[Path], asked: Asked) -> Opened:

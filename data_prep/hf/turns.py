@@ -26,6 +26,8 @@ ROLES = {
     "function_call": "call", "tool_call": "call", "system": "system", "developer": "system",
 }  # fmt: skip
 SPOKEN = {"human": "human", "tool": "human", "gpt": "gpt", "call": "gpt"}
+UNTAUGHT: dict[str, tuple[object, ...]] = {"weight": (0,), "loss": (False,), "train": (False,)}
+"""How OpenAI, ms-swift and axolotl say that an answer is there to be read only."""
 UNSEEN_COLUMNS = ("videos", "video", "audios", "audio")
 
 
@@ -77,7 +79,10 @@ def _questions(row: Row, layout: Layout, suffix: str) -> tuple[list[Turn], list[
 def _messages(turns: Any) -> Iterator[Turn]:
     for turn in _listed(turns):
         role = _role(turn, "role")
-        text = content_text(turn.get("content"))
+        if role == "gpt" and (key := next((key for key in UNTAUGHT if turn.get(key) in UNTAUGHT[key]), None)):
+            problem = "is not to be learned, and a record teaches every answer"
+            raise ValueError(f"an answer with {key} {str(turn[key]).lower()} {problem}: make it a part of the question")
+        text = content_text(turn.get("content") if "content" in turn else turn.get("parts"))
         if calls := turn.get("tool_calls"):
             text = "\n".join(part for part in (text, calls_text(calls)) if part)
         yield role, text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -162,3 +163,136 @@ def test_the_parts_of_a_split_are_read_once(sources: Path, monkeypatch: pytest.M
     first, *others = check_together([Path(f"{name}.json") for name in "abc"])
     assert len(set(reads)) == 6 and len(reads) == 7, "once more to name the record of the finding"
     assert first.by_kind["picture in train and test"].count == 1 and not first.ok and all(one.ok for one in others)
+
+
+def turns(question: object, answer: object, **more: object) -> list[dict[str, object]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer, **more}]
+
+
+ASKED: dict[str, dict[str, Any]] = {
+    "TRL's prompt and completion": {"images": ["photos/0.jpg"], "prompt": turns("What?", "")[:1],
+                                    "completion": turns("", "a dog")[1:]},
+    "prompt and completion as texts": {"image": "photos/0.jpg", "prompt": "What?", "completion": "a dog"},
+    "PaliGemma of Roboflow": {"image": "photos/0.jpg", "prefix": "What?", "suffix": "a dog"},
+    "ChartQA": {"imgname": "photos/0.jpg", "query": "What?", "label": "a dog"},
+    "Qwen-VL's names in the text": {"conversations": [{"from": "user", "value": "<img>photos/0.jpg</img>\nWhat?"},
+                                                      {"from": "assistant", "value": "a dog"}]},
+    "ms-swift's names in the query": {"query": "<img>photos/0.jpg</img>\nWhat?", "response": "a dog"},
+    "items": {"image": "photos/0.jpg", "items": [{"from": "human", "value": "What?"},
+                                                 {"from": "gpt", "value": "a dog"}]},
+    "Gemini": {"contents": [{"role": "user", "parts": [{"inlineData": {"mimeType": "image/jpeg", "data": "PICTURE"}},
+                                                       {"text": "What?"}]},
+                            {"role": "model", "parts": [{"text": "a dog"}]}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(ASKED))
+def test_a_row_of_another_tool_is_the_same_question(name: str, sources: Path) -> None:
+    picture = base64.b64encode(Path("photos/0.jpg").read_bytes()).decode()
+    Path("t.jsonl").write_text(json.dumps(ASKED[name]).replace("PICTURE", picture) + "\n")
+    assert [one[1:] for one in texts(converted("hf", "t.jsonl", "--output", "r.json"))] == [("<image>\nWhat?", "a dog")]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"images": ["photos/0.jpg"], "messages": turns("Where?", "<bbox>"), "objects": {"bbox": [[1, 2, 3, 4]]}},
+         '<bbox> stands for a value under "objects"'),
+        ({"images": ["photos/0.jpg"], "messages": turns("Q", "no", weight=0)}, "an answer with weight 0"),
+        ({"images": ["photos/0.jpg"], "messages": turns("Q", "no", loss=False)}, "an answer with loss false"),
+        ({"id": 1, "data": {"image": "a.jpg"}, "annotations": []}, "Label Studio's own JSON; export it"),
+        ({"custom_id": "1", "url": "/v1", "body": {}}, "requests of OpenAI's batches"),
+        ({"input": [{"role": "user"}], "thread": 1}, "no layout that is read"),
+    ],
+)  # fmt: skip
+def test_what_a_record_cannot_say_is_not_taught(
+    row: dict[str, Any], said: str, sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("t.jsonl").write_text(json.dumps(row) + "\n")
+    capsys.readouterr()
+    assert main(["hf", "t.jsonl", "--output", "r.json"]) == 1
+    assert said in capsys.readouterr().err and not Path("r.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        (
+            "t.csv",
+            "0.jpg,What?,a dog\n1.jpg,What?,a cat\n",
+            "put a line with their names above it, such as image,quest",
+        ),
+        ("t.token", "0.jpg#0\ta dog\n", "rename it to .csv or .tsv"),
+        ("t.json", '{"pets": {"file_name": "p.json", "columns": {}}}', "give the file that it names, 'p.json'"),
+        (
+            "t.json",
+            '{"train": [{"image": "0.jpg"}], "test": [{"image": "1.jpg"}]}',
+            'no list "dev"; there are train (1)',
+        ),
+    ],
+)
+def test_a_table_that_is_none_says_what_to_do(
+    name: str, text: str, said: str, sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(name).write_text(text)
+    assert said in error_of(["table", name, *TABLE, *(["--sheet", "dev"] if "dev" in said else [])], capsys)
+
+
+def test_archives_and_folders_of_pictures_alone_are_told_what_to_do(
+    sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("p.zip", "shard-000.tar"):
+        Path(name).write_bytes(b"PK\3\4")
+    assert "give the folder that it lies in" in error_of(["hf", "shard-000.tar", "--output", "r.json"], capsys)
+    assert "unpack it and give the folder" in error_of(["hf", "p.zip", "--output", "r.json"], capsys)
+    said = error_of(["table", "table.csv", "--images", "p.zip", "--output", "r.json"], capsys)
+    assert "p.zip: a file, expected the folder with the pictures" in said
+
+
+def test_one_split_of_a_file_is_taken_or_refused_and_a_mixture_is_told(
+    sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"image": f"photos/{n}.jpg", "question": "Q", "answer": f"a{n}"} for n in range(3)]
+    Path("t.json").write_text(json.dumps({"train": rows[:2], "test": rows[2:]}))
+    assert len(converted("hf", "t.json", "--output", "r.json")) == 2
+    assert 'the list "train" is read, of train (2), test (1)' in capsys.readouterr().out
+    named = [{**row, "split": name} for row, name in zip(rows, ("train", "Test", "train"), strict=True)]
+    Path("t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in named))
+    assert [one["image"] for one in converted("hf", "t.jsonl", "--split", "test", "--output", "r.json")] == [
+        "photos/1.jpg"
+    ]
+    assert len(converted("table", "t.jsonl", "--images", ".", "--output", "r.json")) == 3
+    assert "rows of several splits are taken (train 2, test 1)" in capsys.readouterr().out
+    assert "no row of the split" in error_of(["hf", "t.jsonl", "--split", "val", "--output", "r.json"], capsys)
+    Path("t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "leave --split out" in error_of(["hf", "t.jsonl", "--split", "test", "--output", "r.json"], capsys)
+
+
+def test_paths_of_another_machine_and_names_without_a_width_are_followed(
+    sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("t.csv").write_text(
+        "\u200bimage,question,answer\nC:\\Users\\Jo\\0.jpg,Q,a\n\\\\srv\\x\\1.JPG,Q,b\n/y/2.jpg,Q,c\n"
+    )
+    assert [one["image"] for one in converted("table", "t.csv", *TABLE)] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert "3 names are read as the files that fit them" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "is_clean"),
+    [("caf&eacute;", False), ("c\0at", False), ("caf\u00c3\u00a9", False),
+     ("it\u00e2\u20ac\u2122s", False),
+     ("\ufffd", False), ("a & b; AT&T", True), ("x < 3 > y", True), ("SÃO Paulo, ÂME\n\tok", True), ("<p1>", True)],
+)  # fmt: skip
+def test_what_copied_texts_bring_along_is_a_finding(text: str, is_clean: bool) -> None:
+    from data_prep.check.texts import faults
+
+    found = [fault.kind for fault in faults(record("a", "0.jpg", answer=text))]
+    assert found == ([] if is_clean else ["text not clean"])
+
+
+def test_marks_that_ms_swift_fills_in_are_findings() -> None:
+    from data_prep.check.texts import faults
+
+    for mark in ("<bbox>", "<ref-object>"):
+        assert [fault.kind for fault in faults(record("a", "0.jpg", answer=mark))] == ["mark of another tool"]
