@@ -51,9 +51,8 @@ def publish(
 
     Raises UsageError without a login, DataError where the hub refuses or the connection breaks.
     """
-    from httpx import HTTPError
+    import huggingface_hub.errors as hub
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     require_name(repository)
     require_login()
@@ -67,7 +66,7 @@ def publish(
             allow_patterns=list(files) if files else None,
             delete_patterns=replaced,
         )
-    except (HfHubHTTPError, HTTPError, OSError, RuntimeError) as error:  # the last: a file that could not be sent
+    except (hub.HTTPError, OSError, RuntimeError) as error:  # type: ignore[attr-defined]  # the last: a file not sent
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise DataError(repository, f"not sent whole ({lines[0][:300]}); the same command goes on from here") from None
     return str(url)

@@ -122,6 +122,8 @@ def test_a_missing_login_and_a_wrong_one_are_one_line(records: Path, tmp_path: P
         done = hub.run(command, token="of-somebody-else")
         assert done.returncode == 1
         assert "401" in done.stderr and "Traceback" not in done.stderr
+    done = hub.run(command)  # it is gone: nobody answers at its address
+    assert (done.returncode, "not sent whole (" in done.stderr, done.stderr.count("\n")) == (1, True, 1)
 
 
 @pytest.mark.parametrize("name", ["name", "a/b/c", "own er/name", "owner/-name", "../etc"])
