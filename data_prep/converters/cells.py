@@ -6,9 +6,8 @@ names_in(row, columns, Path("photos"))              # ["a.jpg", "b.jpg"] of "a.j
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -60,17 +59,25 @@ def names_in(row: Mapping[str, Any], columns: tuple[str, ...], folder: Path) -> 
 
 def with_files_meant(
     rows: Iterable[Placed], columns: tuple[str, ...], folder: Path
-) -> tuple[Iterable[Placed], Mapping[str, str]]:
-    """Return the rows, and the files that the names of missing pictures mean, told by all names at once.
+) -> tuple[Iterator[Placed], Mapping[str, str]]:
+    """Return the rows, and the files that the names of missing pictures mean, told by all of those names at once.
 
-    They are looked for where the first row's picture is missing, as with the paths of another machine.
+    The files are looked for when the first row comes whose picture is missing, as with the paths of another machine:
+    the rows from there on are read ahead, and what a row's names mean is known when the row is handed out.
     """
-    rows = iter(rows)
-    first = [next(rows)]
-    if not any(_missing(row, columns, folder) for _, row in first):
-        return itertools.chain(first, rows), {}
-    every = [*first, *rows]
-    return every, files_meant(folder, {name for _, row in every for name in _missing(row, columns, folder)})
+    meant: dict[str, str] = {}
+
+    def handed_out() -> Iterator[Placed]:
+        coming = iter(rows)
+        for place, row in coming:
+            if _missing(row, columns, folder):
+                ahead = [(place, row), *coming]
+                meant.update(files_meant(folder, {name for _, one in ahead for name in _missing(one, columns, folder)}))
+                yield from ahead
+            else:
+                yield place, row
+
+    return handed_out(), meant
 
 
 def _missing(row: Row, columns: tuple[str, ...], folder: Path) -> list[str]:
