@@ -33,6 +33,8 @@ NAME = "dialogues.json"
 PLAIN_KEYS = frozenset({"id", "image", "conversations"})
 ROW = "row"
 """The key under which a record keeps the cells of the table's row that it was made of; training reads it nowhere."""
+BEFORE = "stands_before"
+"""The key that says which record the grid shows behind a dialogue that was a row; training reads it nowhere."""
 MARKS = re.compile(rf"(?:{re.escape(IMAGE_TOKEN)}\s*)+")
 """Places of pictures before the words of a question: kept, and not shown in the grid."""
 
@@ -82,6 +84,29 @@ def turn_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
         }
         for number, (place, said) in enumerate(pairs, 1)
     ]
+
+
+def in_place(typed: Sequence[dict[str, str]], records: Sequence[Record]) -> list[dict[str, str]]:
+    """The rows of a table and the turns of dialogues: where a row became one, it stays; the others come last."""
+    named = {*(row["id"] for row in typed), *(str(record["id"]) for record in records)}
+    waiting: dict[str, list[Record]] = {}
+    for record in records:
+        waiting.setdefault(str(record.get(BEFORE) or ""), []).append(record)
+
+    def ahead_of(name: str) -> list[dict[str, str]]:
+        """Turns of the dialogues that stand before this one, and before those."""
+        backwards: list[Record] = []
+        near = waiting.pop(name, [])
+        while near:
+            backwards.append(near.pop())
+            near += waiting.pop(str(backwards[-1]["id"]), [])
+        return [row for record in reversed(backwards) for row in turn_rows(record)]
+
+    rows = [one for row in typed for one in (*ahead_of(row["id"]), row)]
+    for record in [record for record in records if str(record.get(BEFORE) or "") not in named]:
+        rows += [*ahead_of(str(record["id"])), *turn_rows(record)]
+    placed = {row["of"] for row in rows if "of" in row}  # a file edited by hand may lead round in a circle
+    return [*rows, *(row for record in records if str(record["id"]) not in placed for row in turn_rows(record))]
 
 
 def turn_id(record: str, turn: int, turns: int) -> str:

@@ -21,12 +21,14 @@ from data_prep.converters.texts import text_of
 from data_prep.files import write_text
 from llava_finetune.errors import UserError
 from llava_finetune.studio.dialogues import (
+    BEFORE,
     Record,
     as_dialogue,
     ids_of,
+    in_place,
     read_dialogues,
+    record_of,
     take_name,
-    turn_rows,
     with_turn,
     write_dialogues,
 )
@@ -73,7 +75,7 @@ class Applied:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of answers.csv, then the turns of dialogues, each with an id of its own, and what told their newest."""
+    """The rows of answers.csv and the turns of dialogues, each with an id of its own, and what told their newest."""
 
     names: tuple[str, ...] = COLUMNS
     rows: tuple[Cells, ...] = ()
@@ -164,8 +166,7 @@ class Store:
                 stamp = stamp_of(talks)
                 records = read_dialogues(talks)
                 table = read_table(self.space.answers, ids_of(records))
-                rows = [*table.rows, *(row for record in records for row in turn_rows(record))]
-                self._table = replace(table, rows=tuple(rows), talks=stamp).placed()
+                self._table = replace(table, rows=tuple(in_place(table.rows, records)), talks=stamp).placed()
             return self._table
 
     def apply(self, edits: Sequence[Edit]) -> Applied:
@@ -208,7 +209,10 @@ class Store:
     def record(self, row: Cells) -> Record:
         """The record behind a row: a dialogue, or what a row of the table would become. Raises Refused for no text."""
         if "of" not in row:
-            return as_dialogue(row, self.space.images or self.space.folder)
+            table = self.read()
+            behind = table.rows[table.places[row["id"]] + 1 :][:1]
+            place = {BEFORE: record_of(behind[0])} if behind else {}
+            return as_dialogue(row, self.space.images or self.space.folder) | place
         return next(one for one in read_dialogues(self.space.dialogues) if one["id"] == row["of"])
 
     def keep(self, record: Record) -> None:

@@ -11,6 +11,7 @@ import pytest
 from data_prep.converters.table import main as make_records
 from data_prep.tools.mix import main as mix
 from llava_finetune.studio.commands import prepare
+from llava_finetune.studio.dialogues import in_place
 from llava_finetune.studio.table import table_text
 from tests.studio.conftest import Page, taken
 from tests.studio.test_data import edit
@@ -158,7 +159,8 @@ def test_a_turn_is_added_and_taken_out_and_put_back_with_the_places_of_its_pictu
 def test_a_row_of_the_table_becomes_a_dialogue_and_taking_its_source_again_adds_nothing(filled: Page) -> None:
     added = filled.ask("turn", row="row-2", act="add", show="open", keep="row-2")
     rows = filled.ask("rows", count=100)["rows"]
-    assert (added["row"], len(rows)) == ("row-2 #2/2", 21) and rows[-1]["id"] == "row-2 #2/2"
+    assert (added["row"], len(rows)) == ("row-2 #2/2", 21)
+    assert [row["id"] for row in rows[:4]] == ["row-1", "row-2 #1/2", "row-2 #2/2", "row-3"], "it stays where it was"
     shown = filled.ask("rows", show="open", keep=added["row"])["rows"]
     assert shown[added["index"]]["id"] == added["row"]
     filled.ask("edit", edits=[edit("row-2 #2/2", "", "How dark?", "question"), edit("row-2 #2/2", "", "very")])
@@ -168,12 +170,22 @@ def test_a_row_of_the_table_becomes_a_dialogue_and_taking_its_source_again_adds_
         "image": "001.png",
         "conversations": turns("<image>\nWhich colour?", "green", "How dark?", "very"),
         "row": {"image": "001.png", "question": "Which colour?", "answer": "green"},
+        "stands_before": "row-3",
     }
     filled.ask(
         "edit", edits=[edit("row-2 #1/2", "green", "teal"), edit("row-2 #1/2", "Which colour?", "Which?", "question")]
     )
     assert filled.ask("take", **taken(filled.folder))["counts"]["kept"] == 20, "a corrected answer is not added again"
     assert filled.ask("state")["rows"] == 21
+
+
+def test_dialogues_stand_where_their_rows_stood_whatever_became_of_those_around_them() -> None:
+    rows = [{"id": name, "image": "x.png"} for name in "be"]
+    talk = {"conversations": turns("Q", "A")}
+    order = {"d": "e", "a": "b", "c": "d", "z": None, "y": "z", "lost": "gone", "one": "two", "two": "one"}
+    records = [{"id": name, **talk, **({"stands_before": near} if near else {})} for name, near in order.items()]
+    shown = [row.get("of") or row["id"] for row in in_place(rows, records)]
+    assert shown == [*"abcdeyz", "lost", "one", "two"]
 
 
 def test_a_turn_of_any_record_is_put_back_after_the_server_began_anew(page: Page) -> None:
@@ -238,6 +250,7 @@ def test_a_row_with_choices_or_several_answers_is_taught_the_same_as_a_dialogue(
     first, second = kept(filled)
     assert "A. red\nB. blue" in taught[0]["conversations"][0]["value"]
     assert first.pop("row") == {name: value for name, value in rows[0].items() if name != "id"}, "no cell is lost"
+    assert first.pop("stands_before") == "2"
     assert first == {**taught[0], "conversations": [*taught[0]["conversations"], *turns("", "")]}
     assert second["answers"] == [taught[1]["answers"], []], "each question has its own"
     assert second["conversations"] == [*taught[1]["conversations"], *turns("", "")]

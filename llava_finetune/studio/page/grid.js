@@ -97,15 +97,17 @@ export class Grid {
   focus() { (find("[data-column=answer]", this.space) ?? this.view).focus(); }
 
   async refresh(version, first) {
-    if (version !== this.version || first || this.isStale) await this.reload(version);
+    if (version !== this.version || first || this.isStale) await this.reload();
   }
 
-  async reload(version) {
+  async reload() {
     this.asked = new Set();
     this.isStale = true; // what is shown stays until the new rows are here: somebody may be typing into it
-    await this.fetch(Math.floor(this.top() / BLOCK));
-    if (version && !this.isStale) this.version = version; // rows that did not come are asked for again
-    this.draw(true);
+    const own = this.fetch(Math.floor(this.top() / BLOCK));
+    this.coming = own;
+    await own;
+    if (this.coming !== own) return this.coming; // a later one took its place: until its rows are here, old ones are shown
+    return this.draw(true);
   }
 
   // Marks and chips come from the findings.
@@ -146,9 +148,11 @@ export class Grid {
     try {
       const got = await call("rows", { first: block * BLOCK, count: BLOCK, ...this.fitting });
       if (asked !== this.asked) return;
-      this.version = got.version;
       this.total = got.total;
-      if (this.isStale) this.blocks.clear();
+      if (this.isStale) {
+        this.blocks.clear();
+        this.version = got.version; // a block that comes later may be newer than the others: those are asked for again
+      }
       this.isStale = false;
       this.blocks.set(block, got.rows);
       while (this.blocks.size > KEPT_BLOCKS) {
@@ -189,9 +193,10 @@ export class Grid {
     }
     if (held) this.hold(held);
     if (this.wantFocus && this.rows.has(this.wantFocus[0])) {
-      const [index, column] = this.wantFocus;
+      const [index, column, id] = this.wantFocus;
       this.wantFocus = null;
-      const made = this.rows.get(index);
+      const made = id ? find(`.row[data-row="${CSS.escape(id)}"]`, this.space) : this.rows.get(index);
+      if (!made) return; // it moved or went meanwhile: what is typed next must not land in the row at its place
       find(`[data-column=${column}]`, made).focus({ preventScroll: true });
       const below = made.getBoundingClientRect().bottom - innerHeight;
       if (below > 0) scrollBy(0, below + 12); // on a phone the grid reaches below the window
@@ -222,7 +227,7 @@ export class Grid {
     made.style.top = `${index * ROW}px`;
     made.append(
       el("div", { class: "pic", role: "gridcell" }),
-      el("div", { role: "gridcell" }, el("textarea", { "data-column": "question", rows: 2, maxlength: LONGEST, spellcheck: "true" })),
+      el("div", { role: "gridcell" }, el("textarea", { "data-column": "question", rows: 2, maxlength: LONGEST, spellcheck: "true", placeholder: t("answer.none") })),
       el("div", { role: "gridcell" }, answerBox(row.answer)),
     );
     made.addEventListener("input", (event) => this.typed(made, event.target));
@@ -422,12 +427,12 @@ export class Grid {
     this.go(index + step, column);
   }
 
-  go(index, column) {
+  go(index, column, id = null) {
     if (index < 0 || index >= this.total) return;
     const top = index * ROW;
     if (top < this.view.scrollTop) this.view.scrollTop = top;
     else if (top + ROW > this.view.scrollTop + this.view.clientHeight) this.view.scrollTop = top + ROW - this.view.clientHeight;
-    this.wantFocus = [index, column];
+    this.wantFocus = [index, column, id];
     this.draw();
   }
 }

@@ -52,7 +52,7 @@ export class Turns {
       this.at = changed.row;
       await grid.askAgain(); // a quarrel's row has another id now
       await grid.reload();
-      grid.go(changed.index, column);
+      grid.go(changed.index, column, changed.row);
       find(".turn-note", grid.notes)?.remove();
       grid.notes.append(el("p", { class: "note turn-note" }, words, " ", undo ? el("button", { class: "small", id: "turn-undo", onclick: () => undo(changed) }, t("turn.undo")) : null));
     } catch (error) {
