@@ -1,7 +1,7 @@
 """Several trainings side by side: one line each, their curves in one picture, and the settings that differ.
 
 compared(space, ["first-try", "larger-rate"], jobs(space))["settings"]
-# [{"name": "learning_rate", "values": ["0.0002", "0.0005"], "differs": True}, ...]
+# [{"name": "learning_rate", "values": ["0.0002", "0.0005"], "differs": True, "is_given": True}, ...]
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ MOST = len(COLOURS)
 """Trainings in one picture: each has a colour of its own."""
 SHOWN = ("model_name_or_path", "recipe", "num_records", "num_train_epochs", "learning_rate", "lora_r", "max_steps")
 """Settings that are shown whether they differ or not."""
+CHOSEN = (*SHOWN, "data_sha256")
 EVERY_RUNS_OWN = ("output_dir", "run_name", "resume", "resume_changed", "save_steps", "eval_steps", "platform", "bits")
 """Settings that say nothing about what was learned, or that another row says."""
 
@@ -81,7 +82,10 @@ def _charts(read: Mapping[str, Run], colours: Mapping[str, str], language: str) 
 
 
 def _settings(chosen: Sequence[str], read: Mapping[str, Run], made: Sequence[Job]) -> list[dict[str, Any]]:
-    """Rows of a table with one value a training, the best known first; "" where nobody wrote one down."""
+    """Rows of a table with one value a training, the best known first; "" where nobody wrote one down.
+
+    `is_given` False: nobody gave it, the program found it so (versions, what follows from the machine).
+    """
     first = {name: [_value(chosen_one, name, read, made) for chosen_one in chosen] for name in SHOWN}
     others = differing_settings([read[name] for name in chosen if name in read])
     more: dict[str, list[str]] = {}
@@ -90,7 +94,17 @@ def _settings(chosen: Sequence[str], read: Mapping[str, Run], made: Sequence[Job
             at = dict(zip((one for one in chosen if one in read), values, strict=True))
             more[name] = [_text(at.get(one)) for one in chosen]
     rows = {**{name: values for name, values in first.items() if any(values)}, **more}
-    return [{"name": name, "values": values, "differs": len(set(values)) > 1} for name, values in rows.items()]
+    given = {*CHOSEN, *(part.removeprefix("--") for name in read for part in _command(read[name]))}
+    return [
+        {"name": name, "values": values, "differs": len(set(values)) > 1, "is_given": name in given}
+        for name, values in rows.items()
+    ]
+
+
+def _command(run: Run) -> list[str]:
+    """The words that a training was started with."""
+    command = run.manifest.get("command")
+    return [str(part) for part in command] if isinstance(command, list) else []
 
 
 def _value(name: str, setting: str, read: Mapping[str, Run], made: Sequence[Job]) -> str:

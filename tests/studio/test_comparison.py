@@ -34,6 +34,8 @@ def test_trainings_are_compared_by_what_they_answer_and_by_the_settings_that_dif
     rows = {row["name"]: (dict(zip(names, row["values"], strict=True)), row["differs"]) for row in seen["settings"]}
     assert rows["learning_rate"] == ({"first": "0.0002", "larger-rate": "0.001"}, True)
     assert rows["lora_dropout"] == ({"first": "", "larger-rate": "0.1"}, True)
+    given = {row["name"] for row in seen["settings"] if row["is_given"]}
+    assert "learning_rate" in given and "lora_dropout" not in given, "its command does not name it"
     assert rows["recipe"] == ({"first": "lora", "larger-rate": "lora"}, False)
     assert "output_dir" not in rows
     assert all(60 * 4 / 9 < run["trained"] < 60 * 4 / 7 for run in seen["runs"]), "4 records a step, 7 to 9 a second"

@@ -22,7 +22,19 @@ from tests.studio.test_comparison import made
 
 FOREIGN = (Path(__file__).parent / "foreign.js").read_text(encoding="utf-8").partition("\n")[2]
 NAMES = ("colours", "photos", "tiny", "first", "second", "OWNER/NAME", "vLLM", "Studio")
-CELLS = ("image", "question", "answer", "train", "photo", "colour of it", "Which colour?", "row-1:", "cut", "off")
+CELLS = (
+    "image",
+    "question",
+    "answer",
+    "train",
+    "photo",
+    "colour of it",
+    "Which colour?",
+    "row-1:",
+    "001.png,",
+    "cut",
+    "off",
+)
 DATA = [*COLOURS, *NAMES, *CELLS]
 READY = {"data": ".row", "learn": "#look", "train": "#charts svg", "compare": "#curves svg", "use": "#products li"}
 

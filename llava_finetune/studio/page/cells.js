@@ -6,8 +6,8 @@ export const LONGEST = 20000;
 
 // An answer of several lines needs a box of several: one of a single line would take its line ends away.
 export const answerBox = (text) => (/[\r\n]/.test(text)
-  ? el("textarea", { "data-column": "answer", rows: 2, maxlength: LONGEST })
-  : el("input", { "data-column": "answer", type: "text", list: "common", autocomplete: "off", maxlength: LONGEST }));
+  ? el("textarea", { "data-column": "answer", rows: 2, maxlength: LONGEST, placeholder: t("answer.none") })
+  : el("input", { "data-column": "answer", type: "text", list: "common", autocomplete: "off", maxlength: LONGEST, placeholder: t("answer.none") }));
 
 // What a row is about: its picture, or of several the first and how many there are more.
 export function pictureName(row) {

@@ -1,13 +1,14 @@
 // Pointing at a chart reads the values at the nearest step; one listener for all charts, also those drawn later.
 import { el } from "./dom.js";
-import { t } from "./texts.js";
+import { brief, localized, percent, t } from "./texts.js";
 
 const nearest = (points, step) => points.reduce((a, b) => (Math.abs(b[0] - step) < Math.abs(a[0] - step) ? b : a));
-const label = (value, share) => (share ? `${(100 * value).toFixed(1)} %` : Number(value.toPrecision(3)).toString());
+const label = (value, share) => (share ? percent(value) : brief(value));
 
 // The figures that our server drew; what a screen reader says of them is made here, in the page's language.
 export function figures(markup) {
   const made = el("div", { class: "charts", html: markup });
+  for (const number of made.querySelectorAll(".tick, .key b")) number.textContent = localized(number.textContent);
   for (const chart of made.querySelectorAll(".chart")) {
     const share = Number(chart.dataset.frame.split(" ")[4]);
     const ends = JSON.parse(chart.dataset.series).map((one) => t("chart.ends", { name: one.name, value: label(one.points.at(-1)[1], share) }));

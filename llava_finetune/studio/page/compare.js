@@ -4,7 +4,7 @@ import { figures, watch } from "./charts.js";
 import { el, fill, find } from "./dom.js";
 import { trouble } from "./main.js";
 import { pill } from "./parts.js";
-import { duration, language, number as counted, percent, t, tOr } from "./texts.js";
+import { brief, duration, language, number as counted, percent, t, tOr } from "./texts.js";
 
 const LOOKS_BETWEEN = 4; // what runs on is looked at again at each fourth turn: every look reads all that was written
 let left = new Set();
@@ -61,7 +61,7 @@ function verdict(found) {
 const score = (run) => (run.score === null ? (run.so_far === null ? "–" : t("compare.so.far", { score: percent(run.so_far) })) : el("b", {}, percent(run.score)));
 const head = (runs) => runs.map((run) => el("th", { scope: "col" }, el("span", { class: `key ${run.colour}` }, run.name)));
 const scrolled = (label, table) => el("div", { class: "wide", tabindex: "0", role: "region", "aria-label": label }, table);
-const number = (value) => (value === null || value === undefined ? "–" : Number(value.toPrecision(3)).toString());
+const number = (value) => (value === null || value === undefined ? "–" : brief(value));
 
 function lines(runs) {
   if (!runs.length) return null;
@@ -74,7 +74,7 @@ function lines(runs) {
     ["compare.loss", (run) => number(run.loss)],
     ["compare.steps", (run) => (run.step ? counted(run.step) : "–")],
     ["compare.time", (run) => (run.trained === null ? "–" : duration(run.trained))],
-    ["compare.memory", (run) => (run.memory === null ? "–" : `${run.memory} GB`)],
+    ["compare.memory", (run) => (run.memory === null ? "–" : `${brief(run.memory)} GB`)],
   ];
   return scrolled(t("compare.table"), el("table", { class: "plain side-by-side" }, el("thead", {}, el("tr", {}, el("td", {}), head(runs))),
     el("tbody", {}, rows.map(([key, make]) => el("tr", {}, el("th", { scope: "row" }, t(key)), runs.map((run) => el("td", {}, make(run))))))));
@@ -83,9 +83,12 @@ function lines(runs) {
 function settings({ settings: rows, runs }) {
   if (!rows.length) return null;
   const value = (row, text) => (row.name === "recipe" && text ? t(`recipe.${text}`) : text || "–");
-  return [el("h3", {}, t("compare.settings")), el("p", { class: "dim" }, t("compare.settings.what")),
-    scrolled(t("compare.settings"), el("table", { class: "plain side-by-side settings" }, el("thead", {}, el("tr", {}, el("td", {}), head(runs))),
-      el("tbody", {}, rows.map((row) => el("tr", { class: row.differs ? "differs" : "", "data-setting": row.name },
-        el("th", { scope: "row" }, tOr(`setting.${row.name}`, row.name), row.differs ? el("small", {}, ` ${t("compare.differs")}`) : null),
-        row.values.map((text) => el("td", {}, value(row, text))))))))];
+  const table = (label, some) => scrolled(label, el("table", { class: "plain side-by-side settings" }, el("thead", {}, el("tr", {}, el("td", {}), head(runs))),
+    el("tbody", {}, some.map((row) => el("tr", { class: row.differs ? "differs" : "", "data-setting": row.name },
+      el("th", { scope: "row" }, tOr(`setting.${row.name}`, row.name), tOr(`setting.${row.name}`, null) && row.name !== "recipe" ? el("small", {}, ` (${row.name})`) : null, row.differs ? el("small", {}, ` ${t("compare.differs")}`) : null),
+      row.values.map((text) => el("td", {}, value(row, text))))))));
+  const [given, rest] = [true, false].map((is) => rows.filter((row) => row.is_given === is));
+  const more = t("compare.settings.more", { count: rest.length });
+  return [el("h3", {}, t("compare.settings")), el("p", { class: "dim" }, t("compare.settings.what")), table(t("compare.settings"), given),
+    rest.length ? el("details", { id: "more-settings" }, el("summary", {}, more), table(more, rest)) : null];
 }

@@ -12,6 +12,7 @@ export async function open(place, state) {
   const progress = el("div");
   const of = el("p", { id: "of" });
   const frame = el("div", { class: "frame" });
+  const next = el("p", { class: "buttons", hidden: true }, el("a", { class: "button", href: "#train" }, t("next.train")));
   const button = el("button", { class: "main", id: "look", onclick: () => look() }, t("learn.look"));
   const show = async () => {
     try {
@@ -20,6 +21,7 @@ export async function open(place, state) {
       if (seen.made && !frame.firstChild) frame.append(page());
       fill(of, [seen.made, seen.model, seen.is_old], () => [seen.made && seen.model ? t("learn.of", { model: seen.model }) : null,
         seen.is_old ? el("span", { class: "warn" }, ` ${t("learn.old")}`) : null]);
+      next.hidden = !seen.made;
       button.disabled = false;
     } catch (error) {
       button.disabled = true;
@@ -43,7 +45,7 @@ export async function open(place, state) {
   model.addEventListener("change", show);
   place.append(el("section", { class: "panel narrow" }, el("h2", {}, t("learn.title")), el("p", { class: "dim" }, t("learn.what")),
     field(t("model"), model), el("datalist", { id: "eyes-models" }, models.map((one) => el("option", { value: one.name }))),
-    el("p", { class: "buttons" }, button), progress, command), of, frame);
+    el("p", { class: "buttons" }, button), progress, command, next), of, frame);
   await show();
 }
 

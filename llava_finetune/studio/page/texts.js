@@ -29,6 +29,15 @@ export const tOr = (key, fallback) => words[key] ?? english[key] ?? fallback;
 
 export const number = (value) => value.toLocaleString(language);
 
+// Three digits that say something.
+export const brief = (value) => value.toLocaleString(language, { maximumSignificantDigits: 3 });
+
+// A number that the server wrote, with the point and the comma of the language.
+export function localized(text) {
+  const marks = Object.fromEntries(new Intl.NumberFormat(language).formatToParts(12345.6).map((part) => [part.type, part.value]));
+  return text.replace(/(?<=\d)[.,](?=\d)/g, (mark) => (mark === "." ? marks.decimal : marks.group));
+}
+
 const shown = (value) => (typeof value === "number" ? number(value) : String(value));
 
 export const percent = (share) => `${(100 * share).toLocaleString(language, { maximumFractionDigits: 1 })}\u00a0%`;

@@ -17,8 +17,8 @@ export async function open(place, state) {
   const form = await newRun(state);
   place.append(
     el("div", { class: "two" },
-      el("div", { class: "start" }, form, el("section", { "aria-label": t("runs") }, el("h2", {}, t("runs")), el("ul", { class: "runs", id: "runs" }),
-        el("p", { class: "buttons", id: "several", hidden: true }, el("a", { class: "button", id: "compare", href: "#compare" }, t("compare"))))),
+      el("div", { class: "start" }, el("section", { "aria-label": t("runs"), hidden: true }, el("h2", {}, t("runs")), el("ul", { class: "runs", id: "runs" }),
+        el("p", { class: "buttons", id: "several", hidden: true }, el("a", { class: "button", id: "compare", href: "#compare" }, t("compare")))), form),
       el("section", { class: "run", id: "run", "aria-label": t("run") })));
   watch(place);
   await refresh(state);
@@ -30,7 +30,8 @@ export async function refresh() {
   const { runs } = await call("runs");
   if (!list.isConnected) return; // another screen was opened meanwhile
   if (!runs.some((run) => run.name === chosen)) chosen = runs[0]?.name ?? null;
-  fill(list, [runs.map((run) => ({ ...run, silent: null, seconds: null })), chosen], () => (runs.length ? runs.map(runCard) : [el("li", { class: "dim" }, t("runs.none"))]));
+  fill(list, [runs.map((run) => ({ ...run, silent: null, seconds: null })), chosen], () => runs.map(runCard));
+  list.parentElement.hidden = !runs.length;
   find("#several").hidden = runs.length < 2;
   const name = find("#name");
   if (!name.value && document.activeElement !== name) {
@@ -224,7 +225,7 @@ function questions(run) {
   return [el("h3", {}, t("asked")), el("div", { class: "cards" }, run.questions.map((one) => {
     return el("article", { class: `card ${one.is_right ? "right" : "wrong"}` },
       one.image ? el("div", { class: "pic" }, el("img", { src: pictureAt("thumbnail", one.image), alt: one.image, loading: "lazy" })) : null,
-      el("p", { class: "q" }, one.question),
+      el("p", { class: "q" }, el("span", { class: `pill ${one.is_right ? "done" : "failed"}` }, t(one.is_right ? "judged.right" : "judged.wrong")), " ", one.question),
       el("dl", {}, ...few(one.answers).flatMap(([step, text]) => [el("dt", {}, step ? t("at.step", { step }) : t("before")), el("dd", {}, text || "–")]),
         el("dt", {}, t("right.answer")), el("dd", { class: "good" }, one.reference)));
   }))];

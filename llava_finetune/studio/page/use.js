@@ -29,7 +29,7 @@ function draw() {
   find("#used").replaceChildren(
     el("div", { class: "two" },
       el("section", { class: "panel", "aria-label": t("talk") }, el("h2", {}, t("talk")), el("div", { id: "talk" })),
-      el("section", { "aria-label": t("make") }, el("h2", {}, t("make")), el("ul", { class: "products", id: "products" }))),
+      el("section", { "aria-label": t("make") }, el("h2", {}, t("make")), el("p", { class: "dim" }, t("make.what")), el("ul", { class: "products", id: "products" }))),
     el("section", { class: "report", id: "report", "aria-label": t("report") }));
   refresh();
 }
