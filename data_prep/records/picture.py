@@ -39,7 +39,7 @@ __all__ = [
     "read_picture", "resolve_image", "rgb", "stored_pixels", "stored_size", "upright_rgb",
 ]  # fmt: skip
 
-VERSION = 3
+VERSION = 4
 """Part of the keys of caches: one more whenever a file comes out with other pixels than before."""
 
 BYTES_A_PIXEL = 16

@@ -19,6 +19,7 @@ from typing import Any
 
 from llava_finetune.convert.command import conversion_parser, report
 from llava_finetune.data.own_template import NAME as OWN
+from llava_finetune.data.own_template import named_template
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.saved.language_types import OTHER_LANGUAGES
 
@@ -124,6 +125,8 @@ def import_model(
 def guess_conversation(source: Path, config: Mapping[str, Any]) -> str:
     """The template that a llava-hf chat template stands for: upstream's, by its role marks, or the model's own."""
     text = own_template_of(source)
+    if text and config["text_config"].get("model_type") in OTHER_LANGUAGES:
+        return OWN  # before the marks: many write <|im_start|>, each with its own system text
     for mark, name in (
         ("[INST]", "mistral_instruct"),
         ("<|im_start|>", "chatml_direct"),
@@ -132,8 +135,6 @@ def guess_conversation(source: Path, config: Mapping[str, Any]) -> str:
     ):
         if mark in text:
             return name
-    if text and config["text_config"].get("model_type") in OTHER_LANGUAGES:
-        return OWN
     raise UsageError(
         f"{source}: no chat template that tells the conversation; name it: --conversation vicuna_v1 "
         "(LLaVA-1.5, 1.6-vicuna), mistral_instruct (1.6-mistral) or chatml_direct (1.6-34B)"
@@ -151,9 +152,9 @@ def own_template_of(source: Path) -> str:
             found = (
                 path.read_text(encoding="utf-8", errors="replace")
                 if path.suffix == ".jinja"
-                else read_json(path).get("chat_template")
+                else named_template(read_json(path).get("chat_template"), str(path))
             )
-            text = text or str(found or "")
+            text = text or found
     return text
 
 

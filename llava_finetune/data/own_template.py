@@ -26,6 +26,25 @@ DATE = "26 Jul 2024"
 ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
 
+def named_template(value: Any, where: str) -> str:
+    """The text of a chat template as a file holds it: the text itself, or the one called "default" of several by name.
+
+    `value` is text, {name: text}, an older [{"name", "template"}], or None. Returns "" for none; raises UserError that
+    begins with `where` for anything else, and for names without a default.
+    """
+    if isinstance(value, list):
+        value = {one.get("name"): one.get("template") for one in value if isinstance(one, dict)}
+    if isinstance(value, dict) and value:
+        if "default" not in value:
+            names = ", ".join(map(str, value))
+            raise UserError(f"{where}: chat_template: none of its templates is called default; there are {names}")
+        value = value["default"]
+    if value and not isinstance(value, str):
+        remedy = "copy the chat template again from where the model came from"
+        raise UserError(f"{where}: chat_template: expected text, found {repr(value)[:80]}; {remedy}")
+    return value or ""
+
+
 def own_segments(turns: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Segment]:
     """The pieces of a conversation, the last answer None for a prompt. Raises UserError where the template refuses."""
     messages = [{"role": ROLES[turn["from"]], "content": _content(turn)} for turn in turns if turn["value"] is not None]

@@ -142,7 +142,8 @@ def _new_tower(start: Path | None) -> Any:
     tower = SiglipVisionModel._from_config(config, attn_implementation="eager")
     taken = {name: value for name, value in clip.state_dict().items() if name in tower.state_dict()}
     taken["embeddings.position_embedding.weight"] = clip.embeddings.position_embedding.weight[1:]
-    tower.load_state_dict(taken, strict=False)
+    absent, _ = tower.load_state_dict(taken, strict=False)
+    assert absent == ["embeddings.patch_embedding.bias"], absent  # CLIP's has none; all else begins as it was
     return tower
 
 

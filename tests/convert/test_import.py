@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from llava_finetune.convert.importing import guess_conversation, import_model, main
+from llava_finetune.convert.importing import guess_conversation, import_model, main, own_template_of
 from llava_finetune.errors import UsageError, UserError
 
 Make = Callable[[str], Path]
@@ -185,6 +185,20 @@ def test_a_folder_without_a_chat_template_asks_for_the_conversation(stock: Path,
     with pytest.raises(UsageError, match="name it: --conversation vicuna_v1"):
         guess_conversation(source, {"text_config": {}})
     assert import_model(str(source), tmp_path / "out", conversation="vicuna_v1").conversation == "vicuna_v1"
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+def test_a_language_model_s_own_template_is_taken_by_name_and_before_upstream_s(as_list: bool, tmp_path: Path) -> None:
+    own = "{% for m in messages %}<|im_start|>{{ m.role }}\nBe short.\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    named = {"tool_use": "x", "default": own}
+    stored = [{"name": name, "template": text} for name, text in named.items()] if as_list else named
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": stored}))
+    assert own_template_of(tmp_path) == own
+    assert guess_conversation(tmp_path, {"text_config": {"model_type": "qwen2"}}) == "chat_template"
+    assert guess_conversation(tmp_path, {"text_config": {"model_type": "llama"}}) == "chatml_direct"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": {"tool_use": "x"}}))
+    with pytest.raises(UserError, match="none of its templates is called default; there are tool_use"):
+        own_template_of(tmp_path)
 
 
 def test_a_name_that_is_no_folder_and_no_hub_model_is_refused(tmp_path: Path) -> None:

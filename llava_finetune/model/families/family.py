@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 
+from llava_finetune.data.own_template import named_template
 from llava_finetune.errors import UserError
 from llava_finetune.saved.folders import find_file, read_json
 from llava_finetune.saved.sound import blamed_on
@@ -219,24 +220,18 @@ def read_processing(path: str, cache_dir: str | None) -> Opened:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     values = read_json(path, "processor_config.json") or {}
-    template = (
-        tokenizer.chat_template
-        or (read_json(path, "chat_template.json") or {}).get("chat_template")
-        or values.get("chat_template")
-        or ""
+    with_template = (
+        tokenizer.chat_template,
+        (read_json(path, "chat_template.json") or {}).get("chat_template"),
+        values.get("chat_template"),
     )
-    if isinstance(template, list):  # an older spelling: templates with names
-        template = {one["name"]: one["template"] for one in template if isinstance(one, dict)}
-    if isinstance(template, dict):
-        template = template.get("default") or ""
-    if not isinstance(template, str):
-        raise UserError(f"{path}: chat_template: expected text, found {template!r}; {remedy}")
+    template = named_template(next(filter(None, with_template), None), path)
     return Opened(config, tokenizer, pictures, template, values)
 
 
 def require_length(path: str, name: str, said: Any, counted: int) -> int:
     """Tokens of a picture. Raises UserError where processor_config.json says others than the model's config makes."""
-    if said and int(said) != counted:
+    if said and said != counted:
         raise UserError(
             f"{path}/processor_config.json: {name}: {said}, and the model makes {counted} of a picture by its "
             "config.json; copy both again from where the model came from"
