@@ -143,13 +143,14 @@ def run_module(module: str, *arguments: object, input: str = "") -> subprocess.C
         given, out, err = (stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(3))
         given.write(input)
         given.seek(0)
-        code = _wait(fork(run, [given.fileno(), out.fileno(), err.fileno()]), seconds=300)
+        code = wait_for(fork(run, [given.fileno(), out.fileno(), err.fileno()]), seconds=300)
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(words, code, out.read(), err.read())
 
 
-def _wait(pid: int, seconds: float) -> int:
+def wait_for(pid: int, seconds: float) -> int:
+    """The exit code of a child; one that still runs after `seconds` is killed, and fails the test."""
     end = time.monotonic() + seconds
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)

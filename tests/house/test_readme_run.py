@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from tests.tiny import HIDDEN, IMAGE_SIZE, PATCH_SIZE, make_tiny_llava
-from tests.warm import _wait, fork, warm_up
+from tests.warm import fork, wait_for, warm_up
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL, TOWER = "liuhaotian/llava-v1.5-7b", "openai/clip-vit-large-patch14-336"
@@ -146,7 +146,7 @@ def said(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tupl
 
     for command in readme_commands():
         with tempfile.TemporaryFile("w+") as screen:
-            code = _wait(fork(child(command), [screen.fileno(), screen.fileno()]), seconds=600)
+            code = wait_for(fork(child(command), [screen.fileno(), screen.fileno()]), seconds=600)
             screen.seek(0)
             found[command] = (code, screen.read())
     return found

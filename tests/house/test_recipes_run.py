@@ -1,4 +1,7 @@
-"""Every launcher and recipe is run at tiny size through its real command line, with DeepSpeed, on the CPU."""
+"""Every launcher and recipe is run at tiny size through its real command line, with DeepSpeed, on the CPU.
+
+The launchers start DeepSpeed's own launcher; the recipes, which end in a launcher, have their ranks forked.
+"""
 
 import json
 import math
@@ -11,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.fixtures.environments import no_rank
+from tests.fixtures.forked_deepspeed import run_script
 from tests.tiny import IMAGE_SIZE, make_tiny_clip, make_tiny_language_model, make_tiny_llava
 from tests.tiny_families import BUILDERS, make_tiny_family
 from tests.tiny_languages import ABOUT, make_tiny_language
@@ -106,14 +110,11 @@ def launch(shop: Path, script: str, output: Path, flags: tuple[str, ...], **vari
         **variables,
     }
     small = ("--max_steps", "2", "--learning_rate", "1e-2", "--dataloader_num_workers", "0")
-    result = subprocess.run(
-        ["bash", str(ROOT / "scripts" / script), *small, *flags],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=shop,
-        timeout=300,
-    )
+    command = ["bash", str(ROOT / "scripts" / script), *small, *flags]
+    if script.startswith("recipes/"):
+        result = run_script(command, environment, shop)
+    else:
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=shop, timeout=300)
     assert result.returncode == 0, f"{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
     rows = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     evaluated = [row["step"] for row in rows if "eval_loss" in row]
@@ -142,7 +143,7 @@ def test_the_pretrain_launcher_leaves_a_projector(projector: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: f"{Path(run.script).stem} {run.model}")
-def test_a_recipe_trains(run: Run, shop: Path, projector: Path, tmp_path: Path) -> None:
+def test_a_recipe_trains(run: Run, shop: Path, projector: Path, tmp_path: Path, ready_to_fork: None) -> None:
     flags = tuple(flag.format(clip=shop / "clip") for flag in run.flags)
     variables = {
         "MODEL": str(tiny(shop, run.model)),
