@@ -34,9 +34,16 @@ OTHERS = {
 
 
 def delimited_rows(
-    path: Path, delimiter: str | None, encoding: str | None = None, option: str = "--encoding"
+    path: Path,
+    delimiter: str | None,
+    encoding: str | None = None,
+    option: str = "--encoding",
+    empties_nan: bool = True,
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (place, row) of a table whose first line names the columns, as `delimited_cells` does, names once each."""
+    """Yield (place, row) of a table whose first line names the columns, as `delimited_cells` does, names once each.
+
+    Cells that say nan are empty (see `no_values`) unless `empties_nan` is False.
+    """
     lines = delimited_cells(path, delimiter, encoding, option, titled=True)
     header, names = next(lines)
     refuse_twice(names, path)
@@ -44,12 +51,13 @@ def delimited_rows(
         print(f"{path}: the columns are named in {header}")
     with no_values(path) as blank:
         for place, cells in lines:
-            yield place, blank(dict(zip(names, cells + [""] * (len(names) - len(cells)), strict=False)))
+            row = dict(zip(names, cells + [""] * (len(names) - len(cells)), strict=False))
+            yield place, blank(row) if empties_nan else row
 
 
 @contextmanager
 def no_values(path: Path) -> Iterator[Callable[[dict[str, str]], dict[str, str]]]:
-    """Give a function that empties the cells of a row that say nan; say at the end how many they were."""
+    """Give a function that empties the cells of a row that say nan; say how many they were where all rows were read."""
     counts: Counter[str] = Counter()
 
     def blank(row: dict[str, str]) -> dict[str, str]:
@@ -58,12 +66,10 @@ def no_values(path: Path) -> Iterator[Callable[[dict[str, str]], dict[str, str]]
         counts.update(name for name, cell in row.items() if cell in NO_VALUE)
         return {name: "" if cell in NO_VALUE else cell for name, cell in row.items()}
 
-    try:
-        yield blank
-    finally:
-        if counts:
-            columns = ", ".join(f"{name} {count:,}" for name, count in counts.most_common(5))
-            print(f"{path}: cells that say nan, pandas' word for no value, are read as empty ({columns})")
+    yield blank
+    if counts:
+        columns = ", ".join(f"{name} {count:,}" for name, count in counts.most_common(5))
+        print(f"{path}: cells that say nan, pandas' word for no value, are read as empty ({columns})")
 
 
 def delimited_cells(
@@ -93,7 +99,8 @@ def delimited_cells(
 def _header_line(stream: TextIO, usual: str | None, titled: bool) -> tuple[list[str], int, str | None]:
     """Return the lines that begin with the header, how many stand before it, and the delimiter that `sep=;` names.
 
-    Empty lines before it are passed over; with `titled`, lines of one cell too, where one of several follows.
+    Empty lines before it are passed over; with `titled`, lines of a first cell alone too, where two of several follow:
+    the names and a row.
     """
     asked, skipped = None, 0
     lines: list[str] = []
@@ -105,8 +112,12 @@ def _header_line(stream: TextIO, usual: str | None, titled: bool) -> tuple[list[
             continue
         lines.append(line)
         mark = asked or (_delimiter(line, usual) if len(lines) == 1 or not usual else usual)
-        if not titled or sum(bool(cell.strip()) for cell in QUOTES.sub("x", line).split(mark)) > 1:
-            return lines[-1:], skipped + len(lines) - 1, asked
+        if not titled or any(cell.strip() for cell in QUOTES.sub("x", line).split(mark)[1:]):
+            row = next(stream, None) if len(lines) > 1 else None
+            if len(lines) == 1 or (row and (mark in row or not row.strip())):
+                return [line, *([row] if row else [])], skipped + len(lines) - 1, asked
+            lines += [row] if row else []
+            break
         if len(lines) > BEFORE_HEADER or '"' in QUOTES.sub("", line):
             break
     return lines or [""], skipped, asked

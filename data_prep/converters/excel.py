@@ -30,11 +30,12 @@ PERCENT = re.compile(r"(?:#,##)?0(?:\.(0+))?[ _]*%.*")
 
 
 def excel_rows(
-    path: Path, sheet: str | None, most_bytes: int, option: str = "--sheet"
+    path: Path, sheet: str | None, most_bytes: int, option: str = "--sheet", split: str | None = None
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield (place, row) of a sheet, cells as the texts that Excel shows; the first row of two cells names the columns.
 
-    `option` is the option that names the sheet, "" for a command that has none.
+    `option` is the option that names the sheet, "" for a command that has none. Where no `sheet` is asked for, the one
+    that is named as the `split` is read, and the places begin with its name.
     Raises DataError for a file that is no .xlsx, one that unpacks to more than `most_bytes`, damaged sheets, an unknown
     `sheet`, and a column named twice.
     """
@@ -50,10 +51,13 @@ def excel_rows(
             path, f"not an Excel file ({first_line(error):.100}); save it again as .xlsx or CSV UTF-8"
         ) from None
     try:
-        chosen = _sheet(book, sheet, path, option)
+        own = next((one.title for one in book.worksheets if split and one.title.lower() == split.lower()), None)
+        chosen = _sheet(book, sheet or own, path, option)
+        begin = f"{own} " if own and not sheet else ""
         allowance = Allowance(path, path.stat().st_size, most_bytes)
         with no_values(path) as blank:
-            empty = yield from _named(_cells(chosen, path), path, allowance, _merged(chosen, path), blank)
+            rows = _named(_cells(chosen, path), path, allowance, _merged(chosen, path), blank, begin)
+            empty = yield from rows
         if empty:
             _say_formulas(path, chosen.title, empty)
     finally:
@@ -124,8 +128,9 @@ def _named(
     allowance: Allowance,
     merged: Mapping[tuple[int, int], int],
     blank: Callable[[dict[str, str]], dict[str, str]],
+    begin: str,
 ) -> Generator[tuple[str, dict[str, str]], None, dict[int, str]]:
-    """Yield the rows; return the columns without anything in any row, by their place."""
+    """Yield the rows, their places with `begin` before; return the columns without anything in any row, by place."""
     names = _header(rows, path)
     refuse_twice(names, path)
     empty = {place: name for place, name in enumerate(names) if name}
@@ -143,7 +148,7 @@ def _named(
             row = blank(row)
             empty = {place: name for place, name in empty.items() if not row[name]}
             allowance.take(sum(map(len, row.values())))  # a text may stand once in the file, and in each of its rows
-            yield f"row {number}", row
+            yield f"{begin}row {number}", row
     return empty
 
 

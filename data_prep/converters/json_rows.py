@@ -99,8 +99,9 @@ def rows_of_object(value: Any, path: Path, part: str | None = None) -> Iterator[
     lists = {key: rows for key, rows in value.items() if _is_rows(rows)}
     columns = COLUMN_NAMES & {key for key in value if key != "images" or key not in lists}
     named = ", ".join(f"{key} ({len(rows)})" for key, rows in lists.items())
-    if part and len(lists) > 1 and part not in lists:
-        raise DataError(path, f'no list "{part}"; there are {named}')
+    part = next((key for key in lists if part and key.lower() == part.lower()), part)
+    if part and len(lists) > 1 and part not in lists and not columns:
+        raise DataError(path, f'no list "{part}"; there are {named}; name the one to read with --sheet')
     chosen = part if part in lists else next(iter(lists)) if len(lists) == 1 else "train" if "train" in lists else None
     if chosen is not None and not columns:
         if len(lists) > 1 and not part:

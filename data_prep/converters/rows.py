@@ -36,7 +36,8 @@ NUM_COMPARED = 1000
 class Reading(NamedTuple):
     """How a table is read: the sheet, the encoding, the bytes that a packed part may become.
 
-    `option` and `sheet_option` are the options that name encoding and sheet, "" for a command that has none.
+    `option` and `sheet_option` are the options that name encoding and sheet, "" for a command that has none. `split` is
+    read as the sheet or the list of that name where there is one; `empties_nan`: cells that say nan are empty.
     """
 
     sheet: str | None = None
@@ -44,6 +45,8 @@ class Reading(NamedTuple):
     most_unpacked: int = MOST_UNPACKED
     option: str = "--encoding"
     sheet_option: str = ""
+    split: str | None = None
+    empties_nan: bool = True
 
 
 def read_rows(path: Path, reading: Reading = Reading()) -> Iterator[Placed]:  # noqa: B008  (immutable)
@@ -60,11 +63,12 @@ def read_rows(path: Path, reading: Reading = Reading()) -> Iterator[Placed]:  # 
         raise DataError(path, "not a regular file; give a table")
     ending = path.suffix.lower()
     if ending in {".csv", ".tsv"}:
-        return delimited_rows(path, "\t" if ending == ".tsv" else None, reading.encoding, reading.option)
+        usual = "\t" if ending == ".tsv" else None
+        return delimited_rows(path, usual, reading.encoding, reading.option, reading.empties_nan)
     if ending in {".jsonl", ".ndjson", ".json"}:
-        return json_rows(path, reading.sheet, reading.encoding, reading.option)
+        return json_rows(path, reading.sheet or reading.split, reading.encoding, reading.option)
     if ending in {".xlsx", ".xlsm"}:
-        return excel_rows(path, reading.sheet, reading.most_unpacked, reading.sheet_option)
+        return excel_rows(path, reading.sheet, reading.most_unpacked, reading.sheet_option, reading.split)
     if ending == ".parquet":
         return _parquet(path, reading.most_unpacked)
     advice = "save it as .xlsx" if ending in SHEETS else f"tables end in {', '.join(FORMATS)}"
@@ -145,13 +149,18 @@ def refuse_foreign(row: Mapping[str, Any], path: object) -> None:
 
 
 def require_columns(row: Row, wanted: Sequence[Wanted], path: object) -> None:
-    """Raise DataError where two columns or more are neither named nor known, with the options that name them all."""
+    """Raise DataError where two columns or more are neither named nor known, with the options that name them all.
+
+    Where one is missing, rows of other programs and a first line that is a row are told as what they are.
+    """
+    missing = [one for one in wanted if one.asked is None and not usual_column(row, one.usual)]
+    if not missing:
+        return
     refuse_foreign(row, path)
     if picture := next((name for name in row if PurePosixPath(str(name)).suffix.lower() in ENDINGS), None):
         names = ",".join(one.what.replace("picture", "image") for one in wanted)
         problem = f"its first line names no columns but a picture, {shortened(str(picture))}"
         raise DataError(path, f"{problem}; put a line with their names above it, such as {names}")
-    missing = [one for one in wanted if one.asked is None and not usual_column(row, one.usual)]
     if len(missing) > 1:
         options = " ".join(_option_for(row, one.what, one.usual, one.option) for one in missing)
         whats = " and ".join(f"the {one.what}" for one in missing)
@@ -181,16 +190,21 @@ def usual_column(row: Mapping[str, Any], usual: Sequence[str]) -> str | None:
 
 
 def split_of(row: Mapping[str, Any]) -> str | None:
-    """Return the part of a data set (train, test ...) that a row says to be of, in small letters; None for none."""
+    """Return the part of a data set (train, test ...) that a row says to be of, in small letters; None for none.
+
+    Of a column named split that is any word, "" where its cell is empty; of the others (subset, set ...) one of SPLITS.
+    """
     name = usual_column(row, SPLIT_COLUMNS)
-    value = row[name] if name else None
-    return value.strip().lower() if isinstance(value, str) and value.strip().lower() in SPLITS else None
+    if name is None:
+        return None
+    word = "" if row[name] is None else str(row[name]).strip().lower()
+    return word if name.strip().lower().endswith("split") or word in SPLITS else None
 
 
 def say_splits(path: Path, known: Mapping[str | None, int]) -> None:
     """Say that rows of several parts (train, test) were all taken, and how to take one."""
     if len(named := {name: count for name, count in known.items() if name}) > 1:
-        counts = ", ".join(f"{name} {count:,}" for name, count in named.items())
+        counts = ", ".join(f"{name:.60} {count:,}" for name, count in islice(named.items(), NUM_NAMES))
         print(f"{path}: rows of several splits are taken ({counts}); one alone: python -m data_prep hf --split NAME")
 
 

@@ -77,7 +77,8 @@ def open_rows(source: str, asked: Asked) -> Opened:
             if path.suffix.lower() in ARCHIVES:
                 advice = ARCHIVES[path.suffix.lower()]
             raise DataError(source, f"not a data set that is read; {advice}")
-        return _tables([path], asked)
+        is_named = (asked.split or "train").lower() == (split_in(path.name) or "train")
+        return _tables([path], asked, is_named)
     if path.is_dir():
         return _folder(source, path, split, asked)
     if path.suffix or source.startswith((".", "/")) or source.count("/") != 1:
@@ -90,7 +91,7 @@ def _folder(source: str, path: Path, split: str | None, asked: Asked) -> Opened:
     described = any((path / f"metadata.{ending}").is_file() for ending in ("csv", "jsonl"))
     tables = [] if described else tables_in(path, asked.skip)
     if tables:
-        return _tables(_of_split(path, tables, split), asked)
+        return _tables(_of_split(path, tables, split), asked, is_named=True)
     if scripts := sorted(path.glob("*.py")):
         advice = "give the data files themselves (.parquet, .json, .csv)"
         raise DataError(source, f"a loading script ({scripts[0].name}), which is not run, and no data: {advice}")
@@ -104,9 +105,9 @@ def _pictures_in(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
 
 
-def _tables(files: list[Path], asked: Asked) -> Opened:
-    reading = asked.reading._replace(sheet=asked.reading.sheet or asked.split)
-    return Opened(files, _joined(table_rows(file, reading, asked.split) for file in files), None)
+def _tables(files: list[Path], asked: Asked, is_named: bool) -> Opened:
+    reading = asked.reading._replace(split=asked.split)
+    return Opened(files, _joined(table_rows(file, reading, is_named) for file in files), None)
 
 
 def _saved_split(path: Path, split: str | None) -> Path:

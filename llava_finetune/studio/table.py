@@ -39,6 +39,9 @@ EDITED = ("question", "answer")
 LONGEST = 20_000
 """Characters of a cell."""
 
+READING = Reading(empties_nan=False)
+"""A text that is typed stays as it is, nan too."""
+
 Cells = dict[str, str]
 Stamp = tuple[int, int, int]
 NOTHING: Stamp = (0, 0, 0)
@@ -120,7 +123,7 @@ def read_table(path: Path, taken: Iterable[str] = ()) -> Table:
     stamp = stamp_of(path)
     if stamp == NOTHING:
         return Table()
-    rows = [{name: text_of(value) for name, value in row.items()} for _, row in read_rows(path, Reading())]
+    rows = [{name: text_of(value) for name, value in row.items()} for _, row in read_rows(path, READING)]
     names = tuple(dict.fromkeys([*COLUMNS, *(name for row in rows[:1] for name in row)]))
     return Table(names, tuple(_with_ids(rows, taken)), stamp).placed()
 

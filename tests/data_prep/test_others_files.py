@@ -268,6 +268,99 @@ def test_one_split_of_a_file_is_taken_or_refused_and_a_mixture_is_told(
     assert "leave --split out" in error_of(["hf", "t.jsonl", "--split", "test", "--output", "r.json"], capsys)
 
 
+def rows_of(*splits: str | None) -> list[dict[str, Any]]:
+    return [
+        {"image": f"photos/{n}.jpg", "question": "Q", "answer": f"a{n}", **({} if split is None else {"split": split})}
+        for n, split in enumerate(splits)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "said"), [("", "leave --split out"), ("data", "leave --split out"), ("train", "there are train")]
+)
+def test_a_split_that_nothing_names_is_refused(
+    key: str, said: str, sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = rows_of(None, None)
+    Path("l.json").write_text(json.dumps({key: rows} if key else rows))
+    assert said in error_of(["hf", "l.json", "--split", "test", "--output", "r.json"], capsys)
+    assert len(converted("hf", "l.json", "--split", "train", "--output", "r.json")) == 2
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.csv", "t.xlsx", "two.json"])
+def test_a_row_is_of_the_split_that_its_column_says_whatever_the_word(
+    name: str, sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = rows_of("Test", "restval", "", "test_dev", "train")
+    if name == "t.jsonl":
+        Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif name == "two.json":
+        Path(name).write_text(json.dumps({"rows": rows, "licenses": [{"id": 1}]}))
+        words = ["hf", name, "--split", "test", "--output", "r.json"]
+        assert "name the one to read with --sheet" in error_of(words, capsys)
+    else:
+        lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+        as_csv(lines) if name == "t.csv" else as_book({"Sheet": lines}, name)
+    more = ["--sheet", "rows"] if name == "two.json" else []
+    for split, taken in (("test", ["a0"]), ("restval", ["a1"])):
+        found = converted("hf", name, "--split", split, *more, "--output", "r.json")
+        assert [answer for _, _, answer in texts(found)] == taken
+        assert "rows whose split is empty are left out (1)" in capsys.readouterr().out
+
+
+def as_csv(lines: list[list[str]]) -> None:
+    Path("t.csv").write_text("".join(",".join(line) + "\n" for line in lines))
+
+
+def as_book(sheets: dict[str, list[list[str]]], name: str) -> None:
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for title, lines in sheets.items():
+        sheet = book.create_sheet(title)
+        for line in lines:
+            sheet.append(line)
+    book.save(name)
+
+
+def test_a_split_may_be_a_sheet_and_a_column_of_objects_is_no_list(
+    sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = rows_of(None, None, None)
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    as_book({"train": lines[:2], "Test": [lines[0], *lines[2:]]}, "t.xlsx")
+    assert len(converted("hf", "t.xlsx", "--split", "test", "--output", "r.json")) == 2
+    assert "leave --split out" in error_of(["hf", "t.xlsx", "--split", "dev", "--output", "r.json"], capsys)
+    columns = {name: [row[name] for row in rows] for name in rows[0]} | {"a": [{"b": 1}] * 3, "c": [{"d": 1}] * 3}
+    Path("t.json").write_text(json.dumps(columns))
+    assert len(converted("hf", "t.json", "--split", "train", "--output", "r.json")) == 3
+
+
+@pytest.mark.parametrize("more", ["photo.png", "data,annotations"])
+def test_a_table_whose_columns_are_known_may_have_others_of_any_name(more: str, sources: Path) -> None:
+    cells = ",".join("x" for _ in more.split(","))
+    Path("t.csv").write_text(f"image,question,answer,{more}\n0.jpg,W?,a dog,{cells}\n")
+    assert [answer for _, _, answer in texts(converted("table", "t.csv", *TABLE))] == ["a dog"]
+
+
+def test_an_index_before_the_header_is_no_title(sources: Path) -> None:
+    cell = json.dumps(turns("<image>What?", "a dog")).replace('"', '""')
+    Path("t.csv").write_text(f',messages\n0,"{cell}"\n')
+    from data_prep.converters.rows import read_rows as read_table
+
+    assert [list(row) for _, row in read_table(Path("t.csv"))] == [["", "messages"]]
+
+
+def test_a_table_of_one_column_loses_no_row(sources: Path) -> None:
+    from data_prep.converters.rows import read_rows as read_table
+    from data_prep.errors import DataError
+
+    Path("t.csv").write_text("caption\na dog\na cat\na dog, asleep\na bird\n")
+    with pytest.raises(DataError, match="line 4: 2 cells for 1 columns; put quotes"):
+        list(read_table(Path("t.csv")))
+
+
 def test_paths_of_another_machine_and_names_without_a_width_are_followed(
     sources: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -282,7 +375,8 @@ def test_paths_of_another_machine_and_names_without_a_width_are_followed(
     ("text", "is_clean"),
     [("caf&eacute;", False), ("c\0at", False), ("caf\u00c3\u00a9", False),
      ("it\u00e2\u20ac\u2122s", False),
-     ("\ufffd", False), ("a & b; AT&T", True), ("x < 3 > y", True), ("SÃO Paulo, ÂME\n\tok", True), ("<p1>", True)],
+     ("\ufffd", False), ("a & b; AT&T", True), ("x < 3 > y", True), ("SÃO Paulo, ÂME\n\tok", True), ("<p1>", True),
+     ("d\u00e9j\u00c3\xa0 vu", False), ("Vejo voc\u00ea AMANH\u00c3\u2026 AMANH\u00c3\xa0", True)],
 )  # fmt: skip
 def test_what_copied_texts_bring_along_is_a_finding(text: str, is_clean: bool) -> None:
     from data_prep.check.texts import faults

@@ -41,6 +41,14 @@ def test_rows_are_joined_and_what_was_typed_stays(filled: Page) -> None:
     assert rows[0]["answer"] == "dark red" and rows[0]["question"] == "Which colour?" and len(rows) == 20
 
 
+def test_an_answer_that_is_nan_stays_as_it_was_typed(filled: Page) -> None:
+    rows = read_table(filled.folder / "answers.csv").rows
+    filled.ask("edit", edits=[edit("row-1", "red", "nan")])
+    os.utime(filled.folder / "answers.csv", (1, 1))  # as if another program had saved it
+    filled.ask("edit", edits=[edit("row-2", rows[1]["answer"], "NaN")])
+    assert [row["answer"] for row in read_table(filled.folder / "answers.csv").rows[:2]] == ["nan", "NaN"]
+
+
 def test_folders_that_are_labels_become_answers(page: Page) -> None:
     for label in ("rook", "pawn"):
         (page.folder / "pieces" / label).mkdir(parents=True)
