@@ -33,6 +33,11 @@ def model_before(model: str, given: str, base: str | None) -> str:
     return found
 
 
+def label_of(name: str) -> str:
+    """The name of the results of the model before, beside those of `name`."""
+    return "baseline" if name == "final" else f"{name}-baseline"
+
+
 def changes(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> list[str]:
     """What changed from one set of answers to the other on the same questions, tested in pairs, a line each."""
     right = [[metrics.is_right(one) for one in some] for some in (before, after)]

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import os
 import sys
 import time
@@ -86,31 +85,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(f"--model {arguments.model} is no folder here: say with --output where the results go")
     if arguments.shard:
         return _shard(arguments)
+    from llava_finetune.evaluation.before import label_of
+    from llava_finetune.evaluation.kept_answers import forget
+
     name = arguments.name or {"blank": "blind", "shuffled": "shuffled", None: "final"}[arguments.blind]
     before = _before(arguments, given, name) if arguments.before is not None else None
-    start = time.monotonic()
-    predictions = _predictions(arguments, given, name)
-    _finish(arguments, predictions, name, time.monotonic() - start)
+    predictions = _answered(arguments, given, name)
     if before is not None and not arguments.json:
         from llava_finetune.evaluation.before import changes
 
         for line in changes(before, predictions):
             print(line)
+    forget(_output(arguments), [name] if before is None else [name, label_of(name)])
     return 0
 
 
 def _before(arguments: argparse.Namespace, given: list[str], name: str) -> list[dict[str, Any]]:
     """The answers of the model before training, written beside those after it: `baseline`, or `NAME-baseline`."""
-    from llava_finetune.evaluation.before import model_before
+    from llava_finetune.evaluation.before import label_of, model_before
 
     model = model_before(arguments.model, arguments.before, arguments.base)
     earlier = argparse.Namespace(**{**vars(arguments), "model": model, "base": None, "output": _output(arguments)})
-    words = [*given, "--model", model, "--output", str(earlier.output)]
-    start = time.monotonic()
-    label = "baseline" if name == "final" else f"{name}-baseline"
-    predictions = _predictions(earlier, words, label)
-    _finish(earlier, predictions, label, time.monotonic() - start)
-    return predictions
+    return _answered(earlier, [*given, "--model", model, "--output", str(earlier.output)], label_of(name))
 
 
 def _require_places(arguments: argparse.Namespace) -> None:
@@ -143,7 +139,7 @@ def require_run(model: str) -> None:
 
 
 def _score_file(arguments: argparse.Namespace) -> int:
-    from llava_finetune.evaluation.scoring import score_file, write_upload
+    from llava_finetune.evaluation.scoring import score_file, show, write_upload
 
     predictions, scores = score_file(arguments.predictions, arguments.data, partial=arguments.partial)
     scores["predictions_sha256"] = sha256_of(arguments.predictions)
@@ -154,7 +150,7 @@ def _score_file(arguments: argparse.Namespace) -> int:
         _write(arguments.output, arguments.name or "final", predictions, scores)
     if arguments.train_data:
         _prior(arguments, predictions, arguments.output)
-    _show(scores, arguments.json, arguments.name or "final")
+    show(scores, arguments.json, arguments.name or "final")
     return 0
 
 
@@ -162,6 +158,7 @@ def _prior(arguments: argparse.Namespace, predictions: list[dict[str, Any]], fol
     """Show what the training file's commonest answers reach, and keep it where there is a folder."""
     from data_prep.records.record import read_records
     from llava_finetune.evaluation import metrics
+    from llava_finetune.evaluation.scoring import show
 
     try:
         prior = metrics.text_prior(read_records(arguments.train_data), predictions)
@@ -170,33 +167,41 @@ def _prior(arguments: argparse.Namespace, predictions: list[dict[str, Any]], fol
     scores = metrics.score(prior)
     if folder:
         _write(folder, "text_prior", prior, scores)
-    _show(scores, arguments.json, "text_prior")
+    show(scores, arguments.json, "text_prior")
 
 
 def _questions(arguments: argparse.Namespace) -> list[Any]:
-    from llava_finetune.evaluation.generate_answers import held_out_questions
+    from llava_finetune.evaluation.generate_answers import held_out_questions, with_others_pictures
 
     choice = (arguments.max_images, arguments.limit, arguments.sample)
-    return held_out_questions(arguments.data, f"--data {arguments.data}", arguments.image_folder, "--images", *choice)
+    where = (f"--data {arguments.data}", arguments.image_folder, "--images")
+    questions = held_out_questions(arguments.data, *where, *choice)
+    return with_others_pictures(questions) if arguments.blind == "shuffled" else questions
 
 
-def _predictions(arguments: argparse.Namespace, words: list[str], name: str) -> list[dict[str, Any]]:
-    """The answers of the command line `words`, in this process or in the several that it asks for.
+def _answered(arguments: argparse.Namespace, words: list[str], name: str) -> list[dict[str, Any]]:
+    """The answers of the command line `words`, by this process or the several that it asks for; they are written.
 
     What an earlier call of the same command had answered when it was ended is taken over.
     """
     from llava_finetune.evaluation.kept_answers import KeptAnswers, made_with, place_of, told
     from llava_finetune.evaluation.processes import spread
 
-    questions = _questions(arguments)
-    kept = KeptAnswers(place_of(_output(arguments), name, made_with(arguments, questions)))
+    start, questions, folder = time.monotonic(), _questions(arguments), _output(arguments)
+    kept = KeptAnswers(place_of(folder, name, made_with(arguments)), arguments.image_folder)
     if found := kept.found(questions):
-        print(f"{len(found)} of {len(questions)} answers are taken from {kept.path}: that run was ended", flush=True)
+        said = f"{len(found)} of {len(questions)} answers are taken from {kept.path}"
+        print(f"{said}: left by an earlier call of this command", flush=True)
     with told(kept, questions):
-        if arguments.num_processes == 1:
-            return _answer(arguments, questions, kept)
-        words = [*words, "--kept", str(kept.path)]
-        return spread(words, len(questions), arguments.num_processes, _output(arguments))
+        if len(found) == len(questions) and not arguments.losses:
+            predictions = [found[index] for index in range(len(questions))]
+        elif arguments.num_processes == 1:
+            predictions = _answer(arguments, questions, kept)
+        else:
+            words = [*words, "--kept", str(kept.path)]
+            predictions = spread(words, len(questions), arguments.num_processes, folder)
+    _finish(arguments, predictions, name, time.monotonic() - start, len(found))
+    return predictions
 
 
 def _answer(arguments: argparse.Namespace, questions: list[Any], kept: Any) -> list[dict[str, Any]]:
@@ -213,12 +218,12 @@ def _answer(arguments: argparse.Namespace, questions: list[Any], kept: Any) -> l
         arguments.image_folder,
         batch_size=arguments.batch_size,
         max_new_tokens=arguments.max_new_tokens,
-        mode=arguments.blind or "seen",
+        mode="blank" if arguments.blind == "blank" else "seen",
         say=lambda line: print(line, flush=True),
         kept=kept,
     )
-    tokens = sum(prediction["num_tokens"] for prediction in predictions) - before
-    print(f"answered at {rate_text(tokens, time.monotonic() - start)}", flush=True)
+    if tokens := sum(prediction["num_tokens"] for prediction in predictions) - before:
+        print(f"answered at {rate_text(tokens, time.monotonic() - start)}", flush=True)
     if not arguments.losses:
         return predictions
     from llava_finetune.evaluation.record_losses import with_losses
@@ -238,7 +243,8 @@ def _shard(arguments: argparse.Namespace) -> int:
     from llava_finetune.evaluation.scoring import write_predictions
 
     index, count = map(int, arguments.shard.split("/"))
-    predictions = _answer(arguments, _questions(arguments)[index::count], KeptAnswers(arguments.kept))
+    kept = KeptAnswers(arguments.kept, arguments.image_folder)
+    predictions = _answer(arguments, _questions(arguments)[index::count], kept)
     write_predictions(shard_file(_output(arguments), arguments.shard), predictions)
     return 0
 
@@ -252,55 +258,35 @@ def _write(folder: Path, name: str, predictions: list[dict[str, Any]], scores: d
     write_json(folder / f"scores-{name}.json", scores)
 
 
-def _finish(arguments: argparse.Namespace, predictions: list[dict[str, Any]], name: str, seconds: float) -> None:
+def _finish(
+    arguments: argparse.Namespace, predictions: list[dict[str, Any]], name: str, seconds: float, num_taken: int
+) -> None:
+    """Score, write and show; `seconds` is no time of the whole where `num_taken` answers are of an earlier call."""
     from llava_finetune.evaluation import metrics
-    from llava_finetune.evaluation.kept_answers import forget
-    from llava_finetune.evaluation.scoring import write_upload
+    from llava_finetune.evaluation.scoring import show, write_upload
     from llava_finetune.saved.manifest import scored_hashes
 
     folder = _output(arguments)
     truncated = sum(prediction["truncated"] for prediction in predictions)
     tokens = sum(prediction["num_tokens"] for prediction in predictions)
-    scores = {**metrics.score(predictions), "truncated": truncated, "seconds": seconds, "model": str(arguments.model)}
+    scores = {**metrics.score(predictions), "truncated": truncated, "model": str(arguments.model)}
+    scores |= {} if num_taken else {"seconds": seconds}
     scores["image_folder"] = str(arguments.image_folder) if arguments.image_folder else None
     scores |= {**scored_hashes(arguments.model, arguments.base), "data_sha256": sha256_of(arguments.data)}
     _write(folder, name, predictions, scores)
-    forget(folder, name)
     if arguments.upload:
         write_upload(arguments.upload, predictions)
     if arguments.train_data:
         _prior(arguments, predictions, folder)
-    _show(scores, arguments.json, name)
+    show(scores, arguments.json, name)
     if not arguments.json:
-        print(f"{len(predictions)} answers, {tokens} tokens in {seconds:.0f} s; written to {folder}")
+        taken = f" ({num_taken} of them from an earlier call)" if num_taken else ""
+        print(f"{len(predictions)} answers{taken}, {tokens} tokens in {seconds:.0f} s; written to {folder}")
         if truncated:
             print(
                 f"{truncated} of {len(predictions)} answers were cut off: --max_new_tokens {arguments.max_new_tokens}",
                 file=sys.stderr,
             )
-
-
-def _show(scores: dict[str, Any], as_json: bool, name: str) -> None:
-    if as_json:
-        print(json.dumps({name: scores}))
-        return
-    rows = [("all", scores), *scores.get("by_type", {}).items()]
-    for label, row in rows:
-        low, high = row["interval"]
-        interval = f"95 % [{low:.2%}, {high:.2%}]"
-        print(f"{name:<11} {label:<8} exact match {row['exact_match']:7.2%}  {interval}  of {row['count']}")
-    if scores.get("box_count"):
-        (low, high), (least, most) = scores["box_iou_interval"], scores["box_accuracy_interval"]
-        print(
-            f"{name:<11} {'boxes':<8} mean IoU {scores['box_iou']:.3f}  95 % [{low:.3f}, {high:.3f}]  at IoU 0.5 "
-            f"{scores['box_accuracy']:.2%}  95 % [{least:.2%}, {most:.2%}]  of {scores['box_count']}, "
-            f"{scores['box_unread']} without a box"
-        )
-    for label, row in [("all", scores), *scores.get("by_question_type", {}).items()]:
-        for key, text in (("yes_share", "says yes"), ("false_yes", "false yes")):
-            if f"{key}_interval" in row:
-                low, high = row[f"{key}_interval"]
-                print(f"{name:<11} {label:<12} {text} {row[key]:7.2%}  95 % [{low:.2%}, {high:.2%}]")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ asker = FamilyAsker(loaded, questions, Path("pictures"), mode="seen"); asker.gen
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,8 @@ from llava_finetune.errors import UserError
 from llava_finetune.model.families.encoder import Encoded, FamilyEncoder
 
 
-def swapped(names: Iterable[str]) -> dict[str, str]:
-    """Another picture for each, by a fixed rotation of the distinct ones. Raises UserError where there is only one."""
-    distinct = list(dict.fromkeys(names))
-    if len(distinct) == 1:
-        raise UserError("--blind shuffled needs at least two pictures; these questions have one")
-    return dict(zip(distinct, distinct[len(distinct) // 2 :] + distinct[: len(distinct) // 2], strict=True))
-
-
 class FamilyAsker:
-    """Prompts of questions, and the ids of greedy answers to some of them. `mode`: seen, blank or shuffled pictures.
+    """Prompts of questions, and the ids of greedy answers to some of them. `mode`: seen or blank pictures.
 
     A blank picture has the mean colour of what the tower was trained on and the real one's size: as many tokens.
     """
@@ -34,7 +26,6 @@ class FamilyAsker:
     def __init__(self, loaded: Any, questions: Sequence[Any], folder: Path | None, mode: str) -> None:
         self.loaded, self.questions, self.folder, self.mode = loaded, questions, folder, mode
         self.encoder = FamilyEncoder(loaded.family, folder)
-        self.swapped = swapped(name for question in questions for name in question.images) if mode == "shuffled" else {}
 
     def cost(self, index: int) -> int:
         """What decides which questions are asked together: characters, and pictures before all."""
@@ -68,7 +59,7 @@ class FamilyAsker:
     def _picture(self, name: str) -> Image.Image:
         if self.folder is None:
             raise UserError(f"{name}: the questions have pictures, and no image folder is given")
-        image = open_image(resolve_image(self.folder, self.swapped[name] if self.mode == "shuffled" else name))
+        image = open_image(resolve_image(self.folder, name))
         if self.mode != "blank":
             return image
         mean = self.loaded.family.image_processor.image_mean

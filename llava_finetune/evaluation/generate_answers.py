@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from llava_finetune.data.masking import asked_alone, prompt_ids
 from llava_finetune.data.templates import end_text
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation import metrics
-from llava_finetune.evaluation.family_answers import FamilyAsker, swapped
+from llava_finetune.evaluation.family_answers import FamilyAsker
 from llava_finetune.evaluation.kept_answers import KeptAnswers
 
 Say = Callable[[str], None]
@@ -118,21 +118,29 @@ def held_out_questions(
     return questions
 
 
-class Pictures:
-    """Pixel values by name, opened once. `mode`: seen, blank (all zero: the mean colour), or shuffled (another's).
+def with_others_pictures(questions: Sequence[Question]) -> list[Question]:
+    """The questions with a fixed rotation of their distinct pictures, so that none keeps its own.
 
-    Shuffled pictures are a fixed rotation of the distinct pictures, so that no question keeps its own.
+    Raises UserError where there is only one.
     """
+    distinct = list(dict.fromkeys(name for question in questions for name in question.images))
+    if len(distinct) == 1:
+        raise UserError("--blind shuffled needs at least two pictures; these questions have one")
+    half = len(distinct) // 2
+    others = dict(zip(distinct, distinct[half:] + distinct[:half], strict=True))
+    return [replace(one, images=tuple(others[name] for name in one.images)) for one in questions]
 
-    def __init__(self, folder: Path | None, processor: Any, config: Any, mode: str, names: Sequence[str]) -> None:
+
+class Pictures:
+    """Pixel values by name, opened once. `mode`: seen, or blank (all zero: the mean colour)."""
+
+    def __init__(self, folder: Path | None, processor: Any, config: Any, mode: str) -> None:
         self.folder, self.processor, self.config, self.mode = folder, processor, config, mode
-        self.swapped = swapped(names) if mode == "shuffled" else {}
         self.cache: dict[str, tuple[torch.Tensor, tuple[int, int]]] = {}
 
     def get(self, name: str) -> tuple[torch.Tensor, tuple[int, int]]:
         if self.folder is None:
             raise UserError(f"{name}: the questions have pictures, and no image folder is given")
-        name = self.swapped[name] if self.mode == "shuffled" else name
         if name not in self.cache:
             image = open_image(resolve_image(self.folder, name))
             pixels = process_image(image, self.processor, self.config)
@@ -183,7 +191,7 @@ def answer(
         for index, tokens in zip(batch, asker.generate(batch, max_new_tokens), strict=True):
             done[index] = _prediction(loaded, asker, questions[index], tokens, max_new_tokens)
         if kept:
-            kept.add(done[index] for index in batch)
+            kept.add([(questions[index], done[index]) for index in batch])
         now = time.monotonic()
         if now - last > 10:
             last = now
@@ -212,8 +220,7 @@ class _LlavaAsker:
             prompt_ids([{"from": "human", "value": question.asked}], loaded.template, loaded.tokenizer)
             for question in questions
         ]
-        names = [name for question in questions for name in question.images]
-        self.pictures = Pictures(folder, loaded.image_processor, loaded.model.config, mode, names)
+        self.pictures = Pictures(folder, loaded.image_processor, loaded.model.config, mode)
 
     def cost(self, index: int) -> int:
         """The length of a question's prompt: what decides which are asked together."""

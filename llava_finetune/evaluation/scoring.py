@@ -97,6 +97,30 @@ def write_upload(path: Path, predictions: Sequence[Mapping[str, Any]]) -> None:
     write_text(path, json.dumps(upload_rows(predictions), ensure_ascii=False, indent=0) + "\n")
 
 
+def show(scores: metrics.Scores, as_json: bool, name: str) -> None:
+    """Print scores in lines, or as JSON below their name."""
+    if as_json:
+        print(json.dumps({name: scores}))
+        return
+    rows = [("all", scores), *scores.get("by_type", {}).items()]
+    for label, row in rows:
+        low, high = row["interval"]
+        interval = f"95 % [{low:.2%}, {high:.2%}]"
+        print(f"{name:<11} {label:<8} exact match {row['exact_match']:7.2%}  {interval}  of {row['count']}")
+    if scores.get("box_count"):
+        (low, high), (least, most) = scores["box_iou_interval"], scores["box_accuracy_interval"]
+        print(
+            f"{name:<11} {'boxes':<8} mean IoU {scores['box_iou']:.3f}  95 % [{low:.3f}, {high:.3f}]  at IoU 0.5 "
+            f"{scores['box_accuracy']:.2%}  95 % [{least:.2%}, {most:.2%}]  of {scores['box_count']}, "
+            f"{scores['box_unread']} without a box"
+        )
+    for label, row in [("all", scores), *scores.get("by_question_type", {}).items()]:
+        for key, text in (("yes_share", "says yes"), ("false_yes", "false yes")):
+            if f"{key}_interval" in row:
+                low, high = row[f"{key}_interval"]
+                print(f"{name:<11} {label:<12} {text} {row[key]:7.2%}  95 % [{low:.2%}, {high:.2%}]")
+
+
 def upload_rows(predictions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return one `{"question_id", "answer"}` per prediction.
 

@@ -19,7 +19,7 @@ from data_prep.records.record import read_records
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.evaluation import evaluate, metrics
 from llava_finetune.evaluation.evaluate import main
-from llava_finetune.evaluation.generate_answers import Pictures, answer, questions_from, stop_ids
+from llava_finetune.evaluation.generate_answers import Pictures, answer, questions_from, stop_ids, with_others_pictures
 from llava_finetune.evaluation.processes import spread
 from llava_finetune.model.loaded import Loaded, kind_of
 from llava_finetune.model.loading import load
@@ -69,14 +69,18 @@ def test_a_cut_off_answer_is_marked(loaded: Loaded, questions: Path) -> None:
 
 
 def test_blank_pictures_are_all_zero_and_shuffled_ones_are_never_the_own(loaded: Loaded, questions: Path) -> None:
-    names = [f"{index}.png" for index in range(8)]
-    blank = Pictures(questions, loaded.image_processor, loaded.model.config, "blank", names)
+    blank = Pictures(questions, loaded.image_processor, loaded.model.config, "blank")
     assert not blank.get("3.png")[0].any()
-    shuffled = Pictures(questions, loaded.image_processor, loaded.model.config, "shuffled", names)
-    assert sorted(shuffled.swapped.values()) == names
-    assert all(name != other for name, other in shuffled.swapped.items())
+    asked = questions_from(read_records(questions / "records.json"))
+    others = with_others_pictures(asked)
+    pairs = [
+        pair for one, other in zip(asked, others, strict=True) for pair in zip(one.images, other.images, strict=True)
+    ]
+    assert all(name != other for name, other in pairs)
+    assert {name for name, _ in pairs} == {other for _, other in pairs}
+    assert [one.asked for one in asked] == [one.asked for one in others]
     with pytest.raises(UserError, match="at least two pictures"):
-        Pictures(questions, loaded.image_processor, loaded.model.config, "shuffled", ["0.png", "0.png"])
+        with_others_pictures(asked[:2])
 
 
 def test_the_command_writes_every_prediction_and_its_scores(tiny: Path, questions: Path, tmp_path: Path) -> None:
