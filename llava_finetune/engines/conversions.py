@@ -63,6 +63,7 @@ class Conversions:
             return False
         if read_manifest(folder).get(key) != expected:
             raise UserError(
-                f"{folder}: made of another model, or of this one before it changed; remove it, or give another --work"
+                f"{folder}: made of another model, or of this one before it changed, or by an earlier version; "
+                "remove it, or give another --work"
             )
         return True

@@ -107,7 +107,10 @@ def _elsewhere(command: Sequence[str], log: Path | None) -> str:
     """Where a rank's message lies that came to no disk of this machine: the hosts, and the file on each of them."""
     if log is None or not _is_over_ssh(command):
         return ""
-    hosts = [host for host, _ in read_hostfile(Path(flag(command, "--hostfile") or ""))]
+    try:
+        hosts = [host for host, _ in read_hostfile(Path(flag(command, "--hostfile") or ""))]
+    except (UserError, OSError):  # changed since the start; what ended the run is told all the same
+        return ""
     files = ", ".join(f"{host}:{log.absolute()}" for host in hosts[:8]) + (", ..." if len(hosts) > 8 else "")
     return f"; where OUTPUT is not shared, a rank's message is in the debug.log of its own machine: {files}"
 

@@ -60,7 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--learning-rate" in words:  # short trainings, in a process of their own: planning itself loads no torch
         words.remove("--learning-rate")
         command = [sys.executable, "-m", "llava_finetune.training.rate_sweep", *words]
-        return subprocess.call(command, env=bound_to_this(os.environ))
+        process = subprocess.Popen(command, env=bound_to_this(os.environ))
+        try:
+            return process.wait()
+        finally:  # ended by a signal it removes its folder, which it could not after this one's end
+            process.terminate()
+            process.wait()
     options = _parser().parse_args(words)
     if options.share_pictures and not options.data:
         raise UsageError("--share_pictures without --data: which records share a picture is read from there")

@@ -21,7 +21,9 @@ from typing import Any
 import msgspec
 
 from llava_finetune.errors import UserError, is_echo
+from llava_finetune.saved.checkpoints import TRAINING_ONLY
 from llava_finetune.saved.documents import KINDS, read_document
+from llava_finetune.saved.model_files import TOKENIZER_FILES
 from llava_finetune.saved.pickles import load_pickle, require_file
 from llava_finetune.saved.promises import require_kept
 
@@ -71,8 +73,10 @@ def blamed_on(folder: str | Path, what: str, remedy: str) -> Iterator[None]:
 
 
 def _unreadable(folder: Path) -> str | None:
-    """The first text file of a folder that is not what its ending says: the libraries do not name it."""
+    """The first text file that a loader reads and that is not what its ending says: the libraries do not name it."""
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not file.is_file() or not (file.name in {*KINDS, *TOKENIZER_FILES} or file.suffix == ".jinja"):
+            continue
         try:
             if file.suffix == ".json":
                 msgspec.json.decode(file.read_bytes())
@@ -105,6 +109,8 @@ def _look(folder: Path, files: tuple[tuple[str, int, int], ...]) -> None:
         file = folder / name
         if not file.is_symlink() or file.exists():
             require_file(file)
+        elif TRAINING_ONLY.fullmatch(name):
+            continue
         elif name in KINDS or file.suffix != ".json":  # what is left out would be taken by a library's own default
             raise UserError(f"{file}: is a link to {file.readlink()}, where no file is; copy that file to its place")
         if file.suffix == ".model" and file.stat().st_size == 0:

@@ -94,7 +94,8 @@ def _settings(chosen: Sequence[str], read: Mapping[str, Run], made: Sequence[Job
             at = dict(zip((one for one in chosen if one in read), values, strict=True))
             more[name] = [_text(at.get(one)) for one in chosen]
     rows = {**{name: values for name, values in first.items() if any(values)}, **more}
-    given = {*CHOSEN, *(part.removeprefix("--") for name in read for part in _command(read[name]))}
+    flags = (part[2:].partition("=")[0] for run in read.values() for part in _command(run) if part.startswith("--"))
+    given = {*CHOSEN, *flags}
     return [
         {"name": name, "values": values, "differs": len(set(values)) > 1, "is_given": name in given}
         for name, values in rows.items()

@@ -213,9 +213,10 @@ class Store:
         """The record behind a row: a dialogue, or what a row of the table would become. Raises Refused for no text."""
         if "of" not in row:
             table = self.read()
-            behind = table.rows[table.places[row["id"]] + 1 :][:1]
-            place = {BEFORE: record_of(behind[0])} if behind else {}
-            return as_dialogue(row, self.space.images or self.space.folder) | place
+            place = table.places.get(row["id"], len(table.rows))  # answers.csv may have changed meanwhile
+            behind = table.rows[place + 1 :][:1]
+            before = {BEFORE: record_of(behind[0])} if behind else {}
+            return as_dialogue(row, self.space.images or self.space.folder) | before
         return next(one for one in read_dialogues(self.space.dialogues) if one["id"] == row["of"])
 
     def keep(self, record: Record) -> None:

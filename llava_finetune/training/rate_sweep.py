@@ -34,6 +34,8 @@ from llava_finetune.parent import bound_to_this
 RATES = (2e-4, 5e-5, 8e-4, 1e-4, 4e-4)
 """LoRA's usual rate first, then what brackets it: the first that fit into the time tell the most."""
 SURE = 0.05
+NOT_TRIED = "not tried, a run takes "
+TOO_LATE = "the time ended in the middle of its run"
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,9 @@ def main(argv: Sequence[str] | None = None, train: Train | None = None) -> int:
     for problem in problems:
         print(f"  {problem}")
     if len(tried) < 2:
-        raise UserError(
-            f"{len(tried)} of {len(rates)} rates ended in {options.minutes:g} minutes; give more --minutes, or fewer "
-            "--steps"
-        )
+        is_short = any(TOO_LATE in problem or NOT_TRIED in problem for problem in problems)
+        remedy = "give more --minutes, or fewer --steps" if is_short else "why is said above; give other --rates"
+        raise UserError(f"{len(tried)} of {len(rates)} rates ended well in {options.minutes:g} minutes; {remedy}")
     for line in verdict(tried, options.steps):
         print(line)
     return 0
@@ -108,22 +109,22 @@ def sweep(
         left = seconds - (time.monotonic() - begun)
         longest = max((one.seconds for one in tried), default=0.0)
         if left <= longest:
-            problems.append(f"{rate:g}: not tried, a run takes {longest:.0f} s and {max(left, 0):.0f} s are left")
+            problems.append(f"{rate:g}: {NOT_TRIED}{longest:.0f} s and {max(left, 0):.0f} s are left")
             continue
         output, start_of_run = folder / str(number), time.monotonic()
         problem = train([*flags, *_own_flags(rate, steps, output)], left)
         spent = time.monotonic() - start_of_run
+        losses = [] if problem else _losses(output / f"predictions-eval-{steps}.jsonl")
+        shutil.rmtree(output, ignore_errors=True)
         if problem:
             problems.append(f"{rate:g}: {problem}")
             continue
-        losses = _losses(output / f"predictions-eval-{steps}.jsonl")
         if not all(map(math.isfinite, losses)):
             odd = sum(not math.isfinite(loss) for loss in losses)
             problems.append(f"{rate:g}: the held-out loss of {odd} of {len(losses)} records is not finite; too large")
             continue
         tried.append(Tried(rate, losses, spent))
         print(f"  {rate:<8g} held-out loss {tried[-1].mean:.4f} after {steps} steps, {spent:.0f} s", flush=True)
-        shutil.rmtree(output, ignore_errors=True)
     return tried, problems
 
 
@@ -165,7 +166,7 @@ def start(flags: Sequence[str], seconds: float) -> str:
             command, env=bound_to_this(os.environ), capture_output=True, text=True, timeout=seconds, check=False
         )
     except subprocess.TimeoutExpired:
-        return "the time ended in the middle of its run"
+        return TOO_LATE
     if done.returncode == 2:
         raise UsageError(done.stderr.strip().removeprefix("error: ") or "the training behind -- was refused")
     return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1] if done.returncode else ""

@@ -110,6 +110,9 @@ def test_where_the_output_is_not_shared_hosts_and_their_logs_are_named(
     log = output / "debug.log"
     said = f"message is in the debug.log of its own machine: one:{log}, two:{log}\n"
     assert capfd.readouterr().err.endswith(said)
+    hosts.unlink()
+    assert processes.run(command, os.environ) == 1
+    assert "training ended with exit code 1" in capfd.readouterr().err, "also where the hosts' file is gone by then"
     assert processes.run([command[0], "--no_ssh", *command[1:]], os.environ) == 1
     assert "own machine" not in capfd.readouterr().err, "there a launcher on each machine tells it"
 
@@ -160,6 +163,7 @@ def test_the_second_sigquit_ends_a_rank_that_hears_nothing() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"1\n"
         while not catches(process.pid, signal.SIGQUIT):
+            assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGQUIT)
         assert process.stdout.readline() == b"2\n", "the first one asks to save, and ends nothing"

@@ -163,6 +163,7 @@ def test_weights_that_are_not_whole_are_named(
 
 def test_a_link_to_nothing_is_not_taken_for_a_file_that_was_left_out(folder: Path) -> None:
     (folder / "notes.json").symlink_to("gone")
+    (folder / "optimizer.pt").symlink_to("gone")
     require_sound(folder)
     for target in ("gone", "tokenizer_config.json"):
         (folder / "tokenizer_config.json").symlink_to(target)
@@ -173,7 +174,9 @@ def test_a_link_to_nothing_is_not_taken_for_a_file_that_was_left_out(folder: Pat
 
 @pytest.mark.parametrize(("name", "text"), [("tokenizer.json", b'{"a": 1e400}'), ("chat_template.jinja", b"\xff")])
 def test_what_a_library_says_of_a_folder_gets_the_name_of_the_file(tmp_path: Path, name: str, text: bytes) -> None:
-    (tmp_path / "a.json").write_text("{}")
+    (tmp_path / "a.json").write_text("{no file of a loader's")
+    (tmp_path / "a.txt").write_bytes(b"\xff")
+    (tmp_path / "b.jinja").mkdir()
     (tmp_path / name).write_bytes(text)
     with (
         pytest.raises(UserError, match=f"unusable: {name}: ValueError: line 7; go"),

@@ -25,7 +25,10 @@ def made(page: Page, name: str, skill: float = 0.97, **arguments: object) -> Pat
 
 def test_trainings_are_compared_by_what_they_answer_and_by_the_settings_that_differ(page: Page) -> None:
     made(page, "first")
-    made(page, "larger-rate", skill=0.2, learning_rate=0.001, lora_dropout=0.1)
+    folder = made(page, "larger-rate", skill=0.2, learning_rate=0.001, lora_dropout=0.1, weight_decay=0.1)
+    manifest = json.loads((folder / "run.json").read_text())
+    manifest["command"] += ["--weight_decay=0.1", "--note", "lora_dropout"]
+    (folder / "run.json").write_text(json.dumps(manifest))
     seen = page.ask("compare")
     assert seen["verdict"]["best"] == "first" and seen["verdict"]["second"] == "larger-rate"
     assert seen["verdict"]["is_told_apart"] and seen["verdict"]["count"] == 72
@@ -35,7 +38,7 @@ def test_trainings_are_compared_by_what_they_answer_and_by_the_settings_that_dif
     assert rows["learning_rate"] == ({"first": "0.0002", "larger-rate": "0.001"}, True)
     assert rows["lora_dropout"] == ({"first": "", "larger-rate": "0.1"}, True)
     given = {row["name"] for row in seen["settings"] if row["is_given"]}
-    assert "learning_rate" in given and "lora_dropout" not in given, "its command does not name it"
+    assert {"learning_rate", "weight_decay"} <= given and "lora_dropout" not in given, "its command does not name it"
     assert rows["recipe"] == ({"first": "lora", "larger-rate": "lora"}, False)
     assert "output_dir" not in rows
     assert all(60 * 4 / 9 < run["trained"] < 60 * 4 / 7 for run in seen["runs"]), "4 records a step, 7 to 9 a second"

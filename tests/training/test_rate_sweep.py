@@ -52,6 +52,15 @@ def test_of_rates_that_cannot_be_told_apart_the_smallest_is_proposed() -> None:
 def test_a_rate_that_does_not_fit_into_the_time_is_said(tmp_path: Path) -> None:
     tried, problems = sweep([1e-4, 2e-4], NEEDED, 8, 1e-9, tmp_path, fake)
     assert tried == [] and problems[0].startswith("0.0001: not tried")
+    with pytest.raises(UserError, match=r"0 of 2 rates .*; give more --minutes, or fewer --steps"):
+        main(["--steps", "8", "--minutes", "1e-9", "--rates", "1e-4", "2e-4", "--", *NEEDED], fake)
+
+
+def test_what_a_rate_leaves_is_gone_before_the_next_and_no_time_helps_against_nan(tmp_path: Path) -> None:
+    sweep([0.5, 1e-4], NEEDED, 8, 60, tmp_path, fake)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match=r"0 of 2 rates .*; why is said above; give other --rates"):
+        main(["--steps", "8", "--rates", "0.5", "3", "--", *NEEDED], fake)
 
 
 def test_what_cannot_be_swept_is_refused() -> None:
