@@ -96,7 +96,7 @@ def propose(
     shape: Shape, wanted: Setting, gpu_bytes: int, global_batch: int, config: str | None = None
 ) -> Proposal | None:
     """The fastest way of `wanted.mode` that fits, or None: the first of `candidates` at its largest batch."""
-    for candidate in candidates(wanted, config):
+    for candidate in _possible(shape, wanted, config):
         batches = [size for size in _batches(global_batch, wanted.num_gpus) if size >= _useful(candidate)]
         for size in batches:
             setting = replace(candidate, batch=size)
@@ -123,9 +123,20 @@ def candidates(wanted: Setting, config: str | None = None) -> Iterator[Setting]:
             yield replace(wanted, stage=stage, offload=offload, checkpointing=checkpointing)
 
 
+def modes_of(shape: Shape) -> tuple[str, ...]:
+    """The modes that a model can be trained by: a family of transformers' own classes has its connector already."""
+    return MODES[1:] if isinstance(shape, FamilyShape) else MODES
+
+
+def _possible(shape: Shape, wanted: Setting, config: str | None) -> Iterator[Setting]:
+    """The candidates but ZeRO-3 for families, whose ranks would wait for each other (training/family_modes.py)."""
+    is_family = isinstance(shape, FamilyShape)
+    return (one for one in candidates(wanted, config) if not (is_family and config is None and one.stage == 3))
+
+
 def smallest(shape: Shape, wanted: Setting, config: str | None = None) -> tuple[Setting, int]:
     """The setting of `wanted.mode` that needs least on a GPU, at batch 1, and its bytes."""
-    tried = [replace(setting, batch=1) for setting in candidates(wanted, config)]
+    tried = [replace(setting, batch=1) for setting in _possible(shape, wanted, config)]
     sized = [(estimate(shape, setting).total, index) for index, setting in enumerate(tried)]
     size, index = min(sized)
     return tried[index], size

@@ -477,6 +477,7 @@ def _without_weights(base: Path, folder: Path) -> Path:
             "pairs of answers are learned by LLaVA's layouts alone",
         ),
         ("--augment flip", "only LLaVA's pictures are varied"),
+        ("--deepspeed deepspeed_configs/zero3.json", "ZeRO-3.* use deepspeed_configs/zero2.json"),
     ],
 )
 def test_what_a_family_cannot_do_is_refused_with_what_it_can(

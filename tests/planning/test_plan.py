@@ -82,6 +82,17 @@ def test_a_gpu_too_small_for_the_mode_says_by_how_much(capsys: pytest.CaptureFix
     assert "use lora or full on these GPUs" in last, "offloaded 16-bit modes need less of the GPU"
 
 
+def test_a_family_is_planned_by_what_it_can_be_trained_by(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "--model", "HuggingFaceTB/SmolVLM-500M-Instruct", "--gpus", "4x4GB"]
+    assert main([*words, "--json", "--mode", "full"]) in (0, 1)
+    modes = json.loads(capsys.readouterr().out)["modes"]
+    assert set(modes) == {"qlora", "lora", "full"}
+    assert {values["setting"]["stage"] for values in modes.values()} == {2}, "ZeRO-3 is refused for families"
+    for more, said in (("--mode pretrain", "has its connector already"), ("--exact", "none of LLaVA's layouts")):
+        assert main([*words, *more.split()]) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_json_holds_every_mode_with_and_without_checkpointing(capsys: pytest.CaptureFixture[str]) -> None:
     answer = planned(capsys, "--gpus", "1x24GB")
     modes = answer["modes"]
