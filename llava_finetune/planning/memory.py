@@ -5,8 +5,8 @@ What is counted, and where it comes from:
   (Rajbhandari et al., ZeRO, section 3.1), 4.1 bits an nf4 weight with double quantisation (Dettmers et al., QLoRA);
 - activations: llava_finetune/planning/activations.py;
 - logits: the head runs on supervised positions only (llava_finetune/model/modeling.py).
-A GPU's context is a flat CONTEXT, and what the allocator loses a share of the rest; nothing else is padded. Without
-DeepSpeed all of it is compared with pretended trainings at real widths (tests/pretended_gpu/test_trainings.py).
+A GPU's context is a flat CONTEXT, and what the allocator loses a share of the rest, by mode; nothing else is padded.
+Without DeepSpeed all of it is compared with pretended trainings at real widths (tests/pretended_gpu/test_trainings.py).
 
     >>> from llava_finetune.planning.from_config import read_shape
     >>> estimate(read_shape("liuhaotian/llava-v1.5-7b"), Setting("lora", batch=1)).total // 10**9
@@ -28,8 +28,19 @@ from llava_finetune.planning.shapes import Shape
 CONTEXT = 900_000_000
 """Bytes that CUDA's context and the workspaces of cuBLAS take on a GPU before and beside the tensors."""
 ALLOCATOR = 0.04
-"""What torch's caching allocator reserves beside all tensors, as a share of them: its rules replayed over pretended
-trainings of whole models gave 0.5 to 3.8 %, for checkpointed QLoRA 8.6 % (docs/pretended-gpu.md)."""
+"""What torch's caching allocator reserves beside all tensors, as a share of them, where nothing was replayed."""
+REPLAYED = {
+    ("lora", True): 0.035,
+    ("qlora", True): 0.09,
+    ("qlora", False): 0.04,
+    ("full", True): 0.01,
+    ("full", False): 0.01,
+    ("pretrain", True): 0.025,
+    ("pretrain", False): 0.04,
+}
+"""The same by (mode, checkpointing): the most that the allocator's rules, replayed over pretended trainings of whole
+models, took beside what was held or is counted (docs/pretended-gpu.md), up to the next half percent. Replayed were
+batches of 1 and 4 in one process without DeepSpeed, the base in 16 or 4 bit."""
 PYTHON = {True: 3_000_000_000, False: 700_000_000}
 """Host bytes of one rank with torch, transformers and DeepSpeed imported: with CUDA's libraries, and without."""
 BYTES_PER_WEIGHT = {16: 2.0, 8: 1.002, 4: 0.5 + 1 / 64 + 4 / (64 * 256)}
@@ -89,7 +100,14 @@ def estimate(shape: Shape, setting: Setting) -> Estimate:
         "logits": logit_bytes(shape, setting),
         "temporary": _temporary(shape, setting, trained, shards),
     }
-    return Estimate(**parts, context=CONTEXT, allocator=round(ALLOCATOR * sum(parts.values())))
+    return Estimate(**parts, context=CONTEXT, allocator=round(_allocator_share(setting) * sum(parts.values())))
+
+
+def _allocator_share(setting: Setting) -> float:
+    """What was replayed; elsewhere ALLOCATOR, or what the same mode lost in the replay where that is more."""
+    share = REPLAYED.get((setting.mode, setting.checkpointing), ALLOCATOR)
+    replayed = setting.stage == 0 and setting.base_bits != 8 and not setting.in_fp8
+    return share if replayed else max(share, ALLOCATOR)
 
 
 def host_ram(shape: Shape, setting: Setting, *, on_gpu: bool) -> int:

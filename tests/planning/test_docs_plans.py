@@ -11,7 +11,8 @@ import pytest
 from llava_finetune.machine import GB
 from llava_finetune.planning.disk_and_time import SET_UP
 from llava_finetune.planning.from_config import read_shape
-from llava_finetune.planning.memory import estimate, host_ram
+from llava_finetune.planning.memory import ALLOCATOR, estimate, host_ram
+from llava_finetune.planning.memory import REPLAYED as REPLAYED_SHARES
 from llava_finetune.planning.proposals import max_length, propose, read_gpus
 from llava_finetune.planning.setting import Setting
 
@@ -24,7 +25,7 @@ NAMES = {
     "LLaVA-1.6 34B": "liuhaotian/llava-v1.6-34b",
     "TinyLlama LLaVA 1.1B": "bczhou/tiny-llava-v1-hf",
 }
-MODES = {"LoRA": "lora", "QLoRA": "qlora", "full": "full"}
+MODES = {"LoRA": "lora", "QLoRA": "qlora", "full": "full", "stage 1": "pretrain"}
 
 
 def wanted(model: str, mode: str, num_gpus: int = 1) -> tuple[Setting, str]:
@@ -88,6 +89,34 @@ LINES = [
 def test_a_line_of_a_how_to_is_the_plans(page: str, line: Callable[[str, str], str], what: str, mode: str) -> None:
     expected = line(what, mode)
     assert expected in (DOCS / page).read_text(), f"docs/{page} should have: {expected}"
+
+
+REPLAYED = [
+    [cell.strip() for cell in line.strip("| ").split("|")]
+    for line in (DOCS / "pretended-gpu.md").read_text().splitlines()
+    if line.startswith(("| 1.5 ", "| 1.6 "))
+]
+"""The rows of `benchmarks/pretended_plan.py` that the page shows."""
+
+
+@pytest.mark.parametrize("row", REPLAYED, ids=lambda row: ", ".join(row[:5]))
+def test_no_plan_is_below_what_was_replayed(row: list[str]) -> None:
+    model, mode, batch, checkpointing, accumulated, counted, seen, _, lost = row
+    setting, name = wanted(f"LLaVA-{model}", mode)
+    setting = replace(setting, batch=int(batch), checkpointing=checkpointing == "yes", stage=0)
+    found = estimate(read_shape(name), replace(setting, accumulated=accumulated == "yes"))
+    assert f"{found.tensors / GB:.2f} GB" == counted
+    reserved = float(seen.split()[0]) * GB * (1 + float(lost.split()[0]) / 100)
+    assert reserved <= found.tensors + found.allocator < 1.035 * reserved
+
+
+def test_every_share_of_the_allocator_was_replayed_and_deepspeed_has_no_smaller_one() -> None:
+    modes = {(MODES[mode.partition(" r ")[0]], checkpointing == "yes") for _, mode, _, checkpointing, *_ in REPLAYED}
+    assert modes == REPLAYED_SHARES.keys()
+    shape = read_shape(NAMES["LLaVA-1.5 7B"])
+    for mode, checkpointing in modes:
+        found = estimate(shape, Setting(mode, checkpointing=checkpointing, stage=2))
+        assert found.allocator == round(max(ALLOCATOR, REPLAYED_SHARES[mode, checkpointing]) * found.tensors)
 
 
 @pytest.mark.parametrize(

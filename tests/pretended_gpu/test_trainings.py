@@ -9,7 +9,7 @@ import pytest
 
 from llava_finetune.planning.activations import LOSS_CHUNK
 from llava_finetune.planning.from_config import read_shape
-from llava_finetune.planning.memory import estimate
+from llava_finetune.planning.memory import REPLAYED, estimate
 from llava_finetune.planning.setting import Setting
 from llava_finetune.planning.shapes import Shape
 from llava_finetune.pretended_gpu.facts import Facts
@@ -122,6 +122,11 @@ def test_accumulated_batches_do_the_work_of_a_step_each(facts: Callable[[str], F
 def test_the_allocator_reserves_little_beside_what_is_held(facts: Callable[[str], Facts]) -> None:
     for name in JOBS:
         assert facts(name).peak < facts(name).reserved < 1.25 * facts(name).peak
+
+
+def test_checkpointed_qlora_reserves_no_more_than_the_plans_share(facts: Callable[[str], Facts]) -> None:
+    seen = facts("qlora")
+    assert seen.reserved <= (1 + REPLAYED["qlora", True]) * seen.peak
 
 
 @pytest.mark.parametrize("name", [name for name in JOBS if "steps" not in JOBS[name] and "peft" not in name])
