@@ -1,7 +1,8 @@
 """All that a GPU should show, in one go: speed, share of the matmul peak, memory beside the plan, and equal numbers.
 
 Random weights in LLaVA-1.5-7B's shape, made where they are needed, never on disk. Every row runs in a process of its
-own, has a time limit, and leaves the other rows alone when it fails: its reason stands in the table.
+own, has a time limit, and leaves the other rows alone when it fails: its reason stands in the table, and what it said
+in gpu.log. The table is written anew after each row, so that a machine that is taken away leaves what was found.
 
     python benchmarks/gpu.py                       writes build/benchmarks/gpu.md and gpu.json
     python benchmarks/gpu.py --rows lora,fp8
@@ -30,7 +31,8 @@ SECONDS = 520.0
 """Of the whole: rows that would begin later are left out, and said so."""
 ROW_SECONDS = 100.0
 """Of a row."""
-MODEL = "liuhaotian/llava-v1.5-7b"
+FACTS = "facts: "
+"""How the line of a row's process begins that holds its result, whatever libraries print around it."""
 ROWS: Mapping[str, Mapping[str, Any]] = {
     "numbers": {"what": "numbers"},
     "peaks": {"what": "peaks"},
@@ -48,8 +50,9 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
         "pictures": 1,
     },
     "TRL": {"trainer": "trl", "mode": "lora", "checkpointing": False},
+    "unsloth": {"trainer": "unsloth", "mode": "lora", "checkpointing": False},
 }
-"""In the order of what is wanted most. unsloth has to be installed apart: benchmarks/train.py --trainers unsloth."""
+"""In the order of what is wanted most."""
 
 
 @dataclass(frozen=True)
@@ -74,22 +77,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the rows, write the table, print it."""
     options = parse(argv)
     if options.job:
-        print(json.dumps(measure(Job(**json.loads(options.job)))))
+        print(f"\n{FACTS}{json.dumps(measure(Job(**json.loads(options.job))))}", flush=True)
         return 0
     began = time.monotonic()
     found: dict[str, dict[str, Any]] = {}
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "gpu.log").unlink(missing_ok=True)
     for name in options.rows:
         job = Job(name, tiny=options.rehearse, **ROWS[name])
         left = SECONDS - (time.monotonic() - began)
         reason = "no time was left" if left < 15 else missing(job)
-        found[name] = {"left out": reason} if reason else run(job, min(left, ROW_SECONDS))
+        found[name] = {"left out": reason} if reason else run(job, min(left, ROW_SECONDS), options.output)
         print(f"{name}: {json.dumps(found[name])}", flush=True)
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "gpu.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    text = table(found)
-    (options.output / "gpu.md").write_text(text + "\n", encoding="utf-8")
-    print(f"{text}\n\n{time.monotonic() - began:.0f} s; written: {options.output / 'gpu.md'}")
-    return 1 if any("failed" in row for row in found.values()) else 0
+        (options.output / "gpu.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        (options.output / "gpu.md").write_text(table(found) + "\n", encoding="utf-8")
+    print(f"{table(found)}\n\n{time.monotonic() - began:.0f} s; written: {options.output / 'gpu.md'}")
+    return 1 if any(failed(row) for row in found.values()) else 0
+
+
+def failed(row: Mapping[str, Any]) -> bool:
+    """Whether a row, or one of the figures in it, has a reason instead of a result."""
+    return "failed" in row or any(str(value).startswith("failed ") for value in row.values())
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -113,38 +121,57 @@ def _named(text: str) -> set[str]:
 
 def missing(job: Job) -> str | None:
     """The package that a row needs and does not find, in words."""
+    if job.trainer == "unsloth":  # it patches transformers for the whole environment, and pins other versions
+        return "it needs an environment of its own: benchmarks/train.py --trainers ours,unsloth --size 7b"
     needs = {"TRL": "trl", "qlora": "bitsandbytes"}.get(job.name)
     if needs and importlib.util.find_spec(needs) is None:
         return f"{needs} is not installed"
     return None
 
 
-def run(job: Job, limit: float) -> dict[str, Any]:
+def run(job: Job, limit: float, output: Path) -> dict[str, Any]:
     """The facts of a row, from a process of its own; in a rehearsal from this one, which has imported all."""
-    if job.tiny:
-        try:
-            return measure(job)
-        except Exception as error:  # whatever a peer raises is its row's result
-            return {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"}
-    command = [sys.executable, str(Path(__file__)), "--job", json.dumps(asdict(job))]
+    if not job.tiny:
+        return run_apart(job, limit, output)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=limit)
-    except subprocess.TimeoutExpired:
-        return {"failed": f"more than {limit:.0f} s"}
+        return measure(job)
+    except Exception as error:  # whatever a peer raises is its row's result
+        return {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"}
+
+
+def run_apart(job: Job, limit: float, output: Path) -> dict[str, Any]:
+    """The facts of a row from a process of its own; what that wrote on stderr is added to gpu.log."""
+    command = [sys.executable, str(Path(__file__)), "--job", json.dumps(asdict(job))]
+    with (output / "gpu.log").open("a+", encoding="utf-8", errors="replace") as log:
+        log.write(f"==== {job.name}\n")
+        log.flush()
+        start = log.tell()
+        try:
+            done = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT, check=False, timeout=limit
+            )
+        except subprocess.TimeoutExpired:
+            return {"failed": f"more than {limit:.0f} s"}
+        log.seek(start)
+        said = log.read().strip().splitlines() or ["no message"]
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        return {"failed": lines[-1][:300]}
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+        return {"failed": f"exit code {done.returncode}: {said[-1][:300]}"}
+    facts = [line for line in done.stdout.splitlines() if line.startswith(FACTS)]
+    return dict(json.loads(facts[-1].removeprefix(FACTS))) if facts else {"failed": "it ended without a result"}
 
 
 def measure(job: Job) -> dict[str, Any]:
-    """What a row shows."""
-    from benchmarks import gpu_rows
+    """What a row shows. Whole sizes are refused where no GPU is seen."""
+    import torch
 
+    from benchmarks import gpu_card, gpu_rows
+
+    if not job.tiny and not torch.cuda.is_available():
+        raise RuntimeError("torch sees no GPU here; --rehearse runs tiny sizes on the CPU")
     if job.what == "train":
         with tempfile.TemporaryDirectory() as work:
             return gpu_rows.train(job, Path(work))
-    return gpu_rows.numbers() if job.what == "numbers" else gpu_rows.peaks(job.tiny)
+    return gpu_card.numbers() if job.what == "numbers" else gpu_card.peaks(job.tiny)
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
@@ -160,7 +187,7 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
             lines.append(f"| {name} | | | | | | {_words(row)} |")
             continue
         rate, peak = row["flops"] / row["seconds"] / 1e12, peaks.get(f"{row['factors']}_tflops")
-        share = f"{rate / peak:.0%}" if peak else ""
+        share = f"{rate / peak:.0%}" if isinstance(peak, float) else ""
         planned = f"{row['planned'] / 1e9:.2f}" if "planned" in row else ""
         numbers = f"{row['tokens_per_second']:,.0f} | {rate:.2f} | {share} | {row['peak'] / 1e9:.2f} | {planned}"
         lines.append(f"| {name} | {numbers} | {row.get('note', '')} |")

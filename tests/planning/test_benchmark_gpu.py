@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_card
 
 
 @pytest.mark.slow
@@ -36,6 +36,50 @@ def test_a_row_that_fails_leaves_its_reason_and_the_others(monkeypatch: pytest.M
     text = (tmp_path / "gpu.md").read_text(encoding="utf-8")
     assert "| fp8 | | | | | | failed RuntimeError: no units |" in text
     assert text.count("| 10 | 1.00 |") == 2
+
+
+def test_a_figure_that_fails_leaves_the_others_of_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("e4m3 has no kernel here\nsecond line")
+
+    monkeypatch.setattr("torch._scaled_mm", refuse)
+    found = gpu_card.peaks(tiny=True)
+    assert found["fp8_tflops"] == "failed ValueError: e4m3 has no kernel here"
+    assert found["bf16_tflops"] > 0 and found["copy_tb"] > 0
+    assert gpu.failed(found) and not gpu.failed({"bf16_tflops": 1.0})
+    row = {"tokens_per_second": 10.0, "seconds": 1.0, "flops": 10**12, "factors": "fp8", "peak": 0}
+    assert "| fp8 | 10 | 1.00 |  | 0.00 |" in gpu.table({"peaks": found, "fp8": row})
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("print('facts: {\"a\": 1}'); print('bye')", {"a": 1}),
+        ("print('bye')", {"failed": "it ended without a result"}),
+        ("import sys; print('why', file=sys.stderr); sys.exit(3)", {"failed": "exit code 3: why"}),
+        ("import time; time.sleep(60)", {"failed": "more than 1 s"}),
+    ],
+)
+def test_a_process_that_ends_in_any_way_is_a_row(
+    program: str, reason: dict[str, object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda _, **how: real([sys.executable, "-c", program], **how))
+    limit = 1 if "sleep" in program else 60
+    assert gpu.run_apart(gpu.Job("lora"), limit, tmp_path) == reason
+    assert (tmp_path / "gpu.log").read_text(encoding="utf-8").startswith("==== lora\n")
+
+
+def test_the_table_is_there_after_each_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def measure(job: gpu.Job) -> dict[str, object]:
+        if job.name == "fp8":
+            raise KeyboardInterrupt
+        return {"tokens_per_second": 10.0, "seconds": 1.0, "flops": 10**12, "factors": "bf16", "peak": 0}
+
+    monkeypatch.setattr(gpu, "measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        gpu.main(["--rehearse", "--rows", "lora,fp8", "--output", str(tmp_path)])
+    assert "| lora | 10 | 1.00 |" in (tmp_path / "gpu.md").read_text(encoding="utf-8")
 
 
 def test_no_row_begins_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
