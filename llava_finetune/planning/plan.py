@@ -32,7 +32,7 @@ from llava_finetune.planning.proposals import (
     Proposal,
     lengths,
     max_length,
-    modes_of,
+    modes_for,
     propose,
     read_gpus,
     smallest,
@@ -71,18 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.share_pictures and not options.data:
         raise UsageError("--share_pictures without --data: which records share a picture is read from there")
     shape = read_shape(options.model, options.vision_tower)
-    modes = modes_of(shape)
-    if options.mode not in modes:
-        raise UsageError(
-            f"--mode {options.mode}: {shape.name} has its connector already; take --mode {', '.join(modes)}, or train "
-            "the connector alone: scripts/finetune_full.sh with --freeze_backbone True"
-        )
-    if options.exact and modes != MODES:
-        raise UsageError(f"--exact: {shape.name} is none of LLaVA's layouts, which alone are pretended; leave it out")
+    modes = modes_for(shape, options.mode, exact=options.exact)
     num_gpus, gpu_bytes = read_gpus(options.gpus)
     wanted = _wanted_setting(options, shape, num_gpus)
-    sizes = {mode: _global_batch(options, mode) for mode in modes}
-    rows = {mode: propose(shape, replace(wanted, mode=mode), gpu_bytes, sizes[mode]) for mode in modes}
+    rows = {mode: propose(shape, replace(wanted, mode=mode), gpu_bytes, _global_batch(options, mode)) for mode in modes}
     seen = _pretended(options, shape, wanted, rows[options.mode]) if options.exact else None
     if options.json:
         answer = _as_json(shape, wanted, num_gpus, gpu_bytes, rows)

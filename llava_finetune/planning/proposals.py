@@ -123,9 +123,21 @@ def candidates(wanted: Setting, config: str | None = None) -> Iterator[Setting]:
             yield replace(wanted, stage=stage, offload=offload, checkpointing=checkpointing)
 
 
-def modes_of(shape: Shape) -> tuple[str, ...]:
-    """The modes that a model can be trained by: a family of transformers' own classes has its connector already."""
-    return MODES[1:] if isinstance(shape, FamilyShape) else MODES
+def modes_for(shape: Shape, mode: str, *, exact: bool = False) -> tuple[str, ...]:
+    """The modes that a model can be trained by. Raises UsageError where `mode`, or a pretended training, is none of it.
+
+    A family of transformers' own classes has its connector already.
+    """
+    if not isinstance(shape, FamilyShape):
+        return MODES
+    if mode == "pretrain":
+        raise UsageError(
+            f"--mode pretrain: {shape.name} has its connector already; take --mode {', '.join(MODES[1:])}, or train "
+            "the connector alone: scripts/finetune_full.sh with --freeze_backbone True"
+        )
+    if exact:
+        raise UsageError(f"--exact: {shape.name} is none of LLaVA's layouts, which alone are pretended; leave it out")
+    return MODES[1:]
 
 
 def _possible(shape: Shape, wanted: Setting, config: str | None) -> Iterator[Setting]:

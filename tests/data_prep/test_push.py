@@ -6,8 +6,10 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from data_prep.errors import DataError, UsageError
 from data_prep.tools.push import main as push
@@ -167,7 +169,10 @@ def test_a_model_is_published_without_checkpoints_logs_and_pictures(tmp_path: Pa
                  "tower/config.json", "tower/model.safetensors", "checkpoint-3/config.json",
                  "checkpoint-3/optimizer.pt", "checkpoint-3/model.safetensors"):  # fmt: skip
         (run / name).parent.mkdir(parents=True, exist_ok=True)
-        (run / name).write_text("{}" if name != "README.md" else "---\ntags:\n- llava\n---\n# run\n")
+        if name.endswith(".safetensors"):
+            save_file({"weight": np.zeros(2, np.float32)}, run / name)
+        else:
+            (run / name).write_text("{}" if name != "README.md" else "---\ntags:\n- llava\n---\n# run\n")
     command = [sys.executable, "-m", "llava_finetune", "push", str(run), "owner/name"]
     with UploadHub(tmp_path / "hub") as hub:
         done = hub.run(command)
