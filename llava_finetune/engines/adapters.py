@@ -136,13 +136,14 @@ def ask_llama_cpp(setting: Setting) -> Asked:
 def ask_vllm(setting: Setting) -> Asked:
     """vLLM's server on the exported folder, asked as a client that sends no temperature asks."""
     folder = setting.conversions.exported()
-    job = {"model": str(folder), "context": setting.context, "port": _free_port()}
+    dtype = str(read_manifest(folder)["dtype"])
+    job = {"model": str(folder), "dtype": dtype, "context": setting.context, "port": _free_port()}
     command = [engine_python("vllm"), str(RUNNERS / "vllm_server.py"), json.dumps(job)]
     with started(command, "vllm", setting.work / "vllm.log") as address:
         url, version = address["url"], address["version"]
         more = {"logprobs": True, "top_logprobs": NUM_LIKELY, "return_tokens_as_token_ids": True, "model": str(folder)}
         answers = [_ask_vllm(url, question, setting.max_new_tokens, more, folder) for question in setting.questions]
-    return Asked("vllm", version, str(read_manifest(folder)["dtype"]), answers)
+    return Asked("vllm", version, dtype, answers)
 
 
 def _ask_vllm(url: str, question: Question, limit: int, more: Mapping[str, Any], folder: Path) -> Answer:

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from data_prep.last_resort import write_details
+from llava_finetune.convert.gguf.notes import note_on_padding
 from llava_finetune.engines.adapters import ASK, Setting
 from llava_finetune.engines.class_token import class_token_last
 from llava_finetune.engines.judging import (
     ALLOWED,
     FAILED,
     HEADER,
-    KNOWN_FAULT,
     NOT_RUN,
     Asked,
     Reference,
@@ -32,6 +32,8 @@ from llava_finetune.engines.reference import TorchModel
 from llava_finetune.errors import UserError
 
 NAME = "certificate.json"
+UNKNOWN_ORDER = "whether it puts CLIP's class token first or last cannot be told"
+RESIZED_FIRST = "llama.cpp resizes them first and pads then, and training pads first"
 
 
 @dataclass(frozen=True)
@@ -135,31 +137,40 @@ def _judge_llama_cpp(asked: Asked, reference: Reference, model: TorchModel, max_
         last = [model.answer(question, 1) for question in reference.questions]
     right = first_token_difference(reference.answers, asked.answers)
     fault = first_token_difference(last, asked.answers)
-    if right is None or fault is None or right <= fault:
+    if right is None or fault is None or right == fault:
+        why = "no question with a picture was answered with how likely its tokens are"
+        return judge(_noted(asked, f"{UNKNOWN_ORDER}: {why}"), reference)
+    apart = f"first tokens are up to {right:.1g} away from the model with it first, {fault:.1g} with it last"
+    allowed = ALLOWED.get(asked.dtype, 0.5)
+    if min(right, fault) > allowed:
+        processor, config = model.loaded.image_processor, model.loaded.model.config
+        why = note_on_padding(config.image_aspect_ratio, processor.image_mean) or RESIZED_FIRST
         return judge(
-            _noted(asked, [f"class token first, as CLIP has it (first tokens at most {right or 0:.1g} away)"]),
+            _noted(
+                asked,
+                f"{UNKNOWN_ORDER}: {apart}, and {asked.dtype} rounds by {allowed} at most. The likely reason where "
+                f"pictures are not square: {why}. Certify again with records of square pictures",
+            ),
             reference,
         )
+    if right < fault:
+        return judge(_noted(asked, f"class token first, as CLIP has it: {apart}"), reference)
 
     def explains(index: int, answer: str) -> bool:
         question = reference.questions[index]
         with class_token_last(model.loaded.model):
             own = model.answer(question, max_new_tokens)
-            return own.text == answer or abs(model.gap(question, own, answer)) < ALLOWED.get(asked.dtype, 0.5)
+            return own.text == answer or abs(model.gap(question, own, answer)) < allowed
 
-    notes = [
-        f"this engine ({asked.version}) puts CLIP's class token last (llama.cpp's issue 25814): first tokens are at "
-        f"most {fault:.1g} from a model with that fault, {right:.1g} from this one",
-    ]
-    result = judge(_noted(asked, notes), reference, explains)
-    if result.verdict == KNOWN_FAULT:
-        result.notes.append(
-            "all that differs is explained by it. No file can mend it: use another engine, or wait for a mended "
-            "llama.cpp and certify again; on your own questions it changed "
-            f"{len(result.differences)} of {result.count} answers"
-        )
+    note = f"this engine ({asked.version}) puts CLIP's class token last (llama.cpp's issue 25814): {apart}"
+    result = judge(_noted(asked, note), reference, explains)
+    changed = sum(each.explained for each in result.differences)
+    result.notes.append(
+        f"it changed {changed} of {result.count} answers beyond rounding. No file can mend it: use another engine, or "
+        "wait for a mended llama.cpp and certify again"
+    )
     return result
 
 
-def _noted(asked: Asked, notes: Sequence[str]) -> Asked:
-    return Asked(asked.engine, asked.version, asked.dtype, asked.answers, asked.pixels, (*asked.notes, *notes))
+def _noted(asked: Asked, note: str) -> Asked:
+    return replace(asked, notes=(*asked.notes, note))

@@ -101,7 +101,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in files:
         print(f"  {path.relative_to(options.model)}  {path.stat().st_size / 1e6:,.1f} MB")
     if not (options.model / "README.md").is_file():
-        print(f"{options.model} has no README.md: the hub will show no card; llava-finetune report writes one")
+        print(
+            f"{options.model} has no README.md: the hub will show no card. Training and llava-finetune merge write one "
+            "beside the model; beside another folder write it yourself"
+        )
     if options.dry_run:
         return 0
     require_login()

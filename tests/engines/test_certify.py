@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +49,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "model" / "report.html").write_text("")
     (root / "model" / "README.md").write_text("")
     return root
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> TorchModel:
+    return TorchModel(load(str(folder / "model"), dtype="fp32"))
 
 
 def certify(folder: Path, *more: str) -> int:
@@ -112,10 +121,9 @@ def test_an_engine_that_breaks_off_is_a_row_and_the_others_are_asked(
     assert [row["verdict"] for row in json.loads(out.read_text())["engines"]] == ["failed", "same"]
 
 
-def test_the_class_token_last_is_another_model_and_only_inside_the_block(folder: Path) -> None:
+def test_the_class_token_last_is_another_model_and_only_inside_the_block(folder: Path, model: TorchModel) -> None:
     from llava_finetune.engines.questions import read_questions
 
-    model = TorchModel(load(str(folder / "model"), dtype="fp32"))
     (question,) = read_questions(folder / "records.json", folder / "pictures", 1)
     before = model.first(question)
     with class_token_last(model.loaded.model):
@@ -190,3 +198,57 @@ def test_an_engine_that_sends_something_odd_is_a_row_that_failed(
 def test_a_place_that_cannot_be_written_is_told_before_the_model_is_asked(flag: str, folder: Path) -> None:
     with pytest.raises(UserError, match=r"/dev/null: is a device|/dev/null is no folder"):
         certify(folder, flag, "/dev/null")
+
+
+@pytest.mark.parametrize(
+    ("last", "shift", "aspect_ratio", "said"),
+    [
+        (False, 0.0, "pad", "class token first, as CLIP has it"),
+        (True, 0.0, "pad", "puts CLIP's class token last"),
+        (True, 0.5, "square", "cannot be told: .*image_aspect_ratio square.* Certify again with records of square"),
+        (True, 0.5, "pad", "cannot be told: .* llama.cpp resizes them first"),
+        (True, None, "pad", "cannot be told: no question with a picture"),
+    ],
+)
+def test_the_order_of_the_class_token_is_told_where_one_fits_and_only_there(
+    last: bool,
+    shift: float | None,
+    aspect_ratio: str,
+    said: str,
+    folder: Path,
+    model: TorchModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An engine's answers, simulated: of either order, farther from both than f32 rounds, and without likelihoods."""
+    from llava_finetune.engines.judging import Asked, Reference
+    from llava_finetune.engines.questions import read_questions
+
+    questions = read_questions(folder / "records.json", folder / "pictures", 2)
+    own = [model.answer(question, 4) for question in questions]
+    with class_token_last(model.loaded.model) if last else contextlib.nullcontext():
+        answers = [model.answer(question, 4) for question in questions]
+    for index, answer in enumerate(answers):
+        best = max(answer.first.values())
+        first = {} if shift is None else {k: v - shift * (v < best) * (1 + k % 2) for k, v in answer.first.items()}
+        answers[index] = replace(answer, first=first)
+    monkeypatch.setattr(model.loaded.model.config, "image_aspect_ratio", aspect_ratio)
+    asked = Asked("llama.cpp", "1.0", "f32", answers)
+    result = certificate._judge_llama_cpp(asked, Reference(questions, own, model.gap), model, 4)
+    assert re.search(said, result.notes[0]), result.notes
+    assert ("No file can mend it: use another engine" in result.notes[-1]) == ("class token last" in said)
+
+
+def test_vllm_computes_in_the_dtype_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that stands in for vLLM prints what it was started with, and ends."""
+    from llava_finetune.engines import adapters
+
+    package = tmp_path / "vllm" / "entrypoints" / "openai"
+    package.mkdir(parents=True)
+    (package / "api_server.py").write_text("import sys; sys.exit(' '.join(sys.argv[1:]))")
+    (tmp_path / NAME).write_text(json.dumps({"dtype": "float32"}))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(adapters, "engine_python", lambda _: sys.executable)
+    monkeypatch.setattr(Conversions, "exported", lambda self: self.work)
+    with pytest.raises(UserError, match="vLLM ended with exit code 1"):
+        adapters.ask_vllm(adapters.Setting(Conversions("mine", tmp_path), [], 4, [], 64))
+    assert "--dtype float32 " in (tmp_path / "vllm.log").read_text()

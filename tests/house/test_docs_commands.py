@@ -1,4 +1,7 @@
-"""Every command of the README and how-tos is run, dry where it takes a GPU or hours; docs/data.md has its own test."""
+"""The commands of the README and how-tos: launchers are run dry, `plan` is run, the others' flags are held to --help.
+
+Of a script's words only that the script knows them. docs/data.md has its own test, which runs every command.
+"""
 
 from __future__ import annotations
 

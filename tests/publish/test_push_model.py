@@ -34,3 +34,12 @@ def test_a_damaged_folder_is_refused(
     spoil(tmp_path / "run" / name)
     with pytest.raises(UserError, match=said):
         main(words)
+
+
+def test_a_model_without_a_card_is_told_what_writes_one(
+    adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(adapter, tmp_path / "run")
+    (tmp_path / "run" / "README.md").unlink(missing_ok=True)
+    assert main([str(tmp_path / "run"), "me/mine", "--dry-run"]) == 0
+    assert "Training and llava-finetune merge write one beside the model" in capsys.readouterr().out

@@ -1,6 +1,6 @@
 """Serve an exported folder with vLLM on this machine until standard input ends; the address is one JSON line.
 
-python vllm_server.py '{"model": "exported", "context": 2048, "port": 8125}'
+python vllm_server.py '{"model": "exported", "dtype": "float32", "context": 2048, "port": 8125}'
 """
 
 import json
@@ -17,6 +17,7 @@ def main() -> None:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     url = f"http://127.0.0.1:{wanted['port']}"
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", wanted["model"]]
+    command += ["--dtype", wanted["dtype"]]  # vLLM's own choice, auto, computes a float32 folder in 16 bit
     command += ["--host", "127.0.0.1", "--port", str(wanted["port"]), "--max-model-len", str(wanted["context"])]
     command += ["--limit-mm-per-prompt", '{"image": 4}', "--enforce-eager", "--max-logprobs", "20"]
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr)
