@@ -53,8 +53,13 @@ def in_words(low: float, high: float, above: bool = False, is_above_all: bool = 
     'above 0'
     """
     if high in (MOST, math.inf) and not is_above_all:
-        return f"above {low:g}" if above else f"of {low:g} or more"
-    return f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
+        return f"above {_shown(low)}" if above else f"of {_shown(low)} or more"
+    begin, end = _shown(low), _shown(high)
+    return f"above {begin} and at most {end}" if above else f"from {begin} to {end}"
+
+
+def _shown(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 seed = whole(0, 2**32 - 1)

@@ -49,7 +49,7 @@ PICTURE_MARKS = re.compile(
 
 OTHER_MARKS = re.compile(
     r"<\|?(?:video|audio|sound|speech)[ _-]?(?:\d+|pad|placeholder)?\|?>|<audio>[^<>]{1,500}</audio>"
-    r"|<video>[^<>]{1,500}</video>|<bbox>|<quad>|<ref-object>|<cot-process>|<tool_call>|<tool_response>|<\|vision_(?:start|end)\|>",
+    r"|<video>[^<>]{1,500}</video>|<(bbox|quad|ref-object)>(?![^<>]+</\1>)|<cot-process>|<tool_call>|<tool_response>|<\|vision_(?:start|end)\|>",
     re.IGNORECASE,
 )
 """Marks of what is not taken here: videos, sounds, calls of tools, places that ms-swift fills from `objects`."""

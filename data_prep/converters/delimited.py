@@ -69,7 +69,8 @@ def no_values(path: Path) -> Iterator[Callable[[dict[str, str]], dict[str, str]]
     yield blank
     if counts:
         columns = ", ".join(f"{name} {count:,}" for name, count in counts.most_common(5))
-        print(f"{path}: cells that say nan, pandas' word for no value, are read as empty ({columns})")
+        said = f"cells that say nan, pandas' word for no value, are read as empty ({columns})"
+        print(f"{path}: {said}; where nan is meant, give the table as JSON lines")
 
 
 def delimited_cells(

@@ -125,7 +125,10 @@ def _readings(line: bytes, place: int) -> Iterator[tuple[str, str]]:
     if "cp1250" in ranked and "cp1252" not in ranked:  # where both read the same the other is left out
         ranked.insert(ranked.index("cp1250"), "cp1252")
     seen: set[str] = set()
-    for name in [*ranked, *(name for name in LIKELY if name not in ranked)]:
+    for name in [
+        *ranked,
+        *(name for name in LIKELY if name not in ranked and name != "mac_roman"),
+    ]:  # it reads all bytes
         try:
             before, after = line[:place].decode(name), line[place:].decode(name)
         except UnicodeDecodeError:

@@ -164,7 +164,10 @@ def require_columns(row: Row, wanted: Sequence[Wanted], path: object) -> None:
     if len(missing) > 1:
         options = " ".join(_option_for(row, one.what, one.usual, one.option) for one in missing)
         whats = " and ".join(f"the {one.what}" for one in missing)
-        raise DataError(path, f"no columns of usual names for {whats}; there are {names_of(row)}; name them: {options}")
+        title = ", or delete what stands above the columns' names" if len(row) == 1 else ""
+        raise DataError(
+            path, f"no columns of usual names for {whats}; there are {names_of(row)}; name them: {options}{title}"
+        )
 
 
 def _option_for(row: Row, what: str, usual: Sequence[str], option: str) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
 
@@ -52,6 +53,7 @@ TURN_COLUMNS = (
 
 
 NAMED = re.compile(r"<img>([^<>]+)</img>")
+ASKING = {"human", "user"}
 NOTHING = {"bytes": None, "path": None}
 """A picture's cell of a row without one, where `datasets` keeps pictures."""
 
@@ -117,7 +119,10 @@ def recognise(row: Row, wanted: Columns, source: str, names: Names | None = None
     refuse_foreign(row, source)
     if set(row) == set(images):
         words = f"python -m data_prep captions-template {quote(source)} --train captions.csv"
-        raise DataError(source, f"pictures alone; {words} writes the table to fill in")
+        advice = (
+            f"{words} writes the table to fill in" if Path(source).is_dir() else "give a table with a column caption"
+        )
+        raise DataError(source, f"pictures alone; {advice}")
     if not (images or captioned or wanted.caption or label):
         raise DataError(source, f"no layout that is read, and no picture column; there are {names_of(row)}; {LAYOUTS}")
     text = column(row, wanted.caption or label, CAPTION_COLUMNS, "caption", source, "--caption-column")
@@ -190,8 +195,13 @@ def picture_cells(row: Row, layout: Layout) -> Sequence[Any]:
 def names_in_questions(row: Row, text: str) -> Iterator[str]:
     """Yield the pictures that questions name themselves, as Qwen-VL writes them: <img>a.jpg</img>."""
     value = row.get(text)
-    history = [pair[0] for pair in row.get("history") or () if isinstance(pair, list | tuple) and pair]
+    before = row.get("history")
+    history = (
+        [pair[0] for pair in before if isinstance(pair, list | tuple) and pair] if isinstance(before, list) else []
+    )
     for turn in [*history, value] if isinstance(value, str) else value if isinstance(value, list) else ():
+        if isinstance(turn, Mapping) and str(turn.get("from", turn.get("role"))).lower() not in ASKING:
+            continue
         said = turn.get("value", turn.get("content")) if isinstance(turn, Mapping) else turn
         if isinstance(said, str) and "<img>" in said:
             yield from (name.strip() for name in NAMED.findall(said))

@@ -16,8 +16,8 @@ FOREIGN = re.compile(
     r"<image[ _-]?(\d+)>|<\|image_(\d+)\|>|<img>[^<>]*</img>|<\|image\|>|<ImageHere>|<image_placeholder>"
     r"|<\|vision_start\|>(?:<\|image_pad\|>)+<\|vision_end\|>|<\|image_pad\|>|<IMG>|\[IMG\]"
 )
-FILLED = re.compile(r"<(?:bbox|quad|ref-object|cot-process)>")
-"""What ms-swift fills in from `objects`."""
+FILLED = re.compile(r"<(bbox|quad|ref-object)>(?![^<>]+</\1>)|<cot-process>")
+"""What ms-swift fills in from `objects`; <bbox>1,2,3,4</bbox> is filled in."""
 UNSEEN = re.compile(r"<(?:video|audio)>|<\|(?:video|audio)(?:_pad|_\d+)?\|>")
 
 

@@ -79,9 +79,6 @@ def _questions(row: Row, layout: Layout, suffix: str) -> tuple[list[Turn], list[
 def _messages(turns: Any) -> Iterator[Turn]:
     for turn in _listed(turns):
         role = _role(turn, "role")
-        if role == "gpt" and (key := next((key for key in UNTAUGHT if turn.get(key) in UNTAUGHT[key]), None)):
-            problem = "is not to be learned, and a record teaches every answer"
-            raise ValueError(f"an answer with {key} {str(turn[key]).lower()} {problem}: make it a part of the question")
         text = content_text(turn.get("content") if "content" in turn else turn.get("parts"))
         if calls := turn.get("tool_calls"):
             text = "\n".join(part for part in (text, calls_text(calls)) if part)
@@ -90,8 +87,7 @@ def _messages(turns: Any) -> Iterator[Turn]:
 
 def _conversations(turns: Any) -> Iterator[Turn]:
     for turn in _listed(turns):
-        value = turn.get("value") if isinstance(turn, Mapping) else None
-        yield _role(turn, "from"), content_text(value)
+        yield _role(turn, "from"), content_text(turn.get("value"))
 
 
 def _texts(turns: Any) -> Iterator[Turn]:
@@ -117,6 +113,12 @@ def _role(turn: Any, key: str) -> str:
     role = ROLES.get(str(turn.get(key)).lower())
     if role is None:
         raise ValueError(f'unknown role "{turn.get(key)}"')
+    if SPOKEN.get(role) == "gpt" and (
+        untaught := next((key for key in UNTAUGHT if turn.get(key) in UNTAUGHT[key]), None)
+    ):
+        problem = "is not to be learned, and a record teaches every answer"
+        said = f"{untaught} {str(turn[untaught]).lower()}"
+        raise ValueError(f"an answer with {said} {problem}: make it a part of the question")
     return role
 
 

@@ -54,7 +54,8 @@ def require_regular(path: Path, kind: str = "file") -> Path:
         raise DataError(path, f"no such {kind}") from None
     except (OSError, ValueError) as error:  # a name that is too long, a NUL in it, a folder that may not be read
         why = getattr(error, "strerror", None) or error
-        raise DataError(path, f"cannot be opened ({why}); copy the {kind} again, or name another") from None
+        advice = "make it readable" if isinstance(error, PermissionError) else f"copy the {kind} again"
+        raise DataError(path, f"cannot be opened ({why}); {advice}, or name another") from None
     if stat.S_ISREG(mode):
         return path
     if stat.S_ISDIR(mode):

@@ -87,6 +87,8 @@ def _preferred(row: Mapping[str, Any]) -> tuple[Turns, str, str]:
         turns = turns[:-1]
     shared, first = _split(chosen)
     other, second = _split(rejected)
+    if turns and len(shared) > len(turns) and _is_end_of(shared[: len(turns)], turns):
+        turns += shared[len(turns) :]  # whole dialogues that begin with the prompt
     for one, before in ((shared, turns), (other, turns or shared)):
         if (one or not turns) and not _is_end_of(before, one):
             problem = f"one answer follows {quoted(_last(before), 40)}, another {quoted(_last(one), 40)}"
@@ -118,12 +120,12 @@ def _last(turns: Turns) -> str:
 
 
 def _is_end_of(turns: Turns, some: Turns) -> bool:
-    """Say whether `some` are the last of `turns`; a system text and marks of pictures may stand in one of them only."""
+    """Say whether `some` are the last of `turns`; one's text may stand in the other's, as beside a system text."""
     if len(some) > len(turns):
         return not turns
     for (side, text), (own_side, own) in zip(turns[len(turns) - len(some) :], some, strict=True):
         one, other = (" ".join(each.replace(IMAGE_TOKEN, " ").split()) for each in (text, own))
-        if side != own_side or not (one.endswith(other) or other.endswith(one)):
+        if side != own_side or not (one in other or other in one):
             return False
     return True
 

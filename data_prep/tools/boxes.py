@@ -207,5 +207,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     by_scale = ", ".join(f"{count} from {scale}" for scale, count in counts.most_common()) or "none was found"
     print(f"{args.output}: {counts.total()} boxes on the scale {args.to} ({by_scale})")
     if without:
-        print(f"  {without} records without a box in a notation that is read stay as they were (see docs/boxes.md)")
+        some = "1 record stays as it was" if without == 1 else f"{without} records stay as they were"
+        print(f"  {some}: without a box in a notation that is read (see docs/boxes.md)")
     return status

@@ -73,7 +73,9 @@ def test_nan_in_a_table_is_empty_and_counted(sources: Path, capsys: pytest.Captu
     found = converted("table", "t.csv", "--allow-drops", "0.5", *TABLE)
     assert [(one["image"], one["conversations"][1]["value"]) for one in found] == [("0.jpg", "a dog"), ("3.jpg", "Nan")]
     said = capsys.readouterr().out
-    assert "are read as empty (image_2 2, answer 1)" in said
+    assert "are read as empty (image_2 2, answer 1); where nan is meant, give the table as JSON lines" in said
+    Path("t.jsonl").write_text('{"image": "0.jpg", "question": "W?", "answer": "nan"}\n')
+    assert [answer for _, _, answer in texts(converted("table", "t.jsonl", *TABLE))] == ["nan"]
 
 
 def test_an_answer_nan_is_a_finding(sources: Path) -> None:
@@ -169,7 +171,12 @@ def turns(question: object, answer: object, **more: object) -> list[dict[str, ob
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer, **more}]
 
 
+def told(role: str, **more: Any) -> list[dict[str, Any]]:
+    return [{"from": "human", "value": "Q"}, {"from": role, "value": "no", **more}]
+
+
 ASKED: dict[str, dict[str, Any]] = {
+    "a history that is none": {"query": "<img>photos/0.jpg</img>\nWhat?", "response": "a dog", "history": 5},
     "TRL's prompt and completion": {"images": ["photos/0.jpg"], "prompt": turns("What?", "")[:1],
                                     "completion": turns("", "a dog")[1:]},
     "prompt and completion as texts": {"image": "photos/0.jpg", "prompt": "What?", "completion": "a dog"},
@@ -200,6 +207,8 @@ def test_a_row_of_another_tool_is_the_same_question(name: str, sources: Path) ->
          '<bbox> stands for a value under "objects"'),
         ({"images": ["photos/0.jpg"], "messages": turns("Q", "no", weight=0)}, "an answer with weight 0"),
         ({"images": ["photos/0.jpg"], "messages": turns("Q", "no", loss=False)}, "an answer with loss false"),
+        ({"image": "photos/0.jpg", "conversations": told("gpt", train=False)}, "an answer with train false"),
+        ({"image": "photos/0.jpg", "conversations": told("function_call", weight=0)}, "an answer with weight 0"),
         ({"id": 1, "data": {"image": "a.jpg"}, "annotations": []}, "Label Studio's own JSON; export it"),
         ({"custom_id": "1", "url": "/v1", "body": {}}, "requests of OpenAI's batches"),
         ({"input": [{"role": "user"}], "thread": 1}, "no layout that is read"),
@@ -236,6 +245,20 @@ def test_a_table_that_is_none_says_what_to_do(
 ) -> None:
     Path(name).write_text(text)
     assert said in error_of(["table", name, *TABLE, *(["--sheet", "dev"] if "dev" in said else [])], capsys)
+
+
+def test_names_in_answers_are_no_pictures(sources: Path) -> None:
+    from data_prep.hf.layouts import names_in_questions
+
+    asked, answer = told("gpt")
+    row = {"conversations": [{**asked, "value": "<img>a.jpg</img> Q"}, {**answer, "value": "write <img>b.jpg</img>"}]}
+    assert list(names_in_questions(row, "conversations")) == ["a.jpg"]
+
+
+def test_rows_of_pictures_alone_are_told_what_to_do(sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("p.jsonl").write_text('{"image": "photos/0.jpg"}\n')
+    said = error_of(["hf", "p.jsonl", "--output", "r.json"], capsys)
+    assert said.endswith("pictures alone; give a table with a column caption")
 
 
 def test_archives_and_folders_of_pictures_alone_are_told_what_to_do(
@@ -390,3 +413,12 @@ def test_marks_that_ms_swift_fills_in_are_findings() -> None:
 
     for mark in ("<bbox>", "<ref-object>"):
         assert [fault.kind for fault in faults(record("a", "0.jpg", answer=mark))] == ["mark of another tool"]
+
+
+def test_a_box_that_is_written_into_its_marks_is_text(sources: Path) -> None:
+    from data_prep.check.texts import faults
+
+    answer = "<ref-object>dog</ref-object><bbox>1,2,3,4</bbox>"
+    assert not list(faults(record("a", "0.jpg", answer=answer)))
+    Path("t.json").write_text(json.dumps([{"images": ["photos/0.jpg"], "messages": turns("Where?", answer)}]))
+    assert [one[2] for one in texts(converted("hf", "t.json", "--output", "r.json"))] == [answer]

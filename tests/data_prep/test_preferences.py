@@ -13,6 +13,7 @@ from data_prep.check.mend import mend
 from data_prep.check.texts import faults
 from data_prep.records.preference import pair_of
 from data_prep.records.record import read_records
+from data_prep.tools.answers import NoPair, answers_in
 from tests.data_prep.conftest import draw, write_preferences
 
 
@@ -136,6 +137,22 @@ def test_mending_a_pair_keeps_the_question_that_it_ends_with() -> None:
     mended = mend({"conversations": turns, "chosen": "no", "rejected": "yes"}, 0)
     assert not isinstance(mended, str)
     assert [turn["value"] for turn in mended[0]["conversations"]] == ["Hi", "Hello", "A dog?"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "asked"), [("Hello", ["Hello", "Hi", "What?"]), ("What?\nAnswer briefly.", ["What?"])]
+)
+def test_a_prompt_may_be_the_beginning_of_both_dialogues_or_say_more(prompt: str, asked: list[str]) -> None:
+    def dialogue(answer: str) -> list[dict[str, str]]:
+        said = [*asked, answer]
+        return [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(said)]
+
+    row = {"image": "0.jpg", "prompt": prompt, "chosen": dialogue("a cat"), "rejected": dialogue("a dog")}
+    found = answers_in(row)
+    assert [text for _, text in found.turns] == [prompt, *asked[1:]]
+    assert (found.chosen, found.rejected) == ("a cat", "a dog")
+    with pytest.raises(NoPair):
+        answers_in({**row, "prompt": "Who?"})
 
 
 def test_a_system_turn_stands_before_the_first_question(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
