@@ -189,7 +189,7 @@ def test_what_cannot_be_read_is_listed_and_costs_the_exit_status(
     assert "record \"outside\": '[10, 10, 400, 90]' reaches out of its picture of 200 x 100, read as pixels" in said.out
     assert "has not four numbers" in said.out and "as x, y, width, height it fits: --order xywh" in said.out
     assert "'[0.1, 0.2, 0.4, 0.5]' are shares, not pixels" in said.out
-    assert "1 records without a box in a notation that is read" in said.out
+    assert "1 record stays as it was: without a box in a notation that is read" in said.out
     assert "--allow-drops 0.72" in said.err and "1 boxes on the scale 1000 (1 from pixels)" in said.out
 
 
