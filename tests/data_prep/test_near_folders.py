@@ -13,12 +13,13 @@ from tests.data_prep.conftest import draw, record
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with two pictures in `My photos` and an empty folder beside it."""
+    """A folder with two pictures in `My photos` and an empty folder beside it, away from other tests' pictures."""
+    home = tmp_path / "home"
     for number in range(2):
-        draw(tmp_path / "My photos" / f"{number}.jpg", number)
-    (tmp_path / "other").mkdir()
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+        draw(home / "My photos" / f"{number}.jpg", number)
+    (home / "other").mkdir()
+    monkeypatch.chdir(home)
+    return home
 
 
 def test_the_folder_that_has_the_pictures_is_found_below_above_and_beside(home: Path) -> None:
