@@ -153,7 +153,7 @@ def test_a_disk_that_fills_is_told_and_costs_no_answer_after_it(tmp_path: Path, 
         kept.add([(rows[3], rows[3].prediction("c", 1, False))])
 
     with (tmp_path / "said").open("w+") as said:
-        assert warm._wait(warm.fork(fill, [said.fileno(), said.fileno()]), 60) == 0
+        assert warm.wait_for(warm.fork(fill, [said.fileno(), said.fileno()]), 60) == 0
         said.seek(0)
         assert said.read().count("WARNING: answers are not kept as they come") == 1
     assert [row["answer"] for row in kept.found(rows).values()] == ["a", "b", "b", "c"]
