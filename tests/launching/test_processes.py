@@ -155,8 +155,9 @@ def test_the_second_sigquit_ends_a_rank_that_hears_nothing() -> None:
         "import signal, time; signal.signal(15, lambda *_: print(2, flush=True)); print(1, flush=True)\n"
         "while True: time.sleep(60)"
     )
-    code = (
-        "import os, sys; from llava_finetune.launching.processes import run\n"
+    code = (  # a shell that starts the tests in its background leaves SIGQUIT ignored, and the launcher keeps to that
+        "import os, signal, sys; signal.signal(signal.SIGQUIT, signal.SIG_DFL)\n"
+        "from llava_finetune.launching.processes import run\n"
         f"sys.exit(run([sys.executable, '-c', {rank!r}], os.environ))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
