@@ -99,10 +99,7 @@ def _check(
     depth: Depth,
     workers: int | None,
 ) -> Report:
-    report = Report(str(records.path), os.fspath(folder) if folder is not None else None, decoded=depth.decode)
-    seen = RecordPass(report)
-    seen.run(records)
-    report.num_pictures = len(seen.pictures)
+    report, seen = _texts_of(records, folder, depth.decode)
     facts: dict[str, Facts] = {}
     if folder is not None:
         facts = look(folder, list(seen.pictures), depth.decode, workers)
@@ -120,16 +117,22 @@ def _check(
     return report
 
 
+def _texts_of(records: Records, folder: Name | None, decode: bool) -> tuple[Report, RecordPass]:
+    report = Report(str(records.path), os.fspath(folder) if folder is not None else None, decoded=decode)
+    seen = RecordPass(report)
+    seen.run(records)
+    report.num_pictures = len(seen.pictures)
+    return report, seen
+
+
 def check_together(paths: Sequence[Name]) -> list[Report]:
     """Return a report of the texts of each file, read once, with the pictures that a later file has too."""
     parts = []
     for path in paths:
-        records, report = read_records(path), Report(str(path), None, decoded=False)
-        begin = time.monotonic()
-        seen = RecordPass(report)
-        seen.run(records)
+        records, begin = read_records(path), time.monotonic()
+        report, seen = _texts_of(records, None, False)
         box_findings(report, seen.boxes, {})
-        report.num_pictures, report.seconds = len(seen.pictures), time.monotonic() - begin
+        report.seconds = time.monotonic() - begin
         parts.append((records, report, seen.pictures))
     for number, (records, report, pictures) in enumerate(parts):
         later = itertools.chain.from_iterable(others for _, _, others in parts[number + 1 :])

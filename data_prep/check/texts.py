@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from data_prep.errors import DataError, quoted, shortened
-from data_prep.records.marks import NO_VALUE
+from data_prep.records.marks import NO_VALUE, UNFILLED
 from data_prep.records.preference import is_pair, pair_of, text_of
 from data_prep.records.record import IMAGE_TOKEN, images_of
 
@@ -49,7 +49,7 @@ PICTURE_MARKS = re.compile(
 
 OTHER_MARKS = re.compile(
     r"<\|?(?:video|audio|sound|speech)[ _-]?(?:\d+|pad|placeholder)?\|?>|<audio>[^<>]{1,500}</audio>"
-    r"|<video>[^<>]{1,500}</video>|<(bbox|quad|ref-object)>(?![^<>]+</\1>)|<cot-process>|<tool_call>|<tool_response>|<\|vision_(?:start|end)\|>",
+    rf"|<video>[^<>]{{1,500}}</video>|{UNFILLED}|<tool_call>|<tool_response>|<\|vision_(?:start|end)\|>",
     re.IGNORECASE,
 )
 """Marks of what is not taken here: videos, sounds, calls of tools, places that ms-swift fills from `objects`."""

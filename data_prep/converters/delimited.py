@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -104,24 +104,35 @@ def _header_line(stream: TextIO, usual: str | None, titled: bool) -> tuple[list[
     the names and a row.
     """
     asked, skipped = None, 0
-    lines: list[str] = []
     for line in stream:
-        found = None if lines else SEPARATOR.fullmatch(line.strip())
-        asked = found[1] if found else asked
-        if found or not (lines or line.strip()):
-            skipped += 1
-            continue
-        lines.append(line)
-        mark = asked or (_delimiter(line, usual) if len(lines) == 1 or not usual else usual)
-        if not titled or any(cell.strip() for cell in QUOTES.sub("x", line).split(mark)[1:]):
-            row = next(stream, None) if len(lines) > 1 else None
-            if len(lines) == 1 or (row and (mark in row or not row.strip())):
-                return [line, *([row] if row else [])], skipped + len(lines) - 1, asked
-            lines += [row] if row else []
+        if found := SEPARATOR.fullmatch(line.strip()):
+            asked = found[1]
+        elif line.strip():
             break
-        if len(lines) > BEFORE_HEADER or '"' in QUOTES.sub("", line):
+        skipped += 1
+    else:
+        return [""], skipped, asked
+    if not titled or _has_several(line, asked or _delimiter(line, usual)):
+        return [line], skipped, asked
+    lines = [line, *islice(stream, BEFORE_HEADER + 1)]
+    header = _below_title(lines, asked or usual)
+    return lines[header:], skipped + header, asked
+
+
+def _below_title(lines: Sequence[str], usual: str | None) -> int:
+    """Return the place of the names below a title in the first line; 0 where that is the header itself."""
+    for place, (line, below) in enumerate(pairwise(lines)):
+        mark = usual or _delimiter(line, usual)
+        if place and _has_several(line, mark):
+            return place if mark in below or not below.strip() else 0
+        if '"' in QUOTES.sub("", line):
             break
-    return lines or [""], skipped, asked
+    return 0
+
+
+def _has_several(line: str, mark: str) -> bool:
+    """Say whether something stands behind the first cell of a line."""
+    return any(cell.strip() for cell in QUOTES.sub("x", line).split(mark)[1:])
 
 
 def _delimiter(header: str, usual: str | None) -> str:

@@ -19,7 +19,9 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
 """What a file begins with, longer marks first."""
-LIKELY = ("cp1252", "gb18030", "cp932", "cp949", "big5", "cp1251", "cp1250", "mac_roman")
+READS_ALL = "mac_roman"
+"""Has a letter for every byte, so that it reads what is no text as well."""
+LIKELY = ("cp1252", "gb18030", "cp932", "cp949", "big5", "cp1251", "cp1250", READS_ALL)
 """Western Europe; China; Japan; Korea; Taiwan; Cyrillic; Central Europe: Windows' own encodings there; a Mac."""
 NOT_OF_FILES = frozenset({"undefined", "idna", "punycode"})
 """Encodings of host names, and of nothing."""
@@ -125,10 +127,7 @@ def _readings(line: bytes, place: int) -> Iterator[tuple[str, str]]:
     if "cp1250" in ranked and "cp1252" not in ranked:  # where both read the same the other is left out
         ranked.insert(ranked.index("cp1250"), "cp1252")
     seen: set[str] = set()
-    for name in [
-        *ranked,
-        *(name for name in LIKELY if name not in ranked and name != "mac_roman"),
-    ]:  # it reads all bytes
+    for name in [*ranked, *(name for name in LIKELY if name not in (*ranked, READS_ALL))]:
         try:
             before, after = line[:place].decode(name), line[place:].decode(name)
         except UnicodeDecodeError:

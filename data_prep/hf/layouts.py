@@ -38,26 +38,13 @@ IMAGE_COLUMNS = (
     "filename", "image_name", "imgname", "photo", "image_0", "image_1", "image1", "page_1", "image_url", "url", "path",
 )  # fmt: skip
 CAPTION_COLUMNS = ("caption", "text", "captions", "description", "sentences", "txt")
-LOOSE = {"contents", "items", "turns"}
-TURN_COLUMNS = (
-    "messages",
-    "conversations",
-    "conversation",
-    "texts",
-    "dialog",
-    "dialogue",
-    "contents",
-    "items",
-    "turns",
-)
-
-
+LOOSE = ("contents", "items", "turns")
+"""Columns of turns whose names others use for lists of all kinds."""
+TURN_COLUMNS = ("messages", "conversations", "conversation", "texts", "dialog", "dialogue", *LOOSE)
 NAMED = re.compile(r"<img>([^<>]+)</img>")
 ASKING = {"human", "user"}
 NOTHING = {"bytes": None, "path": None}
 """A picture's cell of a row without one, where `datasets` keeps pictures."""
-
-
 LAYOUTS = (
     "turns lie under messages or conversations (--messages-column names another column), else pictures in a column "
     "(--image-column) with questions and answers or captions"
@@ -118,10 +105,10 @@ def recognise(row: Row, wanted: Columns, source: str, names: Names | None = None
     label = next(iter(names)) if len(names) == 1 and not captioned else None
     refuse_foreign(row, source)
     if set(row) == set(images):
-        words = f"python -m data_prep captions-template {quote(source)} --train captions.csv"
-        advice = (
-            f"{words} writes the table to fill in" if Path(source).is_dir() else "give a table with a column caption"
-        )
+        advice = "give a table with a column caption"
+        if Path(source).is_dir():
+            words = f"python -m data_prep captions-template {quote(source)} --train captions.csv"
+            advice = f"{words} writes the table to fill in"
         raise DataError(source, f"pictures alone; {advice}")
     if not (images or captioned or wanted.caption or label):
         raise DataError(source, f"no layout that is read, and no picture column; there are {names_of(row)}; {LAYOUTS}")
@@ -194,12 +181,12 @@ def picture_cells(row: Row, layout: Layout) -> Sequence[Any]:
 
 def names_in_questions(row: Row, text: str) -> Iterator[str]:
     """Yield the pictures that questions name themselves, as Qwen-VL writes them: <img>a.jpg</img>."""
-    value = row.get(text)
-    before = row.get("history")
-    history = (
-        [pair[0] for pair in before if isinstance(pair, list | tuple) and pair] if isinstance(before, list) else []
-    )
-    for turn in [*history, value] if isinstance(value, str) else value if isinstance(value, list) else ():
+    turns = row.get(text)
+    if isinstance(turns, str):
+        before = row.get("history")
+        pairs = before if isinstance(before, list) else []
+        turns = [*(pair[0] for pair in pairs if isinstance(pair, list | tuple) and pair), turns]
+    for turn in turns if isinstance(turns, list) else ():
         if isinstance(turn, Mapping) and str(turn.get("from", turn.get("role"))).lower() not in ASKING:
             continue
         said = turn.get("value", turn.get("content")) if isinstance(turn, Mapping) else turn

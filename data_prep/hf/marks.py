@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 
 from data_prep.hf.parts import Unseen
+from data_prep.records.marks import UNFILLED
 from data_prep.records.record import IMAGE_TOKEN
 
 Turn = tuple[str, str]
@@ -16,8 +17,7 @@ FOREIGN = re.compile(
     r"<image[ _-]?(\d+)>|<\|image_(\d+)\|>|<img>[^<>]*</img>|<\|image\|>|<ImageHere>|<image_placeholder>"
     r"|<\|vision_start\|>(?:<\|image_pad\|>)+<\|vision_end\|>|<\|image_pad\|>|<IMG>|\[IMG\]"
 )
-FILLED = re.compile(r"<(bbox|quad|ref-object)>(?![^<>]+</\1>)|<cot-process>")
-"""What ms-swift fills in from `objects`; <bbox>1,2,3,4</bbox> is filled in."""
+FILLED = re.compile(UNFILLED)
 UNSEEN = re.compile(r"<(?:video|audio)>|<\|(?:video|audio)(?:_pad|_\d+)?\|>")
 
 

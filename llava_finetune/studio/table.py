@@ -214,7 +214,7 @@ class Store:
         if "of" not in row:
             table = self.read()
             place = table.places.get(row["id"], len(table.rows))  # answers.csv may have changed meanwhile
-            behind = table.rows[place + 1 :][:1]
+            behind = table.rows[place + 1 : place + 2]
             before = {BEFORE: record_of(behind[0])} if behind else {}
             return as_dialogue(row, self.space.images or self.space.folder) | before
         return next(one for one in read_dialogues(self.space.dialogues) if one["id"] == row["of"])
