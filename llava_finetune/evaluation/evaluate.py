@@ -85,15 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(f"--model {arguments.model} is no folder here: say with --output where the results go")
     if arguments.shard:
         return _shard(arguments)
-    from llava_finetune.evaluation.before import label_of
+    from llava_finetune.evaluation.before import changes, label_of
     from llava_finetune.evaluation.kept_answers import forget
 
     name = arguments.name or {"blank": "blind", "shuffled": "shuffled", None: "final"}[arguments.blind]
     before = _before(arguments, given, name) if arguments.before is not None else None
     predictions = _answered(arguments, given, name)
     if before is not None and not arguments.json:
-        from llava_finetune.evaluation.before import changes
-
         for line in changes(before, predictions):
             print(line)
     forget(_output(arguments), [name] if before is None else [name, label_of(name)])
@@ -196,7 +194,7 @@ def _answered(arguments: argparse.Namespace, words: list[str], name: str) -> lis
         if len(found) == len(questions) and not arguments.losses:
             predictions = [found[index] for index in range(len(questions))]
         elif arguments.num_processes == 1:
-            predictions = _answer(arguments, questions, kept)
+            predictions = _answer(arguments, questions, kept, found)
         else:
             words = [*words, "--kept", str(kept.path)]
             predictions = spread(words, len(questions), arguments.num_processes, folder)
@@ -204,14 +202,17 @@ def _answered(arguments: argparse.Namespace, words: list[str], name: str) -> lis
     return predictions
 
 
-def _answer(arguments: argparse.Namespace, questions: list[Any], kept: Any) -> list[dict[str, Any]]:
+def _answer(
+    arguments: argparse.Namespace, questions: list[Any], kept: Any, found: dict[int, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Answer what is not among `found`, the kept predictions by their question's index."""
     from llava_finetune.evaluation.generate_answers import answer
     from llava_finetune.model.costs import loaded_line, rate_text
     from llava_finetune.model.loading import load
 
     loaded = load(arguments.model, arguments.base, arguments.dtype, arguments.device, arguments.bits)
     print(loaded_line(loaded, arguments.model, arguments.bits), flush=True)
-    start, before = time.monotonic(), sum(one["num_tokens"] for one in kept.found(questions).values())
+    start = time.monotonic()
     predictions = answer(
         loaded,
         questions,
@@ -221,8 +222,9 @@ def _answer(arguments: argparse.Namespace, questions: list[Any], kept: Any) -> l
         mode="blank" if arguments.blind == "blank" else "seen",
         say=lambda line: print(line, flush=True),
         kept=kept,
+        found=found,
     )
-    if tokens := sum(prediction["num_tokens"] for prediction in predictions) - before:
+    if tokens := sum(one["num_tokens"] for index, one in enumerate(predictions) if index not in found):
         print(f"answered at {rate_text(tokens, time.monotonic() - start)}", flush=True)
     if not arguments.losses:
         return predictions
@@ -244,7 +246,8 @@ def _shard(arguments: argparse.Namespace) -> int:
 
     index, count = map(int, arguments.shard.split("/"))
     kept = KeptAnswers(arguments.kept, arguments.image_folder)
-    predictions = _answer(arguments, _questions(arguments)[index::count], kept)
+    questions = _questions(arguments)[index::count]
+    predictions = _answer(arguments, questions, kept, kept.found(questions))
     write_predictions(shard_file(_output(arguments), arguments.shard), predictions)
     return 0
 

@@ -167,10 +167,11 @@ def answer(
     say: Say = print,
     same_passes: bool = False,
     kept: KeptAnswers | None = None,
+    found: Mapping[int, dict[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
     """Predictions for `questions`, one each, in their order. Progress with rate and time left goes to `say`.
 
-    Each batch is added to `kept` when it is answered, and what is there already is not asked again.
+    Each batch is added to `kept` when it is answered. `found`: predictions by their question's index, not asked again.
 
     With `same_passes` a batch of text alone runs the tower too, as ranks that share the weights (ZeRO-3) must.
     """
@@ -181,7 +182,7 @@ def answer(
     )
     # Like lengths together, and within a length the questions on one picture together: its pixels are read once.
     order = sorted(range(len(questions)), key=lambda index: (asker.cost(index), index))
-    done = kept.found(questions) if kept else {}
+    done = dict(found or {})
     num_found, start = len(done), time.monotonic()
     last = start
     for whole in _batches(order, batch_size):  # the same batches in a run that goes on, so the same numbers
