@@ -19,12 +19,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.converters.cells import IMAGE_NAMES, image_columns, names_in, refuse_embedded, with_files_meant
+from data_prep.converters.cells import IMAGE_NAMES, image_columns, named_rows, refuse_embedded
 from data_prep.converters.encodings import encoding_of
 from data_prep.converters.options import (
     add_output_options,
     converter_parser,
-    picture_problem,
     require_folder,
     write_and_check,
 )
@@ -73,20 +72,19 @@ def convert(
     refuse_embedded(first[1], images, path, f"python -m data_prep hf {path} --output {args.output}")
     text = column(first[1], args.caption_column, CAPTION_NAMES, "caption", path, "--caption-column")
     require_text(cell_at(first[1], text), text, "--caption-column", path)
-    every, meant = with_files_meant(itertools.chain([first], rows), images, args.image_folder)
-    for place, row in every:
-        where = f"{path.name} {place}"
+    for one in named_rows(itertools.chain([first], rows), images, args.image_folder):
+        names, where = one.names, f"{path.name} {one.place}"
         try:
-            names = [meant.get(name, name) for name in names_in(row, images, args.image_folder)]
-            caption = caption_of(cell_at(row, text))
+            if one.problem:
+                raise one.problem
+            caption = caption_of(cell_at(one.row, text))
         except NoText as error:
             yield Drop(Reason.NOT_TEXT, f"{where}: {error}")
             continue
-        gone = next((name for name in names if picture_problem(args.image_folder, name)), None)
         if not names:
             yield Drop(Reason.NO_IMAGE, where)
-        elif gone is not None:
-            problem = picture_problem(args.image_folder, gone) or Reason.IMAGE_MISSING
+        elif one.missing:
+            gone, problem = next(iter(one.missing.items()))
             yield Drop(problem, f"{where}: {gone}", picture=gone)
         elif not caption:
             yield Drop(Reason.NO_ANSWER, f"{where}: {names[0]}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -17,6 +18,7 @@ from data_prep.converters.rows import Placed, Row, cell_at, column
 from data_prep.converters.texts import NoText, listed, text_of
 from data_prep.errors import DataError
 from data_prep.records.near_names import near_name
+from data_prep.records.output import Reason
 
 IMAGE_NAMES = (
     "image", "images", "image_path", "picture", "file", "file_name", "filename", "path", "photo", "img", "url",
@@ -57,34 +59,44 @@ def names_in(row: Mapping[str, Any], columns: tuple[str, ...], folder: Path) -> 
     return [name for place in columns for name in _names(cell_at(row, place), folder, place)]
 
 
-def with_files_meant(
-    rows: Iterable[Placed], columns: tuple[str, ...], folder: Path
-) -> tuple[Iterator[Placed], Mapping[str, str]]:
-    """Return the rows, and the files that the names of missing pictures mean, told by all of those names at once.
+@dataclass(frozen=True)
+class Named:
+    """A row, the pictures that it names, and what is wrong with each that is none; `problem`: why it names nothing."""
 
-    The files are looked for when the first row comes whose picture is missing, as with the paths of another machine:
-    the rows from there on are read ahead, and what a row's names mean is known when the row is handed out.
+    place: str
+    row: Row
+    names: list[str]
+    missing: dict[str, Reason]
+    problem: NoText | None = None
+
+    def meaning(self, files: Mapping[str, str]) -> Named:
+        """Return the row with the files that names without a picture mean."""
+        names = [files.get(name, name) for name in self.names]
+        return replace(self, names=names, missing={name: self.missing[name] for name in self.missing if name in names})
+
+
+def named_rows(rows: Iterable[Placed], columns: tuple[str, ...], folder: Path) -> Iterator[Named]:
+    """Yield the rows with the pictures that they name, missing ones by the file that their name means.
+
+    The files are looked for when the first row comes whose picture is missing, by all such names at once, as with the
+    paths of another machine: the rows from there on are read ahead.
     """
-    meant: dict[str, str] = {}
-
-    def handed_out() -> Iterator[Placed]:
-        coming = iter(rows)
-        for place, row in coming:
-            if _missing(row, columns, folder):
-                ahead = [(place, row), *coming]
-                meant.update(files_meant(folder, {name for _, one in ahead for name in _missing(one, columns, folder)}))
-                yield from ahead
-            else:
-                yield place, row
-
-    return handed_out(), meant
+    coming = (_named(place, row, columns, folder) for place, row in rows)
+    for one in coming:
+        if one.missing:
+            ahead = [one, *coming]
+            files = files_meant(folder, {name for each in ahead for name in each.missing})
+            yield from (each.meaning(files) for each in ahead)
+        else:
+            yield one
 
 
-def _missing(row: Row, columns: tuple[str, ...], folder: Path) -> list[str]:
+def _named(place: str, row: Row, columns: tuple[str, ...], folder: Path) -> Named:
     try:
-        return [name for name in names_in(row, columns, folder) if picture_problem(folder, name)]
-    except NoText:  # told where the row is converted
-        return []
+        names = names_in(row, columns, folder)
+    except NoText as error:
+        return Named(place, row, [], {}, error)
+    return Named(place, row, names, {name: problem for name in names if (problem := picture_problem(folder, name))})
 
 
 def _names(cell: Any, folder: Path, place: str) -> list[str]:

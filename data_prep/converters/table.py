@@ -18,12 +18,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from data_prep.converters.cells import IMAGE_NAMES, image_columns, names_in, refuse_embedded, with_files_meant
+from data_prep.converters.cells import IMAGE_NAMES, image_columns, named_rows, refuse_embedded
 from data_prep.converters.encodings import LIKELY
 from data_prep.converters.options import (
     add_output_options,
     converter_parser,
-    picture_problem,
     require_folder,
     with_suffix,
     write_and_check,
@@ -66,23 +65,23 @@ def convert(rows: Iterable[Placed], path: Path, args: argparse.Namespace) -> Ite
     refuse_embedded(first[1], images, path, f"python -m data_prep hf {path} --output {args.output}")
     columns = question_columns(first[1], args.question_column, args.answer_column, path, bool(args.question))
     name_column = next((name for name in ID_NAMES if name in first[1]), None)
-    every, meant = with_files_meant(itertools.chain([first], rows), images, args.image_folder)
     splits: Counter[str | None] = Counter()
-    for number, (place, row) in enumerate(every, 1):
+    for number, one in enumerate(named_rows(itertools.chain([first], rows), images, args.image_folder), 1):
+        row, names = one.row, one.names
         splits[split_of(row)] += 1
-        where = f"{path.name} {place}"
+        where = f"{path.name} {one.place}"
         try:
-            names = [meant.get(name, name) for name in names_in(row, images, args.image_folder)]
+            if one.problem:
+                raise one.problem
             found = asked(row, columns, args.question)
             given = text_of(row.get(name_column)).strip() if name_column else ""
         except NoText as error:
             yield Drop(Reason.NOT_TEXT, f"{where}: {error}")
             continue
-        missing = next((problem for name in names if (problem := picture_problem(args.image_folder, name))), None)
         if not names:
             yield Drop(Reason.NO_IMAGE, where)
-        elif missing:
-            gone = next(name for name in names if picture_problem(args.image_folder, name))
+        elif one.missing:
+            gone, missing = next(iter(one.missing.items()))
             yield Drop(missing, f"{where}: {_as_written(row, images, gone)}", picture=gone)
         elif not found.question.replace(IMAGE_TOKEN, "").strip():
             yield Drop(Reason.NO_QUESTION, where)
