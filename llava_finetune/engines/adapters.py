@@ -21,7 +21,7 @@ import torch
 
 from llava_finetune.engines.answers import Answer, Question
 from llava_finetune.engines.conversions import Conversions
-from llava_finetune.engines.http import post, started
+from llava_finetune.engines.http import LOAD_SECONDS, post, started
 from llava_finetune.engines.judging import Asked, collapsed
 from llava_finetune.engines.llama_cpp import llama_cpp
 from llava_finetune.engines.reference import NUM_LIKELY, TorchModel
@@ -92,7 +92,8 @@ def ask_transformers(setting: Setting) -> Asked:
     write_json(setting.work / "transformers.json", job)
     head, *rows = _run_job("transformers", "transformers_answers.py", setting.work)
     answers = [
-        Answer(row["text"], None, dict(row["first"]), collapsed(row["prompt_ids"], head["image_token"])) for row in rows
+        Answer(row["text"], len(ids := row["prompt_ids"]), dict(row["first"]), collapsed(ids, head["image_token"]))
+        for row in rows
     ]
     return Asked("transformers", head["version"], dtype, answers, _pixel_difference(setting, pixels))
 
@@ -100,13 +101,30 @@ def ask_transformers(setting: Setting) -> Asked:
 def _run_job(engine: str, runner: str, work: Path) -> list[dict[str, Any]]:
     """Run an engine's program on WORK/ENGINE.json; the JSON lines that it wrote."""
     out, log = work / f"{engine}.jsonl", work / f"{engine}.log"
+    out.unlink(missing_ok=True)
     command = [engine_python(engine), str(RUNNERS / runner), str(work / f"{engine}.json"), str(out)]
-    with log.open("wb") as file:
-        code = subprocess.run(command, stdout=file, stderr=file, check=False).returncode
+    with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:
+        try:
+            code = _wait(process, out, engine)
+        except BaseException:
+            process.kill()
+            raise
     if code:
         said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         raise UserError(f"{engine}: ended with exit code {code}: {said[-1][:300] if said else ''} (all of it: {log})")
     return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+
+
+def _wait(process: subprocess.Popen[bytes], out: Path, engine: str) -> int:
+    """The exit code. Raises UserError when LOAD_SECONDS pass without one more answer in `out`."""
+    size = 0
+    while True:
+        try:
+            return process.wait(LOAD_SECONDS)
+        except subprocess.TimeoutExpired:
+            before, size = size, out.stat().st_size if out.is_file() else 0
+            if size == before:
+                raise UserError(f"{engine}: silent for {LOAD_SECONDS:.0f} s, and ended for that") from None
 
 
 def _pixel_difference(setting: Setting, folder: Path) -> float | None:

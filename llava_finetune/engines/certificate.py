@@ -29,6 +29,7 @@ from llava_finetune.engines.judging import (
     judge,
 )
 from llava_finetune.engines.reference import TorchModel
+from llava_finetune.environments import note_on_version
 from llava_finetune.errors import UserError
 
 NAME = "certificate.json"
@@ -105,6 +106,8 @@ def certify(
             results.append(Result(engine, "", "", FAILED, notes=[f"failed: {_what_failed(error, engine)}"]))
             say(f"{engine}: failed after {time.monotonic() - start:.0f} s; the others are asked all the same")
             continue
+        if note := note_on_version(engine, asked.version):
+            asked = _noted(asked, note)
         if engine == "llama.cpp":
             result = _judge_llama_cpp(asked, reference, judge_model, setting.max_new_tokens)
         else:
@@ -163,7 +166,7 @@ def _judge_llama_cpp(asked: Asked, reference: Reference, model: TorchModel, max_
             return own.text == answer or abs(model.gap(question, own, answer)) < allowed
 
     note = f"this engine ({asked.version}) puts CLIP's class token last (llama.cpp's issue 25814): {apart}"
-    result = judge(_noted(asked, note), reference, explains)
+    result = judge(_noted(asked, note), reference, explains, last)
     changed = sum(each.explained for each in result.differences)
     result.notes.append(
         f"it changed {changed} of {result.count} answers beyond rounding. No file can mend it: use another engine, or "

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from data_prep.records.marks import IMAGE_TOKEN_INDEX
+from llava_finetune.convert.parity import PIXEL_TOLERANCE
 from llava_finetune.engines.answers import Answer, Question
 
 SAME, TIES, KNOWN_FAULT, DIFFERENT = "same", "same but for ties", "known fault", "different"
@@ -26,6 +27,8 @@ ALLOWED: Mapping[str, float] = MappingProxyType(
 )  # fmt: skip
 
 
+FIRST_TOKENS = 4
+"""How many times that much first tokens may be apart: the largest over all questions, and of less likely tokens too."""
 NUM_COMPARED = 3
 """How many of our likeliest first tokens are compared: less likely ones differ by more and decide nothing."""
 
@@ -94,8 +97,17 @@ class Reference:
     gap: Callable[[Question, Answer, str], float]
 
 
-def judge(asked: Asked, reference: Reference, explain: Callable[[int, str], bool] | None = None) -> Result:
-    """Compare all answers; `explain(index, answer)` says whether a known fault of the engine gives that answer."""
+def judge(
+    asked: Asked,
+    reference: Reference,
+    explain: Callable[[int, str], bool] | None = None,
+    faulty: Sequence[Answer] = (),
+) -> Result:
+    """Compare prompts, pixel values, first tokens and answers.
+
+    `explain(index, answer)` says whether a known fault of the engine gives that answer; `faulty`: what the model itself
+    answers with that fault.
+    """
     allowed = ALLOWED.get(asked.dtype, 0.5)
     differences = []
     for index, (own, theirs) in enumerate(zip(reference.answers, asked.answers, strict=True)):
@@ -106,38 +118,53 @@ def judge(asked: Asked, reference: Reference, explain: Callable[[int, str], bool
             explained = bool(explain and not is_tie and explain(index, theirs.text))
             differences.append(Difference(question.name, own.text, theirs.text, gap, is_tie, explained))
     ids = _compare_ids(reference.answers, asked.answers)
+    first = first_token_difference(reference.answers, asked.answers)
+    limit = FIRST_TOKENS * allowed
+    is_far = first is not None and first > limit
+    with_fault = first_token_difference(faulty, asked.answers) if faulty else None
+    is_faulty = is_far and with_fault is not None and with_fault <= limit
+    notes = list(asked.notes)
+    if is_far and not is_faulty:
+        notes.append(f"first tokens are up to {first:.2g} away, more than {asked.dtype} rounds by: it is another model")
+    if asked.pixels is not None and asked.pixels > PIXEL_TOLERANCE:
+        notes.append(f"pixel values are up to {asked.pixels:.1e} away from training's: it sees another picture")
+    is_other = len(notes) > len(asked.notes) or ids.endswith("differ")
     return Result(
         asked.engine,
         asked.version,
         asked.dtype,
-        _verdict(differences, ids),
+        _verdict(differences, is_other, is_faulty),
         len(asked.answers),
         len(asked.answers) - len(differences),
         ids,
         asked.pixels,
-        first_token_difference(reference.answers, asked.answers),
+        first,
         differences,
-        list(asked.notes),
+        notes,
     )
 
 
-def _verdict(differences: Sequence[Difference], ids: str) -> str:
-    if ids not in ("equal", "not told"):
+def _verdict(differences: Sequence[Difference], is_other: bool, is_faulty: bool) -> str:
+    if is_other or not all(each.is_tie or each.explained for each in differences):
         return DIFFERENT
-    if not differences:
-        return SAME
-    if all(each.is_tie for each in differences):
-        return TIES
-    return KNOWN_FAULT if all(each.is_tie or each.explained for each in differences) else DIFFERENT
+    if is_faulty or any(each.explained for each in differences):
+        return KNOWN_FAULT
+    return TIES if differences else SAME
 
 
 def _compare_ids(ours: Sequence[Answer], theirs: Sequence[Answer]) -> str:
-    """equal, not told, or in how many questions the prompt's ids differ; a run of picture tokens is one picture."""
-    told = [(one, two) for one, two in zip(ours, theirs, strict=True) if two.prompt_ids is not None]
-    if not told:
-        return "not told"
-    wrong = sum(one.prompt_ids != two.prompt_ids for one, two in told)
-    return f"{wrong} differ" if wrong else "equal"
+    """equal, as many (only their number is told), not told, or in how many questions ids or their number differ.
+
+    A run of picture tokens is one picture among the ids, and counts whole in the number.
+    """
+    told = [two for two in theirs if two.prompt_ids is not None]
+    wrong = sum(
+        two.prompt_ids not in (None, one.prompt_ids) or two.num_prompt not in (None, one.num_prompt)
+        for one, two in zip(ours, theirs, strict=True)
+    )
+    if wrong:
+        return f"{wrong} differ"
+    return "equal" if told else "as many" if any(two.num_prompt is not None for two in theirs) else "not told"
 
 
 def collapsed(ids: Sequence[int], picture: int) -> list[int]:

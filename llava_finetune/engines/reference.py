@@ -16,7 +16,7 @@ import torch
 
 from data_prep.records.marks import IMAGE_TOKEN
 from llava_finetune.convert.parity import forward
-from llava_finetune.data.dataset import process_image
+from llava_finetune.data.dataset import num_image_tokens, process_image
 from llava_finetune.data.masking import prompt_ids
 from llava_finetune.engines.answers import Answer, Question
 from llava_finetune.evaluation.generate_answers import stop_ids
@@ -65,7 +65,9 @@ class TorchModel:
         likely = torch.log_softmax(out.logits[0][0].float(), -1).topk(NUM_LIKELY)
         first = dict(zip(likely.indices.tolist(), likely.values.tolist(), strict=True))
         new = tuple(out.sequences[0].tolist())
-        return Answer(self.text_of(new), None, first, ids, new)
+        config, tower = loaded.model.config, loaded.model.get_vision_tower()
+        length = len(ids) + sum(num_image_tokens(config, tower, each.size) - 1 for each in question.pictures)
+        return Answer(self.text_of(new), length, first, ids, new)
 
     def text_of(self, tokens: Sequence[int]) -> str:
         """An answer's text, its end tokens left out."""

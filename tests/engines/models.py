@@ -15,6 +15,8 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
     "bpe": {"tokenizer": "bytes", "num_key_value_heads": 2, "tie_word_embeddings": True, "vocab_size": 448},
     "legacy": {},
 }
+TOWERS: Mapping[str, Mapping[str, Any]] = {f"layer {layer}": {"mm_vision_select_layer": layer} for layer in (1, 2)}
+"""Towers whose layer is counted from the first one: the last but one of two, and the last."""
 LANGUAGES = ("qwen2", "qwen3", "llama3", "smollm3")
 """Language models that upstream has no class for, or no template."""
 
@@ -26,7 +28,7 @@ def make_model(folder: Path, name: str) -> Path:
     if name in LANGUAGES:
         make_tiny_language_llava(name, folder)
     else:
-        make_tiny_llava(folder, "llava-1.5", **MODELS[name])
+        make_tiny_llava(folder, "llava-1.5", **(MODELS | TOWERS)[name])
     path = folder / "model.safetensors"
     state = load_file(path)
     for key, value in state.items():

@@ -152,6 +152,31 @@ def test_an_environment_of_its_own_comes_before_what_is_installed_here(
     assert environments.engine_python("llama.cpp") == str(python)
 
 
+def test_an_engine_of_another_version_than_the_pinned_one_is_said(root: Path) -> None:
+    script = (root / "scripts" / "engines.sh").read_text()
+    assert [pinned for pinned in environments.PINNED.values() if pinned not in script] == []
+    for engine, version in (("vllm", "vllm 0.32.0+cpu"), ("transformers", "transformers 5.24.0, torch 2.13.0")):
+        assert environments.note_on_version(engine, version) is None
+    assert environments.note_on_version("adapter", "torch 2.13.0") is None
+    said = environments.note_on_version("transformers", "transformers 5.23.0, torch 2.13.0, LlavaImageProcessorPil")
+    assert said and said.startswith("this is version 5.23.0; scripts/engines.sh pins transformers 5.24.0, which")
+
+
+def test_an_engine_that_falls_silent_is_ended_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It writes one line, and no second one."""
+    from llava_finetune.engines import adapters
+
+    (tmp_path / "mute.py").write_text(
+        "import sys, time; f = open(sys.argv[2], 'w'); f.write('{}'); f.flush(); time.sleep(99)"
+    )
+    (tmp_path / "transformers.jsonl").write_text("of an earlier call")
+    monkeypatch.setattr(adapters, "RUNNERS", tmp_path)
+    monkeypatch.setattr(adapters, "LOAD_SECONDS", 0.3)
+    monkeypatch.setattr(adapters, "engine_python", lambda _: sys.executable)
+    with pytest.raises(UserError, match=r"transformers: silent for 0 s, and ended for that"):
+        adapters._run_job("transformers", "mute.py", tmp_path)
+
+
 def test_a_merged_folder_of_an_adapter_that_was_trained_on_is_refused(tmp_path: Path) -> None:
     adapter = tmp_path / "run"
     adapter.mkdir()

@@ -57,6 +57,38 @@ def test_other_prompt_ids_are_different_whatever_the_answers() -> None:
     assert (result.verdict, result.prompt_ids) == ("different", "1 differ")
 
 
+def answered(num_prompt: int | None = 580, first: float = -2.0) -> list[Answer]:
+    return [Answer("yes", num_prompt, {7: -0.1, 8: first}) for _ in QUESTIONS]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "pixels", "verdict", "ids", "note"),
+    [
+        (answered(), 9e-6, "same", "as many", None),
+        (answered(None), None, "same", "not told", None),
+        (answered(579), None, "different", "3 differ", None),
+        (answered(), 2e-5, "different", "as many", "pixel values are up to 2.0e-05 away"),
+        (answered(), float("inf"), "different", "as many", "pixel values are up to inf away"),
+        (answered(first=-2.3), None, "same", "as many", None),
+        (answered(first=-2.5), None, "different", "as many", "first tokens are up to 0.5 away, more than f16 rounds"),
+    ],
+)
+def test_another_prompt_picture_or_first_token_is_different_though_every_answer_is_the_same(
+    theirs: list[Answer], pixels: float | None, verdict: str, ids: str, note: str | None
+) -> None:
+    reference = Reference(QUESTIONS, answered(), lambda *_: 0.0)
+    result = judge(Asked("engine", "1.0", "f16", theirs, pixels), reference)
+    assert (result.verdict, result.prompt_ids, result.identical) == (verdict, ids, 3)
+    assert [text.startswith(note or "") for text in result.notes] == [True] * (note is not None)
+
+
+def test_first_tokens_of_a_known_fault_are_told_apart_from_those_of_another_model() -> None:
+    reference = Reference(QUESTIONS, answered(), lambda *_: 0.0)
+    for first, verdict in ((-2.1, "same"), (-3.1, "known fault"), (-5.0, "different")):
+        asked = Asked("engine", "1.0", "f16", answered(first=first))
+        assert judge(asked, reference, faulty=answered(first=-3.0)).verdict == verdict
+
+
 def test_an_engines_run_of_picture_tokens_is_one_picture() -> None:
     assert collapsed([1, 9, 9, 9, 4, 9, 9], 9) == [1, -200, 4, -200]
 

@@ -18,12 +18,15 @@ from llava_finetune.convert.gguf.export import export_gguf
 from llava_finetune.convert.parity import forward
 from llava_finetune.convert.probes import noise
 from llava_finetune.convert.tokenizer_files import load_tokenizer
-from llava_finetune.engines.answers import Answer, Question, Turn
+from llava_finetune.engines.answers import Answer, Question, Turn, data_url
 from llava_finetune.engines.class_token import class_token_last
+from llava_finetune.engines.http import post
 from llava_finetune.engines.llama_cpp import LlamaCpp, llama_cpp
 from llava_finetune.model.loading import load
+from llava_finetune.serve.limits import Limits
 from llava_finetune.serve.prompts import Message, Prompt, build_prompt
-from tests.engines.models import LANGUAGES, MODELS, make_model
+from llava_finetune.serve.protocol import ChatRequest
+from tests.engines.models import LANGUAGES, MODELS, TOWERS, make_model
 from tests.tiny import IMAGE_SIZE, make_tiny_llava
 
 ALL = (*MODELS, *LANGUAGES)
@@ -101,6 +104,28 @@ def test_prompt_tokens_are_those_of_training(name: str, question: Question, pair
     assert answer.num_prompt == prompt.length
 
 
+ONE, TWO = ({"type": "image_url", "image_url": {"url": data_url(picture)}} for picture in (SQUARE, OTHER))
+FIRST, SECOND = ({"type": "text", "text": text} for text in ("Look at this.", "What is  it?\nSay."))
+PARTS = {
+    "text first": [FIRST, ONE],
+    "text around": [FIRST, ONE, SECOND],
+    "several texts": [ONE, FIRST, SECOND],
+    "two pictures apart": [ONE, FIRST, TWO, SECOND],
+    "two pictures last": [FIRST, SECOND, ONE, TWO],
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
+def test_parts_in_any_order_take_as_many_tokens_as_in_our_own_server(
+    name: str, parts: list[dict[str, Any]], pair: Callable[[str], Pair]
+) -> None:
+    both = pair(name)
+    asked = {"model": "mine", "messages": [{"role": "user", "content": parts}], "max_tokens": 1}
+    prompt = build_prompt(both.loaded, ChatRequest(**asked).to_messages(Limits()))
+    assert post(both.engine.url, "/v1/chat/completions", asked)["usage"]["prompt_tokens"] == prompt.length
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_a_text_is_as_likely_as_in_torch(name: str, pair: Callable[[str], Pair]) -> None:
     both = pair(name)
@@ -108,8 +133,13 @@ def test_a_text_is_as_likely_as_in_torch(name: str, pair: Callable[[str], Pair])
     assert away(both.engine.answer(question, 1), both.first(question)) < 1e-3
 
 
-@pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("kind", ["one picture", "two pictures", "turns"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, kind) for name in ALL for kind in ("one picture", "two pictures", "turns")),
+        *((name, "one picture") for name in TOWERS),
+    ],
+)
 def test_an_answer_about_square_pictures_is_as_likely_as_in_torch(
     name: str, kind: str, pair: Callable[[str], Pair], note: Callable[[str], None]
 ) -> None:
