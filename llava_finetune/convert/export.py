@@ -117,6 +117,7 @@ def export(
     from llava_finetune.convert import configs, parity
     from llava_finetune.model.loading import load
     from llava_finetune.model.towers import tower_config
+    from llava_finetune.report.model_card import carry_card
     from llava_finetune.saved import new_folder
     from llava_finetune.saved.folders import find_tower
 
@@ -140,6 +141,7 @@ def export(
         image_token, tally, rows = _write(source, partial, described, template, reference)
         checked = parity.compare(reference, partial, used_dtype, used_device).line()
         _write_manifest(partial, source, template, str(used_dtype), rows, checked)
+        carry_card(partial, source, output.name)
     seconds = time.monotonic() - start
     return Exported(str(output), family.model_class, template, image_token, tally, checked, seconds)
 

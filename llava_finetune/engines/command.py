@@ -79,6 +79,8 @@ def run(a: argparse.Namespace) -> Any:
     from llava_finetune.engines.questions import read_questions
     from llava_finetune.engines.reference import TorchModel
     from llava_finetune.model.loading import load
+    from llava_finetune.report.model_card import carry_card
+    from llava_finetune.saved.manifest import NAME as MANIFEST
     from llava_finetune.saved.manifest import write_json
     from llava_finetune.saved.new_folder import require_file_place, require_place
 
@@ -108,6 +110,8 @@ def run(a: argparse.Namespace) -> Any:
     found.results.extend(not_run(engine, why) for engine, why in absent.items())
     write_json(a.out or folder / NAME, found.as_json())
     _show_in_report(folder)
+    for made in (path.parent for path in sorted(work.glob(f"*/{MANIFEST}"))):
+        carry_card(made, folder)
     return found
 
 

@@ -102,8 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"  {path.relative_to(options.model)}  {path.stat().st_size / 1e6:,.1f} MB")
     if not (options.model / "README.md").is_file():
         print(
-            f"{options.model} has no README.md: the hub will show no card. Training and llava-finetune merge write one "
-            "beside the model; beside another folder write it yourself"
+            f"{options.model} has no README.md: the hub will show no card. Training, llava-finetune merge and export "
+            "write one beside the model; beside another folder write it yourself"
         )
     if options.dry_run:
         return 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,32 +22,56 @@ from llava_finetune.report.engines import engines_markdown
 from llava_finetune.report.numbers import bare_percent, interval
 from llava_finetune.report.run_folder import CERTIFICATE, Evaluation, Run, is_number, read_run
 from llava_finetune.saved.documents import read_document
+from llava_finetune.saved.manifest import NAME as MANIFEST
+from llava_finetune.saved.manifest import weights_sha256
 
 MARK = "<!-- written by llava-finetune; replaced when the model is saved again -->"
 # peft leaves a template of its own beside adapters.
 TEMPLATE = "[More Information Needed]"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 LICENSE = re.compile(r"^license:\s*(\S+)", re.MULTILINE)
-KINDS = {"adapter": "a LoRA adapter with its projector", "model": "a whole model", "projector": "a projector"}
+CONVERTED = {"llava-hf": "a whole model in the layout of transformers and vLLM", "gguf": "GGUF files for llama.cpp"}
+OWN = ("kind", "dtype", "model", "mmproj", "conversation")
+KINDS = {
+    "adapter": "a LoRA adapter with its projector",
+    "model": "a whole model",
+    "projector": "a projector",
+    **CONVERTED,
+}
 METRICS = {"exact_match": "Exact match", "vqa_accuracy": "VQA accuracy", "token_f1": "Token F1", "bleu": "BLEU"}
 
 
-def write_model_card(model: Path, run: Path | None = None) -> Path | None:
+def carry_card(folder: Path, source: Path, name: str | None = None) -> None:
+    """Give `folder`, made of the model `source`, that one's certificate, and a card with the scores of its run."""
+    saved = _json(source / MANIFEST)
+    trained = Path(str(saved.get("merged_from")))
+    is_its = "merged_from" in saved and trained.is_dir() and weights_sha256(trained) == saved.get("merged_sha256")
+    run = trained if is_its else source
+    for place in (run, source):
+        if (place / CERTIFICATE).is_file():
+            shutil.copyfile(place / CERTIFICATE, folder / CERTIFICATE)
+    write_model_card(folder, run, name)
+
+
+def write_model_card(model: Path, run: Path | None = None, name: str | None = None) -> Path | None:
     """Write README.md into a model's folder; `run` is the folder with its scores, by default the model's own.
 
-    Returns the card's path, or None where the folder has a README.md that somebody else wrote: that one is kept.
+    `name`: the folder's, where it has not got it yet. Returns the card's path, or None where the folder has a README.md
+    that somebody else wrote: that one is kept.
     """
     path = model / "README.md"
     if path.exists() and not (path.is_file() and _is_ours(path.read_text(encoding="utf-8", errors="replace"))):
         return None
-    write_text(path, model_card(model, read_run(run or model)))
+    write_text(path, model_card(model, read_run(run or model), name))
     return path
 
 
-def model_card(model: Path, run: Run) -> str:
-    """Return the card's text."""
-    saved = _json(model / "llava_finetune.json")
-    name = model.resolve().name
+def model_card(model: Path, run: Run, name: str | None = None) -> str:
+    """Return the card's text; `name` of the model: by default its folder's."""
+    name = name or model.resolve().name
+    saved = _json(model / MANIFEST)
+    if saved.get("kind") in CONVERTED:  # its base is the model that it was converted from, which has one of its own
+        saved = _json(Path(str(saved.get("base"))) / MANIFEST) | {key: saved[key] for key in OWN if key in saved}
     parts = [
         _front_matter(name, saved, run),
         MARK,
@@ -55,7 +80,7 @@ def model_card(model: Path, run: Run) -> str:
         _scores(run),
         engines_markdown(run.certificate or _json(model / CERTIFICATE)),
         _data(run),
-        _loading(model, saved),
+        _loading(name, saved),
         _training(run, saved),
         _license(saved),
     ]
@@ -142,8 +167,15 @@ def _data(run: Run) -> str:
     return "\n".join(["## Training data", "", *facts, ""]) if facts else ""
 
 
-def _loading(model: Path, saved: Mapping[str, Any]) -> str:
-    name = model.resolve().name
+def _loading(name: str, saved: Mapping[str, Any]) -> str:
+    if saved.get("kind") == "gguf":
+        line = f"llama-server -m {name}/{saved.get('model')} --mmproj {name}/{saved.get('mmproj')} --jinja --temp 0"
+        return f"## How to load it\n\n```bash\n{line}\n```\n"
+    if saved.get("kind") == "llava-hf":
+        return (
+            f"## How to load it\n\n```bash\nvllm serve {name}\n```\n\n```python\nfrom transformers import pipeline\n\n"
+            f'pipe = pipeline("image-text-to-text", model={json.dumps(name)})\n```\n'
+        )
     merge = (
         f"llava-finetune merge --help    # make one folder of {name} and its base\n"
         if saved.get("kind") == "adapter"

@@ -6,6 +6,7 @@ stream.push(token)          # the text that is certain now
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,10 @@ import torch
 
 COLDEST = 1e-3
 """Below this temperature a token is certain: fp32 logits divided by less would be infinite."""
+
+
+BYTE = re.compile("<0x[0-9A-F]{2}>")
+"""A token of SentencePiece that is one byte: a run of them is read as a whole, and becomes marks if any byte is odd."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ def choose(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator 
 class TextStream:
     """Turns tokens into text as they come; nothing is given out that a later token could still change or cut.
 
-    Held back: half a character, white space at the ends of the answer, and the beginning of a stop text.
+    Held back: half a character, a run of byte tokens, white space at the ends of the answer, and the beginning of a
+    stop text.
     """
 
     def __init__(self, tokenizer: Any, stops: tuple[str, ...] = ()) -> None:
@@ -67,8 +73,10 @@ class TextStream:
         self.ids.append(token)
         before = self._decode(self.ids[self.begin : self.read])
         now = self._decode(self.ids[self.begin :])
-        if not now.endswith("\ufffd") and len(now) > len(before):
-            self.text += now[len(before) :]
+        text = self.text + now[len(before) :]
+        may_change = now.endswith("\ufffd") or BYTE.fullmatch(self.tokenizer.convert_ids_to_tokens(token) or "")
+        if len(now) > len(before) and (not may_change or any(stop in text for stop in self.stops)):
+            self.text = text
             self.begin, self.read = self.read, len(self.ids)
         if not self.given:
             self.text = self.text.lstrip()

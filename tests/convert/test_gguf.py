@@ -25,8 +25,9 @@ from safetensors.torch import load_file, save_file
 
 from llava_finetune.cli import run_command
 from llava_finetune.convert.export import main
+from llava_finetune.convert.gguf import k_quants
 from llava_finetune.convert.gguf.export import export_gguf
-from llava_finetune.convert.gguf.files import GgufFile
+from llava_finetune.convert.gguf.files import HEAD_BYTES, GgufFile
 from llava_finetune.convert.gguf.language_model import permute
 from llava_finetune.convert.gguf.ollama import modelfile
 from llava_finetune.data.own_template import render
@@ -313,7 +314,7 @@ def test_k_quants_are_made_by_llama_cpps_own_program(
     monkeypatch.setenv("LLAMA_QUANTIZE", str(program))
     written = export_gguf(str(family("llava-1.5")), tmp_path / "out", file_type="q4_k_m")
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"model-q4_k_m.gguf", "mmproj-f16.gguf", "Modelfile", "llava_finetune.json"}
+    assert names == {"model-q4_k_m.gguf", "mmproj-f16.gguf", "Modelfile", "README.md", "llava_finetune.json"}
     assert written.model == "model-q4_k_m.gguf"
     program.write_text("#!/bin/sh\necho no such type >&2; exit 3\n")
     with pytest.raises(UserError, match=r"cannot write q4_k_m \(exit code 3\): no such type"):
@@ -325,9 +326,30 @@ def test_a_disk_without_room_is_told_before_writing(
     family: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
-    with pytest.raises(UserError, match=r"the two files take 0\.1 GB and its disk has 0\.0 GB free; make room"):
+    with pytest.raises(UserError, match=r"writing takes 0\.1 GB and its disk has 0\.0 GB free; make room"):
         export_gguf(str(family("llava-1.5")), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_k_quants_need_room_for_both_files_and_memory_for_a_tensor(
+    family: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "llama-quantize"
+    program.write_text('#!/bin/sh\ncp "$1" "$2"\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("LLAMA_QUANTIZE", str(program))
+    written = export_gguf(str(family("llava-1.5")), tmp_path / "f16")
+    room = 2 * HEAD_BYTES + written.bytes  # enough for the two F16 files
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=room))
+    with pytest.raises(UserError, match=r"writing takes .* free; make room"):
+        export_gguf(str(family("llava-1.5")), tmp_path / "out", file_type="q4_k_m")
+    monkeypatch.undo()
+    monkeypatch.setenv("LLAMA_QUANTIZE", str(program))
+    monkeypatch.setattr(k_quants, "available_ram", lambda: 100_000)
+    said = r"--type q4_k_m: llama.cpp needs 0 MB of memory for \w+\.weight and 0 MB are free; end other programs"
+    with pytest.raises(UserError, match=said):
+        export_gguf(str(family("llava-1.5")), tmp_path / "out", file_type="q4_k_m")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_disk_that_fills_up_is_one_message_and_leaves_nothing(family: Make, tmp_path: Path) -> None:

@@ -88,17 +88,34 @@ def test_a_data_set_is_published_private_and_read_back_with_the_same_texts_and_p
         ]
 
 
-def test_datasets_reads_what_was_packed(records: Path, tmp_path: Path) -> None:
+def test_a_break_between_two_shards_is_gone_on_with_and_datasets_reads_every_record_back(
+    records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from datasets import load_dataset
 
-    assert (
-        push([str(records), "owner/name", "--images", str(tmp_path / "pictures"), "--dry-run", str(tmp_path / "out")])
-        == 0
-    )
-    rows = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
-    assert rows[1]["images"][0].size == (21, 10)
-    assert rows[0]["conversations"][1]["value"] == "röd 画"
-    assert rows[0]["answers"] == ["röd", "red"]
+    monkeypatch.setattr("data_prep.tools.push.SHARD_BYTES", 300)
+    words = [str(records), "owner/name", "--images", str(tmp_path / "pictures")]
+    with UploadHub(tmp_path / "hub", failures=50, taken=1) as hub:
+        hub.is_the_hub(monkeypatch)
+        with pytest.raises(DataError, match=r"not sent whole .* the same command goes on from here"):
+            push(words)
+        assert len(hub.sent) >= 1 and hub.files("datasets/owner/name") == [], "nothing is there in part"
+        hub.failures = 0
+        assert push(words) == 0
+        shards = [name for name in hub.files("datasets/owner/name") if name.endswith(".parquet")]
+        assert len(shards) == len(hub.sent) == len(set(hub.sent)) > 2, "no shard was sent twice"
+    rows = load_dataset(str(tmp_path / "hub/datasets/owner/name"), split="train", cache_dir=str(tmp_path / "cache"))
+    before = json.loads(records.read_text())
+    assert len(rows) == len(before)
+    for row, record in zip(rows, before, strict=True):
+        names = record.get("image", [])
+        names = [names] if isinstance(names, str) else names
+        assert [np.asarray(one).tolist() for one in row["images"]] == [
+            np.asarray(Image.open(tmp_path / "pictures" / name)).tolist() for name in names
+        ]
+        more = json.loads(row["more"] or "{}")
+        kept = {key: row[key] for key in ("id", "conversations", "answers") if row[key] is not None} | more
+        assert kept == {key: value for key, value in record.items() if key != "image"}
 
 
 def test_an_upload_that_broke_goes_on_and_sends_nothing_twice(records: Path, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
+
 COMMIT = "c0ffee" + 34 * "0"
 
 
@@ -38,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         name = urlsplit(self.path).path.rsplit("/", 1)[1]
         body = self._body()
-        if self.hub.failures:
+        if self.hub.failures and len(self.hub.sent) >= self.hub.taken:
             self.hub.failures -= 1
             self._answer({"error": "the storage is away"}, 403)
             return
@@ -59,9 +61,8 @@ class Handler(BaseHTTPRequestHandler):
             self._answer({"url": f"{self.hub.address}/{json.loads(body)['organization']}/{json.loads(body)['name']}"})
         elif "/preupload/" in path:
             files = json.loads(body)["files"]
-            modes = [
-                ("lfs" if one["path"].endswith((".parquet", ".safetensors", ".bin")) else "regular") for one in files
-            ]
+            large = (".parquet", ".safetensors", ".bin", ".gguf")
+            modes = ["lfs" if one["path"].endswith(large) else "regular" for one in files]
             kept = zip(files, modes, strict=True)
             self._answer({"files": [{"path": f["path"], "uploadMode": m, "shouldIgnore": False} for f, m in kept]})
         elif path.endswith("/info/lfs/objects/batch"):
@@ -110,10 +111,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class UploadHub:
-    """The server, what it was asked for, and what it holds. `failures`: uploads that it turns away first."""
+    """The server, what it was asked for, and what it holds. `failures`: uploads refused, after `taken` others."""
 
-    def __init__(self, folder: Path, failures: int = 0) -> None:
-        self.folder, self.failures = folder, failures
+    def __init__(self, folder: Path, failures: int = 0, taken: int = 0) -> None:
+        self.folder, self.failures, self.taken = folder, failures, taken
         self.created: list[dict[str, Any]] = []
         self.asked: list[tuple[str, str | None]] = []
         self.sent: list[str] = []
@@ -132,6 +133,15 @@ class UploadHub:
         """Names of the files of a repository, such as datasets/owner/name."""
         root = self.folder / repository
         return sorted(one.relative_to(root).as_posix() for one in root.rglob("*") if one.is_file())
+
+    def is_the_hub(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let this process take it for the hub."""
+        from huggingface_hub import constants
+
+        monkeypatch.setattr(constants, "ENDPOINT", self.address)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", "token-that-may-write")
 
     def run(self, command: list[str], token: str | None = "token-that-may-write") -> subprocess.CompletedProcess[str]:
         """Run a command where this is the hub."""

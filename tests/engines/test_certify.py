@@ -83,6 +83,10 @@ def test_engines_are_asked_judged_and_shown(
     assert "In other engines" in page
     assert "xllamacpp" in page
     assert "| llama.cpp | xllamacpp" in card
+    for made in ("exported", "gguf-f32"):
+        beside = folder / "model-certify" / made
+        assert (beside / "certificate.json").read_bytes() == (folder / "model" / "certificate.json").read_bytes()
+        assert "| llama.cpp | xllamacpp" in (beside / "README.md").read_text()
 
 
 def test_an_engine_that_answers_otherwise_ends_with_1(

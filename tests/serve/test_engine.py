@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import decoders
 
 from llava_finetune.errors import UserError
 from llava_finetune.serve.engine import Done, Engine, Failed, QueueFull, ShuttingDown, Text, Ticket
@@ -198,26 +201,64 @@ class Pieces:
     def decode(self, ids: list[int], **_: object) -> str:
         return b"".join(self.pieces[index] for index in ids).decode("utf-8", "replace")
 
+    def convert_ids_to_tokens(self, token: int) -> str:
+        return repr(self.pieces[token])
+
+
+class BytePieces(Pieces):
+    """The same as SentencePiece has it: every lone byte is a token of its own kind, and a run of them is one text."""
+
+    DECODER = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+
+    def decode(self, ids: list[int], **_: object) -> str:
+        return str(self.DECODER.decode([self.convert_ids_to_tokens(token) for token in ids]))
+
+    def convert_ids_to_tokens(self, token: int) -> str:
+        piece = self.pieces[token]
+        return f"<0x{piece[0]:02X}>" if len(piece) == 1 else piece.decode().replace(" ", "▁")
+
 
 def streamed(tokenizer: Pieces, stops: tuple[str, ...] = ()) -> tuple[list[str], str]:
     stream = TextStream(tokenizer, stops)
-    given = [stream.push(index) for index in range(len(tokenizer.pieces))]
-    return given, "".join(given) + stream.finish()
+    parts = [stream.push(index) for index in range(len(tokenizer.pieces))]
+    return parts, "".join(parts) + stream.finish()
 
 
 def test_half_a_character_is_held_back() -> None:
-    given, whole = streamed(Pieces(b"caf", b"\xc3", b"\xa9", b"!"))
-    assert given == ["caf", "", "é", "!"]
+    parts, whole = streamed(Pieces(b"caf", b"\xc3", b"\xa9", b"!"))
+    assert parts == ["caf", "", "é", "!"]
     assert whole == "café!"
 
 
+WORDS = st.sampled_from([" red", "box ", "  ", "\n\n", " 画面", "ab"]).map(lambda word: [word.encode()])
+EMOJI = st.sampled_from(["😀", "é", "👩‍🚀", "\n", "\ufffd"]).map(lambda text: [bytes([byte]) for byte in text.encode()])
+BROKEN = st.sampled_from([b"\xff", b"\xf0", b"\x9f", b"A", b" "]).map(lambda byte: [byte])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(WORDS | EMOJI | BROKEN, max_size=12), st.sampled_from([0, 1]))
+def test_what_is_streamed_is_what_the_whole_answer_decodes_to(runs: list[list[bytes]], kind: int) -> None:
+    """Emoji split over tokens, bytes that are no character, runs of byte tokens that a later byte spoils."""
+    pieces = [piece for run in runs for piece in run]
+    tokenizer = (Pieces, BytePieces)[kind](*pieces)
+    _, whole = streamed(tokenizer)
+    assert whole == tokenizer.decode(list(range(len(pieces)))).strip()
+
+
+def test_a_stop_text_of_byte_tokens_ends_at_once() -> None:
+    stream = TextStream(BytePieces(b"red", b"\n"), ("\n",))
+    assert (stream.push(0), stream.push(1), stream.stopped) == ("red", "", True)
+
+
 def test_white_space_at_the_ends_is_not_given() -> None:
-    given, whole = streamed(Pieces(b" ", b"red", b" ", b"box", b" "))
-    assert given == ["", "red", "", " box", ""]
+    parts, whole = streamed(Pieces(b" ", b"red", b" ", b"box", b" "))
+    assert parts == ["", "red", "", " box", ""]
     assert whole == "red box"
 
 
 def test_a_stop_text_is_never_shown_even_in_parts() -> None:
-    given, whole = streamed(Pieces(b"one", b"ST", b"X", b" ST", b"OP", b" more"), ("STOP",))
-    assert "".join(given) == whole == "oneSTX"
-    assert given[1] == ""
+    parts, whole = streamed(Pieces(b"one", b"ST", b"X", b" ST", b"OP", b" more"), ("STOP",))
+    assert "".join(parts) == whole == "oneSTX"
+    assert parts[1] == ""

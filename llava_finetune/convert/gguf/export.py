@@ -18,12 +18,13 @@ from llava_finetune.convert.gguf.chat_template import Choice, choose_template
 from llava_finetune.convert.gguf.file_types import FILE_TYPES
 from llava_finetune.convert.gguf.files import GgufFile
 from llava_finetune.convert.gguf.image_encoder import image_encoder
-from llava_finetune.convert.gguf.k_quants import K_QUANTS, find_quantizer, quantize
+from llava_finetune.convert.gguf.k_quants import K_QUANTS, SHARE, check_memory, find_quantizer, quantize
 from llava_finetune.convert.gguf.language_model import language_model
 from llava_finetune.convert.gguf.notes import notes_on
 from llava_finetune.convert.gguf.source import Source, read_source
 from llava_finetune.convert.gguf.vocabulary import read_vocabulary
 from llava_finetune.errors import UserError
+from llava_finetune.report.model_card import carry_card
 from llava_finetune.saved.new_folder import check_free, new_folder, resolve_folder
 
 
@@ -71,7 +72,12 @@ def export_gguf(
         f"itself: llava-finetune certify {model} --engines llama.cpp"
     )
     notes = notes_on(source, template, tokenizer)
-    with _whole_folder(output, sum(file.size for file in planned.values())) as partial:
+    room = sum(file.size for file in planned.values())
+    if quantizer:
+        language = next(iter(planned.values()))
+        check_memory(language, file_type)
+        room += int(SHARE * language.num_bytes)
+    with _whole_folder(output, room) as partial:
         size = _write(partial, planned)
         names = list(planned)
         if quantizer:
@@ -82,6 +88,7 @@ def export_gguf(
         text = ollama.modelfile(template, choice.beginning, tokenizer, names, notes)
         (partial / "Modelfile").write_text(text, encoding="utf-8")
         _write_manifest(partial, source, template, file_type, names, checked)
+        carry_card(partial, source.folder, output.name)
     seconds = time.monotonic() - start
     return Written(str(output), names[0], names[1], file_type, size, template, checked, notes, serve, seconds)
 
@@ -115,7 +122,7 @@ def _whole_folder(output: Path, size: int) -> Iterator[Path]:
             free = shutil.disk_usage(partial).free
             if free < size:
                 raise UserError(
-                    f"{output}: the two files take {size / 1e9:.1f} GB and its disk has {free / 1e9:.1f} GB free; "
+                    f"{output}: writing takes {size / 1e9:.1f} GB and its disk has {free / 1e9:.1f} GB free; "
                     "make room, give a folder on another disk, or a smaller --type (q8_0 is half of f16)"
                 )
             yield partial

@@ -7,16 +7,23 @@ Why not by us: which tensor gets which of several types is llama.cpp's choice an
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from llava_finetune.convert.gguf.files import GgufFile
 from llava_finetune.environments import engine_python
 from llava_finetune.errors import UserError
+from llava_finetune.machine import available_ram, readable
 
 K_QUANTS = ("q6_k", "q5_k_m", "q4_k_m")
+SHARE = 0.54
+"""Bytes of the quantised file beside those of the F16 one at most: what does not pack as asked falls back to Q8_0."""
+BYTES_PER_VALUE = 10
+"""What llama.cpp holds of the tensor that it packs: its values as F16 and F32, and room of F32 for the packed ones."""
 VARIABLE = "LLAMA_QUANTIZE"
 
 
@@ -38,6 +45,17 @@ def find_quantizer(kind: str) -> Sequence[str]:
             f"scripts/engines.sh llama-quantize (or name its program: {VARIABLE}=/path/to/llama-quantize). "
             "--type q8_0 needs neither"
         ) from error
+
+
+def check_memory(file: GgufFile, kind: str) -> None:
+    """Raise UserError where packing the file's largest tensor needs more memory than is free."""
+    largest = max(file.tensors, key=lambda each: math.prod(each.shape))
+    needed, free = BYTES_PER_VALUE * math.prod(largest.shape), available_ram()
+    if free < needed:
+        raise UserError(
+            f"--type {kind}: llama.cpp needs {readable(needed)} of memory for {largest.name} and {readable(free)} are "
+            "free; end other programs, or make it on a machine with more"
+        )
 
 
 def quantize(source: Path, target: Path, kind: str, command: Sequence[str]) -> int:
