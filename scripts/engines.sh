@@ -5,6 +5,9 @@
 #   bash scripts/engines.sh llama-quantize                16 MB: its library, for `export --type q4_k_m`
 #   bash scripts/engines.sh transformers vllm             transformers with torchvision; vLLM for CPUs (3.5 GB)
 #   bash scripts/engines.sh lmms-eval                     published benchmarks, asked of `serve` (docs/evaluation.md)
+#   bash scripts/engines.sh check RUN test.json pictures  all of them, then the figures of docs/deploy.md for a run: 100
+#                                                         answers of every engine, and of lmms-eval those of evaluate
+#   bash scripts/engines.sh check RUN test.json pictures --dry-run     only the commands
 #
 # They stand in build/engines/NAME (LLAVA_ENGINES=/elsewhere for another place). An environment that is ready is left as
 # it is; one that was broken off is made again. PYTHON names the interpreter.
@@ -67,9 +70,62 @@ make_engine() {
   echo "$name: ready"
 }
 
+run() {
+  if [[ -n "$DRY" ]]; then
+    printf '%q ' "$@"
+    echo
+  else
+    "$@"
+  fi
+}
+
+# Ask lmms-eval the questions of RECORDS ($2) through `serve`, and hold its answers against those of `evaluate`.
+check_lmms() {
+  local run="$1" records="$2" images="$3" place="$4" url=http://127.0.0.1:8000/v1
+  run "$ENGINES_PYTHON" -m llava_finetune evaluate --model "$run" --data "$records" --images "$images" --output "$place" ||
+    return 1
+  run "$ENGINES_PYTHON" -m llava_finetune lmms-task "$records" "$place/task" --images "$images" --name own_questions ||
+    return 1
+  if [[ -z "$DRY" ]]; then
+    "$ENGINES_PYTHON" -m llava_finetune serve "$run" --port 0 --no-page --no-compare >"$place/serve.log" 2>&1 &
+    # shellcheck disable=SC2064  # the process of now
+    trap "kill $! 2>/dev/null" EXIT
+    until url="$(grep -oE 'http://[^ ]+/v1' "$place/serve.log")"; do
+      kill -0 $! 2>/dev/null || fail "serve: $(tail -n 1 "$place/serve.log")"
+      sleep 1
+    done
+  else
+    run "$ENGINES_PYTHON" -m llava_finetune serve "$run" --port 0 --no-page --no-compare
+  fi
+  run env OPENAI_API_KEY=none HF_HUB_OFFLINE=1 "$ENGINES/lmms-eval/bin/python" -m lmms_eval --include_path "$place/task" \
+    --tasks own_questions --batch_size 1 --output_path "$place/results" --log_samples --model openai \
+    --model_args "model_version=$(basename "$run"),base_url=$url,num_concurrent=8" || return 1
+  run "$ENGINES_PYTHON" "$ENGINES_ROOT/scripts/same_answers.py" "$place/results" "$place/predictions-final.jsonl"
+}
+
+# Exit code 1 where an engine or an answer differs; everything is asked all the same.
+check_run() {
+  local run="${1:-}" records="${2:-}" images="${3:-}" place code=0
+  [[ -n "$images" ]] || fail "check: expected RUN RECORDS IMAGES, such as: check runs/mine test.json pictures"
+  [[ -d "$run" ]] || fail "check: $run: no such folder; give what training or merge wrote"
+  [[ "${4:-}" != --dry-run ]] || DRY=1
+  place="$run-certify/lmms"
+  run bash "${BASH_SOURCE[0]}" llama.cpp transformers vllm lmms-eval
+  [[ -n "$DRY" ]] || { rm -rf "$place" && mkdir -p "$place"; }
+  run "$ENGINES_PYTHON" -m llava_finetune certify "$run" --records "$records" --images "$images" --answers 100 \
+    --engines adapter merged transformers api llama.cpp vllm || code=1
+  check_lmms "$run" "$records" "$images" "$place" || code=1
+  return $code
+}
+
+DRY=""
 case "${1:-}" in
-  "" | -h | --help) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 0 ;;
+  "" | -h | --help) sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 0 ;;
 esac
 mkdir -p "$ENGINES"
+if [[ "$1" == check ]]; then
+  check_run "${@:2}"
+  exit
+fi
 for name in "$@"; do packages "$name" >/dev/null; done
 for name in "$@"; do make_engine "$name"; done

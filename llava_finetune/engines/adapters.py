@@ -183,7 +183,7 @@ def ask_api(setting: Setting) -> Asked:
     port = _free_port()
     command = [sys.executable, "-m", "llava_finetune", "serve", setting.conversions.model, "--port", str(port)]
     command += ["--no-page", "--no-compare", "--max-pictures", "64"]
-    with started(command, "our API", setting.work / "api.log") as address:
+    with started(command, "our API", setting.work / "api.log", ends_with_input=False) as address:
         answers = []
         for question in setting.questions:
             body = {"model": Path(setting.conversions.model).resolve().name, "messages": question.openai_messages()}

@@ -26,17 +26,16 @@ ADDRESS = re.compile(rb"on (http://[\w.:]+)")
 
 @contextmanager
 def started(
-    command: Sequence[str], engine: str, log: Path, environment: Mapping[str, str] | None = None
+    command: Sequence[str], engine: str, log: Path, *, ends_with_input: bool = True
 ) -> Iterator[dict[str, Any]]:
     """Run a program that prints one JSON line, or its address, when it is ready; it ends with the block.
 
-    Its other output goes to `log`, whose last line is in the UserError when it does not come up.
+    `ends_with_input`: it ends by itself when its standard input does; one that does not is told at once. Its other
+    output goes to `log`, whose last line is in the UserError when it does not come up.
     """
     with (
         log.open("wb") as errors,
-        subprocess.Popen(
-            list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment
-        ) as process,
+        subprocess.Popen(list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as process,
     ):
         watch = threading.Timer(LOAD_SECONDS, process.kill)
         watch.start()
@@ -44,6 +43,8 @@ def started(
             yield _ready(process, engine, log)
         finally:
             watch.cancel()
+            if not ends_with_input:
+                process.terminate()
             _end(process)
 
 

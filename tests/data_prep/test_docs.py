@@ -114,6 +114,8 @@ def test_the_walk_through_goes_from_phone_to_score(
     rows = [json.loads(row) for row in Path("runs/chess/log.jsonl").read_text().splitlines()]
     assert len([row for row in rows if "loss" in row]) == 2
     assert Path("runs/chess/adapter_config.json").is_file()
+    packed = sorted(path.name for path in Path("chess-shards/data").iterdir())
+    assert packed == ["test-00000.parquet", "train-00000.parquet"]
 
 
 def test_the_drawn_pieces_differ_from_each_other(tmp_path: Path) -> None:

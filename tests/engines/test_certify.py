@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from llava_finetune import environments
+from llava_finetune.cli import main as cli
 from llava_finetune.convert.probes import noise
 from llava_finetune.engines import certificate
 from llava_finetune.engines.class_token import class_token_last
@@ -27,6 +30,7 @@ from llava_finetune.model.loading import load
 from llava_finetune.saved.manifest import NAME, weights_sha256
 from tests.engines.models import make_model
 from tests.tiny import IMAGE_SIZE
+from tests.warm import fork, wait_for
 
 NUM_QUESTIONS = 5
 
@@ -87,6 +91,50 @@ def test_engines_are_asked_judged_and_shown(
         beside = folder / "model-certify" / made
         assert (beside / "certificate.json").read_bytes() == (folder / "model" / "certificate.json").read_bytes()
         assert "| llama.cpp | xllamacpp" in (beside / "README.md").read_text()
+
+
+class Forked:
+    """The part of Popen that an engine is run by; `python -m llava_finetune` in a child that has imported it."""
+
+    def __init__(self, command: list[str], stdin: int, stdout: int, stderr: IO[bytes]) -> None:
+        given, written = os.pipe()
+        read, said = os.pipe()
+        self.args, self.returncode = command, 0
+        self.pid = fork(lambda: cli(command[3:]), [given, said, stderr.fileno()])
+        os.close(given)
+        os.close(said)
+        self.stdin, self.stdout = os.fdopen(written, "wb"), os.fdopen(read, "rb")
+
+    def __enter__(self) -> Forked:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stdout.close()
+
+    def wait(self, seconds: float) -> None:
+        self.returncode = wait_for(self.pid, seconds)
+
+    def terminate(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+
+    kill = terminate
+
+
+def test_the_api_and_the_merged_folder_of_an_adapter_answer_as_the_adapter_does(
+    adapter: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ready_to_fork: None
+) -> None:
+    """The server is the real one, asked over HTTP; it only has its imports from here."""
+    import uvicorn  # noqa: F401
+
+    monkeypatch.setattr("llava_finetune.engines.http.subprocess.Popen", Forked)
+    out = tmp_path / "certificate.json"
+    given = [str(adapter), "--records", str(folder / "records.json"), "--images", str(folder / "pictures")]
+    more = ["--answers", "1", "--max-new-tokens", "4", "--work", str(tmp_path / "work"), "--out", str(out)]
+    assert main([*given, *more, "--engines", "api", "merged"]) == 0
+    api, merged = json.loads(out.read_text())["engines"]
+    assert [row["verdict"] for row in (api, merged)] == ["same", "same"]
+    assert [row["identical"] for row in (api, merged)] == [1, 1]
+    assert (api["prompt_ids"], merged["prompt_ids"]) == ("as many", "equal")
 
 
 def test_an_engine_that_answers_otherwise_ends_with_1(
