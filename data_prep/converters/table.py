@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from data_prep.converters.cells import IMAGE_NAMES, image_columns, named_rows, refuse_embedded
+from data_prep.converters.cells import IMAGE_NAMES, Named, image_columns, named_rows, refuse_embedded
 from data_prep.converters.encodings import LIKELY
 from data_prep.converters.options import (
     add_output_options,
@@ -27,7 +27,7 @@ from data_prep.converters.options import (
     with_suffix,
     write_and_check,
 )
-from data_prep.converters.questions import ANSWER_NAMES, QUESTION_NAMES, asked, question_columns, suffix_for
+from data_prep.converters.questions import ANSWER_NAMES, QUESTION_NAMES, Asked, asked, question_columns, suffix_for
 from data_prep.converters.rows import Placed, Reading, Row, Wanted, read_rows, require_columns, say_splits, split_of
 from data_prep.converters.texts import NoText, text_of
 from data_prep.converters.unpacking import add_unpacked_option
@@ -64,38 +64,45 @@ def convert(rows: Iterable[Placed], path: Path, args: argparse.Namespace) -> Ite
     images = image_columns(first[1], args.image_column, path)
     refuse_embedded(first[1], images, path, f"python -m data_prep hf {path} --output {args.output}")
     columns = question_columns(first[1], args.question_column, args.answer_column, path, bool(args.question))
-    name_column = next((name for name in ID_NAMES if name in first[1]), None)
+    identity = next((name for name in ID_NAMES if name in first[1]), None)
     splits: Counter[str | None] = Counter()
     for number, one in enumerate(named_rows(itertools.chain([first], rows), images, args.image_folder), 1):
-        row, names = one.row, one.names
-        splits[split_of(row)] += 1
+        splits[split_of(one.row)] += 1
         where = f"{path.name} {one.place}"
         try:
             if one.problem:
                 raise one.problem
-            found = asked(row, columns, args.question)
-            given = text_of(row.get(name_column)).strip() if name_column else ""
+            found = asked(one.row, columns, args.question)
+            given = text_of(one.row.get(identity)).strip() if identity else ""
         except NoText as error:
             yield Drop(Reason.NOT_TEXT, f"{where}: {error}")
             continue
-        if not names:
-            yield Drop(Reason.NO_IMAGE, where)
-        elif one.missing:
-            gone, missing = next(iter(one.missing.items()))
-            yield Drop(missing, f"{where}: {_as_written(row, images, gone)}", picture=gone)
-        elif not found.question.replace(IMAGE_TOKEN, "").strip():
-            yield Drop(Reason.NO_QUESTION, where)
-        elif (marks := found.question.count(IMAGE_TOKEN)) not in (0, len(names)):
-            yield Drop(Reason.BAD_TURNS, f"{where}: {marks} <image> for {len(names)} pictures")
-        elif not found.answers:
-            yield Drop(Reason.NO_ANSWER, where)
-        else:
-            question = with_suffix(found.question, suffix_for(found, args.suffix))
-            turns = conversation([(question, most_common_answer(found.answers))], len(names))
-            image = names[0] if len(names) == 1 else names
-            record = {"id": given or f"{path.stem}-{number}", "image": image, "conversations": turns}
-            yield Converted({**record, "answers": found.answers} if len(found.answers) > 1 else record)
+        yield _dropped(one, found, images, where) or _record(
+            one.names, found, given or f"{path.stem}-{number}", args.suffix
+        )
     say_splits(path, splits)
+
+
+def _dropped(one: Named, found: Asked, images: Sequence[str], where: str) -> Drop | None:
+    """Return why a row whose texts were read makes no record; None where it makes one."""
+    if not one.names:
+        return Drop(Reason.NO_IMAGE, where)
+    if one.missing:
+        gone, problem = next(iter(one.missing.items()))
+        return Drop(problem, f"{where}: {_as_written(one.row, images, gone)}", picture=gone)
+    if not found.question.replace(IMAGE_TOKEN, "").strip():
+        return Drop(Reason.NO_QUESTION, where)
+    marks = found.question.count(IMAGE_TOKEN)
+    if marks not in (0, len(one.names)):
+        return Drop(Reason.BAD_TURNS, f"{where}: {marks} <image> for {len(one.names)} pictures")
+    return None if found.answers else Drop(Reason.NO_ANSWER, where)
+
+
+def _record(names: list[str], found: Asked, identity: str, suffix: str) -> Converted:
+    question = with_suffix(found.question, suffix_for(found, suffix))
+    turns = conversation([(question, most_common_answer(found.answers))], len(names))
+    record = {"id": identity, "image": names[0] if len(names) == 1 else names, "conversations": turns}
+    return Converted({**record, "answers": found.answers} if len(found.answers) > 1 else record)
 
 
 def _as_written(row: Row, images: Sequence[str], name: str) -> str:
