@@ -89,7 +89,8 @@ ABOUT: Mapping[str, About] = {
                                                 "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                                                 "original_max_position_embeddings": 64}}),
     "phi3": About("Phi3", ("<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"), PHI_3, "<|end|>",
-                  "<|endoftext|>", "<|endoftext|>", values={"sliding_window": 24}),
+                  "<|endoftext|>", "<|endoftext|>",  # Phi-4-mini turns three quarters of each head alone
+                  values={"sliding_window": 24, "partial_rotary_factor": 0.75}),
     "gemma2": About("Gemma2", ("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"), GEMMA, "<end_of_turn>",
                     "<pad>", "<eos>", "<bos>",
                     values={"head_dim": 32, "sliding_window": 24, "query_pre_attn_scalar": 32,

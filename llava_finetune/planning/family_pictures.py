@@ -36,11 +36,15 @@ class Widths:
 
 @dataclass(frozen=True)
 class PictureCost:
-    """Parameters of the connector, most tokens of one picture, and most views of it that the tower sees."""
+    """Parameters of the connector, most tokens of one picture, and most views of it that the tower sees.
+
+    `whole`: its tokens where a run may leave it uncut, 0 where it may not choose.
+    """
 
     connector: int
     tokens: int
     views: int
+    whole: int = 0
 
 
 def picture_cost(config: Mapping[str, Any], widths: Widths) -> PictureCost:
@@ -52,7 +56,7 @@ def _shuffled(config: Mapping[str, Any], widths: Widths) -> PictureCost:
     """Idefics3 and SmolVLM: one linear layer after the pixel shuffle; a mark and a name before each tile."""
     scale = int(config.get("scale_factor") or 2)
     tokens = widths.num_patches // scale**2
-    return PictureCost(widths.tower * scale**2 * widths.hidden, (TILES + 1) * (tokens + 2) + 7, TILES + 1)
+    return PictureCost(widths.tower * scale**2 * widths.hidden, (TILES + 1) * (tokens + 2) + 7, TILES + 1, tokens + 3)
 
 
 def _resampled(config: Mapping[str, Any], widths: Widths) -> PictureCost:
@@ -64,7 +68,7 @@ def _resampled(config: Mapping[str, Any], widths: Widths) -> PictureCost:
     gated = 2 * widths.tower * widths.intermediate + widths.intermediate * h
     layer = 2 * h * heads * size + 2 * h * kv * size + 3 * h * 4 * h
     views = QUARTERS + 1
-    return PictureCost(gated + depth * layer + latents * h, views * (latents + 1) + 1, views)
+    return PictureCost(gated + depth * layer + latents * h, views * (latents + 1) + 1, views, latents + 2)
 
 
 def _crossed(config: Mapping[str, Any], widths: Widths) -> PictureCost:

@@ -30,9 +30,11 @@ from llava_finetune.planning.memory import estimate, host_ram, trainable_paramet
 from llava_finetune.planning.proposals import (
     MODES,
     Proposal,
+    fitting,
     lengths,
     max_length,
     modes_for,
+    picture_flags,
     propose,
     read_gpus,
     smallest,
@@ -74,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     modes = modes_for(shape, options.mode, exact=options.exact)
     num_gpus, gpu_bytes = read_gpus(options.gpus)
     wanted = _wanted_setting(options, shape, num_gpus)
+    shape = fitting(shape, wanted, gpu_bytes, _global_batch(options, wanted.mode))
     rows = {mode: propose(shape, replace(wanted, mode=mode), gpu_bytes, _global_batch(options, mode)) for mode in modes}
     seen = _pretended(options, shape, wanted, rows[options.mode]) if options.exact else None
     if options.json:
@@ -141,12 +144,8 @@ def _text(
         f"{shape.vision.num_parameters / 1e6:.0f} M, projector {shape.projector_parameters / 1e6:.1f} M parameters",
         f"{wanted.mode}: {trained / 1e6:.1f} M trainable; a record has up to {sequence_length(shape, wanted)} "
         f"positions ({wanted.images} picture(s) of up to {shape.image_tokens} tokens, {wanted.text_tokens} of text)",
-        *(
-            [
-                f"records that share pictures: {number} of a batch bring up to {most}"
-                for number, most in wanted.shared[:1]
-            ]
-        ),
+        *(["pictures are left whole: cut into tiles too few fit these GPUs"] if picture_flags(shape) else []),
+        *(f"records that share pictures: {number} of a batch bring up to {most}" for number, most in wanted.shared[:1]),
         "",
         f"On each of {num_gpus} GPU(s) of {readable(gpu_bytes)}, in GB (nothing loaded; counted from the config):",
         "",
@@ -240,7 +239,7 @@ def _asked(shape: Shape, setting: Setting) -> list[str]:
     flags |= {"--base_dtype": "base_dtype"} if setting.in_fp8 else {}
     values = {flag: (getattr(setting, name), getattr(usual, name)) for flag, name in flags.items()}
     values["--model_max_length"] = (setting.max_length, usual.max_length)
-    sharing = ["--share_pictures True"] if setting.shared else []
+    sharing = [*picture_flags(shape), *(["--share_pictures True"] if setting.shared else [])]
     return sharing + [f"{flag} {given}" for flag, (given, default) in values.items() if given != default]
 
 

@@ -105,6 +105,29 @@ def propose(
     return None
 
 
+def fitting(shape: Shape, wanted: Setting, gpu_bytes: int, global_batch: int, config: str | None = None) -> Shape:
+    """The shape to propose: its pictures cut, or left whole where a card is too small for four cut ones a batch.
+
+    A card is, too, where cut pictures fit only with offloading; whole ones have to be better in one of both.
+    """
+    if shape.uncut is None:
+        return shape
+    cut, whole = (propose(one, wanted, gpu_bytes, global_batch, config) for one in (shape, shape.uncut))
+    return shape.uncut if _comfort(whole) > _comfort(cut) else shape
+
+
+def _comfort(found: Proposal | None) -> tuple[bool, bool, int]:
+    """What a proposal is compared by: that there is one, without offloading, and records of a batch up to four."""
+    if found is None:
+        return False, False, 0
+    return True, not found.setting.offload, min(4, found.setting.batch)
+
+
+def picture_flags(shape: Shape) -> tuple[str, ...]:
+    """The train flags for pictures that a plan leaves whole."""
+    return ("--image_aspect_ratio", "pad") if isinstance(shape, FamilyShape) and shape.is_whole else ()
+
+
 def candidates(wanted: Setting, config: str | None = None) -> Iterator[Setting]:
     """Settings from fast to slow: ZeRO-2, ZeRO-3, then offload, each without checkpointing and with it.
 
@@ -186,6 +209,11 @@ def choose_for_launch(
     )
     if data and Path(data).is_file():
         setting = replace(setting, **lengths(data, is_true(flag(flags, "--share_pictures"))))
+    aspect = flag(flags, "--image_aspect_ratio")
+    if aspect == "pad":
+        shape = shape.uncut or shape
+    elif aspect is None:
+        shape = fitting(shape, setting, gpu_bytes, global_batch, config)
     found = propose(shape, setting, gpu_bytes, global_batch, config)
     if found is None:
         raise UserError(too_small(shape, setting, gpu_bytes, config))
@@ -193,7 +221,9 @@ def choose_for_launch(
         f"--auto: {found.config}, batch {found.setting.batch} x {found.accumulation} accumulated, checkpointing "
         f"{found.setting.checkpointing}: about {readable(found.estimate.total)} of {readable(gpu_bytes)} on each GPU"
     )
-    return Choice(found.config, found.flags, (note,))
+    pictures = () if aspect else picture_flags(shape)
+    notes = (note, *(["--auto: pictures are left whole, for cut into tiles too few fit"] if pictures else []))
+    return Choice(found.config, (*found.flags, *pictures), notes)
 
 
 def _fuses(flags: Sequence[str]) -> bool:

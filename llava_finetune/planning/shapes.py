@@ -4,7 +4,9 @@
 576
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 from llava_finetune.errors import UserError
 from llava_finetune.planning.family_pictures import PictureCost
@@ -154,6 +156,11 @@ class Shape:
         size = self.vision.image_size
         return 1 + max((w // size * (h // size) for w, h in self.pinpoints), default=4) if self.anyres else 1
 
+    @property
+    def uncut(self) -> Shape | None:
+        """The same with pictures left whole (--image_aspect_ratio pad), where a run may choose and they are cut."""
+        return None
+
     def lora_parameters(self, rank: int, targets: str = "language") -> int:
         """Parameters of LoRA of this rank on language, language.attention, vision, projector (comma-separated)."""
         return sum(self._adapter(part.strip(), rank) for part in targets.split(","))
@@ -204,6 +211,18 @@ class FamilyShape(Shape):
     def views(self) -> int:
         """Most views of one picture that go through the tower."""
         return self.picture.views
+
+    @property
+    def uncut(self) -> FamilyShape | None:
+        """With pictures in one view each."""
+        if not self.picture.whole or self.is_whole:
+            return None
+        return replace(self, picture=replace(self.picture, tokens=self.picture.whole, views=1))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether pictures are left whole that could be cut."""
+        return self.picture.tokens == self.picture.whole
 
     def _adapter(self, part: str, rank: int) -> int:
         if part == "projector":

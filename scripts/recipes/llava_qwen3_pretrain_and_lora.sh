@@ -3,9 +3,8 @@
 #
 # What    SigLIP's features (729 tokens a picture) through a new projector into Qwen3, by Qwen3's own chat template with
 #         thoughts off; stage 1 at 1e-3 on captions, then LoRA r 128 at 2e-4 and the projector at 2e-5
-# Needs   one GPU of 24 GB: by calculation a language model of 1.1 billion parameters on the same tower takes 15 GB, and
-#         Qwen3-0.6B is smaller
-#         (llava-finetune plan --model TinyLlama/TinyLlama-1.1B-Chat-v1.0 --vision_tower google/siglip-so400m-patch14-384 --mode lora --gpus 1x24GB)
+# Needs   one GPU of 8 GB: by calculation 4.7 GB in stage 1 and 5.2 GB in stage 2
+#         (llava-finetune plan --model Qwen/Qwen3-0.6B --vision_tower google/siglip-so400m-patch14-384 --mode lora --gpus 1x8GB)
 # Time    not measured
 # Data    CAPTIONS for stage 1, as LLaVA's blip_laion_cc_sbu_558k.json; DATA with questions and answers for stage 2
 # Launch  bash scripts/recipes/llava_qwen3_pretrain_and_lora.sh

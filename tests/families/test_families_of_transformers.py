@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from data_prep.records.marks import IMAGE_TOKEN_INDEX
 from data_prep.tools.show import main as show
@@ -26,16 +27,19 @@ from llava_finetune.merge.command import HeldOut, merge
 from llava_finetune.model.families.encoder import FamilyCollator, FamilyEncoder
 from llava_finetune.model.families.family import TEMPLATE
 from llava_finetune.model.families.known import TYPES, open_family
+from llava_finetune.model.families.loading import load_beside
 from llava_finetune.model.loading import load
 from llava_finetune.saved.supported import FAMILIES
+from tests.families.two_stages import outspoken
 from tests.tiny_families import BUILDERS, make_tiny_family
-from tests.training.conftest import assert_same_run, rows_of
+from tests.training.conftest import assert_same_random_state, assert_same_run, rows_of
 from tests.training.forked import at_step, die, train
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("ready_to_fork")
 IGNORE = -100
 LORA = "--lora_enable True --lora_r 4 --lora_alpha 8 --lora_dropout 0 --lora_targets language,projector,vision"
+QLORA = "--lora_enable True --lora_r 4 --lora_dropout 0 --bits 4"
 
 
 @pytest.fixture(scope="session")
@@ -298,6 +302,9 @@ def test_lora_trains_saves_evaluates_and_is_the_same_when_merged(
     assert said[0] == said[1]
     alone = [answer(folded, [one], data, max_new_tokens=6)[0]["answer"] for one in questions]
     assert alone == said[0], "a left-padded batch answers as each question alone"
+    loud = [answer(outspoken(each), questions, data, max_new_tokens=6) for each in (beside, folded)]
+    assert [one["answer"] for one in loud[0]] == [one["answer"] for one in loud[1]]
+    assert all(one["answer"] for one in loud[0])
     assert evaluate([*f"--model {run} --data {data / 'train.json'} --image_folder {data} --max_new_tokens 6".split(),
                      "--losses", "--output", str(tmp_path / "seen")]) == 0  # fmt: skip
     rows = [json.loads(line) for line in (tmp_path / "seen/predictions-final.jsonl").read_text().splitlines()]
@@ -344,6 +351,36 @@ def test_a_killed_run_goes_on_bit_for_bit(
     assert_same_run(whole, tmp_path / "run")
 
 
+@pytest.mark.parametrize(("name", "mode"), [("idefics", ""), ("idefics2", LORA), ("idefics2", QLORA), ("idefics3", "")])
+def test_a_run_goes_on_from_its_checkpoint_bit_for_bit(
+    name: str, mode: str, bases: dict[str, Path], data: Path, runs: Any, tmp_path: Path
+) -> None:
+    whole, on = runs(name, mode), tmp_path / "run"  # as a run that was killed after its checkpoint
+    shutil.copytree(whole / "checkpoint-5", on / "checkpoint-5")
+    shutil.copy(whole / "log.jsonl", on)
+    code, text = train([*flags(bases[name], data, on, mode), "--resume", "auto"], tmp_path / "out")
+    assert code == 0, text
+    assert_same_run(whole, on)
+    assert_same_random_state(whole / "checkpoint-10", on / "checkpoint-10")
+
+
+def test_the_tower_is_tuned_and_the_cross_attention_adapted_alone(
+    bases: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    more = "--lora_enable True --lora_r 4 --lora_dropout 0 --lora_targets cross --tune_vision_tower True --max_steps 2"
+    code, text = train(flags(bases["idefics"], data, tmp_path / "run", more), tmp_path / "out")
+    assert code == 0, text
+    adapted = load_file(tmp_path / "run/adapter_model.safetensors")
+    assert {part for name in adapted for part in re.findall(r"(\w*layers)\.", name)} == {"gated_cross_attn_layers"}
+    base, beside = load_file(bases["idefics"] / "model.safetensors"), load_beside(tmp_path / "run")
+    tower = [name for name in beside if "vision_model" in name]
+    assert tower and all(not torch.equal(beside[name], base[name]) for name in tower if "layers.0" in name)
+    questions = questions_from(RECORDS)
+    both = [outspoken(load(tmp_path / "run", merge_adapter=merged)) for merged in (False, True)]
+    said = [[one["answer"] for one in answer(each, questions, data, max_new_tokens=6)] for each in both]
+    assert said[0] == said[1] and all(said[0])
+
+
 def test_evaluation_while_training_sees_the_same_numbers(bases: dict[str, Path], data: Path, tmp_path: Path) -> None:
     more = f"{LORA} --eval_data_path {data / 'train.json'} --eval_strategy steps --eval_steps 5 --eval_max_new_tokens 6"
     code, text = train(flags(bases["smolvlm"], data, tmp_path / "run", more), tmp_path / "out")
@@ -357,8 +394,9 @@ def test_evaluation_while_training_sees_the_same_numbers(bases: dict[str, Path],
     assert (tmp_path / "run/report.html").is_file()
 
 
-def test_a_picture_that_does_not_fit_is_left_out_whole(bases: dict[str, Path], data: Path) -> None:
-    family = open_family(str(bases["smolvlm"]))
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_picture_that_does_not_fit_is_left_out_whole(name: str, bases: dict[str, Path], data: Path) -> None:
+    family = open_family(str(bases[name]))
     assert family is not None
     one = record(
         "late", ["small.png", "wide.png"], "<image>\nHow many?", "Two.", "<image>\nAnd what color is this one?", "Red."
@@ -367,11 +405,16 @@ def test_a_picture_that_does_not_fit_is_left_out_whole(bases: dict[str, Path], d
     token = family.tokenizer.convert_tokens_to_ids("<image>")
     places = (whole.input_ids == token).nonzero().flatten().tolist()
     first = whole.seen[0].num_tokens
-    for length in (places[first] + 1, places[-1], places[first]):
+    assert len(places) == sum(one.num_tokens for one in whole.seen)
+    for length in {places[first] + (first > 1), places[-1], places[first]}:
         cut = FamilyEncoder(family, data, max_length=length).example(one, 0)
-        assert len(cut.seen) == 1 and cut.is_cut(length)
-        assert int((cut.input_ids == token).sum()) == first
-        assert 0 < cut.num_taught(length) < whole.num_taught(None)
+        left = 1 if family.pictures_stand_alone else 0  # two are seen as wholes, and one alone in views
+        assert len(cut.seen) == left and cut.is_cut(length)
+        assert int((cut.input_ids == token).sum()) == left * first
+        assert (cut.num_taught(length) > 0) == bool(left) and cut.num_taught(length) < whole.num_taught(None)
+        assert FamilyCollator(family)([cut])["input_ids"].shape[1] <= length
+    short = FamilyEncoder(family, data, max_length=places[0] + (first > 1)).example(one, 0)
+    assert not short.seen and token not in short.input_ids
     kept = FamilyEncoder(family, data, max_length=len(whole.input_ids) - 1).example(one, 0)
     assert len(kept.seen) == 2
 
@@ -426,6 +469,27 @@ def test_a_tokenizer_that_would_split_a_mark_is_refused(bases: dict[str, Path], 
         (folder / name).write_text(text)
     with pytest.raises(UserError, match="no token <row_3_col_2>"):
         open_family(str(folder))
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_marks_that_the_tokenizer_or_the_embedding_has_not_are_refused(
+    name: str, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    """transformers#30464: <image> is not in the tokenizer, or beyond the rows that the model embeds."""
+    family = open_family(str(bases[name]))
+    assert family is not None
+    without = _without_weights(bases[name], tmp_path / "without")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (without / file).write_text((without / file).read_text().replace('"<image>"', '"<other>"'))
+    with pytest.raises(UserError, match=f"{without}: the tokenizer has no token <image>.*copy tokenizer.json"):
+        open_family(str(without))
+    beyond = _without_weights(bases[name], tmp_path / "beyond")
+    config = json.loads((beyond / "config.json").read_text())
+    rows = family.tokenizer.convert_tokens_to_ids("<image>")
+    config.get("text_config", config)["vocab_size"] = rows - config.get("additional_vocab_size", 0)
+    (beyond / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"{beyond}: token <.* is [0-9]+, and the model embeds {rows} tokens"):
+        open_family(str(beyond))
 
 
 @pytest.mark.parametrize(
@@ -499,22 +563,25 @@ def test_an_unknown_family_is_told_which_there_are_and_how_to_add_one(data: Path
     assert all(name in text for name in TYPES) and "docs/architecture.md" in text
 
 
+@pytest.mark.parametrize("name", BUILDERS)
 def test_a_merged_adapter_answers_as_the_adapter_in_transformers_own_layout(
-    bases: dict[str, Path], data: Path, runs: Any, tmp_path: Path
+    name: str, bases: dict[str, Path], data: Path, runs: Any, tmp_path: Path
 ) -> None:
     import transformers
 
-    run = runs("smolvlm", LORA)
+    run = runs(name, LORA)
     wanted = HeldOut(data / "train.json", data, num_records=4, num_answers=4)
     result = merge(str(run), tmp_path / "merged", held_out=wanted)
     assert (result.answers, result.same_beside, result.layout) == (4, 4, "transformers")
     assert result.largest_difference < 1e-4
-    assert merge(str(run), tmp_path / "other").largest_difference < 1e-4, "on made-up conversations"
+    if name == "smolvlm":
+        assert merge(str(run), tmp_path / "other").largest_difference < 1e-4, "on made-up conversations"
     own = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path / "merged").eval()
-    batch = own_batch("smolvlm", bases["smolvlm"], data)
+    batch = own_batch(name, bases[name], data)
     with torch.no_grad():
-        mine = load(tmp_path / "merged").model(**batch)["loss"]
-        assert own(**batch).loss.item() == pytest.approx(mine.item(), rel=1e-5)
+        mine, adapter = (load(folder).model(**batch)["loss"].item() for folder in (tmp_path / "merged", run))
+        assert own_loss(own, batch).item() == pytest.approx(mine, rel=1e-5)
+        assert adapter == pytest.approx(mine, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -547,7 +614,7 @@ MODES = {
     "full": ("", 1),
     "frozen language model": ("--freeze_backbone True", 1),
     "LoRA": (LORA, 1),
-    "QLoRA": ("--lora_enable True --lora_r 4 --lora_dropout 0 --bits 4", 1),
+    "QLoRA": (QLORA, 1),
 }
 """The modes of docs/families.md: flags, and ranks."""
 

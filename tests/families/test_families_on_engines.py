@@ -20,7 +20,13 @@ from tests.oracle.runs import ROOT, Done, Job, largest_difference, largest_relat
 from tests.tiny_families import BUILDERS, make_tiny_family
 
 LORA = "--lora_enable True --lora_r 4 --lora_alpha 8 --lora_dropout 0 --lora_targets language,projector"
-CELLS = [*((name, engine) for name in BUILDERS for engine in ("one process", "ZeRO-2")), ("smolvlm", "DDP")]
+MODES = {"LoRA": LORA, "full": "", "QLoRA": f"{LORA} --bits 4"}
+CELLS = [
+    *((name, "LoRA", engine) for name in BUILDERS for engine in ("one process", "ZeRO-2")),
+    ("smolvlm", "LoRA", "DDP"),
+    *(("smolvlm", mode, engine) for mode in ("full", "QLoRA") for engine in ("one process", "ZeRO-2")),
+]
+"""Family, mode and engine of each run."""
 STEPS, AGREE = 3, 1e-4
 
 
@@ -53,24 +59,24 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done
 
 
 def jobs(bases: dict[str, Path], data: Path, work: Path) -> Iterator[Job]:
-    for number, (family, engine) in enumerate(CELLS):
+    for number, (family, mode, engine) in enumerate(CELLS):
         ranks, config = ENGINES[engine]
         words: list[object] = [
             "--model_name_or_path", bases[family], "--data_path", data / "train.json", "--image_folder", data,
             "--max_steps", STEPS, "--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 2 // ranks,
             "--learning_rate", "1e-2", "--lr_scheduler_type", "constant", "--seed", "5", "--logging_steps", "1",
             "--save_strategy", "no", "--report_to", "none", "--gradient_checkpointing", "False", "--check_data",
-            "False", "--dataloader_num_workers", "0", "--precision", "fp32", *LORA.split(),
+            "False", "--dataloader_num_workers", "0", "--precision", "fp32", *MODES[mode].split(),
         ]  # fmt: skip
         if config:
             words += ["--deepspeed", ROOT / "deepspeed_configs" / f"{config}.json"]
-        yield Job(f"{family} / {engine}", words, work / f"run-{number}", ranks)
+        yield Job(f"{family} / {mode} / {engine}", words, work / f"run-{number}", ranks)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "engine"), [cell for cell in CELLS if cell[1] != "one process"])
-def test_two_processes_train_as_one(family: str, engine: str, runs: dict[str, Done]) -> None:
-    one, two = (runs[f"{family} / {which}"].require() for which in ("one process", engine))
+@pytest.mark.parametrize(("family", "mode", "engine"), [cell for cell in CELLS if cell[2] != "one process"])
+def test_two_processes_train_as_one(family: str, mode: str, engine: str, runs: dict[str, Done]) -> None:
+    one, two = (runs[f"{family} / {mode} / {which}"].require() for which in ("one process", engine))
     assert len(one.losses) == STEPS and all(math.isfinite(loss) for loss in one.losses)
     assert largest_relative(two.losses, one.losses) < AGREE, (two.losses, one.losses)
     assert largest_difference(weights(two.output), weights(one.output)) < 1e-5

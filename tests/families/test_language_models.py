@@ -31,10 +31,10 @@ from llava_finetune.model.loading import load
 from llava_finetune.planning.from_config import read_shape
 from llava_finetune.saved.folders import describe
 from llava_finetune.training.family_modes import refuse_impossible
-from tests.families.two_stages import command_line, ended_well, merges, two_stages
+from tests.families.two_stages import command_line, ended_well, merges, outspoken, two_stages
 from tests.tiny import make_tiny_clip
 from tests.tiny_languages import ABOUT, make_tiny_language
-from tests.training.conftest import rows_of
+from tests.training.conftest import assert_same_random_state, assert_same_run, rows_of
 
 pytestmark = pytest.mark.usefixtures("ready_to_fork")
 BY_HAND = ("smollm3", "olmo2")
@@ -210,16 +210,28 @@ def test_a_run_goes_on_bit_for_bit_and_merges(
     name: str, made: dict[str, Path], records: Path, stages: Any, merged: Any, tmp_path: Path
 ) -> None:
     first, second = stages(name)
-    more = f"{LORA} --pretrain_mm_mlp_adapter {first / 'mm_projector.bin'} --resume {second / 'checkpoint-3'}"
-    on = trained(made, name, records, tmp_path / "on", more)
-    weights, wanted = (load_file(folder / "adapter_model.safetensors") for folder in (on, second))
-    assert weights.keys() == wanted.keys() and all(torch.equal(weights[key], wanted[key]) for key in wanted)
+    on = tmp_path / "on"  # as a run that was killed after its third step
+    shutil.copytree(second / "checkpoint-3", on / "checkpoint-3")
+    shutil.copy(second / "log.jsonl", on)
+    trained(made, name, records, on, f"{LORA} --pretrain_mm_mlp_adapter {first / 'mm_projector.bin'} --resume auto")
+    assert_same_run(second, on)
+    assert_same_random_state(second / "checkpoint-6", on / "checkpoint-6")
     questions = questions_from(json.loads((records / "chat.json").read_text())[1:])
-    beside = [one["answer"] for one in answer(load(second, merge_adapter=False), questions, records, max_new_tokens=8)]
-    folded = load(merged(name))
+    adapted = outspoken(load(second, merge_adapter=False))
+    beside = [one["answer"] for one in answer(adapted, questions, records, max_new_tokens=8)]
+    assert len(beside) == 3 and all(beside)
+    folded = outspoken(load(merged(name)))
     assert [one["answer"] for one in answer(folded, questions, records, max_new_tokens=8)] == beside
     alone = [answer(folded, [one], records, max_new_tokens=8)[0]["answer"] for one in questions]
     assert alone == beside, "a left-padded batch answers as each question alone"
+
+
+def test_three_quarters_of_phi_4s_heads_are_turned(made: dict[str, Path], stages: Any) -> None:
+    assert (
+        json.loads((stages("phi3")[1] / "config.json").read_text())["rope_parameters"]["partial_rotary_factor"] == 0.75
+    )
+    ours, own = load(stages("phi3")[1]).model.get_model(), own_model(made["phi3"]).model
+    assert torch.equal(ours.rotary_emb.inv_freq, own.rotary_emb.inv_freq) and len(own.rotary_emb.inv_freq) == 6
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -18,6 +18,7 @@ from tests.fixtures.forked_deepspeed import run_script
 from tests.tiny import IMAGE_SIZE, make_tiny_clip, make_tiny_language_model, make_tiny_llava
 from tests.tiny_families import BUILDERS, make_tiny_family
 from tests.tiny_languages import ABOUT, make_tiny_language
+from tests.tiny_towers import make_tiny_tower
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,7 +49,7 @@ RUNS = [
     Run("recipes/llava16_34b_lora_captions.sh", "1.6-yi"),
     Run("recipes/llava15_7b_lora_665k.sh", "language-model", TOWER),
     Run("recipes/llava15_7b_full_665k.sh", "language-model", TOWER, result="model.safetensors"),
-    Run("recipes/llava_qwen3_pretrain_and_lora.sh", "qwen3", TOWER, STAGE_1),
+    Run("recipes/llava_qwen3_pretrain_and_lora.sh", "qwen3", (), {**STAGE_1, "TOWER": "siglip"}),
     Run("recipes/smolvlm_lora_captions.sh", "smolvlm"),
     Run("recipes/llava_onevision_05b_lora.sh", "llava_onevision"),
     Run("recipes/idefics_9b_qlora_captions.sh", "idefics"),
@@ -82,6 +83,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     captions = [{**row, "conversations": [caption, row["conversations"][1]]} for row in rows]
     (folder / "captions.json").write_text(json.dumps(captions))
     make_tiny_clip(folder / "clip")
+    make_tiny_tower(folder / "siglip", "siglip")
     return folder
 
 
@@ -155,6 +157,9 @@ def test_a_recipe_trains(run: Run, shop: Path, projector: Path, tmp_path: Path, 
     assert len(rows) == 2
     assert all(math.isfinite(row["loss"]) and row["loss"] > 0 and row["grad_norm"] > 0 for row in rows)
     assert (tmp_path / "run" / run.result).is_file()
+    if "TOWER" in run.variables:
+        tower = json.loads((tmp_path / "run/config.json").read_text())["mm_vision_tower"]
+        assert tower == str(shop / run.variables["TOWER"])
 
 
 def test_every_recipe_is_run() -> None:

@@ -138,9 +138,12 @@ def test_a_recipe_has_its_published_batch(recipe: str, run_script: Run, with_gpu
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_what_a_recipe_needs_is_what_plan_says(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every plan in a recipe's header fits, by its exit code, for the card that it names."""
-    header = (ROOT / "scripts" / "recipes" / f"{recipe}.sh").read_text().split("set -euo pipefail")[0]
+    script = (ROOT / "scripts" / "recipes" / f"{recipe}.sh").read_text()
+    header = script.split("set -euo pipefail")[0]
     plans = re.findall(r"llava-finetune (plan [^)\n]+)", header)
     assert plans, "a header names the plan that it was made from"
+    model = re.findall(r"MODEL:-([^}]+)", script)[0]
+    assert model.startswith("models/") or f"--model {model} " in plans[0], "of the model that it trains"
     for plan in plans:
         assert main(plan.split()) == 0, capsys.readouterr().out
 

@@ -93,6 +93,26 @@ def test_a_family_is_planned_by_what_it_can_be_trained_by(capsys: pytest.Capture
         assert said in capsys.readouterr().err
 
 
+def test_a_small_card_gets_whole_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    model = "HuggingFaceTB/SmolVLM-500M-Instruct"
+    for size, said in (("4GB", True), ("12GB", False)):
+        assert main(["plan", "--model", model, "--gpus", f"1x{size}"]) == 0
+        shown = capsys.readouterr().out
+        assert ("pictures are left whole: cut into tiles too few fit" in shown) is said
+        assert ("--image_aspect_ratio pad" in shown) is said
+        assert f"1 picture(s) of up to {67 if said else 1129} tokens" in shown
+        chosen = proposals.choose_for_launch(
+            model=model, mode="lora", num_gpus=1, gpu=size, data=None, global_batch=8, flags=()
+        )
+        assert (chosen.flags[-2:] == ("--image_aspect_ratio", "pad")) is said and len(chosen.notes) == 1 + said
+    cut = proposals.choose_for_launch(
+        model=model, mode="lora", num_gpus=1, gpu="4GB", data=None, global_batch=8,
+        flags=("--image_aspect_ratio", "anyres"),
+    )  # fmt: skip
+    assert "--image_aspect_ratio" not in cut.flags and "batch 1 " in cut.notes[0]
+    assert read_shape("llava-hf/llava-onevision-qwen2-0.5b-ov-hf").uncut is None, "it has its own way alone"
+
+
 def test_json_holds_every_mode_with_and_without_checkpointing(capsys: pytest.CaptureFixture[str]) -> None:
     answer = planned(capsys, "--gpus", "1x24GB")
     modes = answer["modes"]

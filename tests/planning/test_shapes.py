@@ -36,6 +36,7 @@ def test_the_published_counts_of_the_7b_come_out() -> None:
         ("liuhaotian/llava-v1.6-34b", 34_388_917_248, 983_040_000, 2928),
         ("llava-hf/llava-1.5-7b-hf", 6_738_939_904, 319_815_680, 576),
         ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", 1_100_048_384, 100_925_440, 576),
+        ("Qwen/Qwen3-0.6B", 596_042_752, 80_740_352, 576),  # but the norms of its heads
         ("HuggingFaceTB/SmolLM2-135M-Instruct", 134_515_008, 39_075_840, 576),
     ],
 )
@@ -104,6 +105,8 @@ def test_a_family_of_transformers_has_its_published_size(model: str, billions: f
     found = shape.language.num_parameters + shape.vision.num_parameters + shape.projector_parameters
     assert found / 1e9 == pytest.approx(billions, rel=0.025 if "idefics-" in model else 0.001)
     assert shape.image_tokens == tokens
+    whole = {1129: 67, 1418: 84, 2914: 172, 326: 66}.get(tokens)
+    assert (shape.uncut and shape.uncut.image_tokens) == whole, "as docs/families.md says"
 
 
 def test_the_plan_knows_the_families_that_are_trained() -> None:

@@ -103,6 +103,16 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert not different, different[:5]
 
 
+def assert_same_random_state(one: Path, other: Path) -> None:
+    """Two checkpoints draw the same numbers from now on: Python's, NumPy's and torch's."""
+    import numpy as np
+    import torch
+
+    first, second = (torch.load(folder / "rng_state.pth", weights_only=False) for folder in (one, other))
+    assert first["python"] == second["python"] and torch.equal(first["cpu"], second["cpu"])
+    assert all(np.array_equal(*pair) for pair in zip(first["numpy"], second["numpy"], strict=True))
+
+
 def assert_trained(output: Path, steps: int) -> None:
     losses = [row["loss"] for row in rows_of(output) if "loss" in row]
     assert len(losses) == steps

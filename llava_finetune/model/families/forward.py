@@ -36,19 +36,18 @@ class TaughtHead:
 
     def taught_forward(self: Any, labels: Any, inputs: dict[str, Any]) -> Any:
         """The loss on taught tokens (labels int64, B x T); in evaluation mode `row_losses` too, of each row."""
-        blind = self.training and self.family.is_blind(inputs)
-        # Every rank hands in a gradient for what pictures go through, though this rank's batch has none. Made before
-        # the language model, as pictures are: gradients then come in the same order on every rank, and ZeRO-2 adds
-        # them up in the order in which they come.
-        anchor = self.family.anchor(self) if blind else None
+        if self.training and self.family.is_blind(inputs):
+            # Every rank hands in a gradient for what pictures go through, though this rank's batch has none. Made after
+            # the embeddings and added to them, as pictures are: gradients then come in the same order on every rank,
+            # and ZeRO-2 adds them up in the order in which they come.
+            embeds = self.get_input_embeddings()(inputs["input_ids"])
+            anchor = self.family.anchor(self).to(embeds)
+            inputs = {**inputs, "input_ids": None, "inputs_embeds": embeds + anchor}
         hidden = self.model(**{**inputs, "use_cache": False}).last_hidden_state
         targets = labels[:, 1:]
         taught = targets != IGNORE_INDEX
         losses = token_losses(hidden[:, :-1][taught], targets[taught], self.lm_head, self.forward_settings.loss_chunk)
-        loss = losses.mean()
-        if anchor is not None:
-            loss = loss + anchor
-        output = CausalLMOutputWithPast(loss=loss)
+        output = CausalLMOutputWithPast(loss=losses.mean())
         if not self.training:
             output["row_losses"] = row_losses(losses, taught.nonzero()[:, 0], len(taught))
         return output

@@ -40,14 +40,15 @@ class Idefics3(Family):
         from transformers import Idefics3Processor
 
         super().__init__(source, opened.config, opened.tokenizer, opened.pictures, opened.template)
+        tiles = [f"<row_{row}_col_{column}>" for row in range(1, GRID + 1) for column in range(1, GRID + 1)]
+        wanted = ["<image>", "<fake_token_around_image>", self.end, "<global-img>"]
+        wanted += tiles if opened.pictures.do_image_splitting else []
+        # Before the processor, which adds to the tokenizer what is not in it, without a row of the embedding.
+        require_tokens(source, opened, opened.config.image_token_id, wanted)
         vision = opened.config.vision_config
         side = vision.image_size // vision.patch_size // opened.config.scale_factor
         length = require_length(source, "image_seq_len", opened.values.get("image_seq_len"), side**2)
         self.processor = Idefics3Processor(opened.pictures, opened.tokenizer, image_seq_len=length)
-        tiles = [f"<row_{row}_col_{column}>" for row in range(1, GRID + 1) for column in range(1, GRID + 1)]
-        wanted = ["<image>", "<fake_token_around_image>", self.end, "<global-img>"]
-        wanted += tiles if opened.pictures.do_image_splitting else []
-        require_tokens(source, opened, opened.config.image_token_id, wanted)
 
     def see(self, images: Sequence[Image.Image]) -> list[Seen]:
         out = []
