@@ -80,3 +80,14 @@ def test_two_processes_train_as_one(family: str, mode: str, engine: str, runs: d
     assert len(one.losses) == STEPS and all(math.isfinite(loss) for loss in one.losses)
     assert largest_relative(two.losses, one.losses) < AGREE, (two.losses, one.losses)
     assert largest_difference(weights(two.output), weights(one.output)) < 1e-5
+
+
+def test_the_pages_table_of_engines_is_what_runs_here() -> None:
+    page = (ROOT / "docs/families.md").read_text()
+    head = "| two processes | DDP | ZeRO-2 |\n|---|---|---|\n"
+    rows = []
+    for name in BUILDERS:
+        ran = [", ".join(mode for family, mode, on in CELLS if (family, on) == (name, engine)) or "not run"
+               for engine in ("DDP", "ZeRO-2")]  # fmt: skip
+        rows.append(f"| `{name}` | {' | '.join(ran)} |\n")
+    assert head + "".join(rows) in page
