@@ -212,13 +212,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     a = out.parse_args(argv)
     os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", DS_ACCELERATOR="cpu")
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
-    from tests.warm import build_operators, warm_up
-
-    build_operators()
     import llava_finetune.training.train
     import llava_finetune.training.trainer  # noqa: F401
+    from tests.warm import build_operators, warm_up
 
     warm_up()
+    build_operators()
     pick, end = random.Random(a.seed), time.monotonic() + a.minutes * 60
     with tempfile.TemporaryDirectory() as folder:
         make_inputs(Path(folder))

@@ -43,8 +43,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with the most slow tests first, each in its own order: a long file must not be a worker's last."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    """The longest files first, each in its own order: a long file must not be a worker's last."""
+    slow: Counter[Path] = Counter()
+    for item in items:
+        if mark := item.get_closest_marker("slow"):
+            slow[item.path] += mark.kwargs.get("seconds", 3)
     items.sort(key=lambda item: -slow[item.path])
 
 

@@ -21,6 +21,8 @@ INK, DIM, RULE = "#1d2126", "#646b75", "#e2dfd8"
 BLUE, ORANGE, GREEN, PURPLE, TEAL, OLIVE, GREY = (
     "#1f6fb2", "#c8650a", "#2f8a6b", "#8a4fa3", "#2b8c9e", "#6b7a1f", "#9aa1ab",
 )  # fmt: skip
+LEFT, BOTTOM, TOP = 0.5, 0.45, 0.4
+"""Inches beside, below and above axes for their numbers and title."""
 TYPE_TITLES = {"all": "All", "yes_no": "Yes/no", "number": "Number", "open": "Open"}
 
 Line = tuple[str, str, str]
@@ -53,15 +55,29 @@ def write_curves(run: Run, folder: Path) -> list[Path]:
 
 
 def _grid(run: Run, panels: Sequence[tuple[str, tuple[Line, ...]]]) -> Figure:
-    from matplotlib.figure import Figure
-
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    # A Figure of its own, no pyplot: no global state, no display, safe inside a training process.
-    figure = Figure(figsize=(4.4 * columns + 0.4, 2.9 * rows), layout="constrained")
+    figure = _figure(4.4 * columns + 0.4, 2.9 * rows, rows, columns)
     for number, (title, lines) in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, columns, number)
         _panel(axes, run, title, lines)
+    return figure
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1, right: float = 0.1) -> Figure:
+    """An empty figure, sizes in inches, with room for the titles and numbers of a grid of axes and `right` of it.
+
+    matplotlib's constrained layout finds the same room by laying out every text several times.
+    """
+    from matplotlib.figure import Figure
+
+    # A Figure of its own, no pyplot: no global state, no display, safe inside a training process.
+    figure = Figure(figsize=(width, height))
+    wide = (width - LEFT * columns - right) / columns
+    high = height / rows - BOTTOM - TOP
+    figure.subplots_adjust(
+        LEFT / width, BOTTOM / height, 1 - right / width, 1 - TOP / height, LEFT / wide, (BOTTOM + TOP) / high
+    )
     return figure
 
 
@@ -101,11 +117,10 @@ def _bars(run: Run) -> list[tuple[str, str, Mapping[str, Any]]]:
 
 
 def _scores(bars: Sequence[tuple[str, str, Mapping[str, Any]]]) -> Figure:
-    from matplotlib.figure import Figure
-
     types = [name for name in TYPE_TITLES if name == "all" or any(name in s.get("by_type", {}) for _, _, s in bars)]
     types = types if len(types) > 2 else ["all"]
-    figure = Figure(figsize=(2.6 + 2.1 * len(types), 3.4), layout="constrained")
+    key = 0.6 + 0.065 * max(len(label) for label, _, _ in bars)
+    figure = _figure(2.6 + 2.1 * len(types), 3.4, right=key)
     axes = figure.add_subplot()
     width = 0.8 / len(bars)
     for place, (label, colour, scores) in enumerate(bars):

@@ -92,7 +92,7 @@ def run_in_shell(line: str, root: Path, tiny: Path) -> subprocess.CompletedProce
     return subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=50)
 def test_the_walk_through_goes_from_phone_to_score(
     tmp_path: Path, root: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
-import subprocess
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from llava_finetune.errors import OutOfMemoryError
 from llava_finetune.launching import relaunch
 from llava_finetune.model.allocation import halves, is_out_of_memory
 from tests.fixtures.environments import no_rank
-from tests.oracle.runs import Done, Job, largest_difference, largest_relative, run_jobs, weights
+from tests.fixtures.forked_deepspeed import run_script
+from tests.oracle.runs import ROOT, Done, Job, largest_difference, largest_relative, run_jobs, weights
 
 LORA = ["--lora_enable", "True", "--lora_r", "8", "--lora_alpha", "16"]
 ONCE = Path(__file__).parent / "once_out_of_memory.py"
@@ -33,7 +36,7 @@ def runs(models: dict[str, Path], data: Path, tmp_path_factory: pytest.TempPathF
         "--adam_epsilon", "1e-3",
     ]  # fmt: skip
     batch = "--per_device_train_batch_size"
-    zero2 = Path(__file__).parents[2] / "deepspeed_configs" / "zero2.json"
+    zero2 = ROOT / "deepspeed_configs" / "zero2.json"
     jobs = [
         Job("calm", [*shared, *LORA, batch, "4"], work / "calm"),
         Job("once", [*shared, *LORA, batch, "4"], work / "once", before=ONCE),
@@ -113,50 +116,41 @@ def test_only_memory_errors_are_taken_for_memory_errors() -> None:
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
-ONCE_FOR_EVERY_RANK = """
-import os, pathlib
-rank = os.environ.get("RANK")
-mark = pathlib.Path(os.environ["MARKS"], f"rank{rank}")
-if rank is not None and not mark.exists():
-    import torch
+def out_of_memory_once(marks: Path, fail_at: int) -> None:
+    """In a rank: the backward of number `fail_at` runs out of memory, unless it has done so in an earlier start."""
+    mark = marks / os.environ["RANK"]
+    if mark.exists():
+        return
     from accelerate import Accelerator
-    backward, calls = Accelerator.backward, []
-    def fail_once(self, loss, **keywords):
-        calls.append(loss)
-        if len(calls) == int(os.environ["FAIL_AT"]):
+
+    backward, calls = Accelerator.backward, itertools.count(1)
+
+    def fail_once(self: Any, loss: Any, **keywords: Any) -> None:
+        if next(calls) == fail_at:
             mark.touch()
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         backward(self, loss, **keywords)  # under DeepSpeed the optimizer's step too
+
     Accelerator.backward = fail_once
-"""
 
 
 def launched(folder: Path, models: dict[str, Path], data: Path, ranks: int, fail_at: int, *flags: str) -> Any:
     """The LoRA launcher, four steps of four records, out of memory at the backward of number `fail_at` (0: never)."""
     folder.mkdir()
-    (folder / "sitecustomize.py").write_text(ONCE_FOR_EVERY_RANK)
-    environment = {
-        **no_rank(),
-        "PYTHONPATH": str(folder),
-        "MARKS": str(folder),
-        "FAIL_AT": str(fail_at),
-        "MODEL": str(models["llava-1.5"]),
-        "DATA": str(data / "captions.json"),
-        "IMAGES": str(data),
-        "OUTPUT": str(folder / "run"),
-        "NUM_GPUS": str(ranks),
-        "PER_GPU_BATCH": "2",
-        "GLOBAL_BATCH": "4",
-    }
+    environment = no_rank(
+        MODEL=str(models["llava-1.5"]),
+        DATA=str(data / "captions.json"),
+        IMAGES=str(data),
+        OUTPUT=str(folder / "run"),
+        NUM_GPUS=str(ranks),
+        PER_GPU_BATCH="2",
+        GLOBAL_BATCH="4",
+        DS_ACCELERATOR="cpu",
+    )
     small = "--max_steps 4 --dataloader_num_workers 0 --gradient_checkpointing False --check_data False"
     same = "--lora_dropout 0 --precision fp32 --learning_rate 1e-3 --lr_scheduler_type constant"
-    done = subprocess.run(
-        ["bash", str(Path(__file__).parents[2] / "scripts" / "finetune_lora.sh"), *f"{small} {same}".split(), *flags],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=300,
-    )
+    command = ["bash", str(ROOT / "scripts" / "finetune_lora.sh"), *f"{small} {same}".split(), *flags]
+    done = run_script(command, environment, folder, functools.partial(out_of_memory_once, folder, fail_at))
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done
 
@@ -168,9 +162,9 @@ def losses(folder: Path) -> list[float]:
     return [row["loss"] for row in rows]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 def test_a_launcher_starts_ranks_again_with_half_the_batch_and_the_curve_is_the_undisturbed_one(
-    models: dict[str, Path], data: Path, tmp_path: Path
+    models: dict[str, Path], data: Path, tmp_path: Path, operators: None
 ) -> None:
     """The last whole step is saved, and the run goes on from it."""
     launched(tmp_path / "calm", models, data, 1, 0)

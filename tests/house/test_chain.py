@@ -6,36 +6,30 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
+from tests.fixtures.environments import no_rank
+from tests.fixtures.forked_deepspeed import run_script
 from tests.tiny import make_tiny_clip, make_tiny_language_model
+from tests.warm import run_module
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
 NUM_TRAIN, NUM_TEST = 48, 16
 
 
-def run(root: Path, words: Sequence[str], **environment: str) -> str:
-    """Run a command from the checkout with this environment's programs; its output is shown when it fails."""
-    binaries = Path(sys.executable).parent
-    done = subprocess.run(
-        list(words),
-        cwd=root,
-        env={**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return done.stdout
+def launch(root: Path, script: str, *flags: str, **variables: str) -> None:
+    """A launcher, whose two ranks are forked from this process; its output is shown when it fails."""
+    variables |= {"NUM_GPUS": "2", "PER_GPU_BATCH": "8", "GLOBAL_BATCH": "16"}
+    require(run_script(["bash", f"scripts/{script}", *flags], no_rank(**variables), root))
+
+
+def require(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode == 0, f"{done.args}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 
 def picture(path: Path, colour: tuple[int, int, int], seed: int) -> None:
@@ -73,40 +67,26 @@ def losses(run_folder: Path) -> list[float]:
     return [row["loss"] for row in rows if "loss" in row]
 
 
-@pytest.mark.slow
-def test_the_chain_learns_on_two_zero2_processes_and_says_so(root: Path, tmp_path: Path) -> None:
+@pytest.mark.slow(seconds=60)
+def test_the_chain_learns_on_two_zero2_processes_and_says_so(root: Path, tmp_path: Path, operators: None) -> None:
     records(tmp_path, "train", NUM_TRAIN)
     records(tmp_path, "test", NUM_TEST)
     language = make_tiny_language_model(tmp_path / "language-model", tokenizer="chatml")
     sharpen_head(language)
     tower = make_tiny_clip(tmp_path / "clip")
-    shared = {"IMAGES": str(tmp_path), "MODEL": str(language), "NUM_GPUS": "2"}
+    shared = {"IMAGES": str(tmp_path), "MODEL": str(language)}
     flags = ["--vision_tower", str(tower), "--mm_vision_select_layer", "-1", "--gradient_checkpointing", "False"]
     flags += ["--dataloader_num_workers", "0", "--precision", "fp32", "--save_strategy", "no"]
-    projector = str(tmp_path / "pretrain" / "mm_projector.bin")
 
-    run(
-        root,
-        ["bash", "scripts/pretrain.sh", *flags, "--max_steps", "20", "--learning_rate", "5e-3"],
-        **shared,
-        DATA=str(tmp_path / "captions_train.json"),
-        OUTPUT=str(tmp_path / "pretrain"),
-        PER_GPU_BATCH="8",
-        GLOBAL_BATCH="16",
-    )
-    run(
-        root,
-        [
-            "bash", "scripts/finetune_lora.sh", *flags, "--mm_projector_type", "mlp2x_gelu",
-            "--mm_use_im_patch_token", "False", "--pretrain_mm_mlp_adapter", projector,
-            "--version", "chatml_direct", "--max_steps", "60", "--learning_rate", "3e-3", "--mm_projector_lr", "3e-3",
-            "--lora_dropout", "0",
-        ],
-        **shared,
-        DATA=str(tmp_path / "train.json"),
-        OUTPUT=str(tmp_path / "lora"),
-        PER_GPU_BATCH="8",
-        GLOBAL_BATCH="16",
+    launch(
+        root, "pretrain.sh", *flags, "--max_steps", "20", "--learning_rate", "5e-3",
+        **shared, DATA=str(tmp_path / "captions_train.json"), OUTPUT=str(tmp_path / "pretrain"),
+    )  # fmt: skip
+    launch(
+        root, "finetune_lora.sh", *flags, "--mm_projector_type", "mlp2x_gelu", "--mm_use_im_patch_token", "False",
+        "--pretrain_mm_mlp_adapter", str(tmp_path / "pretrain" / "mm_projector.bin"), "--version", "chatml_direct",
+        "--max_steps", "60", "--learning_rate", "3e-3", "--mm_projector_lr", "3e-3", "--lora_dropout", "0",
+        **shared, DATA=str(tmp_path / "train.json"), OUTPUT=str(tmp_path / "lora"),
     )  # fmt: skip
     # A frozen random language model leaves the projector of stage 1 little to win; LoRA can learn the answers whole.
     for name, share in (("pretrain", 0.97), ("lora", 0.5)):
@@ -114,12 +94,14 @@ def test_the_chain_learns_on_two_zero2_processes_and_says_so(root: Path, tmp_pat
         assert all(math.isfinite(loss) and loss > 0 for loss in curve)
         assert sum(curve[-5:]) < share * sum(curve[:5]), curve
 
-    question = ["--data", str(tmp_path / "test.json"), "--image_folder", str(tmp_path), "--max_new_tokens", "8"]
-    evaluate = ["llava-finetune", "evaluate", *question, "--output", str(tmp_path)]
-    prior = ["--train_data", str(tmp_path / "train.json")]
-    run(root, [*evaluate, "--model", str(tmp_path / "pretrain"), "--name", "baseline", *prior])
-    run(root, [*evaluate, "--model", str(tmp_path / "lora"), "--name", "final", "--num_processes", "2"])
-    run(root, [*evaluate, "--model", str(tmp_path / "lora"), "--blind", "blank"])
+    def evaluate(model: Path, *more: object) -> None:
+        question = ("--data", tmp_path / "test.json", "--image_folder", tmp_path, "--max_new_tokens", 8)
+        require(run_module("llava_finetune", "evaluate", *question, "--output", tmp_path, "--model", model, *more))
+
+    lora, merged = tmp_path / "lora", tmp_path / "merged"
+    evaluate(tmp_path / "pretrain", "--name", "baseline", "--train_data", tmp_path / "train.json")
+    evaluate(lora, "--name", "final")
+    evaluate(lora, "--blind", "blank")
     scores = {
         name: json.loads((tmp_path / f"scores-{name}.json").read_text())
         for name in ("baseline", "text_prior", "blind", "final")
@@ -130,10 +112,9 @@ def test_the_chain_learns_on_two_zero2_processes_and_says_so(root: Path, tmp_pat
     assert scores["final"]["exact_match"] >= 0.9, scores["final"]
     assert scores["final"]["count"] == scores["final"]["num_images"] == NUM_TEST
 
-    merged = tmp_path / "merged"
-    run(root, ["llava-finetune", "merge", str(tmp_path / "lora"), str(merged), "--records", str(tmp_path / "test.json"),
-               "--images", str(tmp_path)])  # fmt: skip
-    run(root, [*evaluate, "--model", str(merged), "--name", "merged"])
+    words = ("--records", tmp_path / "test.json", "--images", tmp_path)
+    require(run_module("llava_finetune", "merge", lora, merged, *words))
+    evaluate(merged, "--name", "merged")
     answers = [
         [json.loads(line)["answer"] for line in (tmp_path / f"predictions-{name}.jsonl").read_text().splitlines()]
         for name in ("final", "merged")

@@ -22,7 +22,7 @@ def test_the_notebook_holds_no_output() -> None:
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=60)
 def test_the_notebook_goes_from_a_table_to_a_tuned_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()

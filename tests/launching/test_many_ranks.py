@@ -151,7 +151,7 @@ def require_one_run(output: Path, said: str, how: str, note: Callable[[str], Non
     assert (output / "adapter_config.json").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=60)
 def test_a_hostfile_over_ssh_trains_on_two_hosts_as_one(
     hosts: tuple[Host, Host], shop: Path, tmp_path: Path, note: Callable[[str], None]
 ) -> None:
@@ -179,7 +179,7 @@ def test_torchrun_on_two_hosts_trains_as_one(
     require_one_run(tmp_path / "run", said[0], "torchrun", note, hosts[0])
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 def test_an_error_on_one_host_ends_both_and_both_tell_it(hosts: tuple[Host, Host], shop: Path, tmp_path: Path) -> None:
     variables = {"HOSTFILE": hostfile(tmp_path, hosts), "MASTER_ADDR": hosts[0].address}
     variables |= {

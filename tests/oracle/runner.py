@@ -1,7 +1,8 @@
-"""Run many trainings in one process tree: import the stack once, then fork one child per rank and job.
+"""Run many trainings from one process: import the stack once, then fork one child per rank and job.
 
-Upstream's trainer and ours need different `llava` packages, so each has a runner of its own, told apart by PYTHONPATH.
-Imports cost six seconds and a tiny training one, so a fork per job is what lets a hundred configurations be compared.
+Upstream's trainer as it is needs another `llava` package than ours, so it has a process of its own, told by PYTHONPATH.
+Imports cost fourteen seconds and a tiny training one, so a fork per job is what lets a hundred configurations be
+compared.
 
     PYTHONPATH=build/oracle python tests/oracle/runner.py upstream jobs.json results.json
 """
@@ -9,13 +10,13 @@ Imports cost six seconds and a tiny training one, so a fork per job is what lets
 from __future__ import annotations
 
 import functools
-import gc
 import json
 import os
 import runpy
 import signal
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,6 @@ from tests.fixtures.environments import rank_of
 from tests.warm import build_operators, draw_no_curves, fork, warm_up
 
 IGNORE_INDEX = -100
-
-
-def _preload(kind: str, offload: bool) -> None:
-    warm_up(offload)
-    if kind == "upstream":
-        import llava.train.train  # noqa: F401
-    else:
-        import llava_finetune.training.train
-        import llava_finetune.training.trainer  # noqa: F401
-
-        draw_no_curves()
-    gc.freeze()
 
 
 def _seed_made_parts() -> None:
@@ -72,12 +61,11 @@ def _record_taught(path: Path) -> None:
     transformers.Trainer.training_step = training_step
 
 
-def _child(kind: str, job: dict[str, Any], rank: int, port: int) -> None:
+def _child(kind: str, job: dict[str, Any], rank: int, port: int, environment: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
     if job["ranks"] > 1 or job.get("group"):
         os.environ.update(rank_of(rank, job["ranks"], port))
-    if kind == "masks":
-        runpy.run_path(job["argv"][0], run_name="__main__")
-        return
     _seed_made_parts()
     _record_taught(Path(f"{job['log']}.taught.{rank}"))
     if job.get("before"):
@@ -90,14 +78,16 @@ def _child(kind: str, job: dict[str, Any], rank: int, port: int) -> None:
         return
     from llava_finetune.cli import run_command
 
+    draw_no_curves()
     code = run_command("llava_finetune.training.train", job["argv"])
     if code:
         raise SystemExit(code)
 
 
-def _fork(kind: str, job: dict[str, Any], rank: int, port: int) -> int:
+def _fork(kind: str, job: dict[str, Any], rank: int, port: int, environment: Mapping[str, str]) -> int:
     with Path(f"{job['log']}.{rank}").open("w") as log:
-        return fork(functools.partial(_child, kind, job, rank, port), [log.fileno(), log.fileno()])
+        child = functools.partial(_child, kind, job, rank, port, environment)
+        return fork(child, [log.fileno(), log.fileno()])
 
 
 def _wait(children: list[int], seconds: float) -> int:
@@ -120,19 +110,28 @@ def _wait(children: list[int], seconds: float) -> int:
     return code
 
 
-def main() -> None:
-    kind, jobs_path, results_path = sys.argv[1:]
-    jobs = json.loads(Path(jobs_path).read_text())
+def run(kind: str, jobs: Sequence[dict[str, Any]], environment: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Exit code and seconds of each job; `environment` is all that its ranks know of this process's."""
+    if kind == "ours":
+        import llava_finetune.training.train
+        import llava_finetune.training.trainer  # noqa: F401
+    warm_up(any("offload" in word for job in jobs for word in job["argv"]))
     if any(job["ranks"] > 1 and "--deepspeed" in job["argv"] for job in jobs):
         build_operators()
-    _preload(kind, any("offload" in word for job in jobs for word in job["argv"]))
     results = []
     for job in jobs:
         start, port = time.monotonic(), free_port()
-        children = [_fork(kind, job, rank, port) for rank in range(job["ranks"])]
+        children = [_fork(kind, job, rank, port, environment) for rank in range(job["ranks"])]
         code = _wait(children, job.get("seconds", 120))
         results.append({"name": job["name"], "code": code, "seconds": time.monotonic() - start})
-        Path(results_path).write_text(json.dumps(results))
+    return results
+
+
+def main() -> None:
+    import llava.train.train  # noqa: F401
+
+    kind, jobs, results = sys.argv[1:]
+    Path(results).write_text(json.dumps(run(kind, json.loads(Path(jobs).read_text()), dict(os.environ))))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.fixtures.environments import no_rank
+from tests.oracle import runner
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -76,39 +77,43 @@ class Done:
 
 
 def run_jobs(kind: str, jobs: Sequence[Job], work: Path, tree: Path | None = None) -> dict[str, Done]:
-    """Run jobs one after another in one runner. `kind`: ours or upstream, whose `llava` is in `tree`."""
+    """Run jobs one after another, forked from this process. `kind`: ours or upstream.
+
+    `tree`: another `llava` than the patched one; what trains with it is forked from a process of its own.
+    """
     work.mkdir(parents=True, exist_ok=True)
     for job in jobs:
         job.output.parent.mkdir(parents=True, exist_ok=True)
-    jobs_file, results_file = work / "jobs.json", work / "results.json"
-    jobs_file.write_text(json.dumps([job.as_json() for job in jobs]))
-    paths = [str(tree or ROOT / "build" / "patched"), str(ROOT)]
-    environment = {
-        **no_rank(),
-        "PYTHONPATH": os.pathsep.join(paths),
-        "OMP_NUM_THREADS": "1",
-        "DS_ACCELERATOR": "cpu",
-        "CUDA_VISIBLE_DEVICES": "",
-        "TOKENIZERS_PARALLELISM": "false",
-        "WANDB_MODE": "disabled",
-        "TORCH_EXTENSIONS_DIR": str(Path(sys.prefix) / "torch_extensions"),
-        "HF_HUB_OFFLINE": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).parent / "runner.py"), kind, str(jobs_file), str(results_file)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+    environment = no_rank(
+        PYTHONPATH=os.pathsep.join([str(tree or ROOT / "build" / "patched"), str(ROOT)]),
+        OMP_NUM_THREADS="1",
+        DS_ACCELERATOR="cpu",
+        CUDA_VISIBLE_DEVICES="",
+        TOKENIZERS_PARALLELISM="false",
+        WANDB_MODE="disabled",
+        TORCH_EXTENSIONS_DIR=str(Path(sys.prefix) / "torch_extensions"),
+        HF_HUB_OFFLINE="1",
     )
-    assert done.returncode == 0, f"runner: {done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    asked = [job.as_json() for job in jobs]
+    rows = _run_apart(kind, asked, work, environment) if tree else runner.run(kind, asked, environment)
     out = {}
-    for job, row in zip(jobs, json.loads(results_file.read_text()), strict=True):
+    for job, row in zip(jobs, rows, strict=True):
         logs = [Path(f"{job.output}.log.{rank}") for rank in range(job.ranks)]
         text = "\n".join(log.read_text(errors="replace") for log in logs if log.exists())
         out[job.name] = Done(job.name, row["code"], row["seconds"], text, job.output)
     return out
+
+
+def _run_apart(
+    kind: str, asked: list[dict[str, Any]], work: Path, environment: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    jobs, results = work / "jobs.json", work / "results.json"
+    jobs.write_text(json.dumps(asked))
+    command = [sys.executable, str(Path(__file__).parent / "runner.py"), kind, str(jobs), str(results)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"runner: {done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    rows: list[dict[str, Any]] = json.loads(results.read_text())
+    return rows
 
 
 def weights(folder: Path) -> dict[str, Any]:

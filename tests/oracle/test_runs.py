@@ -180,7 +180,7 @@ def _tower_in_fp16(state: dict[str, Any]) -> dict[str, Any]:
     return {name: value.half().float() if "vision_tower" in name else value for name, value in state.items()}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=6)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_steps_loss_and_the_saved_weights_are_upstreams(
     case: Case, runs: dict[str, tuple[Done, Done]], note: Callable[[str], None]

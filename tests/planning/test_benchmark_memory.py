@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=60)
 def test_the_benchmark_measures_a_training_and_names_the_gap(root: Path, tmp_path: Path) -> None:
     language = {
         "model_type": "llava_llama", "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4,

@@ -16,15 +16,8 @@ import pytest
 from llava_finetune.model.loading import load
 from tests.training.conftest import MODES, assert_same_run, assert_trained
 from tests.training.forked import at_step, die, late, start, told_to_stop, train
-from tests.warm import build_operators
 
 Flags = Callable[..., list[str]]
-
-
-@pytest.fixture(scope="session")
-def operators() -> None:
-    """DeepSpeed's operator, built before a run is timed."""
-    build_operators()
 
 
 @pytest.mark.parametrize("mode", ["lora", "full", "qlora", "pretrain"])
