@@ -66,7 +66,7 @@ MERGE = (
 )  # fmt: skip
 AREAS = {
     "masking": Area(
-        ("llava_finetune/data/masking.py", "llava_finetune/data/segments.py"),
+        ("llava_finetune/data/masking.py", "llava_finetune/data/rendering.py"),
         ("tests/data/test_masking.py", "tests/data/test_independent_turns.py"),
     ),
     "splice": Area(

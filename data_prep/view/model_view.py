@@ -53,7 +53,7 @@ class ModelView:
         """Return the exact text as (text, is it taught) pieces: one prompt, or one for each independent question."""
         from llava_finetune.data.dataset import is_independent
         from llava_finetune.data.masking import separate
-        from llava_finetune.data.segments import segments
+        from llava_finetune.data.rendering import segments
 
         turns = record["conversations"]
         shown = separate(turns) if is_independent(record, None) else [turns]

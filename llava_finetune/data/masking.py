@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_prep.records.marks import IGNORE_INDEX, IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from llava_finetune.data.rendering import Turn, from_human, segments
 from llava_finetune.data.segment import Segment
-from llava_finetune.data.segments import Turn, from_human, segments
 from llava_finetune.errors import UserError
 
 

@@ -134,7 +134,7 @@ def ids_with_system(turns: Sequence[dict[str, str]], system: str | None, templat
     from llava_finetune.data.masking import encode_segments, prompt_ids
     from llava_finetune.data.own_template import NAME as OWN
     from llava_finetune.data.own_template import own_segments
-    from llava_finetune.data.segments import segments
+    from llava_finetune.data.rendering import segments
     from llava_finetune.data.templates import conversation
 
     if system is None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from llava_finetune import __version__
 from llava_finetune.errors import UserError
-from llava_finetune.studio import commands, hub, intake, jobs, turns
+from llava_finetune.studio import buttons, hub, intake, jobs, turns
 from llava_finetune.studio.dialogues import record_of
 from llava_finetune.studio.refusals import LANGUAGES, Refused
 from llava_finetune.studio.shared import Studio
@@ -133,7 +133,7 @@ def fetched(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     name = hub.name_of(given.name)
     where = {"records": f"{hub.folder_of(name)}/records.json", "images": hub.images_of(space, name)}
     if given.dry:
-        return {"command": commands.shown(steps, space), **where}
+        return {"command": buttons.shown(steps, space), **where}
     once = jobs.while_made("fetching", "hub", name)
     return {"job": jobs.start(space, "hub", name, steps, unless=once, name=name).id, **where}
 
@@ -232,9 +232,9 @@ def found(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
 def prepared(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     """Start check and split, or with `dry` only show their commands."""
     given = PrepareAsked.model_validate(asked)
-    steps = commands.prepare(studio.space, given.test, mend=given.mend)
+    steps = buttons.prepare(studio.space, given.test, mend=given.mend)
     if given.dry:
-        return {"command": commands.shown(steps, studio.space)}
+        return {"command": buttons.shown(steps, studio.space)}
 
     def busy(other: jobs.Job) -> Refused | None:
         return Refused("checking") if other.kind == "prepare" else None

@@ -19,7 +19,7 @@ from data_prep.errors import DataError
 from data_prep.files import sha256_of
 from data_prep.records.output import meta_path
 from data_prep.records.record import read_records
-from llava_finetune.studio.commands import has_answers, split_file
+from llava_finetune.studio.buttons import has_answers, split_file
 from llava_finetune.studio.dialogues import pictures_of, record_of
 from llava_finetune.studio.documents import CheckFile, MetaFile, read_known
 from llava_finetune.studio.table import Table, is_open, stamp_of

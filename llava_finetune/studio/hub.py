@@ -10,7 +10,7 @@ import re
 
 from pydantic import BaseModel, Field
 
-from llava_finetune.studio.commands import images_word
+from llava_finetune.studio.buttons import images_word
 from llava_finetune.studio.jobs import Step
 from llava_finetune.studio.refusals import Refused
 from llava_finetune.studio.workspace import Workspace

@@ -9,7 +9,7 @@ import json
 from importlib import resources
 from pathlib import Path
 
-from llava_finetune.studio.commands import known_folders
+from llava_finetune.studio.buttons import known_folders
 from llava_finetune.studio.workspace import OWN, Workspace
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from data_prep.records.foreign import extension_of
 from llava_finetune.errors import UserError
-from llava_finetune.studio.commands import images_word, split_file
+from llava_finetune.studio.buttons import images_word, split_file
 from llava_finetune.studio.jobs import Step
 from llava_finetune.studio.refusals import Refused
 from llava_finetune.studio.workspace import Workspace

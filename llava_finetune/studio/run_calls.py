@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from llava_finetune.studio import commands, jobs, runs
+from llava_finetune.studio import buttons, jobs, runs
 from llava_finetune.studio.comparison import compared
 from llava_finetune.studio.models import models
 from llava_finetune.studio.pace import measured, pace_of
@@ -83,7 +83,7 @@ def _job(job: jobs.Job) -> dict[str, Any]:
 def one_job(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     """A job with its command and the end of what it said."""
     job = jobs.find(studio.space, NameAsked.model_validate(asked).name)
-    return {**_job(job), "command": commands.shown(list(job.steps), studio.space), "log": jobs.log_tail(job)}
+    return {**_job(job), "command": buttons.shown(list(job.steps), studio.space), "log": jobs.log_tail(job)}
 
 
 def stopped(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def known_models(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
 def trained(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     """Start a training, behind those that run; with `dry` only show its command."""
     given = TrainAsked.model_validate(asked)
-    wanted = commands.Training(given.name, given.model, given.recipe, given.flags)
+    wanted = buttons.Training(given.name, given.model, given.recipe, given.flags)
     return _start(studio, wanted, given.dry)
 
 
@@ -115,29 +115,29 @@ def resumed(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     if jobs.look(job).state not in jobs.ENDED:
         raise Refused("running", name=name)
     facts = FactsKept.model_validate(job.about)
-    wanted = commands.Training(name, facts.model, facts.recipe, facts.flags, facts.environment, resume=True)
+    wanted = buttons.Training(name, facts.model, facts.recipe, facts.flags, facts.environment, resume=True)
     return _start(studio, wanted, False)
 
 
-def _start(studio: Studio, wanted: commands.Training, dry: bool) -> dict[str, Any]:
-    steps = commands.train(studio.space, wanted)
-    command = commands.shown(steps, studio.space)
+def _start(studio: Studio, wanted: buttons.Training, dry: bool) -> dict[str, Any]:
+    steps = buttons.train(studio.space, wanted)
+    command = buttons.shown(steps, studio.space)
     if dry:
         return {"command": command, "forecast": _forecast(studio, wanted)}
 
     once = jobs.while_made("running", "train", wanted.name)
-    about = commands.run_facts(wanted)
+    about = buttons.run_facts(wanted)
     job = jobs.start(studio.space, "train", wanted.name, steps, queued=True, unless=once, **about)
     return {"job": job.id, "command": command}
 
 
-def _forecast(studio: Studio, wanted: commands.Training) -> dict[str, Any]:
+def _forecast(studio: Studio, wanted: buttons.Training) -> dict[str, Any]:
     """What the training will do and why, and how long that takes where a run like it was measured here."""
     space, made = studio.space, jobs.jobs(studio.space)
-    pace = pace_of(commands.split_file(space, "train"), wanted.recipe, wanted.flags, wanted.environment)
-    asked = commands.EVALUATIONS + 1 if commands.split_file(space, "test").is_file() else 0  # and once before it learns
+    pace = pace_of(buttons.split_file(space, "train"), wanted.recipe, wanted.flags, wanted.environment)
+    asked = buttons.EVALUATIONS + 1 if buttons.split_file(space, "test").is_file() else 0  # and once before it learns
     before = (run for name in runs.names(space, made) if (run := runs.written(space, name)))
-    likely = measured(before, commands.model_name(space, wanted.model), wanted.recipe, pace, asked)
+    likely = measured(before, buttons.model_name(space, wanted.model), wanted.recipe, pace, asked)
     return {
         **asdict(pace),
         "is_short": pace.is_short,

@@ -18,7 +18,7 @@ from data_prep.files import copy_file, sha256_of
 from data_prep.records.picture import read_picture, resolve_image
 from llava_finetune.errors import UserError
 from llava_finetune.launching.processes import free_port
-from llava_finetune.studio import commands, jobs, results
+from llava_finetune.studio import buttons, jobs, results
 from llava_finetune.studio.documents import CertificateFile, read_known
 from llava_finetune.studio.jobs import Job, Step
 from llava_finetune.studio.pace import SCRIPTS
@@ -79,7 +79,7 @@ def made(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     is_merging = any("merge" in step.argv for one in busy for step in one.steps)
     steps = results.make(studio.space, given.name, given.kind, is_merging=is_merging)
     if given.dry:
-        return {"command": commands.shown(steps, studio.space)}
+        return {"command": buttons.shown(steps, studio.space)}
 
     once = jobs.while_made("being_made", given.kind, given.name)
     job = jobs.start(studio.space, given.kind, given.name, steps, queued=True, unless=once, name=given.name)
@@ -207,8 +207,8 @@ def fits(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     given = FitAsked.model_validate(asked)
     if given.recipe not in SCRIPTS:
         raise UserError(f"recipe {given.recipe[:40]!r}: there are {', '.join(SCRIPTS)}")
-    model = commands.model_name(studio.space, given.model)
-    data = commands.split_file(studio.space, "train")
+    model = buttons.model_name(studio.space, given.model)
+    data = buttons.split_file(studio.space, "train")
     words = ["llava-finetune", "plan", "--model", model, "--mode", given.recipe, "--gpus", f"1x{given.card}GB"]
     words += ["--data", studio.space.name_of(data)] if data.is_file() else []
     done = _planned(studio, [sys.executable, "-m", "llava_finetune", *words[1:], "--json"])
@@ -222,7 +222,7 @@ def fits(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
         "needs": sizes["total"] / 1e9,
         "spare": given.card - sizes["total"] / 1e9,
         "trained": mode["trainable_parameters"],
-        "command": commands.shown([Step(tuple(words))], studio.space),
+        "command": buttons.shown([Step(tuple(words))], studio.space),
     }
 
 
@@ -240,10 +240,10 @@ def shown(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     """Make the page of records as the model will see them."""
     given = ShowAsked.model_validate(asked)
     space = studio.space
-    data, images = commands.split_file(space, "train"), space.settings().get("images")
+    data, images = buttons.split_file(space, "train"), space.settings().get("images")
     if not data.is_file() or not isinstance(images, str):
         raise Refused("not_split")
-    model = commands.model_name(space, given.model)
+    model = buttons.model_name(space, given.model)
     words = (
         "python",
         "-m",
@@ -251,13 +251,13 @@ def shown(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
         "show",
         space.name_of(data),
         "--images",
-        commands.images_word(images),
+        buttons.images_word(images),
         "--model",
         model,
     )
     steps = [Step((*words, "--html", "show.html", "--count", "12"))]
     if given.dry:
-        return {"command": commands.shown(steps, space), **_page_made(space, data)}
+        return {"command": buttons.shown(steps, space), **_page_made(space, data)}
     return {"job": jobs.start(space, "show", model, steps, model=model).id}
 
 

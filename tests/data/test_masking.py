@@ -12,7 +12,7 @@ from tokenizers.processors import TemplateProcessing
 from data_prep.records.marks import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from data_prep.records.record import conversation
 from llava_finetune.data.masking import _tokenize, asked_alone, encode, prompt_ids, separate
-from llava_finetune.data.segments import segments, single_image_first
+from llava_finetune.data.rendering import segments, single_image_first
 from llava_finetune.errors import UserError
 from llava_finetune.model.building import load_tokenizer
 from tests.tiny import make_tiny_language_model

@@ -254,6 +254,12 @@ def test_no_tracked_file_names_a_persons_folder() -> None:
     assert found == []
 
 
+@pytest.mark.parametrize("package", sorted(FORBIDDEN))
+def test_no_two_modules_of_a_room_differ_in_an_s(package: str) -> None:
+    names = {path.with_suffix("") for path in modules(package)}
+    assert [str(path) for path in names if path.with_name(path.name + "s") in names] == []
+
+
 def test_no_tracked_file_is_upstreams() -> None:
     assert [name for name in tracked() if name.startswith(("third_party/LLaVA/", "build/"))] == []
 

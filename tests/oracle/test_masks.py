@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from data_prep.records.marks import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava_finetune.data.masking import encode, prompt_ids
-from llava_finetune.data.segments import segments
+from llava_finetune.data.rendering import segments
 from llava_finetune.data.templates import conversation, end_text, template_names
 from llava_finetune.errors import UserError
 from llava_finetune.model.building import load_tokenizer

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llava_finetune.studio import commands, jobs
+from llava_finetune.studio import buttons, jobs
 from llava_finetune.studio.intake import Choice, take
 from llava_finetune.studio.jobs import Step
 from llava_finetune.studio.shared import Studio
@@ -35,7 +35,7 @@ def chess(folder: Path) -> Studio:
     studio = Studio(Workspace.open(folder))
     roles = {"image": "image", "question": None, "answer": "answer"}
     take(studio.store, Choice("pieces.csv", "pieces", roles, QUESTION))
-    job = jobs.start(studio.space, "prepare", "Check and split", commands.prepare(studio.space, 0.2, mend=False))
+    job = jobs.start(studio.space, "prepare", "Check and split", buttons.prepare(studio.space, 0.2, mend=False))
     while jobs.look(job).state not in jobs.ENDED:
         time.sleep(0.1)
     assert jobs.look(job).state == "done", jobs.log_tail(job)
@@ -53,7 +53,7 @@ def running(studio: Studio) -> Iterator[None]:
     """A third training under way, at step 45 of 60."""
     run = run_maker.make_run(studio.space.runs / "smaller-rate", upto=45, seed=2)
     _settle(run, learning_rate=1e-4)
-    tested = json.loads(commands.split_file(studio.space, "test").read_text())
+    tested = json.loads(buttons.split_file(studio.space, "test").read_text())
     for step in (*SAID, 27, 36, 45):
         rows = [
             {

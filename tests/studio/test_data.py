@@ -16,7 +16,7 @@ import pytest
 
 from data_prep.converters.table import main as make_records
 from llava_finetune.studio import jobs
-from llava_finetune.studio.commands import prepare
+from llava_finetune.studio.buttons import prepare
 from llava_finetune.studio.table import read_table, table_text
 from tests.studio.conftest import HEADERS, Page, fill, taken
 

@@ -10,7 +10,7 @@ import pytest
 
 from data_prep.converters.table import main as make_records
 from data_prep.tools.mix import main as mix
-from llava_finetune.studio.commands import prepare
+from llava_finetune.studio.buttons import prepare
 from llava_finetune.studio.dialogues import in_place
 from llava_finetune.studio.table import table_text
 from tests.studio.conftest import Page, taken

@@ -15,8 +15,8 @@ from llava_finetune.errors import UsageError, UserError
 from llava_finetune.serve.command import access_of
 from llava_finetune.serve.guards import Access
 from llava_finetune.studio.app import build_app
+from llava_finetune.studio.buttons import Training, prepare, shown, train
 from llava_finetune.studio.command import parser
-from llava_finetune.studio.commands import Training, prepare, shown, train
 from llava_finetune.studio.refusals import TEXTS, Refused
 from llava_finetune.studio.shared import Studio
 from llava_finetune.studio.workspace import Workspace
