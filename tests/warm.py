@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -52,10 +53,13 @@ def warm_up(offload: bool = False) -> None:
     import sentencepiece  # noqa: F401
     import torch
     from PIL import Image
+    from tqdm import tqdm
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     import patches.series  # noqa: F401
 
+    # tqdm's own lock is one for all forked processes: a child that is killed while it holds it would stop the others.
+    tqdm.set_lock(threading.RLock())
     for name in LATE:
         importlib.import_module(name)
     Image.init()  # Pillow's readers of every format

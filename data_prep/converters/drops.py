@@ -24,6 +24,7 @@ MEANT = {
         Reason.RIGHT,
         Reason.NO_FALSE_YES,
         Reason.TESTED_ON,
+        Reason.ONE_SIDED,
     )
 }
 """Rows left out on purpose: their source tells no caption, the same twice or a crowd, or not what is asked for."""

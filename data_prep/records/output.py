@@ -58,6 +58,7 @@ class Reason(Enum):
     CUT_OFF = "answer cut off"
     SAME_ANSWERS = "chosen is rejected"
     NO_PAIR = "no two answers"
+    ONE_SIDED = "more pairs this way round than the other"
     ENOUGH = "enough questions on its picture"
 
 

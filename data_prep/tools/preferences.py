@@ -33,6 +33,7 @@ from data_prep.records.names import same_name
 from data_prep.records.output import Converted, Drop, Origin, Reason, write_output
 from data_prep.records.record import Record, images_of, read_records
 from data_prep.tools.answers import Answers, NoPair, answers_in
+from data_prep.tools.one_sided import Sides
 
 EXAMPLES = """  python -m data_prep preferences predictions.jsonl --images pictures --test test.json --output pairs.json
   python -m data_prep preferences predictions-gauge.jsonl --images pictures --output pairs.json --false-yes
@@ -128,6 +129,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--false-yes", action="store_true", help="of predictions only yes/no questions, answered yes where no is right"
     )
+    parser.add_argument(
+        "--balance",
+        action="store_true",
+        help="as many pairs that prefer yes to no as no to yes, and so for any two answers",
+    )
     add_drops_option(parser)
     add_check_option(parser)
     args = parser.parse_args(argv)
@@ -138,11 +144,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise DataError(args.source, "no rows")
     predicted = {"answer", "reference"} <= first.keys()
     sources = [Path(args.source)] if Path(args.source).is_file() else []
-    choices = {"false_yes": args.false_yes}
+    choices = {"false_yes": args.false_yes, "balance": args.balance}
+    sides = Sides(args.balance)
     origin = Origin("preferences", sources, args.image_folder, choices)
-    counts = write_output(args.output, convert(itertools.chain([first], rows), args), origin)
+    counts = write_output(args.output, sides.of(convert(itertools.chain([first], rows), args)), origin)
     print(f"{args.output}: {counts}")
     say_drops(counts, args.output)
+    if one_sided := sides.said():
+        print(f"  {one_sided}")
     if predicted and not args.test:
         print(
             "  without --test nothing says whether these pictures are held out: train on no answers about test pictures"

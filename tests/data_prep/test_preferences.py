@@ -173,3 +173,28 @@ def test_a_system_turn_stands_before_the_first_question(folder: Path, capsys: py
     for record in records:
         assert record["conversations"][0]["value"] == "<image>\nBe brief.\nWhat?"
         assert (record["chosen"], record["rejected"]) == ("a cat", "dog")
+
+
+def asked(number: int, answer: str, reference: str) -> dict[str, Any]:
+    """A row of a run's predictions."""
+    question = {"id": f"q{number}", "turn": 0, "image": f"{number % 3}.jpg", "question": f"Is it {number}?"}
+    return {**question, "answer": answer, "reference": reference}
+
+
+def test_one_sided_pairs_are_told_and_balanced(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A measured run on 187 pairs for yes and 57 for no said yes to everything (docs/hallucination.md)."""
+    rows = [asked(number, "no", "yes") for number in range(9)] + [asked(number, "yes", "no") for number in range(9, 12)]
+    rows += [asked(12, "red", "blue"), asked(13, "teal", "blue")]
+    Path("said.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    told = (
+        '9 pairs prefer "yes" to "no" and 3 the other way round: DPO learns to say "yes", whatever the picture shows; '
+    )
+    records, text = made(capsys, "said.jsonl")
+    assert len(records) == 14 and told + "--balance keeps as many of both\n" in text
+    balanced, text = made(capsys, "said.jsonl", "--balance")
+    assert sorted(record["chosen"] for record in balanced) == ["blue"] * 2 + ["no"] * 3 + ["yes"] * 3
+    assert "more pairs this way round than the other 6" in text and "prefer" not in text
+    assert made(capsys, "said.jsonl", "--balance")[0] == balanced
+    Path("yes.jsonl").write_text("\n".join(json.dumps(asked(number, "no", "yes")) for number in range(10)))
+    records, text = made(capsys, "yes.jsonl", "--balance")
+    assert len(records) == 10 and "0 the other way round" in text and "mix in pairs of the other way round" in text
