@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from llava.mm_utils import expand2square
 
 from llava_finetune.engines.adapters import Setting, ask_llama_cpp
 from llava_finetune.engines.answers import Answer, Question
@@ -50,14 +50,6 @@ def middle(picture: Any) -> Any:
     return picture.crop((left, 0, left + picture.height, picture.height))
 
 
-def padded(picture: Any, colour: tuple[int, ...]) -> Any:
-    """A square with the picture in its middle, as upstream's expand2square makes it."""
-    side = max(picture.size)
-    out = Image.new("RGB", (side, side), colour)
-    out.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
-    return out
-
-
 def main() -> None:
     """Ask, compare, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -72,8 +64,8 @@ def main() -> None:
     model = TorchModel(load(str(a.model), dtype="float32"))
     config = model.loaded.model.config
     own = tuple(int(255 * value) for value in model.loaded.image_processor.image_mean)
-    square = with_pictures(raw, lambda picture: padded(picture, own))
-    in_engines_colour = with_pictures(raw, lambda picture: padded(picture, ENGINES_COLOUR))
+    square = with_pictures(raw, lambda picture: expand2square(picture, own))
+    in_engines_colour = with_pictures(raw, lambda picture: expand2square(picture, ENGINES_COLOUR))
     a.work.mkdir(parents=True, exist_ok=True)
     conversions = Conversions(str(a.model), a.work, "f32")
 

@@ -1,8 +1,8 @@
 """Pairs that prefer one word to another far more often than the other way round: the word is learned, not the picture.
 
-pairs = Sides(balance=True)
-kept = list(pairs.of(converted))       # as many "yes" above "no" as "no" above "yes"
-pairs.said()                           # None, or the sentence to print where they were not balanced
+sides = Sides()
+kept = list(sides.counted(balanced(converted)))     # as many "yes" above "no" as "no" above "yes"
+sides.said()                                        # None, or the sentence to print where they were not balanced
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
 from data_prep.records.output import Converted, Drop, Reason
+from data_prep.tools.presence import plain
 
 FEWEST, TIMES = 10, 2
 """Said from ten pairs on, where one side has twice as many as the other."""
@@ -19,20 +20,14 @@ Side = tuple[str, str]
 
 
 class Sides:
-    """Counts how often each answer is preferred to each other one, and with `balance` keeps as many of both."""
+    """Counts how often each answer is preferred to each other one."""
 
-    def __init__(self, balance: bool) -> None:
-        self.balance = balance
+    def __init__(self) -> None:
         self.counts: Counter[Side] = Counter()
 
-    def of(self, made: Iterable[Converted | Drop]) -> Iterator[Converted | Drop]:
-        """Yield what was made; with `balance` the pairs that are too many, drawn by chance, as drops."""
-        kept = list(made) if self.balance else made
-        surplus = _surplus(kept) if isinstance(kept, list) else set()
-        for place, one in enumerate(kept):
-            if place in surplus:
-                yield Drop(Reason.ONE_SIDED, _name(one))
-                continue
+    def counted(self, made: Iterable[Converted | Drop]) -> Iterator[Converted | Drop]:
+        """Yield what was made."""
+        for one in made:
             if isinstance(one, Converted):
                 self.counts[_side(one)] += 1
             yield one
@@ -59,21 +54,20 @@ def _side(one: Converted) -> Side:
 
 
 def _is_yes_no(side: Side) -> bool:
-    return {word.rstrip(".") for word in side} == {"yes", "no"}
+    return {plain(word) for word in side} == {"yes", "no"}
 
 
-def _name(one: Converted | Drop) -> str:
-    return str(one.record["id"]) if isinstance(one, Converted) else one.where
-
-
-def _surplus(made: list[Converted | Drop]) -> set[int]:
+def balanced(made: Iterable[Converted | Drop]) -> Iterator[Converted | Drop]:
+    """Yield what was made, as many pairs this way round as the other; the others, drawn by chance, as drops."""
+    every = list(made)
     places: defaultdict[Side, list[int]] = defaultdict(list)
-    for place, one in enumerate(made):
+    for place, one in enumerate(every):
         if isinstance(one, Converted):
             places[_side(one)].append(place)
-    out: set[int] = set()
+    surplus: set[int] = set()
     for side, here in places.items():
         other = len(places.get(side[::-1], ()))
         if 0 < other < len(here):
-            out |= set(random.Random(0).sample(here, len(here) - other))
-    return out
+            surplus |= set(random.Random(0).sample(here, len(here) - other))
+    for place, one in enumerate(every):
+        yield Drop(Reason.ONE_SIDED, one.record["id"]) if isinstance(one, Converted) and place in surplus else one

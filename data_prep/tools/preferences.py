@@ -33,7 +33,7 @@ from data_prep.records.names import same_name
 from data_prep.records.output import Converted, Drop, Origin, Reason, write_output
 from data_prep.records.record import Record, images_of, read_records
 from data_prep.tools.answers import Answers, NoPair, answers_in
-from data_prep.tools.one_sided import Sides
+from data_prep.tools.one_sided import Sides, balanced
 
 EXAMPLES = """  python -m data_prep preferences predictions.jsonl --images pictures --test test.json --output pairs.json
   python -m data_prep preferences predictions-gauge.jsonl --images pictures --output pairs.json --false-yes
@@ -145,9 +145,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     predicted = {"answer", "reference"} <= first.keys()
     sources = [Path(args.source)] if Path(args.source).is_file() else []
     choices = {"false_yes": args.false_yes, "balance": args.balance}
-    sides = Sides(args.balance)
+    made = convert(itertools.chain([first], rows), args)
+    sides = Sides()
     origin = Origin("preferences", sources, args.image_folder, choices)
-    counts = write_output(args.output, sides.of(convert(itertools.chain([first], rows), args)), origin)
+    counts = write_output(args.output, sides.counted(balanced(made) if args.balance else made), origin)
     print(f"{args.output}: {counts}")
     say_drops(counts, args.output)
     if one_sided := sides.said():

@@ -239,8 +239,8 @@ def _asked(shape: Shape, setting: Setting) -> list[str]:
     flags |= {"--base_dtype": "base_dtype"} if setting.in_fp8 else {}
     values = {flag: (getattr(setting, name), getattr(usual, name)) for flag, name in flags.items()}
     values["--model_max_length"] = (setting.max_length, usual.max_length)
-    sharing = [*picture_flags(shape), *(["--share_pictures True"] if setting.shared else [])]
-    return sharing + [f"{flag} {given}" for flag, (given, default) in values.items() if given != default]
+    pictures = [*picture_flags(shape), *(["--share_pictures True"] if setting.shared else [])]
+    return pictures + [f"{flag} {given}" for flag, (given, default) in values.items() if given != default]
 
 
 def _as_json(

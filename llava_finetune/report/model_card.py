@@ -47,9 +47,9 @@ def carry_card(folder: Path, source: Path, name: str | None = None) -> None:
     trained = Path(str(saved.get("merged_from")))
     is_its = "merged_from" in saved and trained.is_dir() and weights_sha256(trained) == saved.get("merged_sha256")
     run = trained if is_its else source
-    for place in (run, source):
-        if (place / CERTIFICATE).is_file():
-            shutil.copyfile(place / CERTIFICATE, folder / CERTIFICATE)
+    certificate = next((path for place in (source, run) if (path := place / CERTIFICATE).is_file()), None)
+    if certificate:
+        shutil.copyfile(certificate, folder / CERTIFICATE)
     write_model_card(folder, run, name)
 
 

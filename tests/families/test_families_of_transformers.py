@@ -32,7 +32,7 @@ from llava_finetune.model.loading import load
 from llava_finetune.saved.supported import FAMILIES
 from tests.families.two_stages import outspoken
 from tests.tiny_families import BUILDERS, make_tiny_family
-from tests.training.conftest import assert_same_random_state, assert_same_run, rows_of
+from tests.training.conftest import assert_same_random_state, assert_same_run, begun, rows_of
 from tests.training.forked import at_step, die, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -358,9 +358,8 @@ def test_a_killed_run_goes_on_bit_for_bit(
 def test_a_run_goes_on_from_its_checkpoint_bit_for_bit(
     name: str, mode: str, bases: dict[str, Path], data: Path, runs: Any, tmp_path: Path
 ) -> None:
-    whole, on = runs(name, mode), tmp_path / "run"  # as a run that was killed after its checkpoint
-    shutil.copytree(whole / "checkpoint-5", on / "checkpoint-5")
-    shutil.copy(whole / "log.jsonl", on)
+    whole = runs(name, mode)
+    on = begun(whole, 5, tmp_path / "run")
     code, text = train([*flags(bases[name], data, on, mode), "--resume", "auto"], tmp_path / "out")
     assert code == 0, text
     assert_same_run(whole, on)

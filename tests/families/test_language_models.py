@@ -34,7 +34,7 @@ from llava_finetune.training.family_modes import refuse_impossible
 from tests.families.two_stages import command_line, ended_well, merges, outspoken, two_stages
 from tests.tiny import make_tiny_clip
 from tests.tiny_languages import ABOUT, make_tiny_language
-from tests.training.conftest import assert_same_random_state, assert_same_run, rows_of
+from tests.training.conftest import assert_same_random_state, assert_same_run, begun, rows_of
 
 pytestmark = pytest.mark.usefixtures("ready_to_fork")
 BY_HAND = ("smollm3", "olmo2")
@@ -210,9 +210,7 @@ def test_a_run_goes_on_bit_for_bit_and_merges(
     name: str, made: dict[str, Path], records: Path, stages: Any, merged: Any, tmp_path: Path
 ) -> None:
     first, second = stages(name)
-    on = tmp_path / "on"  # as a run that was killed after its third step
-    shutil.copytree(second / "checkpoint-3", on / "checkpoint-3")
-    shutil.copy(second / "log.jsonl", on)
+    on = begun(second, 3, tmp_path / "on")
     trained(made, name, records, on, f"{LORA} --pretrain_mm_mlp_adapter {first / 'mm_projector.bin'} --resume auto")
     assert_same_run(second, on)
     assert_same_random_state(second / "checkpoint-6", on / "checkpoint-6")

@@ -13,7 +13,6 @@ import functools
 import json
 import os
 import runpy
-import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Any
 
 from llava_finetune.launching.processes import free_port
 from tests.fixtures.environments import rank_of
+from tests.training.forked import Run
 from tests.warm import build_operators, draw_no_curves, fork, warm_up
 
 IGNORE_INDEX = -100
@@ -91,23 +91,11 @@ def _fork(kind: str, job: dict[str, Any], rank: int, port: int, environment: Map
 
 
 def _wait(children: list[int], seconds: float) -> int:
-    """The first exit code that is not 0; ranks that still wait for a dead one are killed. -1: out of time."""
-    end = time.monotonic() + seconds
-    left, code = set(children), 0
-    while left:
-        for child in list(left):
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                left.discard(child)
-                code = code or os.waitstatus_to_exitcode(status)
-        if left and (time.monotonic() > end or code):
-            time.sleep(0.5 if code else 0)
-            for child in left:
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-            return code or -1
-        time.sleep(0.01)
-    return code
+    """The first exit code that is not 0; -1: out of time."""
+    try:
+        return Run(children, []).wait(seconds)
+    except AssertionError:
+        return -1
 
 
 def run(kind: str, jobs: Sequence[dict[str, Any]], environment: Mapping[str, str]) -> list[dict[str, Any]]:

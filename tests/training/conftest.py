@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,13 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert first.keys() == second.keys()
     different = [name for name in first if not torch.equal(first[name], second[name])]
     assert not different, different[:5]
+
+
+def begun(whole: Path, step: int, folder: Path) -> Path:
+    """`folder` as a run leaves it that was killed after the checkpoint of a step; `whole`: that run, not killed."""
+    shutil.copytree(whole / f"checkpoint-{step}", folder / f"checkpoint-{step}")
+    shutil.copy(whole / "log.jsonl", folder)
+    return folder
 
 
 def assert_same_random_state(one: Path, other: Path) -> None:
