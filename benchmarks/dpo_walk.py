@@ -52,7 +52,7 @@ def ask(model: Path, data: Path, output: Path, name: str, sample: int) -> None:
     )  # fmt: skip
 
 
-def make_pairs(quickstart: Path, folder: Path, probes: Path, sample: int) -> Path:
+def make_pairs(quickstart: Path, folder: Path, probes: Path, sample: int, *flags: str) -> Path:
     """Pairs of what the merged model got wrong about training pictures: its probes' answers and its other ones."""
     rows = []
     for name, data in (("probes", probes), ("questions", quickstart / "data/train.json")):
@@ -61,7 +61,7 @@ def make_pairs(quickstart: Path, folder: Path, probes: Path, sample: int) -> Pat
         run(
             *PREPARE, "preferences", str(folder / f"predictions-train-{name}.jsonl"), "--images",
             str(easy_vqa_pictures()), "--test", str(quickstart / "data/test.json"), "--output", str(made),
-            "--allow-drops", "1",
+            "--allow-drops", "1", *flags,
         )  # fmt: skip
         rows += json.loads(made.read_text(encoding="utf-8"))
     pairs = folder / "pairs.json"
@@ -99,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=36, help="of the first training; the quickstart takes 110")
     parser.add_argument("--sample", type=int, default=1000, help="questions asked of each kind")
+    parser.add_argument("--balance", action="store_true", help="as many pairs of yes above no as of no above yes")
     parser.add_argument("flags", nargs="*", help="of the DPO, behind --: -- --learning_rate 5e-5")
     options = parser.parse_args(argv)
     data, held = options.quickstart / "data", options.output / "probes-test.json"
@@ -111,7 +112,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for seed in options.seeds:
         folder = options.output / f"seed-{seed}"
         train(options.quickstart, folder, seed, options.steps)
-        prefer(folder, make_pairs(options.quickstart, folder, learned, options.sample), seed, options.flags)
+        balance = ["--balance"] if options.balance else []
+        pairs = make_pairs(options.quickstart, folder, learned, options.sample, *balance)
+        prefer(folder, pairs, seed, options.flags)
         cells = {}
         for when, model in (("before", folder / "merged"), ("after", folder / "preferred")):
             ask(model, held, folder, f"probes-{when}", options.sample)
