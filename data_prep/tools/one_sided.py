@@ -49,12 +49,11 @@ class Sides:
 
 
 def _side(one: Converted) -> Side:
-    chosen, rejected = (str(one.record[key]).strip().lower() for key in ("chosen", "rejected"))
-    return chosen, rejected
+    return plain(str(one.record["chosen"])), plain(str(one.record["rejected"]))
 
 
 def _is_yes_no(side: Side) -> bool:
-    return {plain(word) for word in side} == {"yes", "no"}
+    return set(side) == {"yes", "no"}
 
 
 def balanced(made: Iterable[Converted | Drop]) -> Iterator[Converted | Drop]:
