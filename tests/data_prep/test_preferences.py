@@ -183,7 +183,9 @@ def asked(number: int, answer: str, reference: str) -> dict[str, Any]:
 
 def test_one_sided_pairs_are_told_and_balanced(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A measured run on 187 pairs for yes and 57 for no said yes to everything (docs/hallucination.md)."""
-    rows = [asked(number, "no", "yes") for number in range(9)] + [asked(number, "Yes.", "no") for number in range(9, 12)]
+    rows = [asked(number, "no", "yes") for number in range(9)] + [
+        asked(number, "Yes.", "no") for number in range(9, 12)
+    ]
     rows += [asked(12, "red", "blue"), asked(13, "teal", "blue")]
     Path("said.jsonl").write_text("\n".join(map(json.dumps, rows)))
     told = (
