@@ -28,7 +28,7 @@ from llava_finetune.screen import NAME as DEBUG_LOG
 from llava_finetune.screen import debug_to
 from llava_finetune.training.data_check import Checked, check_data
 from llava_finetune.training.finishing import finish_from, has_ended, show_again, was_finished
-from llava_finetune.training.ranks import Group
+from llava_finetune.training.ranks import Group, start_deepspeed
 from llava_finetune.training.resume import differences, find, refuse_differences, rewind, settings_of
 from llava_finetune.training.schedule import announce
 
@@ -72,12 +72,10 @@ def prepare(arguments: Arguments, locks: ExitStack) -> Run:
     say = functools.partial(print, flush=True) if is_main else (lambda *_: None)
     if training.deepspeed:
         _require_launcher(training.deepspeed)
-        import deepspeed
-
         if is_main:
             drop_stale_locks(say)
         # Without it ZeRO-3's parameter partitioning sees a world of one on CPU.
-        deepspeed.init_distributed()
+        start_deepspeed()
     group = Group(training.ddp_timeout_delta)
     group.from_first(lambda: _prepare_output(output, training.resume, locks, say))
     debug_to(output / DEBUG_LOG, native=True)

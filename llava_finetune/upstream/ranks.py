@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
+from llava_finetune.training.ranks import start_deepspeed
+
 
 def start_deepspeed_on_cpu(training_args: Any) -> None:
     """DeepSpeed's group, before the model is built: with --use_cpu transformers does not start it."""
     if training_args.deepspeed and training_args.use_cpu and "RANK" in os.environ:
-        import deepspeed
-
-        deepspeed.init_distributed()
+        start_deepspeed()
 
 
 def cast_for_zero3(model: Any, bf16: bool) -> None:

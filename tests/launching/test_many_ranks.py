@@ -27,9 +27,10 @@ import os, signal, sys
 import torch.distributed as dist
 from llava_finetune.cli import run_command
 from llava_finetune.errors import UserError
+from llava_finetune.training.ranks import start_deepspeed
 
 def main(argv):
-    dist.init_process_group("gloo")
+    GROUP
     dist.barrier()
     if dist.get_rank() == 1:
         ACT
@@ -39,6 +40,7 @@ def main(argv):
 if __name__ == "__main__":
     sys.exit(run_command("one_rank", []))
 """
+GROUPS = {"deepspeed": "start_deepspeed()", "torchrun": 'dist.init_process_group("gloo")'}
 STARTERS = {
     "deepspeed": ["deepspeed", "--no_local_rank", "--num_gpus", "2", "--module", "one_rank"],
     "torchrun": ["torchrun", "--nproc_per_node", "2", "-m", "one_rank"],
@@ -52,8 +54,9 @@ def environment(**variables: str) -> dict[str, str]:
 
 def two_ranks(launcher: str, act: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     """Two ranks that meet; then the second does `act`, and the first waits for it."""
-    (folder / "one_rank.py").write_text(RANK.replace("ACT", act))
-    words = [*STARTERS[launcher][:1], "--master_port", str(free_port()), *STARTERS[launcher][1:]]
+    (folder / "one_rank.py").write_text(RANK.replace("ACT", act).replace("GROUP", GROUPS[launcher]))
+    port = free_port()
+    words = [*STARTERS[launcher][:1], "--master_port", str(port), *STARTERS[launcher][1:]]
     code = f"import os, sys; from llava_finetune.launching.processes import run; sys.exit(run({words!r}, os.environ))"
     result = subprocess.run(
         [sys.executable, "-c", code],
@@ -65,6 +68,7 @@ def two_ranks(launcher: str, act: str, folder: Path) -> "subprocess.CompletedPro
     )
     assert result.returncode not in (0, 124)
     assert "[rank 0] Traceback" not in result.stderr, "a lost connection is no story of its own"
+    assert not list(Path("/dev/shm").glob(f"*_{port}_*")), "DeepSpeed's buffers stay in memory behind the run"
     return result
 
 
