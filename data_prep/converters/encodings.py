@@ -30,11 +30,20 @@ SHOWN = 4
 AROUND = 12
 
 
+class NotUtf8(DataError):
+    """A text that is not UTF-8; `readings`: likely encodings, each with what a part of the text reads as in it."""
+
+    def __init__(self, path: Path, problem: str, readings: tuple[tuple[str, str], ...]) -> None:
+        """Keep the readings for who lets somebody choose."""
+        self.readings = readings
+        super().__init__(path, problem)
+
+
 def encoding_of(path: Path, asked: str | None, option: str = "--encoding") -> str:
     """Return the encoding of a text file: the one asked for, its byte order mark's, or UTF-8.
 
-    Raises DataError for an unknown name, and for text that is not UTF-8 with the likely encodings; `option` is the
-    option that names one, "" where the command has none.
+    Raises DataError for an unknown name, and NotUtf8 with the likely encodings for other text; `option` is the option
+    that names one, "" where the command has none.
     """
     with path.open("rb") as stream:
         head = stream.read(4096)
@@ -48,7 +57,9 @@ def encoding_of(path: Path, asked: str | None, option: str = "--encoding") -> st
     if bad is None:
         return "utf-8-sig"
     number, line, place = bad
-    raise DataError(path, f"line {number}: byte 0x{line[place]:02x} is not UTF-8; {_advice(path, line, place, option)}")
+    readings = tuple(_readings(line, place))
+    advice = _advice(path, readings, option)
+    raise NotUtf8(path, f"line {number}: byte 0x{line[place]:02x} is not UTF-8; {advice}", readings)
 
 
 def _known(path: Path, asked: str) -> str:
@@ -103,8 +114,7 @@ def _line_at(path: Path, at: int) -> tuple[int, bytes, int]:
     return raw.count(ends) + 1, raw[begin:] + rest.split(ends)[0], at - begin
 
 
-def _advice(path: Path, line: bytes, place: int, option: str) -> str:
-    readings = list(_readings(line, place))
+def _advice(path: Path, readings: tuple[tuple[str, str], ...], option: str) -> str:
     if not readings:
         return "it is no text in a usual encoding; save it as UTF-8"
     if not option:

@@ -36,10 +36,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Level:
-    """A horizontal line to compare with, such as the text-only prior."""
+    """A horizontal line to compare with, such as the text-only prior; a second one of a chart is drawn `dotted`."""
 
     name: str
     value: float
+    style: str = "dashed"
 
 
 def line_chart(
@@ -62,7 +63,10 @@ def line_chart(
     legend = "".join(
         f'<span class="key {one.colour}">{escape(one.name)} <b>{frame.label(one.points[-1][1])}</b></span>'
         for one in drawn
-    ) + "".join(f'<span class="key level">{escape(one.name)} <b>{frame.label(one.value)}</b></span>' for one in levels)
+    ) + "".join(
+        f'<span class="key level {one.style}">{escape(one.name)} <b>{frame.label(one.value)}</b></span>'
+        for one in levels
+    )
     return (
         f'<figure class="chart" data-series="{escape(json.dumps(data), quote=True)}" data-frame="{frame.as_data()}">'
         f'<figcaption><b>{escape(title)}</b><span class="keys">{legend}</span><span class="read"></span></figcaption>'
@@ -137,9 +141,9 @@ class Frame:
         return "".join(parts)
 
     def level(self, level: Level) -> str:
-        """Return a dashed line across the chart."""
+        """Return a broken line across the chart."""
         y = self.y(level.value)
-        return f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
+        return f'<line class="level {level.style}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
 
     def line(self, series: Series) -> str:
         """Return the line of a series, and its dots where it has few points."""

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from data_prep.converters.encodings import NotUtf8
 from llava_finetune import __version__
 from llava_finetune.errors import UserError
 from llava_finetune.studio import buttons, hub, intake, jobs, turns
@@ -77,6 +78,7 @@ class LookAsked(BaseModel):
 
     name: str
     images: str | None = None
+    encoding: str | None = Field(None, max_length=40)
 
 
 class TakeAsked(LookAsked):
@@ -116,14 +118,20 @@ def listed(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def looked(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
-    """The first rows of a source; an archive is unpacked first."""
+    """The first rows of a source, or the `readings` of a table in which letters are not told; an archive is unpacked
+    first."""
     given = LookAsked.model_validate(asked)
     if given.name.lower().endswith(".zip"):
         folder = intake.unpack(studio.space, given.name)
         inside = [one for one in sources(studio.space) if one.name == folder or one.name.startswith(f"{folder}/")]
         tables = [one for one in inside if one.kind == "table"]
-        given = LookAsked(name=tables[0].name if tables else folder)
-    return asdict(preview(studio.space, given.name, given.images))
+        given = LookAsked(name=tables[0].name if tables else folder, encoding=None)
+    try:
+        return asdict(preview(studio.space, given.name, given.images, given.encoding))
+    except NotUtf8 as error:
+        if not error.readings or not given.name.lower().endswith((".csv", ".tsv")):
+            raise
+        return {"name": given.name, "readings": error.readings}
 
 
 def fetched(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
@@ -141,7 +149,8 @@ def fetched(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
 def taken(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     """Join a source with the table."""
     given = TakeAsked.model_validate(asked)
-    choice = intake.Choice(given.name, given.images, given.roles, given.question or QUESTION, given.labels)
+    asked_of_all = given.question or QUESTION
+    choice = intake.Choice(given.name, given.images, given.roles, asked_of_all, given.labels, given.encoding)
     return {"counts": asdict(intake.take(studio.store, choice)), **state(studio, {})}
 
 

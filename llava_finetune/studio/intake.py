@@ -17,9 +17,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_prep.converters.cells import local_name
+from data_prep.converters.options import picture_problem
 from data_prep.converters.rows import Reading, cell_at, read_rows
 from data_prep.errors import DataError
-from data_prep.files import atomic_file
+from data_prep.files import atomic_file, copy_file, sha256_of
 from llava_finetune.errors import UserError
 from llava_finetune.studio.dialogues import ROW, is_plain, joined, read_dialogues, turn_rows, write_dialogues
 from llava_finetune.studio.refusals import Refused
@@ -36,13 +37,15 @@ MOST_UNPACKED = 50_000_000_000
 
 @dataclass(frozen=True)
 class Choice:
-    """A source, the folder of its pictures, which column is which, and the question where no column has one."""
+    """A source, the folder of its pictures, which column is which, the question where no column has one, and the
+    encoding of a table where one was chosen."""
 
     name: str
     images: str | None
     roles: Mapping[str, str | None]
     question: str = QUESTION
     labels: bool = False
+    encoding: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def take(store: Store, choice: Choice) -> Taken:
 
     A row for the same picture and question fills in an answer that is missing and leaves one that was given; one that
     became a dialogue, or that a dialogue about that picture alone says already, is there.
-    Raises UserError where pictures would come to lie in another folder than those of the rows that are there.
+    All rows name pictures below one folder: of a source in another one, pictures are linked into that of the rows.
     """
     space = store.space
     if not choice.images:
@@ -70,9 +73,8 @@ def take(store: Store, choice: Choice) -> Taken:
         raise Refused("no_file", name=choice.images)
     with space.locked():
         table = store.read()
-        before = space.settings().get("images")
-        if table.rows and before not in (None, choice.images):
-            raise Refused("two_folders", before=str(before), now=choice.images)
+        before = space.images if table.rows else None
+        root = before if before and before.is_dir() else folder
         rows = [dict(row) for row in table.typed]
         known = {(row["image"], row["question"]): place for place, row in enumerate(rows)}
         told = {_said(row) for row in table.rows if "of" in row and json.loads(row["pictures"]) == [row["image"]]}
@@ -81,35 +83,65 @@ def take(store: Store, choice: Choice) -> Taken:
         became = {(row.get("image"), row.get("question")) for row in once}
         names, counts = list(table.names), {"added": 0, "filled": 0, "kept": 0, "without": 0}
         for row in rows_of(space, choice, folder):
+            row["image"] = _brought(row["image"], folder, root)
             names += [name for name in row if name not in names]
             is_there = _said(row) in told or (row["image"], row["question"]) in became
             counts["kept" if is_there else _join(rows, known, row)] += 1
             if len(rows) > MOST_ROWS:
                 raise Refused("too_many_rows", most=MOST_ROWS)
-        counts["added"] += _keep_whole(space, choice, folder, [row["id"] for row in rows])
+        counts["added"] += _keep_whole(space, choice, (folder, root), [row["id"] for row in rows])
         if rows:
             store.put(names, rows)
-    space.keep(images=choice.images)
+    space.keep(images=space.name_of(root))
     return Taken(**counts)
 
 
-def _keep_whole(space: Workspace, choice: Choice, folder: Path, names: list[str]) -> int:
+def _brought(name: str, folder: Path, root: Path) -> str:
+    """The name below `root` of a picture below `folder`, which is linked into it where it lies elsewhere."""
+    if folder == root or not name or picture_problem(folder, name):
+        return name
+    picture = folder / name
+    if root not in picture.parents:
+        picture = beside_others(picture, root / folder.name / Path(name).parent)
+    return picture.relative_to(root).as_posix()
+
+
+def beside_others(picture: Path, folder: Path) -> Path:
+    """The picture in another folder, beside others of the same name: rows name those already. Two names for one file
+    where the disk can, else a copy."""
+    target, number = folder / picture.name, 2
+    while target.exists() and not target.samefile(picture) and sha256_of(target) != sha256_of(picture):
+        target = folder / f"{picture.stem}-{number}{picture.suffix}"
+        number += 1
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            target.hardlink_to(picture.resolve())
+        except OSError:  # another disk, or one that has no links
+            copy_file(picture, target)
+    return target
+
+
+def _keep_whole(space: Workspace, choice: Choice, folders: tuple[Path, Path], names: list[str]) -> int:
     """Keep the records of a source that no row can hold; return how many were added."""
     path = space.below(choice.name)
     if path.is_dir() or not is_records(path):
         return 0
-    whole = [_with_local_names(record, folder) for _, record in records_in(path) if not is_plain(record)]
+    whole = [_with_local_names(record, *folders) for _, record in records_in(path) if not is_plain(record)]
     records, added = joined(read_dialogues(space.dialogues), whole, names)
     if added:
         write_dialogues(space.dialogues, records)
     return added
 
 
-def _with_local_names(record: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _with_local_names(record: dict[str, Any], folder: Path, root: Path) -> dict[str, Any]:
     image = record.get("image")
     if isinstance(image, list):
-        return {**record, "image": [local_name(one, folder) if isinstance(one, str) else one for one in image]}
-    return {**record, "image": local_name(image, folder)} if isinstance(image, str) and image else record
+        names = [_brought(local_name(one, folder), folder, root) if isinstance(one, str) else one for one in image]
+        return {**record, "image": names}
+    if not isinstance(image, str) or not image:
+        return record
+    return {**record, "image": _brought(local_name(image, folder), folder, root)}
 
 
 def _said(row: Cells) -> tuple[str, str, str]:
@@ -150,7 +182,7 @@ def rows_of(space: Workspace, choice: Choice, folder: Path) -> Iterator[Cells]:
     columns = {role: name for role, name in choice.roles.items() if name}
     if not columns.get("image"):
         raise Refused("which_column", name=choice.name)
-    for _, row in read_rows(path, Reading()):
+    for _, row in read_rows(path, Reading(encoding=choice.encoding)):
         yield _row(row, columns, folder, asked)
 
 

@@ -149,8 +149,8 @@ def _total_steps(run: Run, last: dict[str, Any]) -> int:
 def charts(run: Run, language: str) -> str:
     """Loss, and scores with the prior and the base as lines: two figures of the report, drawn as far as the run is."""
     levels = [
-        Level(said(f"chart.{name}", language), value)
-        for name in ("text_prior", "baseline")
+        Level(said(f"chart.{name}", language), value, style)
+        for name, style in (("text_prior", "dashed"), ("baseline", "dotted"))
         if (value := _score(run, name)) is not None
     ]
     loss = [

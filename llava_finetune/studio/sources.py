@@ -26,6 +26,7 @@ from data_prep.converters.texts import NoText, text_of
 from data_prep.errors import DataError
 from data_prep.records.foreign import ENDINGS
 from llava_finetune.studio.dialogues import require_turns, turn_rows
+from llava_finetune.studio.refusals import Refused
 from llava_finetune.studio.workspace import OWN, Workspace
 
 MOST_ENTRIES = 50_000
@@ -87,10 +88,14 @@ class Preview:
     seen: int
     found: int
     labels: bool = False
+    encoding: str | None = None
 
 
-def preview(space: Workspace, name: str, images: str | None) -> Preview:
-    """Look into a source. Raises DataError or UserError, in words, for what cannot be read."""
+def preview(space: Workspace, name: str, images: str | None, encoding: str | None = None) -> Preview:
+    """Look into a source, a table of an `encoding` that was chosen.
+
+    Raises DataError or UserError, in words, for what cannot be read, and NotUtf8 with the encodings to choose from.
+    """
     path = space.below(name)
     if path.is_dir():
         names = picture_names(path)
@@ -102,17 +107,20 @@ def preview(space: Workspace, name: str, images: str | None) -> Preview:
         rows = list(islice(record_rows(path), LOOKED_AT))
         roles = {"image": "image", "question": "question", "answer": "answer"}
     else:
-        rows = [row for _, row in islice(read_rows(path, Reading()), LOOKED_AT)]
+        rows = [row for _, row in islice(read_rows(path, Reading(encoding=encoding)), LOOKED_AT)]
         if not rows:
-            raise DataError(path, "no row in it; fill it in, and choose it again")
+            raise Refused("no_row", name=name)
         roles = {role: usual_column(rows[0], usual) for role, usual in ROLES.items()}
+        first = next((str(one) for one in rows[0] if Path(str(one)).suffix.lower() in ENDINGS), None)
+        if first and not roles["image"]:
+            raise Refused("no_header", name=name, first=first)
     column = roles["image"]
     folder, found = _folder_of(space, rows, column, images) if column else (images, 0)
     shown = [{key: cell_text(value)[:200] for key, value in row.items()} for row in rows[:SHOWN]]
     if column and folder:
         shown = [{**row, "": _local(row.get(column, ""), space.below(folder))} for row in shown]
     kind = "records" if is_records(path) else "table"
-    return Preview(name, kind, [str(one) for one in rows[0]], roles, shown, folder, len(rows), found)
+    return Preview(name, kind, [str(one) for one in rows[0]], roles, shown, folder, len(rows), found, False, encoding)
 
 
 def picture_names(folder: Path) -> list[str]:

@@ -14,12 +14,12 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from data_prep.files import copy_file, sha256_of
 from data_prep.records.picture import read_picture, resolve_image
 from llava_finetune.errors import UserError
 from llava_finetune.launching.processes import free_port
 from llava_finetune.studio import buttons, jobs, results
 from llava_finetune.studio.documents import CertificateFile, read_known
+from llava_finetune.studio.intake import beside_others
 from llava_finetune.studio.jobs import Job, Step
 from llava_finetune.studio.pace import SCRIPTS
 from llava_finetune.studio.refusals import Refused
@@ -178,7 +178,7 @@ def taught(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     if images is None:
         raise Refused("no_pictures")
     if images not in path.parents:
-        path = _copied(path, images / "asked")
+        path = beside_others(path, images / "asked")
     row = {"id": "", "image": path.relative_to(images).as_posix(), "question": given.question, "answer": given.answer}
     with space.locked():
         table = studio.store.read()
@@ -190,16 +190,6 @@ def taught(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
             rows.append(row)
         studio.store.put(table.names, rows)
     return {"image": row["image"]}
-
-
-def _copied(picture: Path, folder: Path) -> Path:
-    """The picture in another folder, beside others of the same name: rows name those already."""
-    target, number = folder / picture.name, 2
-    while target.exists() and sha256_of(target) != sha256_of(picture):
-        target = folder / f"{picture.stem}-{number}{picture.suffix}"
-        number += 1
-    copy_file(picture, target)
-    return target
 
 
 def fits(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,38 @@ def test_rows_are_joined_and_what_was_typed_stays(filled: Page) -> None:
     assert rows[0]["answer"] == "dark red" and rows[0]["question"] == "Which colour?" and len(rows) == 20
 
 
+def test_pictures_of_a_second_folder_join_those_of_the_first(filled: Page) -> None:
+    folder = filled.folder / "more"
+    folder.mkdir()
+    for name in ("a.png", "000.png"):
+        shutil.copy(filled.folder / "photos/005.png", folder / name)
+    wanted = {"name": "more", "images": "more", "question": "What?"}
+    assert filled.ask("take", **wanted)["counts"]["added"] == 2
+    assert filled.ask("take", **wanted)["counts"] == {"added": 0, "filled": 0, "kept": 2, "without": 0}
+    rows = read_table(filled.folder / "answers.csv").rows
+    assert [row["image"] for row in rows[-2:]] == ["more/000.png", "more/a.png"] and rows[0]["image"] == "000.png"
+    assert filled.studio.space.settings()["images"] == "photos"
+    assert (filled.folder / "photos/more/a.png").samefile(folder / "a.png"), "no second copy on the disk"
+    assert filled.ask("take", name="photos/more", images="photos/more")["counts"]["added"] == 2  # another question
+    assert read_table(filled.folder / "answers.csv").rows[-1]["image"] == "more/a.png"
+
+
+def test_a_table_of_an_older_program_is_read_as_somebody_chose(page: Page) -> None:
+    (page.folder / "old.csv").write_bytes("photo;answer\n000.png;Läufer\n".encode("cp1252"))
+    readings = dict(page.ask("look", name="old.csv")["readings"])
+    assert "Läufer" in readings["cp1252"] and len(readings) > 1
+    seen = page.ask("look", name="old.csv", encoding="cp1252")
+    assert seen["rows"][0]["answer"] == "Läufer" and seen["encoding"] == "cp1252"
+    page.ask("take", name="old.csv", images="photos", roles=seen["roles"], encoding="cp1252")
+    assert read_table(page.folder / "answers.csv").rows[0]["answer"] == "Läufer"
+    for text, says in (
+        ("000.png,red\n001.png,red\n", "no columns but a picture, 000.png"),
+        ("image\n", "no row is in it"),
+    ):
+        (page.folder / "old.csv").write_text(text)
+        assert says in page.post("look", {"name": "old.csv"}).json()["error"]
+
+
 def test_an_answer_that_is_nan_stays_as_it_was_typed(filled: Page) -> None:
     rows = read_table(filled.folder / "answers.csv").rows
     filled.ask("edit", edits=[edit("row-1", "red", "nan")])

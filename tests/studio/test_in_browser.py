@@ -290,6 +290,14 @@ def test_a_files_way_in_is_choosing_it(opened: Any, page: Page) -> None:
     opened.click("#take")
     opened.wait_for_selector(".row")
     assert read_table(page.folder / "answers.csv").rows[0]["question"] == "What?"
+    opened.click("#more")
+    old = {"name": "old.csv", "mimeType": "text/csv", "buffer": "image,answer\n002.png,grün\n".encode("cp1252")}
+    opened.locator("#choose-files-input").set_input_files([old])
+    opened.click("#readings [data-encoding=cp1252]")
+    opened.wait_for_selector(".preview td:has-text('grün')")
+    opened.click("#take")
+    opened.wait_for_selector(".row >> nth=1")
+    assert read_table(page.folder / "answers.csv").rows[1]["answer"] == "grün"
 
 
 def settled(window: Any, width: int, height: int = 860) -> None:
@@ -306,6 +314,8 @@ def test_runs_are_shown_as_they_are_wide_narrow_light_and_dark(opened: Any, page
     opened.wait_for_selector("#charts .chart svg")
     assert opened.inner_text("#stand .pill") == "done"
     assert "of the held-out questions are answered right" in opened.inner_text("#stand .lead")
+    dashes = "[...document.querySelectorAll('line.level')].map((one) => getComputedStyle(one).strokeDasharray)"
+    assert len(set(opened.evaluate(dashes))) == 2, "the prior and the base are told apart"
     opened.click("[data-run=made]")
     opened.wait_for_selector("#stand h2:has-text('made')")
     for scheme in ("light", "dark"):

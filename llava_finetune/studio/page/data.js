@@ -201,13 +201,13 @@ function best(placed) {
   return ending(/\.(csv|tsv|xlsx|parquet|jsonl?|ndjson)$/i) ?? ending(/\.zip$/i) ?? (placed[0].includes("/") ? placed[0].split("/")[0] : ".");
 }
 
-async function look(name, images = null) {
+async function look(name, images = null, encoding = null) {
   const place = find("#preview");
   try {
-    const seen = await call("look", { name, images });
+    const seen = await call("look", { name, images, encoding });
     const { sources } = await call("sources");
     if (!place?.isConnected) return;
-    place.replaceChildren(previewOf(seen, sources));
+    place.replaceChildren(seen.readings ? readingsOf(seen) : previewOf(seen, sources));
     place.scrollIntoView({ block: "nearest" });
     find("h3", place).focus();
     trouble(null);
@@ -217,6 +217,13 @@ async function look(name, images = null) {
   }
 }
 
+// A table of an older program does not say how its letters are written: somebody who knows the words chooses.
+function readingsOf(seen) {
+  return el("section", { class: "panel preview", id: "readings" }, el("h3", { tabindex: "-1" }, seen.name), el("p", {}, t("readings")),
+    el("p", { class: "buttons" }, seen.readings.map(([encoding, text]) =>
+      el("button", { "data-encoding": encoding, onclick: () => look(seen.name, null, encoding) }, text, " ", el("small", {}, encoding)))));
+}
+
 function previewOf(seen, sources) {
   const isTable = seen.kind === "table";
   const roles = {};
@@ -224,7 +231,7 @@ function previewOf(seen, sources) {
     roles[role] = el("select", { "data-role": role }, options([["", t(`role.${role}.none`)], ...seen.columns.map((one) => [one, one])], seen.roles[role] ?? ""));
     return field(t(`role.${role}`), roles[role]);
   });
-  const folders = el("select", { id: "folder", onchange: () => look(seen.name, folders.value) },
+  const folders = el("select", { id: "folder", onchange: () => look(seen.name, folders.value, seen.encoding) },
     options([...new Set([seen.images ?? "", ...sources.filter((one) => one.kind === "pictures").map((one) => one.name)])].map((one) => [one, one === "." ? t("add.top") : one]), seen.images ?? ""));
   const question = el("input", { type: "text", id: "question", value: "", placeholder: t("question.usual") });
   const labels = el("input", { type: "checkbox", id: "labels", checked: seen.labels });
@@ -264,7 +271,7 @@ async function take(seen, roles, images, question, labels, button) {
   button.disabled = true;
   try {
     const chosen = Object.fromEntries(Object.entries(roles).map(([role, select]) => [role, select.value || null]));
-    const taken = await call("take", { name: seen.name, images, roles: chosen, question: question || t("question.usual"), labels });
+    const taken = await call("take", { name: seen.name, images, roles: chosen, question: question || t("question.usual"), labels, encoding: seen.encoding });
     isAdding = false;
     await refresh(taken, true);
     const words = Object.entries(taken.counts).filter(([, count]) => count).map(([what, count]) => t(`taken.${what}`, { count })).join(", ") || t("taken.nothing");
