@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from llava_finetune.errors import UserError
+from llava_finetune.machine import gpus
 from llava_finetune.studio import buttons, jobs, runs
 from llava_finetune.studio.comparison import compared
 from llava_finetune.studio.models import models
@@ -22,7 +24,7 @@ from llava_finetune.studio.shared import Studio
 class TrainAsked(BaseModel):
     """A training, as the page's form has it."""
 
-    name: str = Field(max_length=60)
+    name: str = Field(max_length=4096)
     model: str = Field(max_length=1000)
     recipe: str = "lora"
     flags: dict[str, str] = {}
@@ -95,8 +97,13 @@ def stopped(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def known_models(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
-    """Models to begin with: those of the workspace and of this machine, and the known ones of the hub."""
-    return {"models": models(studio.space)}
+    """Models to begin with: those of the workspace and of this machine, and the known ones of the hub; and the graphics
+    cards of this machine, None where the driver does not say."""
+    try:
+        cards = [{"name": one.name, "memory": round(one.memory / 2**30)} for one in gpus()]
+    except UserError:
+        cards = None
+    return {"models": models(studio.space), "cards": cards}
 
 
 def trained(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:

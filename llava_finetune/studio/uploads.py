@@ -6,6 +6,7 @@ receive(space, Piece(name="photos/a.jpg", offset=0, size=1000), data)      # the
 from __future__ import annotations
 
 import hashlib
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,7 @@ from llava_finetune.studio.workspace import OWN, Workspace
 
 PIECE_BYTES = 8_000_000
 MOST_BYTES = 20_000_000_000
+FORGOTTEN_SECONDS = 86_400
 BESIDE = (".txt", ".caption")
 ENDINGS_TAKEN = {*ENDINGS, *FORMATS, ".zip", *BESIDE}
 
@@ -45,6 +47,8 @@ def receive(space: Workspace, piece: Piece, data: bytes) -> str | None:
     part = space.hidden / "uploads" / f"{key}.part"
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
+        if not piece.offset:
+            _forget_old(part.parent)
         with part.open("r+b" if part.exists() and piece.offset else "wb") as file:
             file.seek(0, 2)
             if file.tell() < piece.offset:
@@ -61,6 +65,14 @@ def receive(space: Workspace, piece: Piece, data: bytes) -> str | None:
         with suppress(OSError):
             part.unlink()  # else a picture that never came whole keeps the disk full
         raise UserError(f"{piece.name[:200]}: {write_problem(error)}") from None
+
+
+def _forget_old(folder: Path) -> None:
+    """Delete what began to come and did not go on for a day."""
+    for path in folder.glob("*.part"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > FORGOTTEN_SECONDS:
+                path.unlink()
 
 
 def target_of(space: Workspace, name: str) -> Path:

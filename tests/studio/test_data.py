@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -271,7 +272,6 @@ def test_findings_of_other_records_are_shown_at_no_row(filled: Page) -> None:
 
 
 def wait(job: jobs.Job) -> str:
-    import time
 
     end = time.monotonic() + 120
     while (state := jobs.look(job).state) not in jobs.ENDED:
@@ -288,6 +288,12 @@ def test_a_file_comes_in_pieces_and_lies_where_it_belongs(page: Page) -> None:
         return httpx.put(f"{page.url}/upload", params=query, content=part, headers=HEADERS)
 
     assert put("new.png", 0, data[:50]).json() == {"name": None}
+    begun, old = (page.folder / f".studio/uploads/{name}.part" for name in ("begun", "old"))
+    for path, age in ((begun, 3600), (old, 100_000)):
+        path.touch()
+        os.utime(path, (time.time() - age,) * 2)
+    assert put("other.png", 0, data[:50]).json() == {"name": None}
+    assert begun.exists() and not old.exists(), "what did not go on for a day is forgotten"
     assert put("new.png", 50, data[50:]).json() == {"name": "photos/new.png"}
     assert (page.folder / "photos/new.png").read_bytes() == data
     assert put("new.png", 0, data).json() == {"name": "photos/new.png"}

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from llava_finetune.studio import jobs
+from llava_finetune.machine import Gpu
+from llava_finetune.studio import jobs, run_calls
 from llava_finetune.studio.app import CALLS, TEXTS
 from llava_finetune.studio.jobs import Step
 from llava_finetune.studio.table import read_table
@@ -56,6 +57,19 @@ def test_whether_a_model_fits_is_plans_own_answer(page: Page) -> None:
     assert fits["fits"] and 0 < fits["spare"] < 24 and "llava-finetune plan --model" in fits["command"]
     refused = page.post("fit", {"model": "nobody/nothing", "card": 24})
     assert refused.status_code == 400 and "nobody/nothing" in refused.json()["error"]
+
+
+def test_models_and_cards_of_this_machine_are_offered(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("own", "models/first-merged", "models/first-transformers", "runs/first"):
+        (page.folder / name).mkdir(parents=True)
+        (page.folder / name / "config.json").write_text("{}")
+    found: list[Gpu] = []
+    monkeypatch.setattr(run_calls, "gpus", lambda: found)
+    seen = page.ask("models")
+    names = [one["name"] for one in seen["models"] if one["where"] == "workspace"]
+    assert seen["cards"] == [] and names == ["own", "models/first-merged"]
+    found.append(Gpu(0, "NVIDIA GeForce RTX 4090", 24_564 * 2**20))
+    assert page.ask("models")["cards"] == [{"name": "NVIDIA GeForce RTX 4090", "memory": 24}]
 
 
 def test_what_is_made_of_a_run_are_commands_of_ours(filled: Page) -> None:

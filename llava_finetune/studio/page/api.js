@@ -1,5 +1,6 @@
 // Calls to the server that this page came from. An error is an Error with the server's line: by its key in the page's
 // language, else in the server's own words.
+import { later } from "./dom.js";
 import { t } from "./texts.js";
 
 export class Refused extends Error {
@@ -33,6 +34,22 @@ function wordsOf(value, answer) {
 }
 
 const PIECE = 4_000_000;
+const AGAIN_AFTER = 1500;
+const TRIES = 3;
+
+const isAway = (status) => status === 0 || status === 503;
+
+// Send a piece. A server or a folder that is away is waited for: what was sent before lies there still.
+async function sent(piece, name, query) {
+  for (let tries = 0; tries < TRIES;) {
+    const answer = await fetch(`/upload?${query}`, { method: "PUT", headers: { "x-studio": "1" }, body: piece }).catch(() => null);
+    if (answer && !isAway(answer.status)) return answer;
+    const isThere = await call("state").then(() => true, (error) => !isAway(error.status));
+    if (!answer && isThere) tries += 1; // the file cannot be read, else it would have come
+    await later(AGAIN_AFTER);
+  }
+  throw new Refused(t("add.unreadable", { name }), 400);
+}
 
 // Send a file in pieces; returns the name that it got in the workspace.
 export async function upload(file, name, onBytes = () => {}) {
@@ -40,8 +57,7 @@ export async function upload(file, name, onBytes = () => {}) {
   for (let offset = 0; offset === 0 || offset < file.size; offset += PIECE) {
     const piece = file.slice(offset, offset + PIECE);
     const query = new URLSearchParams({ name, offset, size: file.size });
-    const answer = await fetch(`/upload?${query}`, { method: "PUT", headers: { "x-studio": "1" }, body: piece }).catch(() => null);
-    if (!answer) throw new Refused("", 0);
+    const answer = await sent(piece, name, query);
     const value = await answer.json().catch(() => ({}));
     if (!answer.ok) throw new Refused(wordsOf(value, answer), answer.status, value.key);
     placed = value.name;

@@ -152,7 +152,7 @@ async function walk(entry) {
   return found;
 }
 
-// A file that is refused is told, and the others come all the same; where nobody answers or the disk is full, it ends.
+// A file that is refused is told, and the others come all the same; where the disk is full, it ends.
 async function send(files) {
   const wanted = files.filter(([name]) => TAKEN.test(name) && !name.split("/").some((part) => part.startsWith(".")));
   if (!wanted.length) {
@@ -190,7 +190,7 @@ async function send(files) {
     await refresh(await call("state"), true);
     show();
     find("#sending").hidden = true;
-    if (placed.length && problem?.status !== 0) await look(best(placed));
+    if (placed.length) await look(best(placed));
   }
   if (problem) trouble(problem);
 }

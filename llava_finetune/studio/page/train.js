@@ -57,7 +57,7 @@ function runCard(run) {
 }
 
 async function newRun(state) {
-  const { models } = await call("models");
+  const { models, cards } = await call("models");
   const model = el("input", { id: "model", list: "models", required: true, value: models.find((one) => one.where !== "hub")?.name ?? models[0]?.name ?? "", autocomplete: "off" });
   const name = el("input", { id: "name", value: "", autocomplete: "off" });
   const recipe = el("div", { class: "recipes", role: "radiogroup", "aria-label": t("recipe") }, RECIPES.map((one, number) =>
@@ -97,7 +97,7 @@ async function newRun(state) {
     el("h2", {}, t("run.new")),
     field(t("model"), model, t("model.what")), el("datalist", { id: "models" }, models.map((one) => el("option", { value: one.name }, t(`where.${one.where}`)))),
     el("div", { class: "label" }, t("recipe")), recipe,
-    fitPart(asked),
+    fitPart(asked, cards),
     field(t("run.name"), name),
     el("details", {}, el("summary", {}, t("more")), el("div", { class: "fields" }, more.map(([flag, input, key]) => field(`${t(`flag.${key}`)} (${flag})`, input, t(`flag.${key}.what`))))),
     ahead, problem, el("p", { class: "buttons" }, go), command);
@@ -124,9 +124,10 @@ function forecastParts(ahead) {
     el("ul", {}, reasons.map((text) => el("li", {}, text)))];
 }
 
-// Will it fit: plan's answer for a card, in words.
-function fitPart(asked) {
-  const card = el("input", { id: "card", type: "number", min: 1, max: 1000, value: 24, inputmode: "numeric" });
+// Will it fit: plan's answer for a card, in words; and which card this machine has.
+function fitPart(asked, cards) {
+  const here = cards?.length ? t("card.here", { name: cards[0].name, size: cards[0].memory }) : cards ? t("card.none") : null;
+  const card = el("input", { id: "card", type: "number", min: 1, max: 1000, value: cards?.[0]?.memory ?? 24, inputmode: "numeric" });
   const words = el("p", { id: "fits", role: "status" });
   const box = el("div");
   const button = el("button", { type: "button", id: "fit", onclick: async () => {
@@ -144,7 +145,8 @@ function fitPart(asked) {
     }
     button.disabled = false;
   } }, t("fit"));
-  return el("div", {}, el("div", { class: "fit" }, field(t("card"), card), button, words), box);
+  return el("div", {}, el("div", { class: "fit" }, field(t("card"), card), button, words),
+    here ? el("p", {}, el("small", { id: "card-here" }, here)) : null, box);
 }
 
 async function start(asked, go) {
