@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,8 @@ def make_start(options: argparse.Namespace, folder: Path) -> None:
         "--mm_use_im_patch_token False --image_aspect_ratio pad"
     )
     torch.manual_seed(0)
-    model, tokenizer, writer = put_together(prepare(parse_training(flags.split())))
+    with ExitStack() as locks:
+        model, tokenizer, writer = put_together(prepare(parse_training(flags.split()), locks))
     model.to(torch.bfloat16)
     model.config._attn_implementation = "sdpa"
     model.save_pretrained(folder)

@@ -18,6 +18,7 @@ from llava_finetune.errors import UserError
 from llava_finetune.saved.language_types import OTHER_LANGUAGES, PREFIXES
 from llava_finetune.saved.manifest import read_json
 from llava_finetune.saved.model_files import ADAPTER_CONFIG, BESIDE_ADAPTER, PROJECTOR_WEIGHTS
+from llava_finetune.saved.supported import FAMILIES
 
 Config = dict[str, Any]
 
@@ -71,6 +72,7 @@ def upstream_family(config: Mapping[str, Any]) -> Family:
     does not merge with spatial_unpad, start and end tokens around pictures.
     """
     model_type = config.get("model_type")
+    _refuse_family(model_type)
     if model_type not in TEXT_TYPES:
         known = ", ".join(sorted(set(TEXT_TYPES)))
         raise UserError(f'config.json: model_type "{model_type}" has no llava-hf layout; supported: {known}')
@@ -98,6 +100,15 @@ def upstream_family(config: Mapping[str, Any]) -> Family:
     return Family.LLAVA
 
 
+def _refuse_family(model_type: Any) -> None:
+    """Raise UserError for a model of transformers' own classes: nothing of it is converted in either direction."""
+    if model_type in FAMILIES:
+        raise UserError(
+            f'config.json: model_type "{model_type}": it is in transformers\' own layout, and is trained, evaluated, '
+            "merged and read by others as it is; nothing is to convert (docs/families.md)"
+        )
+
+
 def require_tower_fits(vision: Mapping[str, Any]) -> None:
     """Raise UserError for a tower whose features transformers' LLaVA would not read as training did."""
     kind = vision["model_type"]
@@ -116,6 +127,7 @@ def require_tower_fits(vision: Mapping[str, Any]) -> None:
 def llava_hf_family(config: Mapping[str, Any]) -> Family:
     """The family of a llava-hf config; UserError for another architecture or for parts that upstream lacks."""
     model_type = config.get("model_type")
+    _refuse_family(model_type)
     if model_type not in ("llava", "llava_next") or "text_config" not in config:
         raise UserError(
             f'config.json: model_type "{model_type}" is not a llava-hf model that upstream can hold; '

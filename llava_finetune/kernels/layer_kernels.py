@@ -35,7 +35,11 @@ class LayerKernels:
             raise UsageError(f"{compiling} contradicts {liger}: both replace the same operations")
         if self.backend and (bits != 16 or zero_stage == 3):
             what = f"--bits {bits}" if bits != 16 else "ZeRO-3"
-            raise UsageError(f"{compiling} with {what}: weights that are unpacked for each call end every graph")
+            remedy = f"leave {what} out" if bits != 16 else "take ZeRO-2 (DEEPSPEED_CONFIG=zero2)"
+            raise UsageError(
+                f"{compiling} with {what}: weights that are unpacked for each call end every graph; {remedy}, or do "
+                "not compile"
+            )
         if self.backend and self.backend not in (known := torch._dynamo.list_backends(exclude_tags=())):
             raise UsageError(
                 f"--torch_compile_backend {self.backend}: no backend of torch; there are {', '.join(known)}"

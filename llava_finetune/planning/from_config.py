@@ -55,7 +55,7 @@ def read_config(model: str) -> tuple[dict[str, Any], str]:
     if folder.is_dir():
         raise UserError(f"{model}: no config.json in it; give a model folder")
     require_there(model)
-    near = difflib.get_close_matches(model, known, 1, 0.8)
+    near = [one for one in known if one.startswith(model)] or difflib.get_close_matches(model, known, 1, 0.8)
     meant = f"did you mean {near[0]}? Else " if near else ""
     raise UserError(
         f"{model}: neither a folder with config.json nor a hub id that is built in; {meant}download its config.json "
@@ -67,11 +67,12 @@ def shape_of(config: Mapping[str, Any], name: str, vision_tower: str | None = No
     """The shape that a config.json describes (upstream's, llava-hf's, or a plain language model's)."""
     if config.get("model_type") in COSTS:
         return _family_shape(config, name)
-    if config.get("text_config"):
-        return _hf_shape(config, name)
     family = config.get("model_type") or "llama"
-    if family not in LANGUAGES:
-        raise UserError(f"{name}: model family {family!r} is not supported; known: {', '.join(LANGUAGES)}")
+    if config.get("text_config") and family in ("llava", "llava_next"):
+        return _hf_shape(config, name)
+    if config.get("text_config") or family not in LANGUAGES:
+        known = ", ".join((*LANGUAGES, "llava_next", *COSTS))
+        raise UserError(f"{name}: model family {family!r} is not supported; known: {known}")
     tower = vision_tower or config.get("mm_vision_tower") or DEFAULT_TOWER
     projector = config.get("mm_projector_type") or ("linear" if "mm_vision_tower" in config else "mlp2x_gelu")
     require_projector(projector, name)

@@ -108,12 +108,13 @@ def propose(
 def fitting(shape: Shape, wanted: Setting, gpu_bytes: int, global_batch: int, config: str | None = None) -> Shape:
     """The shape to propose: its pictures cut, or left whole where a card is too small for four cut ones a batch.
 
-    A card is, too, where cut pictures fit only with offloading; whole ones have to be better in one of both.
+    A card is, too, where cut pictures fit only with offloading; whole ones have to be better in one of both. Where
+    neither fits, what is needed at least is said of whole ones.
     """
     if shape.uncut is None:
         return shape
     cut, whole = (propose(one, wanted, gpu_bytes, global_batch, config) for one in (shape, shape.uncut))
-    return shape.uncut if _comfort(whole) > _comfort(cut) else shape
+    return shape.uncut if cut is None or _comfort(whole) > _comfort(cut) else shape
 
 
 def _comfort(found: Proposal | None) -> tuple[bool, bool, int]:

@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 from data_prep.records.marks import IMAGE_TOKEN_INDEX
 from data_prep.tools.show import main as show
 from data_prep.view.model_view import open_model
+from llava_finetune.convert.export import export
+from llava_finetune.convert.importing import import_model
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation.evaluate import main as evaluate
 from llava_finetune.evaluation.generate_answers import answer, questions_from
@@ -340,10 +342,11 @@ def test_the_engine_of_chat_and_serve_answers_as_evaluate_does(name: str, data: 
     assert said == wanted and all(wanted)
 
 
-@pytest.mark.parametrize(("name", "mode"), [("smolvlm", ""), ("smolvlm", LORA), ("llava_onevision", "")])
+@pytest.mark.parametrize("name", BUILDERS)
 def test_a_killed_run_goes_on_bit_for_bit(
-    name: str, mode: str, bases: dict[str, Path], data: Path, runs: Any, tmp_path: Path
+    name: str, bases: dict[str, Path], data: Path, runs: Any, tmp_path: Path
 ) -> None:
+    mode = LORA if name in ("idefics2", "smolvlm") else ""
     whole = runs(name, mode)
     words = flags(bases[name], data, tmp_path / "run", mode)
     code, text = train(words, tmp_path / "out", wound=at_step(7, die))
@@ -352,15 +355,15 @@ def test_a_killed_run_goes_on_bit_for_bit(
     assert code == 0, text
     assert "checkpoint-5" in text
     assert_same_run(whole, tmp_path / "run")
+    assert_same_random_state(whole / "checkpoint-10", tmp_path / "run/checkpoint-10")
 
 
-@pytest.mark.parametrize(("name", "mode"), [("idefics", ""), ("idefics2", LORA), ("idefics2", QLORA), ("idefics3", "")])
-def test_a_run_goes_on_from_its_checkpoint_bit_for_bit(
-    name: str, mode: str, bases: dict[str, Path], data: Path, runs: Any, tmp_path: Path
+def test_a_quantised_run_goes_on_from_its_checkpoint_bit_for_bit(
+    bases: dict[str, Path], data: Path, runs: Any, tmp_path: Path
 ) -> None:
-    whole = runs(name, mode)
+    whole = runs("idefics2", QLORA)
     on = begun(whole, 5, tmp_path / "run")
-    code, text = train([*flags(bases[name], data, on, mode), "--resume", "auto"], tmp_path / "out")
+    code, text = train([*flags(bases["idefics2"], data, on, QLORA), "--resume", "auto"], tmp_path / "out")
     assert code == 0, text
     assert_same_run(whole, on)
     assert_same_random_state(whole / "checkpoint-10", on / "checkpoint-10")
@@ -473,6 +476,15 @@ def test_a_tokenizer_that_would_split_a_mark_is_refused(bases: dict[str, Path], 
         open_family(str(folder))
 
 
+def test_an_idefics_that_never_learned_turns_is_refused(bases: dict[str, Path], tmp_path: Path) -> None:
+    """idefics-9b and idefics-80b themselves, which the published notebooks tune."""
+    base = _without_weights(bases["idefics"], tmp_path / "base")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (base / file).write_text((base / file).read_text().replace("<end_of_utterance>", "<other>"))
+    with pytest.raises(UserError, match=r"no <end_of_utterance>, .*: a base model, .*such as .*/idefics-9b-instruct"):
+        open_family(str(base))
+
+
 @pytest.mark.parametrize("name", BUILDERS)
 def test_marks_that_the_tokenizer_or_the_embedding_has_not_are_refused(
     name: str, bases: dict[str, Path], tmp_path: Path
@@ -554,6 +566,13 @@ def test_what_a_family_cannot_do_is_refused_with_what_it_can(
     assert re.search(said, text)
     assert "smolvlm can be trained by: full, frozen language model (--freeze_backbone True), LoRA" in text
     assert "Loading weights" not in text and "trainable" not in text
+
+
+def test_nothing_of_a_family_is_converted(bases: dict[str, Path], tmp_path: Path) -> None:
+    for convert in (export, import_model):
+        with pytest.raises(UserError, match=r'"smolvlm": it is in transformers. own layout, .* nothing is to convert'):
+            convert(str(bases["smolvlm"]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_family_is_told_which_there_are_and_how_to_add_one(data: Path, tmp_path: Path) -> None:
@@ -650,6 +669,13 @@ def test_the_table_of_the_page_is_what_runs_here() -> None:
         name = family.strip("`")
         modes = ["yes" if (name, mode) in ran else "" for mode in MODES]
         assert cells == [*modes, "yes" if name in served else "refused", "refused"], family
+
+
+def test_the_tests_that_the_page_names_are_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/families.md").read_text()))
+    files = [*(ROOT / "tests/families").glob("test_*.py"), *(ROOT / "tests/planning").glob("test_*.py")]
+    there = set(re.findall(r"^def (test_\w+)", "\n".join(file.read_text() for file in files), re.MULTILINE))
+    assert len(named) >= 7 and named <= there, named - there
 
 
 def test_every_known_family_is_built_here() -> None:

@@ -159,34 +159,51 @@ def own_model(base: Path) -> Any:
     return transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
 
 
+@functools.cache
+def own_parts(clip: Path) -> tuple[Any, Any, Any]:
+    """transformers' own tower, what prepares its pictures, and a projector to fill."""
+    import transformers
+
+    projector = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.GELU(), torch.nn.Linear(64, 64))
+    return (
+        transformers.CLIPVisionModel.from_pretrained(clip),
+        transformers.CLIPImageProcessor.from_pretrained(clip),
+        projector,
+    )
+
+
+def embedded(model: Any, projector: dict[str, Any], clip: Path, ids: list[int], picture: Path) -> torch.Tensor:
+    """T x H: ids as the language model's embeddings, the picture as the projector's features of the tower."""
+    tower, pictures, seen = own_parts(clip)
+    seen.load_state_dict(projector)
+    rows = []
+    for token in ids:
+        if token == IMAGE_TOKEN_INDEX:
+            opened = Image.open(picture).convert("RGB")
+            pixels = process_image(opened, pictures, type("Config", (), {"image_aspect_ratio": "pad"}))[None]
+            rows.append(seen(tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:])[0])
+        else:
+            rows.append(model.get_input_embeddings()(torch.tensor([token])))
+    return torch.cat(rows)
+
+
 @torch.no_grad()
 def own_loss(name: str, base: Path, stage1: Path, clip: Path, records: Path) -> float:
     """transformers' own loss of all records: embeddings, features and labels put together by hand, row by row."""
     import transformers
 
-    tower = transformers.CLIPVisionModel.from_pretrained(clip)
-    pictures = transformers.CLIPImageProcessor.from_pretrained(clip)
     model, tokenizer = own_model(base), transformers.AutoTokenizer.from_pretrained(base)
     weights = {key.split("mm_projector.")[1]: value for key, value in torch.load(stage1 / "mm_projector.bin").items()}
-    projector = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.GELU(), torch.nn.Linear(64, 64))
-    projector.load_state_dict(weights)
     total, count = 0.0, 0
     for one in json.loads((records / "chat.json").read_text()):
         ids, labels = ids_by_hand(tokenizer, by_hand(name, [turn["value"] for turn in one["conversations"]]))
-        embeds, targets = [], []
+        embeds = embedded(model, weights, clip, ids, records / one.get("image", ""))
+        extra = len(embeds) - len(ids)
+        targets = []
         for token, label in zip(ids, labels, strict=True):
-            if token == IMAGE_TOKEN_INDEX:
-                opened = Image.open(records / one["image"]).convert("RGB")
-                config = type("Config", (), {"image_aspect_ratio": "pad"})
-                pixels = process_image(opened, pictures, config)[None]
-                seen = projector(tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:])[0]
-                embeds.append(seen)
-                targets += [IGNORE_INDEX] * len(seen)
-            else:
-                embeds.append(model.get_input_embeddings()(torch.tensor([token])))
-                targets.append(label)
+            targets += [label] * (extra + 1 if token == IMAGE_TOKEN_INDEX else 1)
         taught = sum(target != IGNORE_INDEX for target in targets)
-        loss = model(inputs_embeds=torch.cat(embeds)[None], labels=torch.tensor([targets])).loss
+        loss = model(inputs_embeds=embeds[None], labels=torch.tensor([targets])).loss
         total, count = total + float(loss) * taught, count + taught
     return total / count
 
@@ -362,6 +379,30 @@ def test_a_template_for_parts_alone_is_not_taken_over(exported: Any, tmp_path: P
     with pytest.raises(UserError, match="the chat template drops a message that is plain text, and trains nothing"):
         import_model(str(source), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@torch.no_grad()
+def test_gemma_2_answers_as_transformers_own_class_does(made: dict[str, Path], records: Path, merged: Any) -> None:
+    """It is not exported: transformers' Gemma-2 gets embeddings by hand, beyond its window, with both of its bounds."""
+    import transformers
+
+    state = load_file(merged("gemma2") / "model.safetensors")
+    config = transformers.AutoConfig.from_pretrained(made["gemma2"], attn_implementation="eager")
+    own = transformers.Gemma2ForCausalLM(config).eval()
+    assert (config.final_logit_softcapping, config.attn_logit_softcapping) == (30.0, 50.0)
+    own.load_state_dict({key: state[key] for key in own.state_dict() if key != "lm_head.weight"}, strict=False)
+    own.tie_weights()
+    projector = {key.split("mm_projector.")[1]: value for key, value in state.items() if "mm_projector" in key}
+    one = json.loads((records / "chat.json").read_text())[1]
+    tokenizer, loaded = transformers.AutoTokenizer.from_pretrained(merged("gemma2")), load(merged("gemma2"))
+    ids, _ = ids_by_hand(tokenizer, by_hand("gemma2", TURNS[:2])[:1])
+    embeds = embedded(own, projector, made["clip"], ids, records / one["image"])[None]
+    assert embeds.shape[1] > config.sliding_window
+    outspoken(loaded)
+    silent = loaded.model.generation_config.suppress_tokens
+    ended = own.generate(inputs_embeds=embeds, max_new_tokens=8, do_sample=False, suppress_tokens=silent)
+    ours = answer(loaded, questions_from([one]), records, max_new_tokens=8)[0]["answer"]
+    assert ours and tokenizer.decode(ended[0], skip_special_tokens=True).strip() == ours
 
 
 def test_gemma_2_is_not_exported(merged: Any, tmp_path: Path) -> None:

@@ -113,6 +113,17 @@ def test_a_small_card_gets_whole_pictures(capsys: pytest.CaptureFixture[str]) ->
     assert read_shape("llava-hf/llava-onevision-qwen2-0.5b-ov-hf").uncut is None, "it has its own way alone"
 
 
+def test_what_a_family_needs_at_least_is_said_of_whole_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--model", "HuggingFaceM4/idefics2-8b", "--gpus", "1x8GB"]) == 1
+    shown = capsys.readouterr().out
+    assert "of up to 66 tokens" in shown and "lora needs at least 19.5 GB" in shown
+
+
+def test_a_base_model_is_answered_with_its_tuned_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--model", "HuggingFaceM4/idefics-9b", "--gpus", "1x8GB"]) == 1
+    assert "did you mean HuggingFaceM4/idefics-9b-instruct? " in capsys.readouterr().err
+
+
 def test_json_holds_every_mode_with_and_without_checkpointing(capsys: pytest.CaptureFixture[str]) -> None:
     answer = planned(capsys, "--gpus", "1x24GB")
     modes = answer["modes"]

@@ -169,6 +169,9 @@ def test_an_unknown_hub_id_says_what_else_is_possible() -> None:
 
 
 def test_an_unknown_family_is_named() -> None:
+    for other in ("paligemma", "qwen2_5_vl"):
+        with pytest.raises(UserError, match=f"m: model family '{other}' is not supported; .*, llava_next, idefics"):
+            shape_of({"model_type": other, "text_config": {"hidden_size": 64}}, "m")
     with pytest.raises(UserError, match=r"m: model family 'gpt2' is not supported; known: llama, "):
         shape_of({"model_type": "gpt2"}, "m")
 

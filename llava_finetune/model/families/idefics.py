@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 
+from llava_finetune.errors import UserError
 from llava_finetune.model.families.family import TEMPLATE, Family, Opened, Seen, require_tokens
 
 AROUND = "<fake_token_around_image>"
@@ -37,6 +38,11 @@ class Idefics(Family):
     def __init__(self, source: str, opened: Opened) -> None:
         template = opened.template or opened.tokenizer.bos_token + TEMPLATE
         super().__init__(source, opened.config, opened.tokenizer, opened.pictures, template)
+        if self.end not in self.tokenizer.get_vocab():
+            raise UserError(
+                f"{source}: its tokenizer has no {self.end}, the token that ends an answer: a base model, which was "
+                "never taught to answer in turns; give one that was, such as HuggingFaceM4/idefics-9b-instruct"
+            )
         require_tokens(source, opened, None, [self.image_token, AROUND, self.end])
 
     def see(self, images: Sequence[Image.Image]) -> list[Seen]:
