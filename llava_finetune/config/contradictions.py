@@ -67,7 +67,10 @@ def refuse_contradictions(model: Any, training: Any) -> None:
     if training.max_steps == 0:
         raise UsageError("--max_steps 0: no step would be made; give 1 or more, or leave it out (--num_train_epochs)")
     if training.bits != 16 and not training.lora_enable and not model.tune_mm_mlp_adapter:
-        raise UsageError(f"--bits {training.bits} without --lora_enable True: quantised weights cannot be trained")
+        raise UsageError(
+            f"--bits {training.bits} without --lora_enable True: quantised weights cannot be trained; add it, or leave "
+            "--bits out"
+        )
     if training.lora_enable and model.tune_mm_mlp_adapter:
         raise UsageError("--lora_enable True contradicts --tune_mm_mlp_adapter True: stage 1 trains the projector only")
     targets = {part.strip() for part in training.lora_targets.split(",")} if training.lora_enable else set()

@@ -114,8 +114,9 @@ def _family_shape(config: Mapping[str, Any], name: str) -> FamilyShape:
         kernel_norms=False,
     )
     widths = Widths(language.hidden, language.intermediate, tower.hidden, tower.image_size, tower.patch_size)
+    cost = picture_cost(config, widths)
     return FamilyShape(
-        name, language, SigLip(**vars(tower)), "connector", select_layer=-1, picture=picture_cost(config, widths)
+        name, language, SigLip(**vars(tower)), "connector", select_layer=-1, picture=cost, cross_layers=crossed
     )
 
 

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.share_pictures and not options.data:
         raise UsageError("--share_pictures without --data: which records share a picture is read from there")
     shape = read_shape(options.model, options.vision_tower)
-    modes = modes_for(shape, options.mode, exact=options.exact)
+    modes = modes_for(shape, options.mode, vars(options))
     num_gpus, gpu_bytes = read_gpus(options.gpus)
     wanted = _wanted_setting(options, shape, num_gpus)
     shape = fitting(shape, wanted, gpu_bytes, _global_batch(options, wanted.mode))

@@ -8,7 +8,7 @@
 import os
 import re
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -147,10 +147,11 @@ def candidates(wanted: Setting, config: str | None = None) -> Iterator[Setting]:
             yield replace(wanted, stage=stage, offload=offload, checkpointing=checkpointing)
 
 
-def modes_for(shape: Shape, mode: str, *, exact: bool = False) -> tuple[str, ...]:
-    """The modes that a model can be trained by. Raises UsageError where `mode`, or a pretended training, is none of it.
+def modes_for(shape: Shape, mode: str, asked: Mapping[str, Any]) -> tuple[str, ...]:
+    """The modes that a model can be trained by. Raises UsageError where `mode`, or a flag of `asked`, is none of it.
 
-    A family of transformers' own classes has its connector already.
+    A family of transformers' own classes has its connector already, and what training/family_modes.py refuses is
+    refused here.
     """
     if not isinstance(shape, FamilyShape):
         return MODES
@@ -159,8 +160,10 @@ def modes_for(shape: Shape, mode: str, *, exact: bool = False) -> tuple[str, ...
             f"--mode pretrain: {shape.name} has its connector already; take --mode {', '.join(MODES[1:])}, or train "
             "the connector alone: scripts/finetune_full.sh with --freeze_backbone True"
         )
-    if exact:
-        raise UsageError(f"--exact: {shape.name} is none of LLaVA's layouts, which alone are pretended; leave it out")
+    given = {"base_dtype fp8": asked["base_dtype"] == "fp8"}
+    given |= {name: asked[name] for name in ("exact", "share_pictures", "vision_tower")}
+    for name in filter(given.get, given):
+        raise UsageError(f"--{name}: {shape.name} is none of LLaVA's layouts, which alone take it; leave it out")
     return MODES[1:]
 
 

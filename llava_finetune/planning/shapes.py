@@ -196,6 +196,7 @@ class FamilyShape(Shape):
     """
 
     picture: PictureCost = NO_PICTURE
+    cross_layers: int = 0
 
     @property
     def projector_parameters(self) -> int:
@@ -227,4 +228,6 @@ class FamilyShape(Shape):
     def _adapter(self, part: str, rank: int) -> int:
         if part == "projector":
             return rank * 2 * (self.vision.hidden + self.language.hidden)
-        return super()._adapter("language" if part == "cross" else part, rank)
+        if part == "cross" and self.cross_layers:
+            return super()._adapter("language", rank) * self.cross_layers // self.language.layers
+        return super()._adapter(part, rank)

@@ -88,7 +88,13 @@ def test_a_family_is_planned_by_what_it_can_be_trained_by(capsys: pytest.Capture
     modes = json.loads(capsys.readouterr().out)["modes"]
     assert set(modes) == {"qlora", "lora", "full"}
     assert {values["setting"]["stage"] for values in modes.values()} == {2}, "ZeRO-3 is refused for families"
-    for more, said in (("--mode pretrain", "has its connector already"), ("--exact", "none of LLaVA's layouts")):
+    for more, said in (
+        ("--mode pretrain", "has its connector already"),
+        *((one, f"{one}: HuggingFaceTB/SmolVLM-500M-Instruct is none of LLaVA's layouts") for one in
+          ("--exact", "--base_dtype fp8")),
+        ("--share_pictures --data x.json", "--share_pictures: HuggingFaceTB"),
+        ("--vision_tower x", "--vision_tower: HuggingFaceTB"),
+    ):  # fmt: skip
         assert main([*words, *more.split()]) == 2
         assert said in capsys.readouterr().err
 

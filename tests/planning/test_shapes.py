@@ -109,6 +109,13 @@ def test_a_family_of_transformers_has_its_published_size(model: str, billions: f
     assert (shape.uncut and shape.uncut.image_tokens) == whole, "as docs/families.md says"
 
 
+def test_cross_attention_is_adapted_where_there_is_some() -> None:
+    shape = read_shape("HuggingFaceM4/idefics-9b-instruct")
+    assert shape.lora_parameters(8, "cross") * 5 == shape.lora_parameters(8), "8 of 40 layers"
+    with pytest.raises(UserError, match=r"plan knows the targets language, .* not 'cross'"):
+        read_shape("HuggingFaceTB/SmolVLM-Instruct").lora_parameters(8, "cross")
+
+
 def test_the_plan_knows_the_families_that_are_trained() -> None:
     assert sorted(COSTS) == sorted(TRAINED)
 
