@@ -5,7 +5,10 @@ receive(space, Piece(name="photos/a.jpg", offset=0, size=1000), data)      # the
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,6 +52,8 @@ def receive(space: Workspace, piece: Piece, data: bytes) -> str | None:
         part.parent.mkdir(parents=True, exist_ok=True)
         if not piece.offset:
             _forget_old(part.parent)
+            if shutil.disk_usage(part.parent).free < piece.size:  # before gigabytes came, and others find no room
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with part.open("r+b" if part.exists() and piece.offset else "wb") as file:
             file.seek(0, 2)
             if file.tell() < piece.offset:
@@ -76,7 +81,10 @@ def _forget_old(folder: Path) -> None:
 
 
 def target_of(space: Workspace, name: str) -> Path:
-    """Where an uploaded file shall lie: pictures without a folder in photos/, nothing over a file of ours."""
+    """Where an uploaded file shall lie: pictures without a folder among those of the rows, else in photos/.
+
+    Nothing comes over a file of ours.
+    """
     path = PurePosixPath(name.replace("\\", "/"))
     parts = [part for part in path.parts if part not in ("/", ".")]
     if not parts or ".." in parts or any(part.startswith(".") for part in parts):
@@ -85,8 +93,9 @@ def target_of(space: Workspace, name: str) -> Path:
     if ending not in ENDINGS_TAKEN:
         raise Refused("left_out", name=parts[-1])
     if len(parts) == 1 and ending in {*ENDINGS, *BESIDE}:
-        parts = ["photos", *parts]
-    if parts[0] in OWN:
+        chosen = space.settings().get("images")
+        parts = [chosen if isinstance(chosen, str) and chosen != "." else "photos", *parts]
+    elif parts[0] in OWN:
         parts[0] = f"added-{parts[0]}"
     return space.below("/".join(parts))
 

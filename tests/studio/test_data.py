@@ -10,6 +10,7 @@ import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -280,7 +281,7 @@ def wait(job: jobs.Job) -> str:
     return state
 
 
-def test_a_file_comes_in_pieces_and_lies_where_it_belongs(page: Page) -> None:
+def test_a_file_comes_in_pieces_and_lies_where_it_belongs(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     data = (page.folder / "photos/001.png").read_bytes()
 
     def put(name: str, offset: int, part: bytes, size: int = len(data)) -> httpx.Response:
@@ -299,8 +300,13 @@ def test_a_file_comes_in_pieces_and_lies_where_it_belongs(page: Page) -> None:
     assert put("new.png", 0, data).json() == {"name": "photos/new.png"}
     assert put("new.png", 0, data + b"x", len(data) + 1).json() == {"name": "photos/new-2.png"}
     assert put("answers.csv", 0, data).json() == {"name": "added-answers.csv"}
+    (page.folder / "board").mkdir()
+    page.studio.space.keep(images="board")
+    assert put("late.png", 0, data).json() == {"name": "board/late.png"}, "beside the pictures that rows name"
     for name in ("../x.png", "a/../../x.png", ".ssh/x.png", "x.html", "run.sh", "jobs/../../x.png"):
         assert put(name, 0, data).status_code == 400, name
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=len(data)))
+    assert put("large.zip", 0, data, len(data) + 1).status_code == 507, "told before all of it came"
 
 
 def test_thumbnails_are_pixels_alone_and_made_once(filled: Page) -> None:
