@@ -120,16 +120,20 @@ def _mark(rows: dict[str, dict[str, Any]], row: str, kind: str) -> None:
 
 
 def _missing(space: Workspace, table: Table, rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows whose picture has no file that may be read: they become no record, so `check` never sees them."""
+    """Rows whose picture has no file that may be read, and answers to no question: they become no record, so `check`
+    never sees them."""
     images = space.images
-    gone = []
-    if images is not None:
-        for row in table.typed:
-            if picture_problem(images, row["image"]):
-                gone.append(row["id"])
-                _mark(rows, row["id"], "image missing")
+    found: dict[str, list[str]] = {"image missing": [], "empty text": []}
+    for row in table.typed:
+        if images is not None and picture_problem(images, row["image"]):
+            found["image missing"].append(row["id"])
+        if row["answer"].strip() and not row["question"].strip():
+            found["empty text"].append(row["id"])
+    for kind, places in found.items():
+        for place in places:
+            _mark(rows, place, kind)
     left_out = {"is_mendable": False, "is_left_out": True}
-    return [{**_kind("image missing", len(gone), gone[:200]), **left_out}] if gone else []
+    return [{**_kind(kind, len(places), places[:200]), **left_out} for kind, places in found.items() if places]
 
 
 def _kind(name: str, count: int, places: list[str], detail: str = "") -> dict[str, Any]:

@@ -89,6 +89,7 @@ def live(space: Workspace, name: str, made: Sequence[Job], language: str = "en")
         "memory": round(float(memory or 0), 2) if is_number(memory) else 0,
         "charts": charts(run, language),
         "questions": questions(run),
+        "held_out": _held_out(run),
         "warnings": [str(row["warning"]) for row in run.rows if "warning" in row][-3:],
         "has": [one for one in ("report.html", "result.json") if (run.folder / one).is_file()],
         "images": next((str(one) for one in run.image_folders), None),
@@ -129,6 +130,12 @@ def _score(run: Run | None, name: str) -> float | None:
     found = run.evaluations.get(name) if run else None
     value = found.scores.get("exact_match") if found else None
     return float(value) if value is not None else None
+
+
+def _held_out(run: Run) -> int:
+    """How many questions are held out; 0 before they were answered."""
+    count: Any = run.evaluations["baseline"].scores.get("count") if "baseline" in run.evaluations else 0
+    return int(count) if is_number(count) else 0
 
 
 def _total_steps(run: Run, last: dict[str, Any]) -> int:

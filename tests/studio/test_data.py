@@ -174,6 +174,12 @@ def test_what_is_typed_is_taught_whatever_other_columns_a_table_has(
     assert (record["image"], said) == ("000.png", ["Which?", "red"])
 
 
+def test_an_answer_to_no_question_is_told(filled: Page) -> None:
+    filled.ask("edit", edits=[edit("row-3", "Which colour?", " ", "question")])
+    (found,) = filled.ask("findings")["kinds"]
+    assert (found["kind"], found["rows"], found["is_left_out"]) == ("empty text", ["row-3"], True)
+
+
 def test_a_picture_that_no_file_can_be_is_told_as_missing(filled: Page) -> None:
     with (filled.folder / "answers.csv").open("a", encoding="utf-8") as file:
         file.write(f"long,{'a' * 300},?,x\nout,{filled.folder / 'colours.csv'},?,x\nnone,,?,x\n")

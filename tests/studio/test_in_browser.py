@@ -65,6 +65,7 @@ def take(window: Any) -> None:
     window.click("[data-source='colours.csv']")
     window.select_option("[data-role=answer]", "colour of it")
     window.fill("#question", "Which colour?")
+    assert window.inner_text("[data-asked] >> nth=0") == "Which colour?"
     window.click("#take")
     window.wait_for_selector(".row")
 
@@ -311,11 +312,14 @@ def test_runs_are_shown_as_they_are_wide_narrow_light_and_dark(opened: Any, page
     run_maker.make_run(page.folder / "runs" / "made", upto=30)
     run_maker.make_run(page.folder / "runs" / "whole")
     (page.folder / "runs/whole/result.json").write_text("{}")
+    said = [{"id": str(number), "question": "What?", "reference": "red", "answer": "red"} for number in range(13)]
+    (page.folder / "runs/whole/predictions-eval-30.jsonl").write_text("".join(json.dumps(one) + "\n" for one in said))
     take(opened)
     opened.goto(f"{page.url}/#train/whole")
     opened.wait_for_selector("#charts .chart svg")
     assert opened.inner_text("#stand .pill") == "done"
     assert "of the held-out questions are answered right" in opened.inner_text("#stand .lead")
+    assert opened.inner_text("#asked h3 small") == "the first 12 of 72"
     dashes = "[...document.querySelectorAll('line.level')].map((one) => getComputedStyle(one).strokeDasharray)"
     assert len(set(opened.evaluate(dashes))) == 2, "the prior and the base are told apart"
     opened.click("[data-run=made]")

@@ -233,11 +233,12 @@ function previewOf(seen, sources) {
   });
   const folders = el("select", { id: "folder", onchange: () => look(seen.name, folders.value, seen.encoding) },
     options([...new Set([seen.images ?? "", ...sources.filter((one) => one.kind === "pictures").map((one) => one.name)])].map((one) => [one, one === "." ? t("add.top") : one]), seen.images ?? ""));
-  const question = el("input", { type: "text", id: "question", value: "", placeholder: t("question.usual") });
+  const question = el("input", { type: "text", id: "question", value: "", placeholder: t("question.usual"), oninput: () =>
+    made.querySelectorAll("[data-asked]").forEach((one) => { one.textContent = question.value.trim() || t("question.usual"); }) });
   const labels = el("input", { type: "checkbox", id: "labels", checked: seen.labels });
   const needsQuestion = !seen.roles.question && seen.kind !== "records";
   const button = el("button", { class: "main", id: "take", onclick: () => take(seen, roles, folders.value || seen.images, question.value, labels.checked, button) }, t("take"));
-  return el("section", { class: "panel preview" },
+  const made = el("section", { class: "panel preview" },
     el("h3", { tabindex: "-1" }, seen.name === "." ? t("add.top") : seen.name, " ", el("small", {}, wordsOf(seen))),
     el("div", { class: "fields" }, isTable ? selects : null, isTable || seen.kind === "records" ? field(t("role.folder"), folders) : null,
       needsQuestion ? field(t("question.all"), question, t("question.all.why")) : null,
@@ -245,6 +246,7 @@ function previewOf(seen, sources) {
     el("div", { class: "wide" }, el("table", { class: "first" }, el("thead", {}, el("tr", {}, el("th", {}, t("picture")), el("th", {}, t("question")), el("th", {}, t("answer")))),
       el("tbody", {}, seen.rows.map((row) => firstRow(seen, row))))),
     el("p", { class: "buttons" }, button));
+  return made;
 }
 
 function wordsOf(seen) {
@@ -258,7 +260,7 @@ function firstRow(seen, row) {
   const folder = seen.images && seen.images !== "." ? `${seen.images}/` : "";
   const cell = (role) => (seen.kind === "table" ? row[seen.roles[role]] : row[role]) ?? "";
   const image = name ? el("img", { src: pictureAt("thumbnail", `:/${folder}${name}`), alt: "", loading: "lazy", width: 64, height: 64, onerror: missing }) : null;
-  return el("tr", {}, el("td", {}, image, el("code", {}, name || cell("image"))), el("td", {}, cell("question") || el("span", { class: "dim" }, t("question.usual"))),
+  return el("tr", {}, el("td", {}, image, el("code", {}, name || cell("image"))), el("td", {}, cell("question") || el("span", { class: "dim", "data-asked": "" }, t("question.usual"))),
     el("td", {}, cell("answer") || el("span", { class: "dim" }, t("answer.none"))));
 }
 

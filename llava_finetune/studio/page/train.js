@@ -177,7 +177,7 @@ async function showRun(name) {
   }
   fill(find("#stand"), [name, run.state, run.stopping, run.saved, run.step, run.steps, run.left, run.memory, run.warnings, run.why, run.score, run.has, run.silent === null ? null : duration(run.silent)], () => stand(run));
   fill(find("#charts"), run.charts, () => figures(run.charts));
-  fill(find("#asked"), [name, run.questions], () => questions(run));
+  fill(find("#asked"), [name, run.questions, run.held_out], () => questions(run));
   await showLog(run.job);
 }
 
@@ -224,7 +224,8 @@ function buttons(run) {
 
 function questions(run) {
   if (!run.questions.length) return [];
-  return [el("h3", {}, t("asked")), el("div", { class: "cards" }, run.questions.map((one) => {
+  const more = run.held_out > run.questions.length ? el("small", {}, t("asked.some", { shown: run.questions.length, all: run.held_out })) : null;
+  return [el("h3", {}, t("asked"), " ", more), el("div", { class: "cards" }, run.questions.map((one) => {
     return el("article", { class: `card ${one.is_right ? "right" : "wrong"}` },
       one.image ? el("div", { class: "pic" }, el("img", { src: pictureAt("thumbnail", one.image), alt: one.image, loading: "lazy" })) : null,
       el("p", { class: "q" }, el("span", { class: `pill ${one.is_right ? "done" : "failed"}` }, t(one.is_right ? "judged.right" : "judged.wrong")), " ", one.question),
