@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 from data_prep.records.marks import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from data_prep.view.model_view import open_model
 from llava_finetune.convert.export import export
+from llava_finetune.convert.gguf.architectures import ARCHITECTURES
 from llava_finetune.convert.importing import import_model
 from llava_finetune.data.dataset import process_image
 from llava_finetune.data.masking import encode, prompt_ids
@@ -26,10 +28,12 @@ from llava_finetune.data.own_template import NAME, end_of
 from llava_finetune.errors import UserError
 from llava_finetune.evaluation.generate_answers import answer, questions_from
 from llava_finetune.kernels.rotary import restore
+from llava_finetune.kernels.unpadded_attention import can_unpad
 from llava_finetune.model.building import load_config, load_tokenizer, template_of
 from llava_finetune.model.loading import load
 from llava_finetune.planning.from_config import read_shape
 from llava_finetune.saved.folders import describe
+from llava_finetune.saved.language_types import OTHER_LANGUAGES
 from llava_finetune.training.family_modes import refuse_impossible
 from tests.families.two_stages import command_line, ended_well, merges, outspoken, two_stages
 from tests.tiny import make_tiny_clip
@@ -403,6 +407,24 @@ def test_gemma_2_answers_as_transformers_own_class_does(made: dict[str, Path], r
     ended = own.generate(inputs_embeds=embeds, max_new_tokens=8, do_sample=False, suppress_tokens=silent)
     ours = answer(loaded, questions_from([one]), records, max_new_tokens=8)[0]["answer"]
     assert ours and tokenizer.decode(ended[0], skip_special_tokens=True).strip() == ours
+
+
+def test_the_pages_table_is_what_runs_here(made: dict[str, Path], root: Path) -> None:
+    import transformers
+
+    lines = (root / "docs/families.md").read_text().partition("| export to llava-hf, import | GGUF |\n")[2].splitlines()
+    rows = [
+        line.strip("| ").split(" | ") for line in itertools.takewhile(lambda line: line.startswith("| "), lines[1:])
+    ]
+    assert [row[0].strip("`") for row in rows] == ["llama", "mistral", *OTHER_LANGUAGES]
+    for cell, _, trains, batches, exports, gguf in rows:
+        name = cell.strip("`")
+        ran = f"yes{', by hand' if name in BY_HAND else ''}"
+        assert (trains, exports.partition(":")[0]) == (ran, "refused" if name == "gemma2" else ran)
+        assert gguf == ("yes" if f"llava_{name}" in ARCHITECTURES else "refused")
+        if name in made:
+            config = transformers.AutoConfig.from_pretrained(made[name], attn_implementation="sdpa")
+            assert batches.split()[0] == ("unpadded" if can_unpad(config) else "padded")
 
 
 def test_gemma_2_is_not_exported(merged: Any, tmp_path: Path) -> None:
