@@ -1,6 +1,6 @@
 """Each engine asked the same questions: the model in torch, transformers' own classes, vLLM, our API, llama.cpp.
 
-asked = ASK["llama.cpp"](setting)
+asked = ASK["llama.cpp"](task)
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NUM_PIXELS = 8
 
 
 @dataclass(frozen=True)
-class Setting:
+class EngineTask:
     """What is asked of every engine: the questions, answers of at most so many tokens; pixel values to compare with."""
 
     conversions: Conversions
@@ -50,52 +50,52 @@ class Setting:
         return self.conversions.work
 
 
-def ask_merged(setting: Setting) -> Asked:
+def ask_merged(task: EngineTask) -> Asked:
     """The merged folder, loaded as evaluate loads it: in its own dtype."""
-    return ask_torch("merged", str(setting.conversions.merged()), setting)
+    return ask_torch("merged", str(task.conversions.merged()), task)
 
 
-def ask_adapter(setting: Setting) -> Asked:
+def ask_adapter(task: EngineTask) -> Asked:
     """The model as given (an adapter beside its base), in its own dtype."""
-    return ask_torch("as trained", setting.conversions.model, setting)
+    return ask_torch("as trained", task.conversions.model, task)
 
 
-def ask_torch(name: str, folder: str, setting: Setting) -> Asked:
+def ask_torch(name: str, folder: str, task: EngineTask) -> Asked:
     """A folder of upstream's layout in its own dtype, one question at a time."""
     from llava_finetune.model.loading import load
 
     model = TorchModel(load(folder))
-    answers = [model.answer(question, setting.max_new_tokens) for question in setting.questions]
+    answers = [model.answer(question, task.max_new_tokens) for question in task.questions]
     dtype = str(model.loaded.dtype).removeprefix("torch.")
     del model
     gc.collect()
     return Asked(name, f"torch {torch.__version__}", dtype, answers)
 
 
-def ask_transformers(setting: Setting) -> Asked:
+def ask_transformers(task: EngineTask) -> Asked:
     """transformers' own model and processor on the exported folder, in a process of its own."""
-    folder = setting.conversions.exported()
+    folder = task.conversions.exported()
     dtype = str(read_manifest(folder)["dtype"])
-    pictures, pixels = setting.work / "pictures", setting.work / "pixels"
+    pictures, pixels = task.work / "pictures", task.work / "pixels"
     for place in (pictures, pixels):
         place.mkdir(parents=True, exist_ok=True)
     asked = []
-    for number, question in enumerate(setting.questions):
+    for number, question in enumerate(task.questions):
         paths = [pictures / f"{number}-{index}.png" for index in range(len(question.pictures))]
         for path, picture in zip(paths, question.pictures, strict=True):
             picture.save(path)
         asked.append({"text": question.turns[-1].text, "pictures": [str(path) for path in paths]})
     job = {
-        "model": str(folder), "dtype": dtype, "max_new_tokens": setting.max_new_tokens, "likely": NUM_LIKELY,
-        "pixels": str(pixels), "num_pixels": len(setting.pixels), "questions": asked,
+        "model": str(folder), "dtype": dtype, "max_new_tokens": task.max_new_tokens, "likely": NUM_LIKELY,
+        "pixels": str(pixels), "num_pixels": len(task.pixels), "questions": asked,
     }  # fmt: skip
-    write_json(setting.work / "transformers.json", job)
-    head, *rows = _run_job("transformers", "transformers_answers.py", setting.work)
+    write_json(task.work / "transformers.json", job)
+    head, *rows = _run_job("transformers", "transformers_answers.py", task.work)
     answers = [
         Answer(row["text"], len(ids := row["prompt_ids"]), dict(row["first"]), collapsed(ids, head["image_token"]))
         for row in rows
     ]
-    return Asked("transformers", head["version"], dtype, answers, _pixel_difference(setting, pixels))
+    return Asked("transformers", head["version"], dtype, answers, _pixel_difference(task, pixels))
 
 
 def _run_job(engine: str, runner: str, work: Path) -> list[dict[str, Any]]:
@@ -127,10 +127,10 @@ def _wait(process: subprocess.Popen[bytes], out: Path, engine: str) -> int:
                 raise UserError(f"{engine}: silent for {LOAD_SECONDS:.0f} s, and ended for that") from None
 
 
-def _pixel_difference(setting: Setting, folder: Path) -> float | None:
+def _pixel_difference(task: EngineTask, folder: Path) -> float | None:
     """The largest difference of pixel values of the first questions; infinite where shapes differ."""
     worst: float | None = None
-    for number, ours in enumerate(setting.pixels):
+    for number, ours in enumerate(task.pixels):
         if not ours:
             continue
         theirs = numpy.load(folder / f"{number}.npy")
@@ -141,26 +141,26 @@ def _pixel_difference(setting: Setting, folder: Path) -> float | None:
     return worst
 
 
-def ask_llama_cpp(setting: Setting) -> Asked:
+def ask_llama_cpp(task: EngineTask) -> Asked:
     """llama.cpp on the GGUF files."""
-    folder = setting.conversions.gguf()
-    with llama_cpp(folder, setting.work / "llama.cpp.log", setting.context) as engine:
-        answers = [engine.answer(question, setting.max_new_tokens) for question in setting.questions]
+    folder = task.conversions.gguf()
+    with llama_cpp(folder, task.work / "llama.cpp.log", task.context) as engine:
+        answers = [engine.answer(question, task.max_new_tokens) for question in task.questions]
         version = engine.version
     answers = [Answer(each.text.strip(), each.num_prompt, each.first, each.prompt_ids) for each in answers]
     return Asked("llama.cpp", version, str(read_manifest(folder)["dtype"]), answers)
 
 
-def ask_vllm(setting: Setting) -> Asked:
+def ask_vllm(task: EngineTask) -> Asked:
     """vLLM's server on the exported folder, asked as a client that sends no temperature asks."""
-    folder = setting.conversions.exported()
+    folder = task.conversions.exported()
     dtype = str(read_manifest(folder)["dtype"])
-    job = {"model": str(folder), "dtype": dtype, "context": setting.context, "port": _free_port()}
+    job = {"model": str(folder), "dtype": dtype, "context": task.context, "port": _free_port()}
     command = [engine_python("vllm"), str(RUNNERS / "vllm_server.py"), json.dumps(job)]
-    with started(command, "vllm", setting.work / "vllm.log") as address:
+    with started(command, "vllm", task.work / "vllm.log") as address:
         url, version = address["url"], address["version"]
         more = {"logprobs": True, "top_logprobs": NUM_LIKELY, "return_tokens_as_token_ids": True, "model": str(folder)}
-        answers = [_ask_vllm(url, question, setting.max_new_tokens, more, folder) for question in setting.questions]
+        answers = [_ask_vllm(url, question, task.max_new_tokens, more, folder) for question in task.questions]
     return Asked("vllm", version, dtype, answers)
 
 
@@ -176,20 +176,20 @@ def _ask_vllm(url: str, question: Question, limit: int, more: Mapping[str, Any],
     return Answer(choice["message"]["content"].strip(), usage, first, collapsed(ids, picture))
 
 
-def ask_api(setting: Setting) -> Asked:
+def ask_api(task: EngineTask) -> Asked:
     """`llava-finetune serve` on the model as given, over HTTP."""
     import llava_finetune
 
     port = _free_port()
-    command = [sys.executable, "-m", "llava_finetune", "serve", setting.conversions.model, "--port", str(port)]
+    command = [sys.executable, "-m", "llava_finetune", "serve", task.conversions.model, "--port", str(port)]
     command += ["--no-page", "--no-compare", "--max-pictures", "64"]
-    with started(command, "our API", setting.work / "api.log", ends_with_input=False) as address:
+    with started(command, "our API", task.work / "api.log", ends_with_input=False) as address:
         answers = []
-        for question in setting.questions:
-            body = {"model": Path(setting.conversions.model).resolve().name, "messages": question.openai_messages()}
-            reply = post(address["url"], "/v1/chat/completions", {**body, "max_tokens": setting.max_new_tokens})
+        for question in task.questions:
+            body = {"model": Path(task.conversions.model).resolve().name, "messages": question.openai_messages()}
+            reply = post(address["url"], "/v1/chat/completions", {**body, "max_tokens": task.max_new_tokens})
             answers.append(Answer(reply["choices"][0]["message"]["content"].strip(), reply["usage"]["prompt_tokens"]))
-    return Asked("our API", f"llava-finetune {llava_finetune.__version__}", setting.conversions.dtype(), answers)
+    return Asked("our API", f"llava-finetune {llava_finetune.__version__}", task.conversions.dtype(), answers)
 
 
 def _free_port() -> int:
@@ -198,7 +198,7 @@ def _free_port() -> int:
         return int(one.getsockname()[1])
 
 
-ASK: Mapping[str, Callable[[Setting], Asked]] = MappingProxyType(
+ASK: Mapping[str, Callable[[EngineTask], Asked]] = MappingProxyType(
     {
         "adapter": ask_adapter,
         "merged": ask_merged,

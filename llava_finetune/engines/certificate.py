@@ -1,6 +1,6 @@
 """The certificate: every engine's verdict on the same questions, as a table, as certificate.json, in words.
 
-certificate = certify(Setting(...), ["merged", "llama.cpp"], judge)
+certificate = certify(EngineTask(...), ["merged", "llama.cpp"], judge)
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 from data_prep.last_resort import write_details
 from llava_finetune.convert.gguf.notes import note_on_padding
-from llava_finetune.engines.adapters import ASK, Setting
+from llava_finetune.engines.adapters import ASK, EngineTask
 from llava_finetune.engines.class_token import class_token_last
 from llava_finetune.engines.judging import (
     ALLOWED,
@@ -85,7 +85,7 @@ def _first_difference(result: Result) -> str:
 
 
 def certify(
-    setting: Setting,
+    task: EngineTask,
     engines: Sequence[str],
     judge_model: TorchModel,
     named: str,
@@ -93,15 +93,15 @@ def certify(
     say: Callable[[str], None],
 ) -> Certificate:
     """Ask the judge (fp32) first, then each engine. One that cannot be started or asked is a row that failed."""
-    say(f"asking the model itself in fp32, {len(setting.questions)} questions")
-    answers = [judge_model.answer(question, setting.max_new_tokens) for question in setting.questions]
-    reference = Reference(setting.questions, answers, judge_model.gap)
+    say(f"asking the model itself in fp32, {len(task.questions)} questions")
+    answers = [judge_model.answer(question, task.max_new_tokens) for question in task.questions]
+    reference = Reference(task.questions, answers, judge_model.gap)
     results = []
     for engine in engines:
         say(f"asking {engine}")
         start = time.monotonic()
         try:
-            asked = ASK[engine](setting)
+            asked = ASK[engine](task)
         except (UserError, LookupError, TypeError, ValueError, OSError, RuntimeError) as error:
             results.append(Result(engine, "", "", FAILED, notes=[f"failed: {_what_failed(error, engine)}"]))
             say(f"{engine}: failed after {time.monotonic() - start:.0f} s; the others are asked all the same")
@@ -109,7 +109,7 @@ def certify(
         if note := note_on_version(engine, asked.version):
             asked = _noted(asked, note)
         if engine == "llama.cpp":
-            result = _judge_llama_cpp(asked, reference, judge_model, setting.max_new_tokens)
+            result = _judge_llama_cpp(asked, reference, judge_model, task.max_new_tokens)
         else:
             result = judge(asked, reference)
         results.append(result)

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(a: argparse.Namespace) -> Any:
     """Ask, judge, write; returns the certificate."""
-    from llava_finetune.engines.adapters import NUM_PIXELS, Setting
+    from llava_finetune.engines.adapters import NUM_PIXELS, EngineTask
     from llava_finetune.engines.certificate import NAME, certify, not_run
     from llava_finetune.engines.conversions import Conversions
     from llava_finetune.engines.questions import read_questions
@@ -102,11 +102,11 @@ def run(a: argparse.Namespace) -> Any:
     judge = TorchModel(loaded)
     work.mkdir(parents=True, exist_ok=True)
     pixels = [judge.pixels(question) for question in questions[:NUM_PIXELS]]
-    setting = Setting(
+    task = EngineTask(
         Conversions(str(folder), work, a.gguf_type), questions, a.max_new_tokens, pixels, judge.loaded.context_length
     )
     say = functools.partial(print, flush=True, file=sys.stderr if a.json else sys.stdout)
-    found = certify(setting, chosen, judge, a.model, str(records), say)
+    found = certify(task, chosen, judge, a.model, str(records), say)
     found.results.extend(not_run(engine, why) for engine, why in absent.items())
     write_json(a.out or folder / NAME, found.as_json())
     _show_in_report(folder)

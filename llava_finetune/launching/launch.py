@@ -19,11 +19,11 @@ from llava_finetune import ROOT
 from llava_finetune.errors import WITHOUT_DEEPSPEED, UsageError
 from llava_finetune.flags import flag
 from llava_finetune.launching import batches, preflight
+from llava_finetune.launching.launch_request import LaunchRequest, read_request
 from llava_finetune.launching.launcher_lines import say
 from llava_finetune.launching.near_misses import near_misses
 from llava_finetune.launching.relaunch import run_until_it_fits
 from llava_finetune.launching.repeat_command import handed_on
-from llava_finetune.launching.settings import Settings, read_settings
 from llava_finetune.launching.ssh_environment import shell_word
 from llava_finetune.launching.starter import starter
 from llava_finetune.planning.proposals import workers
@@ -88,94 +88,94 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] not in MODES or {"-h", "--help"} & set(arguments):
         print(HELP)
         return 0 if {"-h", "--help"} & set(arguments) else 2
-    settings = read_settings(arguments, os.environ)
-    _require_variables(settings)
-    if settings.auto:
-        settings = apply_plan(settings)
-    launch = build(settings)
-    for miss in near_misses(settings.environment):
+    request = read_request(arguments, os.environ)
+    _require_variables(request)
+    if request.auto:
+        request = apply_plan(request)
+    launch = build(request)
+    for miss in near_misses(request.environment):
         say(f"WARNING: {miss}", sys.stderr)
-    if not settings.dry_run:
-        preflight.require_inputs(_wanted(settings, "MODEL"), _wanted(settings, "DATA"), _images(settings))
-    if settings.dry_run:
+    if not request.dry_run:
+        preflight.require_inputs(_wanted(request, "MODEL"), _wanted(request, "DATA"), _images(request))
+    if request.dry_run:
         print("\n".join([*(f"# {note}" for note in launch.notes), launch.text()]))
         return 0
     for line in (*(f"# {note}" for note in launch.notes), launch.text()):
         say(line, sys.stdout)
     preflight.require_ready(
-        mode=settings.mode,
-        model=_wanted(settings, "MODEL"),
-        processes=settings.processes,
-        on_gpu=settings.on_gpu,
-        config=deepspeed_config(settings),
-        checks=settings.get("LAUNCH_CHECKS") != "off",
+        mode=request.mode,
+        model=_wanted(request, "MODEL"),
+        processes=request.processes,
+        on_gpu=request.on_gpu,
+        config=deepspeed_config(request),
+        checks=request.get("LAUNCH_CHECKS") != "off",
     )
-    environment = {**settings.environment, **launch.variables, **handed_on(launch.command)}
+    environment = {**request.environment, **launch.variables, **handed_on(launch.command)}
     # On a shared file system another machine may hold the lock: then only one that is surely dead is removed.
-    age = 60.0 if settings.num_nodes == 1 else 3600.0
+    age = 60.0 if request.num_nodes == 1 else 3600.0
     for lock in preflight.drop_stale_locks(Path(environment["TORCH_EXTENSIONS_DIR"]), min_age=age):
         say(f"# removed a lock that a killed build left: {lock}", sys.stdout)
     batch, accumulation = (int(flag(launch.command, name) or 1) for name in batches.FLAGS)
-    output = Path(_wanted(settings, "OUTPUT")).absolute()
-    shared = output if settings.num_nodes > 1 else None
+    output = Path(_wanted(request, "OUTPUT")).absolute()
+    shared = output if request.num_nodes > 1 else None
     return run_until_it_fits(launch.command, environment, batch, accumulation, shared)
 
 
-def apply_plan(settings: Settings) -> Settings:
+def apply_plan(request: LaunchRequest) -> LaunchRequest:
     """Let `llava-finetune plan` choose batch, accumulation, ZeRO stage and checkpointing for the visible GPUs."""
     from llava_finetune.planning.proposals import choose_for_launch
 
     choice = choose_for_launch(
-        model=_wanted(settings, "MODEL"),
-        mode=settings.mode,
-        num_gpus=settings.world_size,
-        gpu=settings.get("GPU") or None,
-        data=settings.get("DATA") or None,
+        model=_wanted(request, "MODEL"),
+        mode=request.mode,
+        num_gpus=request.world_size,
+        gpu=request.get("GPU") or None,
+        data=request.get("DATA") or None,
         global_batch=batches.global_batch(
-            settings.mode, settings.flags, settings.environment, batches.count_records(_wanted(settings, "DATA"))
+            request.mode, request.flags, request.environment, batches.count_records(_wanted(request, "DATA"))
         ),
-        flags=settings.flags,
-        config=settings.get("DEEPSPEED_CONFIG") or None,
+        flags=request.flags,
+        config=request.get("DEEPSPEED_CONFIG") or None,
     )
-    environment = {**settings.environment, "DEEPSPEED_CONFIG": choice.deepspeed_config}
-    return replace(settings, environment=environment, flags=(*settings.flags, *choice.flags), notes=choice.notes)
+    environment = {**request.environment, "DEEPSPEED_CONFIG": choice.deepspeed_config}
+    return replace(request, environment=environment, flags=(*request.flags, *choice.flags), notes=choice.notes)
 
 
-def build(settings: Settings) -> Launch:
-    """The command that trains with these settings; UsageError names what is missing or contradictory."""
-    config = deepspeed_config(settings)
-    bits = flag(settings.flags, "--bits") or "16"
+def build(request: LaunchRequest) -> Launch:
+    """The command that trains as it is asked; UsageError names what is missing or contradictory."""
+    config = deepspeed_config(request)
+    bits = flag(request.flags, "--bits") or "16"
     if bits in ("4", "8") and preflight.zero_stage(config) == 3:
         raise UsageError(
             f"--bits {bits} with {config}: ZeRO-3 cannot partition {bits}-bit weights; "
             "use DEEPSPEED_CONFIG=zero2, or 16-bit LoRA (scripts/finetune_lora.sh) with ZeRO-3"
         )
     batch = batches.choose(
-        mode=settings.mode,
-        flags=settings.flags,
-        environment=settings.environment,
-        world=settings.world_size,
-        on_gpu=settings.on_gpu,
-        data=_wanted(settings, "DATA"),
+        mode=request.mode,
+        flags=request.flags,
+        environment=request.environment,
+        world=request.world_size,
+        on_gpu=request.on_gpu,
+        data=_wanted(request, "DATA"),
     )
     arguments = [
-        *_input_flags(settings),
+        *_input_flags(request),
         *([] if config is None else ["--deepspeed", str(config)]),
         *batch.flags,
-        *_worker_flags(settings),
-        *settings.flags,
-        *(["--debug"] if settings.debug else []),
+        *_worker_flags(request),
+        *request.flags,
+        *(["--debug"] if request.debug else []),
     ]
-    words, variables = starter(settings, config)
-    if settings.over_ssh:
+    words, variables = starter(request, config)
+    if request.over_ssh:
         arguments = [shell_word(word) for word in arguments]
-    return Launch((*words, "train", *arguments), variables, (*settings.notes, *batch.notes))
+    return Launch((*words, "train", *arguments), variables, (*request.notes, *batch.notes))
 
 
-def deepspeed_config(settings: Settings) -> Path | None:
+def deepspeed_config(request: LaunchRequest) -> Path | None:
     """The DeepSpeed config file that the environment names, None for none; UsageError where there is no such file."""
-    usual = "zero3" if settings.mode == "full" else "zero2"
-    name = settings.get("DEEPSPEED_CONFIG", usual if sys.platform == "linux" else "none")
+    usual = "zero3" if request.mode == "full" else "zero2"
+    name = request.get("DEEPSPEED_CONFIG", usual if sys.platform == "linux" else "none")
     if name == "none":
         return None
     path = Path(name) if name.endswith(".json") else ROOT / "deepspeed_configs" / f"{name}.json"
@@ -187,36 +187,36 @@ def deepspeed_config(settings: Settings) -> Path | None:
     return path
 
 
-def _input_flags(settings: Settings) -> list[str]:
+def _input_flags(request: LaunchRequest) -> list[str]:
     wanted = [
-        (NEEDED["MODEL"], _wanted(settings, "MODEL")),
-        (NEEDED["DATA"], _wanted(settings, "DATA")),
-        ("--image_folder", None if flag(settings.flags, *SPELLINGS) else settings.get("IMAGES")),
-        (NEEDED["OUTPUT"], _wanted(settings, "OUTPUT")),
+        (NEEDED["MODEL"], _wanted(request, "MODEL")),
+        (NEEDED["DATA"], _wanted(request, "DATA")),
+        ("--image_folder", None if flag(request.flags, *SPELLINGS) else request.get("IMAGES")),
+        (NEEDED["OUTPUT"], _wanted(request, "OUTPUT")),
     ]
-    return [word for name, value in wanted if value and flag(settings.flags, name) is None for word in (name, value)]
+    return [word for name, value in wanted if value and flag(request.flags, name) is None for word in (name, value)]
 
 
-def _worker_flags(settings: Settings) -> list[str]:
+def _worker_flags(request: LaunchRequest) -> list[str]:
     """Data loading processes that fit this machine's cores; the caller's own number wins."""
     name = "--dataloader_num_workers"
-    return [] if flag(settings.flags, name) else [name, str(workers(settings.processes))]
+    return [] if flag(request.flags, name) else [name, str(workers(request.processes))]
 
 
-def _images(settings: Settings) -> str:
-    return flag(settings.flags, *SPELLINGS) or settings.get("IMAGES")
+def _images(request: LaunchRequest) -> str:
+    return flag(request.flags, *SPELLINGS) or request.get("IMAGES")
 
 
-def _wanted(settings: Settings, variable: str) -> str:
-    return flag(settings.flags, NEEDED[variable]) or settings.get(variable)
+def _wanted(request: LaunchRequest, variable: str) -> str:
+    return flag(request.flags, NEEDED[variable]) or request.get(variable)
 
 
-def _require_variables(settings: Settings) -> None:
+def _require_variables(request: LaunchRequest) -> None:
     """Raise UsageError with all the needed variables that are not set, and those that look like them."""
-    missing = [variable for variable in NEEDED if not _wanted(settings, variable)]
+    missing = [variable for variable in NEEDED if not _wanted(request, variable)]
     if missing:
         ends = tuple(f" {variable} is" for variable in missing)
-        misses = "".join(f"; {miss}" for miss in near_misses(settings.environment) if miss.endswith(ends))
+        misses = "".join(f"; {miss}" for miss in near_misses(request.environment) if miss.endswith(ends))
         names = " and ".join(missing) + (" are" if len(missing) > 1 else " is")
         given = " ".join(f"{variable}=..." for variable in missing)
         raise UsageError(f"{names} not set; {given} bash scripts/... (--help lists the variables){misses}")

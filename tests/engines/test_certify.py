@@ -144,8 +144,8 @@ def test_an_engine_that_answers_otherwise_ends_with_1(
     from llava_finetune.engines.answers import Answer
     from llava_finetune.engines.judging import Asked
 
-    def asked(setting: adapters.Setting) -> Asked:
-        return Asked("other", "0.1", "float32", [Answer("something else") for _ in setting.questions])
+    def asked(task: adapters.EngineTask) -> Asked:
+        return Asked("other", "0.1", "float32", [Answer("something else") for _ in task.questions])
 
     monkeypatch.setattr(adapters, "ASK", {"merged": asked})
     monkeypatch.setattr("llava_finetune.engines.certificate.ASK", {"merged": asked})
@@ -161,7 +161,7 @@ def test_an_engine_that_breaks_off_is_a_row_and_the_others_are_asked(
 ) -> None:
     from llava_finetune.engines import adapters
 
-    def broken(setting: adapters.Setting) -> Any:
+    def broken(task: adapters.EngineTask) -> Any:
         raise UserError("transformers: ended with exit code 1")
 
     asks = {"transformers": broken, "merged": adapters.ASK["merged"]}
@@ -327,5 +327,5 @@ def test_vllm_computes_in_the_dtype_of_the_folder(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(adapters, "engine_python", lambda _: sys.executable)
     monkeypatch.setattr(Conversions, "exported", lambda self: self.work)
     with pytest.raises(UserError, match="vLLM ended with exit code 1"):
-        adapters.ask_vllm(adapters.Setting(Conversions("mine", tmp_path), [], 4, [], 64))
+        adapters.ask_vllm(adapters.EngineTask(Conversions("mine", tmp_path), [], 4, [], 64))
     assert "--dtype float32 " in (tmp_path / "vllm.log").read_text()

@@ -93,7 +93,7 @@ def test_deepspeed_is_the_default_on_linux_alone(
     platform: str, config: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launch.sys, "platform", platform)
-    chosen = launch.deepspeed_config(launch.read_settings(["lora"], {}))
+    chosen = launch.deepspeed_config(launch.read_request(["lora"], {}))
     assert (chosen.name if chosen else None) == config
 
 

@@ -18,7 +18,7 @@ from llava_finetune.flags import flag
 from llava_finetune.launching import launch, preflight
 from llava_finetune.launching.batches import FLAGS
 from llava_finetune.launching.launch import apply_plan, build
-from llava_finetune.launching.settings import read_settings
+from llava_finetune.launching.launch_request import read_request
 from llava_finetune.launching.ssh_environment import forwarded
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -409,7 +409,7 @@ def test_a_number_of_the_environment_is_refused_with_its_name_and_range(name: st
         if value == "0" and name in ("NUM_GPUS", "NODE_RANK"):
             continue
         with pytest.raises(UsageError, match=rf"^{name}={re.escape(value[:40])}: expected a whole number"):
-            build(read_settings(["lora"], {**RUN, "NUM_GPUS": "0", "DEEPSPEED_CONFIG": "none", name: value}))
+            build(read_request(["lora"], {**RUN, "NUM_GPUS": "0", "DEEPSPEED_CONFIG": "none", name: value}))
 
 
 @pytest.mark.parametrize(
@@ -420,9 +420,9 @@ def test_a_number_in_a_flag_is_refused_by_the_launcher_as_by_the_run(name: str, 
     given = {**RUN, "DATA": str(tmp_path / "train.json"), "NUM_GPUS": "0", "GPU": "24GB"}
     planned = name in ("--lora_r", "--lora_dropout", "--bits")  # read for --auto alone
     for value in ("nan", "-2", "1e400", "9" * 5000, "²", "many"):
-        settings = read_settings(["lora", name, value], given)
+        request = read_request(["lora", name, value], given)
         with pytest.raises(UsageError, match=rf"^{name} {re.escape(value[:40])}: expected a (whole )?number"):
-            apply_plan(settings) if planned else build(settings)
+            apply_plan(request) if planned else build(request)
 
 
 def test_a_hidden_gpu_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

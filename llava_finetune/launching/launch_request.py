@@ -1,6 +1,6 @@
-"""What the launchers' environment and flags ask for: `Settings`, read once and handed on.
+"""What the launchers' environment and flags ask for: `LaunchRequest`, read once and handed on.
 
-settings = read_settings(["lora", "--dry-run"], os.environ)
+request = read_request(["lora", "--dry-run"], os.environ)
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ MOST_RANKS, MOST_NODES = 1024, 100_000
 
 
 @dataclass(frozen=True)
-class Settings:
+class LaunchRequest:
     """What the environment and the launcher's own flags ask for."""
 
     mode: str
@@ -50,8 +50,8 @@ class Settings:
         return sum(slots for _, slots in self.hosts) or self.processes * self.num_nodes
 
 
-def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
-    """Settings from `MODE FLAGS...` and the environment; UsageError where they contradict each other."""
+def read_request(arguments: Sequence[str], environment: Mapping[str, str]) -> LaunchRequest:
+    """The request of `MODE FLAGS...` and the environment; UsageError where they contradict each other."""
     own = {"--dry-run", "--auto", "--debug"}
     flags = tuple(argument for argument in arguments[1:] if argument not in own)
     hosts = preflight.read_hostfile(Path(environment["HOSTFILE"])) if environment.get("HOSTFILE") else ()
@@ -62,7 +62,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         batches.number(environment, name, high, low, high)
     if on_gpu and not hosts and wanted > len(found):
         raise UsageError(f"NUM_GPUS={wanted}, but this machine shows {len(found)} GPU(s); set NUM_GPUS={len(found)}")
-    return Settings(
+    return LaunchRequest(
         mode=arguments[0],
         flags=flags,
         environment=environment,
