@@ -39,10 +39,15 @@ class Parser(argparse.ArgumentParser):
         for name in (word.partition("=")[0] for word in self._words[:end] if word.startswith("--")):
             if any(flag.startswith(name) for flag in self._option_string_actions):
                 continue
-            near = difflib.get_close_matches(name, self._option_string_actions, 1)
-            meant = self._option_string_actions[near[0]].option_strings[0] if near else ""  # of several spellings
+            meant = near_flag(self, name)
             return f"no flag {name}" + (f", did you mean {meant}?" if meant else "")
         return None
+
+
+def near_flag(parser: argparse.ArgumentParser, name: str) -> str:
+    """The flag of `parser` that is nearest to `name`, under the first of its spellings; empty where none is near."""
+    near = difflib.get_close_matches(name.partition("=")[0], parser._option_string_actions, 1)
+    return parser._option_string_actions[near[0]].option_strings[0] if near else ""
 
 
 def _path(text: str) -> Path:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import difflib
 import importlib.util
 import json
 import os
@@ -22,6 +21,7 @@ from typing import Any, NoReturn
 
 import transformers
 
+from data_prep.command_line import near_flag
 from data_prep.errors import first_line, shortened
 from data_prep.records.json_text import conform, parse_json
 from data_prep.records.pixels import allow_pixels
@@ -170,8 +170,8 @@ def _parse(parser: transformers.HfArgumentParser, argv: list[str]) -> tuple[Any,
     except (ArithmeticError, TypeError, ValueError) as error:  # transformers' own contradictions and ranges
         raise UsageError(first_line(error)) from error
     if rest:
-        near = difflib.get_close_matches(rest[0].partition("=")[0], list(parser._option_string_actions), 1)
+        near = near_flag(parser, rest[0])
         raise UsageError(
-            f"unknown flag {rest[0]}; {f'did you mean {near[0]}? ' if near else ''}see llava-finetune train --help-all"
+            f"unknown flag {rest[0]}; {f'did you mean {near}? ' if near else ''}see llava-finetune train --help-all"
         )
     return model, data, training

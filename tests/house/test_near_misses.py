@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llava_finetune.config.short_help import show_short_help
-from llava_finetune.errors import UserError
+from llava_finetune.errors import UsageError, UserError
 from llava_finetune.evaluation import evaluate
 from llava_finetune.launching.near_misses import READ, near_misses
 from llava_finetune.training.closing_words import better_step, closing_words
@@ -58,6 +58,13 @@ def test_the_picture_folders_flag_has_every_spelling(flag: str) -> None:
     assert report_parser().parse_args(["run", flag, "pictures"]).image_folder == Path("pictures")
     assert translate([flag, "pictures"])[0][:2] == ["--image_folder", "pictures"]
     assert translate([f"{flag}=pictures"])[0][:1] == ["--image_folder=pictures"]
+
+
+def test_a_slip_in_a_flag_of_training_names_the_near_one() -> None:
+    from llava_finetune.config.arguments import parse
+
+    with pytest.raises(UsageError, match=r"^unknown flag --lerning-rate; did you mean --learning_rate\? see "):
+        parse(["--model_name_or_path", "m", "--data_path", "d", "--output_dir", "o", "--lerning-rate", "1"])
 
 
 def test_an_extra_that_does_not_exist_is_refused() -> None:
