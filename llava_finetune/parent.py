@@ -1,4 +1,4 @@
-"""Processes that are of no use without the one that started them: they end when it is gone, by whatever it was killed.
+"""Processes that end when the one that started them is gone, also when that one was killed.
 
     subprocess.Popen([sys.executable, "-m", "llava_finetune", ...], env=bound_to_this(os.environ))
     end_with_parent()                                 # in the child, as its first act

@@ -1,7 +1,7 @@
-"""What a user reads is what we print; what other libraries say goes to a debug log, and with --debug to the screen too.
+"""The screen shows what we print. What other libraries print goes to a debug log, and with --debug to the screen too.
 
-Told apart by the module whose code writes: warnings, loggers and progress bars of other libraries write through their
-own frames. In a training also what native code writes past Python is caught, by the file descriptors.
+The module whose code writes tells them apart: warnings, loggers and progress bars of other libraries write through
+their own frames. In a training also what native code writes past Python is caught, by the file descriptors.
 
     with routed("evaluate", debug=False):
         ...

@@ -1,5 +1,4 @@
-"""`llava-finetune certify`: the same questions asked of every engine, and a certificate of who answers as the model
-does.
+"""`llava-finetune certify`: ask every engine the same questions, and certify which of them answer as the model does.
 
 Why: "it answered well after training and badly once deployed" is the first complaint of people who tune such models.
 The model in fp32 judges: an answer that differs where its two likeliest tokens are nearly equal is rounding, another

@@ -1,4 +1,4 @@
-"""8-bit products without the inputs that they keep in vain.
+"""8-bit matrix products that do not keep inputs for a gradient that nobody asks for.
 
 bitsandbytes keeps the input of every 8-bit product for the weight's gradient, which a frozen base never asks for. It
 keeps them on the autograd context and not as saved tensors, so gradient checkpointing cannot drop them: the inputs of

@@ -1,5 +1,4 @@
-"""What stands around the studio's pages, beside the guards of `serve`: who may look, what a click must carry, what a
-page may load.
+"""Who may look at the studio's pages, what a click must carry and what a page may load, beside the guards of `serve`.
 
 Every page and call asks for the password where there is one. What changes something needs a header that no other site
 can send without asking, beside serve's check of Host and Origin. Pages load from here alone, without inline script; a

@@ -1,4 +1,4 @@
-"""Run the commands of one job, one after the other, and write down how it ended. Not called by hand:
+"""Run the commands of one job, one after the other, and write down how it ended. The studio calls it, nobody by hand.
 
     python -m llava_finetune.studio.runner chess/jobs/0003-train
 

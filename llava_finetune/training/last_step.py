@@ -1,7 +1,8 @@
-"""The last whole step, saved by ranks that wait for one another: one ran out of memory, their collective never ends.
+"""An emergency checkpoint of the last whole step after one rank ran out of memory, written without collectives.
 
-They cannot save together any more. But until the failed rank joins in, no optimizer can take another step, so that
-every rank still holds the last step's values: a thread of each writes its own part, and the last one seals them.
+The other ranks wait in a collective that never ends, so they cannot save together any more. But until the failed rank
+joins in, no optimizer can take another step, so that every rank still holds the last step's values: a thread of each
+writes its own part, and the last one seals them.
 
     last_step = LastStep(trainer)     # on every rank, before the first step
     last_step.begin(global_step)      # at the start of every step

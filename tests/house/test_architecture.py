@@ -64,6 +64,12 @@ def test_what_is_generated_is_the_codes(
     assert page == wanted, "write it with: python -m pytest tests/house/test_architecture.py --update-golden"
 
 
+def test_every_module_says_what_it_is_in_one_whole_line(root: Path) -> None:
+    said = re.findall(r"^- `([\w/]+)`: (.+)$", index(root), re.MULTILINE)
+    assert len(said) > 300
+    assert [name for name, words in said if not words.endswith((".", "?"))] == []
+
+
 def test_every_file_that_it_names_is_there(page: str, root: Path) -> None:
     named = set(re.findall(r"`((?:patches|data_prep|llava_finetune|scripts|tests)/[\w./]+)`", page))
     assert len(named) > 40
