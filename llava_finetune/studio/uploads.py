@@ -52,7 +52,8 @@ def receive(space: Workspace, piece: Piece, data: bytes) -> str | None:
         part.parent.mkdir(parents=True, exist_ok=True)
         if not piece.offset:
             _forget_old(part.parent)
-            if shutil.disk_usage(part.parent).free < piece.size:  # before gigabytes came, and others find no room
+            # Before gigabytes came, and others find no room; a file system that does not count says 0.
+            if 0 < shutil.disk_usage(part.parent).free < piece.size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with part.open("r+b" if part.exists() and piece.offset else "wb") as file:
             file.seek(0, 2)
