@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.converters.cells import IMAGE_NAMES, image_columns, named_rows, refuse_embedded
+from data_prep.converters.cells import image_columns, named_rows, refuse_embedded
 from data_prep.converters.encodings import encoding_of
 from data_prep.converters.options import (
     add_output_options,
@@ -31,6 +31,7 @@ from data_prep.converters.questions import require_text
 from data_prep.converters.rows import Placed, Wanted, cell_at, column, read_rows, require_columns
 from data_prep.converters.table import add_reading_options, reading_of
 from data_prep.converters.texts import NoText, text_of, texts_of
+from data_prep.converters.usual_names import IMAGE_NAMES
 from data_prep.errors import DataError
 from data_prep.numbers import seed
 from data_prep.records.output import Converted, Drop, Origin, Reason

@@ -16,14 +16,11 @@ from urllib.parse import unquote, urlsplit
 from data_prep.converters.options import files_meant, picture_problem
 from data_prep.converters.rows import Placed, Row, cell_at, column
 from data_prep.converters.texts import NoText, listed, text_of
+from data_prep.converters.usual_names import IMAGE_NAMES
 from data_prep.errors import DataError
 from data_prep.records.near_names import near_name
 from data_prep.records.output import Reason
 
-IMAGE_NAMES = (
-    "image", "images", "image_path", "picture", "file", "file_name", "filename", "path", "photo", "img", "url",
-    "image_name", "imgname", "image_1", "image1", "page_1", "bild", "foto", "datei", "dateiname",
-)  # fmt: skip
 FIRST = re.compile(r"(.*?)([ _-]?)(0*)([01])")
 SEPARATORS = ("\n", ";", "|", ",", " ")
 EMBEDDED = re.compile(r"data:|[A-Za-z0-9+/\s]{200}")

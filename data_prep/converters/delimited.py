@@ -49,19 +49,21 @@ def delimited_rows(
     refuse_twice(names, path)
     if header != "line 1":
         print(f"{path}: the columns are named in {header}")
-    with no_values(path) as blank:
+    with no_values(path, empties_nan) as blank:
         for place, cells in lines:
-            row = dict(zip(names, cells + [""] * (len(names) - len(cells)), strict=False))
-            yield place, blank(row) if empties_nan else row
+            yield place, blank(dict(zip(names, cells + [""] * (len(names) - len(cells)), strict=False)))
 
 
 @contextmanager
-def no_values(path: Path) -> Iterator[Callable[[dict[str, str]], dict[str, str]]]:
-    """Give a function that empties the cells of a row that say nan; say how many they were where all rows were read."""
+def no_values(path: Path, empties_nan: bool = True) -> Iterator[Callable[[dict[str, str]], dict[str, str]]]:
+    """Give a function that empties the cells of a row that say nan; say how many they were where all rows were read.
+
+    Without `empties_nan` they stay.
+    """
     counts: Counter[str] = Counter()
 
     def blank(row: dict[str, str]) -> dict[str, str]:
-        if NO_VALUE.isdisjoint(row.values()):
+        if not empties_nan or NO_VALUE.isdisjoint(row.values()):
             return row
         counts.update(name for name, cell in row.items() if cell in NO_VALUE)
         return {name: "" if cell in NO_VALUE else cell for name, cell in row.items()}
@@ -70,7 +72,7 @@ def no_values(path: Path) -> Iterator[Callable[[dict[str, str]], dict[str, str]]
     if counts:
         columns = ", ".join(f"{name} {count:,}" for name, count in counts.most_common(5))
         said = f"cells that say nan, pandas' word for no value, are read as empty ({columns})"
-        print(f"{path}: {said}; where nan is meant, give the table as JSON lines")
+        print(f"{path}: {said}; where nan is meant, say --keep-nan")
 
 
 def delimited_cells(

@@ -52,6 +52,8 @@ def say_drops(counts: Counts, records: Path) -> None:
     for reason, places in counts.examples.items():
         for place in places if number <= FEW else places[:SHOWN]:
             print(f"  dropped, {reason}: {place}")
+    if counts.advice:
+        print(f"  {counts.advice}")
     if number > FEW:
         print(
             f"  of each reason the first {max(map(len, counts.examples.values()))} are listed in {meta_path(records)}"

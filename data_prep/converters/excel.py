@@ -9,13 +9,14 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from data_prep.converters.delimited import BEFORE_HEADER, no_values, refuse_twice
 from data_prep.converters.texts import NoText, text_of
 from data_prep.converters.unpacking import Allowance
+from data_prep.converters.usual_names import IMAGE_NAMES, USUAL_NAMES
 from data_prep.errors import DataError, first_line
 
 MOST_ROWS = 1_048_576
@@ -30,12 +31,18 @@ PERCENT = re.compile(r"(?:#,##)?0(?:\.(0+))?[ _]*%.*")
 
 
 def excel_rows(
-    path: Path, sheet: str | None, most_bytes: int, option: str = "--sheet", split: str | None = None
+    path: Path,
+    sheet: str | None,
+    most_bytes: int,
+    option: str = "--sheet",
+    split: str | None = None,
+    empties_nan: bool = True,
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield (place, row) of a sheet, cells as the texts that Excel shows; the first row of two cells names the columns.
 
     `option` is the option that names the sheet, "" for a command that has none. Where no `sheet` is asked for, the one
-    that is named as the `split` is read, and the places begin with its name.
+    that is named as the `split` is read, and the places begin with its name. Cells that say nan are empty
+    unless `empties_nan` is False.
     Raises DataError for a file that is no .xlsx, one that unpacks to more than `most_bytes`, damaged sheets, an unknown
     `sheet`, and a column named twice.
     """
@@ -55,7 +62,7 @@ def excel_rows(
         chosen = _sheet(book, sheet or own, path, option)
         begin = f"{own} " if own and not sheet else ""
         allowance = Allowance(path, path.stat().st_size, most_bytes)
-        with no_values(path) as blank:
+        with no_values(path, empties_nan) as blank:
             rows = _named(_cells(chosen, path), path, allowance, _merged(chosen, path), blank, begin)
             empty = yield from rows
         if empty:
@@ -131,7 +138,7 @@ def _named(
     begin: str,
 ) -> Generator[tuple[str, dict[str, str]], None, dict[int, str]]:
     """Yield the rows, their places with `begin` before; return the columns without anything in any row, by place."""
-    names = _header(rows, path)
+    names, rows = _header(rows, path)
     refuse_twice(names, path)
     empty = {place: name for place, name in enumerate(names) if name}
     held: dict[str, tuple[int, str]] = {}  # by column: the last row of its merged cell, and what that says
@@ -189,22 +196,35 @@ def _say_formulas(path: Path, title: str, empty: Mapping[int, str]) -> None:
         print(f"{path}: the formulas of {', '.join(names)} have no values; open the file in Excel and save it")
 
 
-def _header(rows: Iterator[tuple[int, Sequence[Any]]], path: Path) -> list[str]:
-    """Return the names of the columns: the first row with two cells or more; a title above it has one."""
-    titles: list[list[str]] = []
-    for number, cells in rows:
-        texts = [shown(cell).strip() for cell in cells]
-        filled = len(list(filter(None, texts)))
-        if filled > 1:
-            if titles:
-                print(f"{path}: the columns are named in row {number}")
-            return texts[: max(place for place, text in enumerate(texts) if text) + 1]  # a stray cell far right is none
-        titles += [texts] if filled else []
-        if number > BEFORE_HEADER:
-            break
-    if titles:
-        return titles[0]
-    raise DataError(path, "an empty sheet; the first row names the columns")
+def _header(
+    rows: Iterator[tuple[int, Sequence[Any]]], path: Path
+) -> tuple[list[str], Iterator[tuple[int, Sequence[Any]]]]:
+    """Return the names of the columns and the rows below: the first row with two cells or more; a title has one.
+
+    A title of several cells, none of them a usual name, stands above the usual names of a picture and of its text.
+    """
+    first = list(islice(rows, BEFORE_HEADER + 1))
+    texts = [[shown(cell).strip() for cell in cells] for _, cells in first]
+    places = [place for place, row in enumerate(texts) if len(list(filter(None, row))) > 1]
+    usual = next((place for place in places if _are_usual(texts[place])), None)
+    if places and (usual is None or _num_usual(texts[places[0]])):
+        usual = places[0]
+    place = next((place for place, row in enumerate(texts) if any(row)), None) if usual is None else usual
+    if place is None:
+        raise DataError(path, "an empty sheet; the first row names the columns")
+    if any(map(any, texts[:place])):
+        print(f"{path}: the columns are named in row {first[place][0]}")
+    names = texts[place]
+    below = chain(first[place + 1 :], rows)
+    return names[: max(at for at, text in enumerate(names) if text) + 1], below  # a stray cell far right is none
+
+
+def _are_usual(texts: Sequence[str]) -> bool:
+    return any(text.lower() in IMAGE_NAMES for text in texts) and _num_usual(texts) > 1
+
+
+def _num_usual(texts: Sequence[str]) -> int:
+    return sum(text.lower() in USUAL_NAMES for text in texts)
 
 
 def shown(cell: Any) -> str:

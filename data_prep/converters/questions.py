@@ -14,13 +14,9 @@ from typing import Any, NamedTuple
 from data_prep.converters.choices import LETTER_PROMPT, choice_columns, choices_in, letters_of, with_choices
 from data_prep.converters.rows import Row, cell_at, column, usual_column
 from data_prep.converters.texts import NoText, kind_of_value, text_of, texts_of
+from data_prep.converters.usual_names import ANSWER_NAMES, QUESTION_NAMES
 from data_prep.errors import DataError
 
-QUESTION_NAMES = ("question", "prompt", "query", "instruction", "text_input", "user", "problem", "prefix", "frage")
-ANSWER_NAMES = (
-    "answers", "answer", "multiple_choice_answer", "response", "output", "completion", "label", "text_output",
-    "solution", "suffix", "correct_choice_idx", "antwort",
-)  # fmt: skip
 CHOICE_CONTEXT = "hint"
 INPUT = "input"
 

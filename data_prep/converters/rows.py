@@ -68,7 +68,8 @@ def read_rows(path: Path, reading: Reading = Reading()) -> Iterator[Placed]:  # 
     if ending in {".jsonl", ".ndjson", ".json"}:
         return json_rows(path, reading.sheet or reading.split, reading.encoding, reading.option)
     if ending in {".xlsx", ".xlsm"}:
-        return excel_rows(path, reading.sheet, reading.most_unpacked, reading.sheet_option, reading.split)
+        options = (reading.sheet_option, reading.split, reading.empties_nan)
+        return excel_rows(path, reading.sheet, reading.most_unpacked, *options)
     if ending == ".parquet":
         return _parquet(path, reading.most_unpacked)
     advice = "save it as .xlsx" if ending in SHEETS else f"tables end in {', '.join(FORMATS)}"
@@ -164,7 +165,9 @@ def require_columns(row: Row, wanted: Sequence[Wanted], path: object) -> None:
     if len(missing) > 1:
         options = " ".join(_option_for(row, one.what, one.usual, one.option) for one in missing)
         whats = " and ".join(f"the {one.what}" for one in missing)
-        title = ", or delete what stands above the columns' names" if len(row) == 1 else ""
+        title = (
+            ", or delete what stands above the columns' names" if len(row) == 1 or len(missing) == len(wanted) else ""
+        )
         raise DataError(
             path, f"no columns of usual names for {whats}; there are {names_of(row)}; name them: {options}{title}"
         )

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from data_prep.converters.cells import IMAGE_NAMES, Named, image_columns, named_rows, refuse_embedded
+from data_prep.converters.cells import Named, image_columns, named_rows, refuse_embedded
 from data_prep.converters.encodings import LIKELY
 from data_prep.converters.options import (
     add_output_options,
@@ -27,10 +27,11 @@ from data_prep.converters.options import (
     with_suffix,
     write_and_check,
 )
-from data_prep.converters.questions import ANSWER_NAMES, QUESTION_NAMES, Asked, asked, question_columns, suffix_for
+from data_prep.converters.questions import Asked, asked, question_columns, suffix_for
 from data_prep.converters.rows import Placed, Reading, Row, Wanted, read_rows, require_columns, say_splits, split_of
 from data_prep.converters.texts import NoText, text_of
 from data_prep.converters.unpacking import add_unpacked_option
+from data_prep.converters.usual_names import ANSWER_NAMES, IMAGE_NAMES, QUESTION_NAMES
 from data_prep.converters.vqa_answers import most_common_answer
 from data_prep.errors import DataError
 from data_prep.progress import Progress
@@ -139,14 +140,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """Add --sheet, --encoding and --max-unpacked."""
+    """Add --sheet, --encoding, --keep-nan and --max-unpacked."""
     parser.add_argument(
         "--sheet", help="sheet of an Excel file (default: the first that is not hidden), list of a JSON object"
     )
     parser.add_argument("--encoding", help=f"of a text that is not UTF-8: {', '.join(LIKELY)}, or another")
+    parser.add_argument("--keep-nan", action="store_true", help="cells that say nan are that text, not empty")
     add_unpacked_option(parser)
 
 
 def reading_of(args: argparse.Namespace) -> Reading:
     """Return how the command line says that the table is read."""
-    return Reading(args.sheet, args.encoding, args.max_unpacked, sheet_option="--sheet")
+    return Reading(args.sheet, args.encoding, args.max_unpacked, sheet_option="--sheet", empties_nan=not args.keep_nan)

@@ -19,7 +19,7 @@ from data_prep.converters.options import converter_parser
 from data_prep.detection.convert import add_box_options, run
 from data_prep.detection.files import files_below, picture_of_stem, stems_of
 from data_prep.detection.objects import Marked, NoBox, Sheet, numbers_of
-from data_prep.detection.yolo_lines import KeyPoints, Lines, NotTold, box_of, tell
+from data_prep.detection.yolo_lines import KeyPoints, Lines, NotTold, box_of, tell, words_of
 from data_prep.errors import DataError, first_line, quoted
 from data_prep.records.json_text import BOM, decode_utf8, kind_of, require_regular
 from data_prep.records.output import Drop, Reason
@@ -117,7 +117,7 @@ def _long_lines(labels: Iterable[Label]) -> Iterator[list[float]]:
     """Yield the numbers of every line that is more than a box; what cannot be read is told when it is converted."""
     for label in labels:
         for line in label.text.splitlines():
-            words = line.split()
+            words = words_of(line)
             if len(words) > 6:
                 with contextlib.suppress(NoBox):
                     yield numbers_of(words[1:])
@@ -152,8 +152,8 @@ def sheets_of(
 
 
 def _marked(line: str, names: Mapping[int, str], lines: Lines, shape: KeyPoints | None) -> Marked:
-    words = line.split()
-    found = CLASS.fullmatch(words[0])
+    words = words_of(line)
+    found = CLASS.fullmatch(words[0].strip())
     number = int(found[1]) if found else None
     label = names.get(number, "") if number is not None else ""
     if not label:
@@ -161,7 +161,8 @@ def _marked(line: str, names: Mapping[int, str], lines: Lines, shape: KeyPoints 
     try:
         return Marked(label, _box(numbers_of(words[1:]), lines, shape))
     except NoBox as error:
-        return Marked(label, None, str(error))
+        advice = "; write numbers with points (0.5) and blanks between them" if "," in line else ""
+        return Marked(label, None, f"{error}{advice}")
 
 
 def _box(numbers: Sequence[float], lines: Lines, shape: KeyPoints | None) -> Box:

@@ -38,6 +38,14 @@ class NotTold(ValueError):
     """Lines that can be outlines as well as boxes with key points; the message says why."""
 
 
+def words_of(line: str) -> list[str]:
+    """Return the words of a line, which stand between blanks, commas or semicolons; 0,5 may be a half."""
+    line = line.strip(" \t,;")
+    words = line.split()
+    mark = ";" if ";" in line else ","
+    return line.split(mark) if all(word.endswith(mark) for word in words[:-1]) else words
+
+
 def tell(lines: Iterable[Sequence[float]], shape: KeyPoints | None) -> Lines:
     """Return what the lines of a data set are; raise NotTold where nothing decides it."""
     if shape is not None:

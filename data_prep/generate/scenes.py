@@ -24,11 +24,12 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from data_prep.converters.captions import CAPTION_NAMES
-from data_prep.converters.cells import IMAGE_NAMES, local_name
+from data_prep.converters.cells import local_name
 from data_prep.converters.coco import caption_rows, coco_of, is_image_id, picture_of
 from data_prep.converters.options import files_meant
 from data_prep.converters.rows import Reading, Row, column, read_rows
 from data_prep.converters.texts import NoText, text_of
+from data_prep.converters.usual_names import IMAGE_NAMES
 from data_prep.errors import DataError, PictureError, quoted
 from data_prep.records.json_text import conform, read_json
 from data_prep.records.picture import open_image, resolve_image

@@ -21,23 +21,18 @@ from typing import Any, NamedTuple
 
 from data_prep.converters.cells import numbered_after
 from data_prep.converters.labels import Names
-from data_prep.converters.questions import (
-    ANSWER_NAMES,
-    QUESTION_NAMES,
-    QuestionColumns,
-    question_columns,
-    require_text,
-)
+from data_prep.converters.questions import QuestionColumns, question_columns, require_text
 from data_prep.converters.rows import Row, cell_at, column, names_of, refuse_foreign, usual_column
 from data_prep.converters.texts import parsed_list
+from data_prep.converters.usual_names import ANSWER_NAMES, CAPTION_COLUMNS, QUESTION_NAMES
 from data_prep.errors import DataError
 from data_prep.hf.parts import pictures_in
+from data_prep.hf.responses import INPUT, OUTPUT, messages_of
 
 IMAGE_COLUMNS = (
     "images", "image", "img", "picture", "jpg", "jpeg", "png", "webp", "image_path", "image_file", "file_name",
     "filename", "image_name", "imgname", "photo", "image_0", "image_1", "image1", "page_1", "image_url", "url", "path",
 )  # fmt: skip
-CAPTION_COLUMNS = ("caption", "text", "captions", "description", "sentences", "txt")
 LOOSE = ("contents", "items", "turns")
 """Columns of turns whose names others use for lists of all kinds."""
 TURN_COLUMNS = ("messages", "conversations", "conversation", "texts", "dialog", "dialogue", *LOOSE)
@@ -65,7 +60,7 @@ class Layout(NamedTuple):
     """A recognised layout: its kind (see the table above) and the columns that play each part.
 
     `stored`: how the turns lie in their column: "" as a list, "json" in a text, "columns" as an object of lists,
-    "completion" the answer in a column of its own (TRL).
+    "completion" the answer in a column of its own (TRL), "responses" what went in and came out of OpenAI's API.
     `names`: the names of the classes in the columns that are taught.
     """
 
@@ -96,6 +91,8 @@ def recognise(row: Row, wanted: Columns, source: str, names: Names | None = None
                 return _turns(row, name, images)
         if turns_in(row.get("prompt")) and turns_in(row.get("completion")):
             return Layout("messages", images, "prompt", stored="completion")
+        if messages_of(row.get(INPUT), turns_in(row.get(OUTPUT))):
+            return Layout("messages", images, INPUT, stored="responses")
     asks = usual_column(row, QUESTION_NAMES) and (wanted.answer or usual_column(row, ANSWER_NAMES))
     captioned = usual_column(row, CAPTION_COLUMNS)
     if wanted.question or (not wanted.caption and (asks or (usual_column(row, QUESTION_NAMES) and not captioned))):
@@ -162,6 +159,9 @@ def with_turns(row: Row, layout: Layout) -> Row:
     if layout.stored == "completion":
         parts = [turns_in(row.get(name)) for name in (layout.text, layout.stored)]
         return {**row, layout.text: [*parts[0], *parts[1]] if parts[0] and parts[1] else None}
+    if layout.stored == "responses":
+        given, answered = row.get(layout.text), turns_in(row.get(OUTPUT))
+        return {**row, layout.text: messages_of(turns_in(given) or given, answered, row.get("instructions"))}
     return {**row, layout.text: turns_in(row.get(layout.text))} if layout.stored else row
 
 

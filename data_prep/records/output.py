@@ -122,6 +122,14 @@ class Counts:
         became = f"{self.rows_converted} converted to {self.records} records"
         return f"{self.rows_in} in, {became}, {sum(self.dropped.values())} dropped{tail}"
 
+    @property
+    def advice(self) -> str:
+        """What to do about pictures that are named by addresses of the web; "" where there are none."""
+        reasons = (Reason.IMAGE_MISSING.value, Reason.IMAGE_OUTSIDE.value)
+        if not any("://" in place for reason in reasons for place in self.examples.get(reason, [])):
+            return ""
+        return "no web address is fetched: save the pictures in the image folder and name the files in their place"
+
     def as_json(self) -> dict[str, Any]:
         """Return the counts as the meta file holds them."""
         return {
@@ -184,7 +192,8 @@ def _checked(records: Iterable[Record], path: Path, counts: Counts, origin: Orig
         first = "; ".join(f"{reason}: {places[0]}" for reason, places in counts.examples.items())
         problem = f"no record came out, so nothing was written: {counts}"
         elsewhere = folder_with(origin.image_folder, counts.missing) if origin.image_folder else None
-        advice = f"; the pictures are in {images_flag(elsewhere)}" if elsewhere else ""
+        advice = f"the pictures are in {images_flag(elsewhere)}" if elsewhere else counts.advice
+        advice = advice and f"; {advice}"
         raise DataError(path, f"{problem}; first: {first}{advice}" if first else problem)
     meta_path(path).unlink(missing_ok=True)  # the meta file is the mark of a finished output
 

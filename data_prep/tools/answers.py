@@ -77,12 +77,14 @@ def _wrong_answer(row: Mapping[str, Any], false_yes: bool) -> tuple[Turns, str, 
 
 def _preferred(row: Mapping[str, Any]) -> tuple[Turns, str, str]:
     chosen, rejected = row.get("chosen"), row.get("rejected", row.get("reject"))
+    asked: Any = next((row[name] for name in ("conversations", "prompt", "question", "messages") if row.get(name)), [])
+    turns = _turns(asked) if rejected is not None else []
+    if chosen is None and turns and turns[-1][0] == "gpt":
+        chosen = turns[-1][1]
     if chosen is None or rejected is None:
         raise NoPair(Reason.NO_PAIR, f"fields {', '.join(list(row)[:8])}")
     if row.get("correct") is True:
         raise NoPair(Reason.RIGHT)
-    asked: Any = next((row[name] for name in ("conversations", "prompt", "question", "messages") if row.get(name)), [])
-    turns = _turns(asked)
     if turns and turns[-1][0] == "gpt":  # ours: the chosen answer stands behind its question
         turns = turns[:-1]
     shared, first = _split(chosen)

@@ -9,7 +9,8 @@ What a row is, is known from its fields:
     question, chosen, rejected, image              RLAIF-V, POVID and their like
     question, chosen, reject, image_id             HA-DPO; its descriptions are lists of chosen and rejected by picture
     prompt, chosen, rejected, images               TRL: texts or turns, the prompt apart or in both
-    conversations, chosen, rejected, images        LLaMA-Factory and ours, with image or images
+    conversations, chosen, rejected, images        LLaMA-Factory and ours, with image or images; `chosen` may be the
+                                                   last turn instead
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from data_prep.progress import Progress
 from data_prep.publishing import publish, require_name
 from data_prep.records.json_text import conform, require_characters
 from data_prep.records.picture import read_picture, resolve_image
+from data_prep.records.preference import is_pair, pair_of
 from data_prep.records.record import Record, Records, images_of, read_records
 
 EXAMPLES = """  python -m data_prep push train.json OWNER/NAME --images pictures
@@ -71,6 +72,10 @@ def row_of(record: Record, folder: Path | None) -> dict[str, Any]:
     where = f'record "{printable(record.get("id"))[:80]}"'
     conform(record, Pushed, where)
     require_characters(record, where)
+    if is_pair(record):
+        pair_of(record)
+    if empty := next((number for number, turn in enumerate(record["conversations"], 1) if _is_unanswered(turn)), None):
+        raise DataError(where, f"turn {empty}: an empty answer; python -m data_prep check RECORDS --fix FILE drops it")
     names = images_of(record)
     if names and folder is None:
         raise UsageError(f'record "{record.get("id")}" names a picture; say where it lies with --images FOLDER')
@@ -93,6 +98,10 @@ def row_of(record: Record, folder: Path | None) -> dict[str, Any]:
         "answers": answers,
         "more": json.dumps(more, ensure_ascii=False) if more else None,
     }
+
+
+def _is_unanswered(turn: Mapping[str, str]) -> bool:
+    return turn["from"] == "gpt" and not turn["value"].strip()
 
 
 def schema() -> Any:

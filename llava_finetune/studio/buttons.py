@@ -51,7 +51,7 @@ def prepare(space: Workspace, test: float, *, mend: bool, seed: int = 0) -> list
     """
     images = _images(space)
     columns = ("--image-column", "image", "--question-column", "question", "--answer-column", "answer")  # others stay
-    table = ("python", "-m", "data_prep", "table", "answers.csv", "--images", images, *columns)
+    table = ("python", "-m", "data_prep", "table", "answers.csv", "--images", images, *columns, "--keep-nan")
     check = ("python", "-m", "data_prep", "check", "records.json", "--images", images)
     parts = ("--parts", f"train={1 - test:g}", f"test={test:g}")
     split = ("python", "-m", "data_prep", "split", "mended.json" if mend else "records.json", *parts)

@@ -16,13 +16,13 @@ from typing import Any
 
 from data_prep.converters.beside import text_beside
 from data_prep.converters.captions import CAPTION_NAMES
-from data_prep.converters.cells import IMAGE_NAMES, local_name
+from data_prep.converters.cells import local_name
 from data_prep.converters.encodings import encoding_of
 from data_prep.converters.folder import pictures_below
 from data_prep.converters.options import picture_problem
-from data_prep.converters.questions import ANSWER_NAMES, QUESTION_NAMES
 from data_prep.converters.rows import FORMATS, Reading, read_rows, usual_column
 from data_prep.converters.texts import NoText, text_of
+from data_prep.converters.usual_names import ANSWER_NAMES, IMAGE_NAMES, QUESTION_NAMES
 from data_prep.errors import DataError
 from data_prep.records.foreign import ENDINGS
 from llava_finetune.studio.dialogues import require_turns, turn_rows

@@ -542,3 +542,18 @@ def test_of_several_attributes_the_name_is_asked_for(
     Path("via.json").write_text(Path("via.json").read_text().replace('{"label": ', '{"species": "dog", "age": '))
     assert run(*command, *words) == (1 if problem else 0)
     assert problem in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("line", ["0,0.5,0.5,0.2,0.4", "0, 0.5, 0.5, 0.2, 0.4,", "0;0.5;0.5;0.2;0.4"])
+def test_commas_may_stand_between_yolos_numbers_and_never_in_them(
+    line: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("labels").mkdir()
+    Path("labels/b.txt").write_text(f"{line}\n")
+    Path("data.yaml").write_text("names: [person]\n")
+    assert run("yolo", "labels", "--to", "pixels") == 0
+    assert pairs()[0] == ("<image>\nWhere is the person?", "[40, 30, 60, 70]")
+    for decimal in ("0 0,5 0,5 0,2 0,4", "0;0,5;0,5;0,2;0,4"):
+        Path("labels/b.txt").write_text(f"{line}\n{decimal}\n")
+        assert run("yolo", "labels", "--to", "pixels") == 1
+        assert "write numbers with points (0.5) and blanks between them" in capsys.readouterr().out

@@ -222,3 +222,23 @@ def test_a_message_never_holds_a_picture_in_base64(sources: Path, capsys: pytest
     hf("t.json", code=1)
     out, error = capsys.readouterr()
     assert len(out) + len(error) < 2000
+
+
+def test_a_dump_of_openais_responses_has_what_went_in_and_what_came_out(sources: Path) -> None:
+    shown = [{"type": "input_text", "text": "What is it?"}, {"type": "input_image", "image_url": "photos/0.jpg"}]
+    answer = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "a box"}]}
+    call = {"type": "function_call", "name": "measure", "arguments": '{"side": "left"}', "call_id": "1"}
+    result = {"type": "function_call_output", "call_id": "1", "output": "9 cm"}
+    rows = [
+        {"id": "r", "instructions": "Be brief.", "input": [{"role": "user", "content": shown}],
+         "output": [{"type": "reasoning", "summary": []}, answer], "text": {"format": {}}, "user": None},
+        {"id": "s", "input": [{"role": "user", "content": shown}, call, result], "output": [answer]},
+        {"id": "t", "input": "Say it.", "output": [answer]},
+        {"id": "u", "input": "Find it.", "output": [{"type": "web_search_call"}, answer]},
+    ]  # fmt: skip
+    Path("t.json").write_text(json.dumps(rows))
+    assert [said(record) for record in hf("t.json", "--allow-drops", "0.25")] == [
+        ["Be brief.\n\nWhat is it?\n<image>", "a box"],
+        ["What is it?\n<image>", '{"name": "measure", "arguments": {"side": "left"}}', "9 cm", "a box"],
+        ["Say it.", "a box"],
+    ]

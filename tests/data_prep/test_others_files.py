@@ -73,7 +73,7 @@ def test_nan_in_a_table_is_empty_and_counted(sources: Path, capsys: pytest.Captu
     found = converted("table", "t.csv", "--allow-drops", "0.5", *TABLE)
     assert [(one["image"], one["conversations"][1]["value"]) for one in found] == [("0.jpg", "a dog"), ("3.jpg", "Nan")]
     said = capsys.readouterr().out
-    assert "are read as empty (image_2 2, answer 1); where nan is meant, give the table as JSON lines" in said
+    assert "are read as empty (image_2 2, answer 1); where nan is meant, say --keep-nan" in said
     Path("t.jsonl").write_text('{"image": "0.jpg", "question": "W?", "answer": "nan"}\n')
     assert [answer for _, _, answer in texts(converted("table", "t.jsonl", *TABLE))] == ["nan"]
 

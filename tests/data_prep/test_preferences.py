@@ -200,3 +200,11 @@ def test_one_sided_pairs_are_told_and_balanced(folder: Path, capsys: pytest.Capt
     Path("yes.jsonl").write_text("\n".join(json.dumps(asked(number, "no", "yes")) for number in range(10)))
     records, text = made(capsys, "yes.jsonl", "--balance")
     assert len(records) == 10 and "0 the other way round" in text and "mix in pairs of the other way round" in text
+
+
+def test_the_chosen_answer_may_be_the_last_turn_alone() -> None:
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "a cat"}]
+    found = answers_in({"image": "0.jpg", "conversations": turns, "rejected": "a dog"})
+    assert (found.turns, found.chosen, found.rejected) == ([("human", "<image>\nWhat?")], "a cat", "a dog")
+    with pytest.raises(NoPair):
+        answers_in({"image": "0.jpg", "conversations": turns[:1], "rejected": "a dog"})

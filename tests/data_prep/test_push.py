@@ -203,3 +203,20 @@ def test_a_model_is_published_without_checkpoints_logs_and_pictures(tmp_path: Pa
     (run / "adapter_model.safetensors").unlink()
     done = hub.run([*command[:-2], str(tmp_path), "owner/name"])
     assert (done.returncode, done.stderr.startswith(f"error: {tmp_path}: no weights in it")) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": " "}]}, "an empty answer"),
+        ({"conversations": [{"from": "human", "value": "What?"}], "chosen": "", "rejected": "a"}, "chosen: expected"),
+    ],
+)
+def test_an_empty_answer_is_not_published(records: Path, tmp_path: Path, changed: dict[str, object], told: str) -> None:
+    made = json.loads(records.read_text())
+    made[5] |= changed
+    records.write_text(json.dumps(made))
+    words = ["owner/name", "--images", str(tmp_path / "pictures"), "--dry-run", str(tmp_path / "out")]
+    with pytest.raises(DataError, match=rf'records\.json: line 1: record "r5": .*{told}'):
+        push([str(records), *words])
+    assert not (tmp_path / "out").exists()

@@ -331,3 +331,38 @@ def test_a_table_without_a_row_is_named(tmp_path: Path, monkeypatch: pytest.Monk
         Path("t.csv").write_bytes(content)
         assert main(["table", "t.csv", "--images", "pics", "--output", "out.json"]) == 1
         assert "t.csv: " in capsys.readouterr().err and not Path("out.json").exists()
+
+
+@pytest.mark.parametrize("title", [[["My garden", "2024"]], [["My garden", 2024, "Ann"], [], ["page 1"]]])
+def test_a_title_of_several_cells_is_no_header(
+    sources: Path, title: list[list[Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_excel([*title, ["Image", "Question", "Answer", "more"], *ROWS])
+    assert turns(table("t.xlsx")) == [(row[1], row[2]) for row in ROWS]
+    assert f"t.xlsx: the columns are named in row {len(title) + 1}" in capsys.readouterr().out
+
+
+def test_columns_of_other_names_stay_the_header_whatever_the_rows_hold(sources: Path) -> None:
+    write_excel([["Pic", "Q", "A"], ["0.jpg", "text", "label"], ["1.jpg", "What?", "a dog"]])
+    options = ["--image-column", "Pic", "--question-column", "Q", "--answer-column", "A"]
+    assert turns(table("t.xlsx", *options))[-1] == ("What?", "a dog")
+    Path("t.csv").write_text("My garden,2024,\nimage,question,answer\n0.jpg,What?,a dog\n")
+    table("t.csv", code=1)
+
+
+def test_pictures_named_by_web_addresses_are_told_what_to_do(sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = "no web address is fetched: save the pictures in the image folder and name the files in their place"
+    rows = [{"image": name, "question": "W?", "answer": "a"} for name in ("https://a.org/b.jpg", "0.jpg")]
+    Path("t.json").write_text(json.dumps(rows))
+    table("t.json", code=1)
+    assert told in capsys.readouterr().out
+    Path("t.json").write_text(json.dumps(rows[:1]))
+    table("t.json", code=1)
+    assert told in capsys.readouterr().err
+
+
+def test_nan_is_kept_where_it_is_said(sources: Path) -> None:
+    Path("t.csv").write_text("image,question,answer\n0.jpg,What bread?,nan\n")
+    write_excel([HEADER, ["0.jpg", "What bread?", "nan"]])
+    for name in ("t.csv", "t.xlsx"):
+        assert turns(table(name, "--keep-nan")) == [("What bread?", "nan")]

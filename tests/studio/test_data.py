@@ -162,7 +162,7 @@ def test_a_spreadsheet_that_wrote_meanwhile_is_seen(filled: Page) -> None:
 def test_what_is_typed_is_taught_whatever_other_columns_a_table_has(
     filled: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cells = {"id": "1", "image": "000.png", "question": "Which?", "answer": "red", "answers": "['x']", "Answer": "y"}
+    cells = {"id": "1", "image": "000.png", "question": "Which?", "answer": "nan", "answers": "['x']", "Answer": "y"}
     row = {**cells, "Image": "z", "Question": "w"}
     (filled.folder / "answers.csv").write_text(table_text(list(row), [row]), encoding="utf-8")
     monkeypatch.chdir(filled.folder)
@@ -171,7 +171,7 @@ def test_what_is_typed_is_taught_whatever_other_columns_a_table_has(
     assert make_records(words[4:]) == 0
     (record,) = json.loads((filled.folder / "records.json").read_text(encoding="utf-8"))
     said = [turn["value"].removeprefix("<image>\n") for turn in record["conversations"]]
-    assert (record["image"], said) == ("000.png", ["Which?", "red"])
+    assert (record["image"], said) == ("000.png", ["Which?", "nan"])
 
 
 def test_an_answer_to_no_question_is_told(filled: Page) -> None:
