@@ -28,6 +28,9 @@ from llava_finetune.studio.table import NOTHING, stamp_of
 from llava_finetune.studio.workspace import Workspace
 
 PLAN_SECONDS = 120.0
+READERS = {"export": ("transformers", "vllm"), "gguf": ("llama.cpp",)}
+"""Programs that read a product, as a certificate names them."""
+OTHERWISE = ("known fault", "different")
 
 
 class MakeAsked(BaseModel):
@@ -111,13 +114,17 @@ def _product(studio: Studio, name: str, kind: str, found: list[Job]) -> dict[str
         "job": job.id if job else None,
         "seconds": seen.seconds if seen else 0,
         "why": why,
-        "verdicts": _verdicts(path) if kind == "certify" else [],
+        "verdicts": _verdicts(results.product(studio.space, name, "certify"), kind),
     }
 
 
-def _verdicts(path: Path) -> list[dict[str, Any]]:
-    """Which program answers as the model does, in a certificate."""
+def _verdicts(path: Path, kind: str) -> list[dict[str, Any]]:
+    """Which program answers as the model does, in a certificate; of a product, the programs for it that do not."""
     engines = read_known(path, CertificateFile).get("engines", [])
+    if kind != "certify":
+        engines = [
+            one for one in engines if one.get("engine") in READERS.get(kind, ()) and one.get("verdict") in OTHERWISE
+        ]
     return [{name: one.get(name) or 0 for name in ("engine", "verdict", "count", "identical")} for one in engines]
 
 

@@ -212,9 +212,15 @@ def test_a_report_is_shown_as_it_is_now_and_a_certificate_is_said_in_words(fille
     (run / "report.html.new").write_text("<p>2</p>")
     (run / "report.html.new").replace(run / "report.html")
     assert first and filled.ask("products", name="one")["report"] not in (None, first)
-    engines = [{"engine": "merged", "verdict": "same", "count": 5, "identical": 5, "notes": []}]
+    engines: list[dict[str, Any]] = [{"engine": "merged", "verdict": "same", "count": 5, "identical": 5, "notes": []}]
     (run / "certificate.json").write_text(json.dumps({"engines": engines, "fine": True}))
     told = filled.ask("products", name="one")["products"][-1]["verdicts"]
     assert told == [{"engine": "merged", "verdict": "same", "count": 5, "identical": 5}]
+    engines += [{"engine": "transformers", "verdict": "same", "count": 5, "identical": 5}]
+    engines += [{"engine": "llama.cpp", "verdict": "different", "count": 5, "identical": 2}]
+    (run / "certificate.json").write_text(json.dumps({"engines": engines}))
+    told = {one["kind"]: one["verdicts"] for one in filled.ask("products", name="one")["products"]}
+    assert (told["merge"], told["export"], len(told["certify"])) == ([], [], 3)
+    assert told["gguf"] == engines[2:], "who makes its files sees that its program answers otherwise"
     (run / "certificate.json").write_text("[")
     assert filled.ask("products", name="one")["products"][-1]["verdicts"] == []
