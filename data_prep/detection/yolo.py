@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = converter_parser("yolo", "YOLO's label files to questions and answers with boxes.", EXAMPLES)
     parser.add_argument("export", type=Path, help="the folder with the .txt files, or the data set's folder")
     parser.add_argument("--names", type=Path, help="data.yaml, or a file with a class name a line; default: found")
-    text = "what lines with more numbers than a box are; default: told from data.yaml's kpt_shape, or their numbers"
+    text = "what lines with more numbers than a box are; default: as data.yaml's kpt_shape or their numbers say"
     parser.add_argument("--lines", choices=[one.value for one in Lines], help=text)
     add_box_options(parser)
     args = parser.parse_args(argv)

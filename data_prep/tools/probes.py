@@ -37,7 +37,7 @@ from data_prep.tools.presence import (
     plain,
 )
 
-EXAMPLES = """  python -m data_prep probes test.json --train train.json --image-folder pictures --output probes.json
+EXAMPLES = """  python -m data_prep probes test.json --train train.json --images pictures --output probes.json
   python -m data_prep probes captions.json --things things.txt --output probes.json --per-picture 6"""
 
 

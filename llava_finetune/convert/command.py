@@ -24,7 +24,7 @@ def conversion_parser(name: str, description: str, examples: str, *, model: str)
     )
     out.add_argument("model", help=model)
     out.add_argument("output", type=Path, help="folder to write; must be new or empty")
-    out.add_argument("--conversation", help="conversation template (default: told from the model's files)")
+    out.add_argument("--conversation", help="conversation template (default: as the model's files say)")
     out.add_argument(
         "--dtype", default="auto", help="dtype of the check: auto (the model's own), float32, bfloat16, float16"
     )

@@ -48,13 +48,15 @@ def parser() -> argparse.ArgumentParser:
         metavar="MODEL",
         help="answer with this model too (default: the adapter's base), and say what changed",
     )
-    out.add_argument("--blind", choices=("blank", "shuffled"), help="withhold the pictures, or give another's")
-    out.add_argument("--limit", type=whole(0), default=0, help="questions at most")
-    out.add_argument("--sample", type=whole(0), default=0, help="draw this many questions, always the same")
-    out.add_argument("--max_images", type=whole(0), default=0, help="records at most")
-    out.add_argument("--batch_size", type=whole(1), default=32)
-    out.add_argument("--max_new_tokens", type=whole(1), default=64)
-    out.add_argument("--losses", action="store_true", help="also each record's loss, by which a report finds the worst")
+    out.add_argument(
+        "--blind", choices=("blank", "shuffled"), help="hide the pictures, or exchange them"
+    )
+    out.add_argument("--limit", type=whole(0), default=0, help="answer so many questions at most (default: all)")
+    out.add_argument("--sample", type=whole(0), default=0, help="draw so many questions, each time the same ones")
+    out.add_argument("--max_images", type=whole(0), default=0, help="take so many records at most (default: all)")
+    out.add_argument("--batch_size", type=whole(1), default=32, help="questions at a time (default: 32)")
+    out.add_argument("--max_new_tokens", type=whole(1), default=64, help="tokens of an answer (default: 64)")
+    out.add_argument("--losses", action="store_true", help="also write each record's loss, for the report")
     out.add_argument("--num_processes", type=whole(1, 1024), default=1, help="answer with this many processes")
     out.add_argument("--partial", action="store_true", help="with --predictions: some questions may be unanswered")
     out.add_argument("--upload", type=Path, help="also write the official VQA results file")

@@ -303,7 +303,7 @@ def _parser() -> argparse.ArgumentParser:
         help="count batches as train's --share_pictures True makes them of --data",
     )
     parser.add_argument(
-        "--exact", action="store_true", help="beside it: the wanted mode in a pretended training, on this CPU"
+        "--exact", action="store_true", help="also run the wanted mode as a pretended training on this CPU"
     )
     parser.add_argument("--json", action="store_true", help="print the plan for a program")
     return parser

@@ -1,8 +1,6 @@
-"""The command `llava-finetune report`.
+"""The command `llava-finetune report`: the report of a run, or several runs on one page.
 
-llava-finetune report runs/quickstart                 rewrite report.html, report.json and the PNG curves of a run
-llava-finetune report runs/lora-64 runs/lora-128      compare runs: runs/comparison/report.html
-llava-finetune report runs/quickstart --json          print report.json too
+llava-finetune report runs/quickstart
 """
 
 from __future__ import annotations
@@ -17,10 +15,17 @@ from data_prep.picture_folder import add_images_option
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.flags import command_parser
 
+EXAMPLES = """examples:
+  llava-finetune report runs/quickstart                 rewrite report.html, report.json and the PNG curves of a run
+  llava-finetune report runs/lora-64 runs/lora-128      compare runs: runs/comparison/report.html
+  llava-finetune report runs/quickstart --json          print report.json too
+
+exit codes: 0 done, 1 failed, 2 wrong use"""
+
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line of `llava-finetune report`."""
-    out = command_parser("report", "Write the report of a run, or compare several runs on one page.", __doc__)
+    out = command_parser("report", "Write the report of a run, or compare several runs on one page.", EXAMPLES)
     out.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder: runs/NAME")
     add_images_option(out, "pictures of the questions; default: what the run names")
     out.add_argument("--output", type=Path, help="folder of a comparison; default: comparison beside the first run")

@@ -62,9 +62,9 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--system", help="system text instead of the training's own")
     out.add_argument("--temperature", type=real(0, 100), default=0.0, help="0 is greedy (default: 0)")
-    out.add_argument("--top-p", type=real(0, 1, above=True), default=1.0)
-    out.add_argument("--max-new-tokens", type=whole(1), default=512)
-    out.add_argument("--seed", type=seed)
+    out.add_argument("--top-p", type=real(0, 1, above=True), default=1.0, help="share of likely tokens (default: 1)")
+    out.add_argument("--max-new-tokens", type=whole(1), default=512, help="tokens of an answer (default: 512)")
+    out.add_argument("--seed", type=seed, help="the same seed draws the same answers")
     add_pixel_option(out)
     return out
 
