@@ -48,9 +48,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="MODEL",
         help="answer with this model too (default: the adapter's base), and say what changed",
     )
-    out.add_argument(
-        "--blind", choices=("blank", "shuffled"), help="hide the pictures, or exchange them"
-    )
+    out.add_argument("--blind", choices=("blank", "shuffled"), help="hide the pictures, or exchange them")
     out.add_argument("--limit", type=whole(0), default=0, help="answer so many questions at most (default: all)")
     out.add_argument("--sample", type=whole(0), default=0, help="draw so many questions, each time the same ones")
     out.add_argument("--max_images", type=whole(0), default=0, help="take so many records at most (default: all)")
