@@ -99,8 +99,9 @@ check_lmms() {
   fi
   run env OPENAI_API_KEY=none HF_HUB_OFFLINE=1 "$ENGINES/lmms-eval/bin/python" -m lmms_eval --include_path "$place/task" \
     --tasks own_questions --batch_size 1 --output_path "$place/results" --log_samples --model openai \
-    --model_args "model_version=$(basename "$run"),base_url=$url,num_concurrent=8" || return 1
-  run "$ENGINES_PYTHON" "$ENGINES_ROOT/scripts/same_answers.py" "$place/results" "$place/predictions-final.jsonl"
+    --model_args "model_version=$(basename "$run"),base_url=$url,num_concurrent=8,timeout=600" || return 1
+  run "$ENGINES_PYTHON" "$ENGINES_ROOT/scripts/same_answers.py" "$place/results" "$place/task/questions.jsonl" \
+    "$place/predictions-final.jsonl"
 }
 
 # Exit code 1 where an engine or an answer differs; everything is asked all the same.

@@ -69,30 +69,38 @@ def test_the_check_asks_by_commands_that_parse(root: Path, tmp_path: Path) -> No
     assert [words[0] for words in ours] == ["certify", "evaluate", "lmms-task", "serve"]
     for name, *words in ours:
         importlib.import_module(f"llava_finetune.{modules[name]}").parser().parse_args(words)
-    assert "model_version=my run,base_url=http://127.0.0.1:8000/v1,num_concurrent=8" in commands[-2]
+    assert "model_version=my run,base_url=http://127.0.0.1:8000/v1,num_concurrent=8,timeout=600" in commands[-2]
     assert list((tmp_path).iterdir()) == [tmp_path / "my run"], "a dry run makes nothing"
 
 
 def test_answers_of_lmms_eval_are_held_against_those_of_evaluate(root: Path, tmp_path: Path) -> None:
+    """Samples as lmms-eval 0.7.3 writes them: the question's number without its row, an answer that is no list."""
     rows = [{"id": "a", "turn": turn, "answer": "red"} for turn in range(3)]
-    (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = [
-        sys.executable,
-        str(root / "scripts" / "same_answers.py"),
-        str(tmp_path),
-        f"{tmp_path}/predictions.jsonl",
-    ]
+    for name in ("questions.jsonl", "predictions.jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    script = str(root / "scripts" / "same_answers.py")
+    command = [sys.executable, script, *(str(tmp_path / name) for name in ("", "questions.jsonl", "predictions.jsonl"))]
+    (tmp_path / "model").mkdir()
+    written = tmp_path / "model" / "20261201_120000_samples_own.jsonl"
 
     def compared(*said: str) -> tuple[int, str]:
-        samples = [{"doc": row, "filtered_resps": [text]} for row, text in zip(rows, said, strict=False)]
-        (tmp_path / "1_samples_own.jsonl").write_text("".join(json.dumps(one) + "\n" for one in samples))
+        samples = [
+            {"doc_id": number, "target": "red", "filtered_resps": text, "exact_match": float(text.strip() == "red")}
+            for number, text in enumerate(said)
+        ]
+        written.write_text("".join(json.dumps(one) + "\n" for one in reversed(samples)))
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout + done.stderr
 
-    assert compared("red", " red", "red\n") == (0, "lmms-eval: 3 of 3 answers are those of evaluate\n")
-    code, said = compared("red", "blue")
-    assert code == 1
-    assert said == "lmms-eval: 1 of 3 answers are those of evaluate\nfirst: ('a', 1): 'red' became 'blue'\n"
-    (tmp_path / "1_samples_own.jsonl").unlink()
+    said = "lmms-eval: 3 of 3 answers are those of evaluate; exact match 1.0000\n"
+    assert compared("red", " red", "red\n") == (0, said)
+    said = "lmms-eval: 1 of 3 answers are those of evaluate; exact match 0.5000\n"
+    assert compared("red", "blue") == (1, f"{said}first: ('a', 1): 'red' became 'blue'\n")
+    code, said = compared("red", "red", "[LMMS_EVAL_REQUEST_FAILED after 5 retries] Request timed out.")
+    assert (code, said.splitlines()[0]) == (
+        1,
+        "1 of 3 questions got no answer, the first: [LMMS_EVAL_REQUEST_FAILED after 5 retries] Request timed out.",
+    )
+    written.unlink()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, "lmms-eval ends with exit code 0 also where it failed" in done.stderr) == (1, True)
