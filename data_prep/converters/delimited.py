@@ -71,7 +71,7 @@ def no_values(path: Path, empties_nan: bool = True) -> Iterator[Callable[[dict[s
     yield blank
     if counts:
         columns = ", ".join(f"{name} {count:,}" for name, count in counts.most_common(5))
-        said = f"cells that say nan, pandas' word for no value, are read as empty ({columns})"
+        said = f"cells that say nan or <NA>, pandas' words for no value, are read as empty ({columns})"
         print(f"{path}: {said}; where nan is meant, say --keep-nan")
 
 
@@ -95,8 +95,8 @@ def delimited_cells(
         try:
             yield from _lines(reader, path, skipped)
         except csv.Error as error:
-            problem = f"line {reader.line_num + skipped}: broken CSV ({error})"
-            raise DataError(path, f"{problem}; look for a quote that is opened and not closed before it") from None
+            problem = f"line {reader.line_num + skipped}: broken CSV ({error}); look for a quote that is opened and not"
+            raise DataError(path, f"{problem} closed before it; in a quoted text a quote is written twice") from None
 
 
 def _header_line(stream: TextIO, usual: str | None, titled: bool) -> tuple[list[str], int, str | None]:

@@ -25,6 +25,7 @@ EXACT = 1e22
 QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 NUMPY_TEXTS = re.compile(rf"\[\s*{QUOTED}(?:\s+{QUOTED})+\s*\]", re.S)
 """numpy writes texts without commas, which Python would join into one."""
+NUMPY_ARRAY = re.compile(r"array\((\[.*\])(?:, *dtype=[\w.]+)?\)", re.S)
 WORDS = {"nan": None, "NaN": None, "null": None, "true": True, "false": False}
 BRACKETS = ("[]", "()")
 LONGEST_LIST = 1_000_000
@@ -137,6 +138,8 @@ def listed(text: str) -> str | list[Any]:
     Lists of numbers, of lists and of objects without `answer` stay the text that they are: one answer.
     """
     bare = text.strip()
+    if found := NUMPY_ARRAY.fullmatch(bare):
+        bare = text = found[1]
     if bare[:1] + bare[-1:] not in BRACKETS or len(bare) > LONGEST_LIST:
         return text
     values = parsed_list(bare)

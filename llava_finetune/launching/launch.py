@@ -115,6 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     age = 60.0 if request.num_nodes == 1 else 3600.0
     for lock in preflight.drop_stale_locks(Path(environment["TORCH_EXTENSIONS_DIR"]), min_age=age):
         say(f"# removed a lock that a killed build left: {lock}", sys.stdout)
+    if deepspeed_config(request) and not request.on_gpu and preflight.is_unbuilt(environment["TORCH_EXTENSIONS_DIR"]):
+        say("# DeepSpeed compiles its operators first, once: some minutes without a line on a busy machine", sys.stdout)
     batch, accumulation = (int(flag(launch.command, name) or 1) for name in batches.FLAGS)
     output = Path(_wanted(request, "OUTPUT")).absolute()
     shared = output if request.num_nodes > 1 else None

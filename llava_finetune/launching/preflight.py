@@ -42,6 +42,11 @@ def extensions_folder() -> Path:
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions")
 
 
+def is_unbuilt(extensions: str | os.PathLike[str]) -> bool:
+    """Whether no operator of DeepSpeed is built below `extensions` yet."""
+    return next(Path(extensions).glob("*/*.so"), None) is None
+
+
 def stale_locks(extensions: Path, *, min_age: float = 60.0) -> list[Path]:
     """The locks that killed builds of DeepSpeed's operators left below `extensions`.
 

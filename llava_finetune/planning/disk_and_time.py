@@ -29,9 +29,10 @@ def cost_lines(shape: Shape, setting: Setting, records: int | None, epochs: int 
     ]
     if records and epochs:
         operations = _operations(shape, setting, records * epochs)
-        fast, slow = (max(1.0, operations / (speed * 1e12) / 60) for speed in SPEEDS)
+        fast, slow = (_told(operations / (speed * 1e12) / 60) for speed in SPEEDS)
+        span = fast if fast == slow else f"{fast} to {slow}"
         lines.append(
-            f"Time: {_told(fast)} to {_told(slow)} of training on one card, predicted: {operations:.1e} operations at "
+            f"Time: {span} of training on one card, predicted: {operations:.1e} operations at "
             f"{SPEEDS[0]} to {SPEEDS[1]} TFLOP/s; loading and evaluation come on top"
         )
     return lines
@@ -47,4 +48,6 @@ def _operations(shape: Shape, setting: Setting, records: int) -> float:
 
 
 def _told(minutes: float) -> str:
+    if minutes < 1:
+        return "less than a minute"
     return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} h"

@@ -362,7 +362,14 @@ def test_pictures_named_by_web_addresses_are_told_what_to_do(sources: Path, caps
 
 
 def test_nan_is_kept_where_it_is_said(sources: Path) -> None:
-    Path("t.csv").write_text("image,question,answer\n0.jpg,What bread?,nan\n")
-    write_excel([HEADER, ["0.jpg", "What bread?", "nan"]])
+    Path("t.csv").write_text("image,question,answer\n0.jpg,What bread?,nan\n1.jpg,Who?,<NA>\n")
+    write_excel([HEADER, ["0.jpg", "What bread?", "nan"], ["1.jpg", "Who?", "<NA>"]])
+    table("t.csv", code=1)
     for name in ("t.csv", "t.xlsx"):
-        assert turns(table(name, "--keep-nan")) == [("What bread?", "nan")]
+        assert turns(table(name, "--keep-nan")) == [("What bread?", "nan"), ("Who?", "<NA>")]
+
+
+def test_a_list_that_numpy_wrote_into_a_cell_is_one(sources: Path) -> None:
+    cells = ["array(['red', 'red', 'blue'], dtype=object)", "array([1, 2, 3])"]
+    write_excel([HEADER, *([f"{number}.jpg", "What?", cell] for number, cell in enumerate(cells))])
+    assert [answer for _, answer in turns(table("t.xlsx"))] == ["red", "[1, 2, 3]"]

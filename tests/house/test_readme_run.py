@@ -26,6 +26,7 @@ MODEL, TOWER = "liuhaotian/llava-v1.5-7b", "openai/clip-vit-large-patch14-336"
 NUMBER = r"[\d.,:e+-]+"
 KNOWN = [
     r"# \d+ records a step = .*|# \d+ records? x \d+ epochs? = \d+ steps? of \d+, .* warmup.*|# removed a lock .*",
+    r"# DeepSpeed compiles .*",
     r"[A-Z_]+=\S+ \\|python \\|  -m llava_finetune train \\|  --\w+( \S+)*( \\)?",
     r"precision fp32: .*|check \S+: \d+ records, \d+ pictures ok \(.*\)",
     r"\d+ records? x \d+ epochs? = \d+ steps? of \d+, \w+ of them warmup; learning rate .*",

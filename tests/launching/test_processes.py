@@ -329,6 +329,9 @@ def test_a_lock_of_a_killed_build_is_removed_and_a_live_one_kept(tmp_path: Path)
         assert preflight.drop_stale_locks(tmp_path) == [killed]
         builder.communicate(b"\n", timeout=30)
     assert not killed.exists() and fresh.exists() and building.exists()
+    assert preflight.is_unbuilt(tmp_path) and preflight.is_unbuilt(tmp_path / "gone")
+    (fresh.parent / "adam.so").touch()
+    assert not preflight.is_unbuilt(tmp_path)
 
 
 def test_a_driver_that_does_not_answer_is_an_error_and_no_training_on_the_cpu(

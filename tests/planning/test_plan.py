@@ -12,6 +12,7 @@ from llava_finetune.cli import main
 from llava_finetune.errors import UsageError, UserError
 from llava_finetune.machine import GB, Gpu
 from llava_finetune.planning import exact, plan, proposals
+from llava_finetune.planning.disk_and_time import _told
 from llava_finetune.planning.from_config import read_shape
 from llava_finetune.planning.memory import estimate
 from llava_finetune.planning.setting import LORA_RANK, Setting
@@ -264,6 +265,7 @@ def test_the_plan_tells_disk_and_a_predicted_time(tmp_path: Path, capsys: pytest
     assert "Time:" not in said, "without records there is nothing to predict from"
     assert main([*words, "--data", str(data)]) == 0
     assert "of training on one card, predicted" in capsys.readouterr().out
+    assert [_told(minutes) for minutes in (0.2, 7.4, 600)] == ["less than a minute", "7 min", "10 h"]
 
 
 def test_the_launch_names_the_data_and_the_pictures_that_were_given(
