@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ def tree(root: Path) -> str:
     return "\n".join([*lines, ""])
 
 
+@functools.cache
 def index(root: Path) -> str:
     """Every module of every room, with its own line."""
     lines = []
