@@ -48,12 +48,15 @@ def numbered_after(row: Mapping[str, Any], first: str) -> list[str]:
     return names
 
 
-def names_in(row: Mapping[str, Any], columns: tuple[str, ...], folder: Path) -> list[str]:
+def names_in(
+    row: Mapping[str, Any], columns: tuple[str, ...], folder: Path, there: set[str] | None = None
+) -> list[str]:
     """Return the names below `folder` of the pictures that a row names; none where its cells are empty.
 
-    Raises NoText for a cell that is no name.
+    `there` gets those that were seen to be there. Raises NoText for a cell that is no name.
     """
-    return [name for place in columns for name in _names(cell_at(row, place), folder, place)]
+    seen = set() if there is None else there
+    return [name for place in columns for name in _names(cell_at(row, place), folder, place, seen)]
 
 
 @dataclass(frozen=True)
@@ -90,17 +93,18 @@ def named_rows(rows: Iterable[Placed], columns: tuple[str, ...], folder: Path) -
 
 def _named(place: str, row: Row, columns: tuple[str, ...], folder: Path) -> Named:
     try:
-        names = names_in(row, columns, folder)
+        names = names_in(row, columns, folder, there := set[str]())
     except NoText as error:
         return Named(place, row, [], {}, error)
-    return Named(place, row, names, {name: problem for name in names if (problem := picture_problem(folder, name))})
+    problems = ((name, picture_problem(folder, name)) for name in names if name not in there)
+    return Named(place, row, names, {name: problem for name, problem in problems if problem})
 
 
-def _names(cell: Any, folder: Path, place: str) -> list[str]:
+def _names(cell: Any, folder: Path, place: str, there: set[str]) -> list[str]:
     if isinstance(cell, Mapping):
         cell = cell.get("path") or cell.get("file_name") or cell.get("url") or cell
     if isinstance(cell, list | tuple):
-        return [name for one in cell for name in _names(one, folder, place)]
+        return [name for one in cell for name in _names(one, folder, place, there)]
     try:
         text = text_of(cell).strip()
     except NoText as error:
@@ -109,9 +113,11 @@ def _names(cell: Any, folder: Path, place: str) -> list[str]:
         return []
     found = listed(text)
     if isinstance(found, list):
-        return _names(found, folder, place)
-    name = local_name(text, folder)
-    return [name] if picture_problem(folder, name) is None else _several(text, folder) or [name]
+        return _names(found, folder, place, there)
+    name, problem = _local(text, folder)
+    if problem is None:
+        there.add(name)
+    return [name] if problem is None else _several(text, folder) or [name]
 
 
 def _several(text: str, folder: Path) -> list[str]:
@@ -131,19 +137,28 @@ def local_name(text: str, folder: Path) -> str:
     `host/x/a.jpg`, `x/a.jpg` and `a.jpg` are looked for. A name that no file has is that of the file it means: with
     backslashes, in another case or Unicode form (see `near_names`).
     """
+    return _local(text, folder)[0]
+
+
+def _local(text: str, folder: Path) -> tuple[str, Reason | None]:
+    """Return what `local_name` does, and why no record can name it: None where its picture is there."""
     if "://" in text:
         try:
             parts = urlsplit(text)
         except ValueError:  # a bracket that is opened and not closed
-            return text
+            return text, picture_problem(folder, text)
         steps = [step for step in unquote(parts.path).split("/") if step]
         wanted = ["/".join([parts.netloc, *steps]), *("/".join(steps[place:]) for place in range(len(steps)))]
-        return next((name for name in wanted if picture_problem(folder, name) is None), wanted[-1])
+        found = next((name for name in wanted if picture_problem(folder, name) is None), None)
+        return (wanted[-1], picture_problem(folder, wanted[-1])) if found is None else (found, None)
     path = PurePosixPath(text)
     if path.is_absolute() and path.is_relative_to(str(folder.absolute())):
-        return str(path.relative_to(str(folder.absolute())))
+        name = str(path.relative_to(str(folder.absolute())))
+        return name, picture_problem(folder, name)
     name = text.removeprefix("./")
-    return name if picture_problem(folder, name) is None else near_name(folder, name) or name
+    problem = picture_problem(folder, name)
+    near = near_name(folder, name) if problem else None
+    return (near, None) if near else (name, problem)
 
 
 def refuse_embedded(row: Row, columns: tuple[str, ...], source: object, command: str) -> None:

@@ -34,7 +34,7 @@ def most_common_answer(answers: Sequence[str]) -> str:
     Ties score the same; the form given first wins. Within a form the spelling given most often wins, then the first:
     what is taught is what an annotator wrote.
     """
-    return distinct_answers(answers)[0]
+    return answers[0] if len(answers) == 1 else distinct_answers(answers)[0]
 
 
 def distinct_answers(answers: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.__main__ import main
+from data_prep.converters import cells
 from data_prep.converters.rows import Reading, read_rows
 from data_prep.errors import DataError
 from data_prep.records.marks import NO_VALUE
@@ -373,3 +374,11 @@ def test_a_list_that_numpy_wrote_into_a_cell_is_one(sources: Path) -> None:
     cells = ["array(['red', 'red', 'blue'], dtype=object)", "array([1, 2, 3])"]
     write_excel([HEADER, *([f"{number}.jpg", "What?", cell] for number, cell in enumerate(cells))])
     assert [answer for _, answer in turns(table("t.xlsx"))] == ["red", "[1, 2, 3]"]
+
+
+def test_a_picture_that_is_there_is_looked_for_once_a_row(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    look = cells.picture_problem
+    monkeypatch.setattr(cells, "picture_problem", lambda folder, name: (seen.append(name), look(folder, name))[1])
+    write_excel([HEADER, *ROWS])
+    assert len(table("t.xlsx")) == len(seen) == len(ROWS)
