@@ -15,6 +15,7 @@ from data_prep.errors import first_line
 from llava_finetune.config.precision import choose_precision
 from llava_finetune.errors import UserError
 from llava_finetune.kernels import rotary
+from llava_finetune.saved.checkpoints import checkpoints
 from llava_finetune.saved.manifest import NAME, weights_sha256
 from llava_finetune.saved.model_files import ADAPTER_CONFIG, INDEX_FILES, MODEL, PROJECTOR_WEIGHTS, kind_by
 from llava_finetune.saved.model_names import require_there
@@ -56,7 +57,10 @@ def kind_of(folder: str | Path) -> str:
     if kind == MODEL and weights:
         raise UserError(f"{weights}: no {ADAPTER_CONFIG} beside it, which says what it adapts; copy the folder again")
     if kind == MODEL and not shards:
-        raise UserError(f"{path}: no model weights, {ADAPTER_CONFIG} or {PROJECTOR_WEIGHTS}; give what training wrote")
+        last = next(reversed(checkpoints(path)), None)
+        advice = f"its training has not ended: give {last}, or train on with --resume auto" if last else ""
+        advice = advice or "give what training wrote"
+        raise UserError(f"{path}: no model weights, {ADAPTER_CONFIG} or {PROJECTOR_WEIGHTS}; {advice}")
     return kind
 
 

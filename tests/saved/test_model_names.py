@@ -6,6 +6,7 @@ import pytest
 
 from llava_finetune.errors import UserError
 from llava_finetune.model.loaded import kind_of
+from llava_finetune.saved.checkpoints import seal
 from llava_finetune.saved.model_names import require_there
 
 
@@ -31,3 +32,11 @@ def test_a_hub_id_is_left_to_the_hub(name: str, tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     require_there(name)
     assert kind_of(name) == "model"
+
+
+def test_a_run_that_has_not_ended_names_its_last_checkpoint(tmp_path: Path) -> None:
+    for step in (9, 11):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        seal(tmp_path / f"checkpoint-{step}", {"step": step})
+    with pytest.raises(UserError, match=r"its training has not ended: give .*checkpoint-11, or train on with --resume"):
+        kind_of(tmp_path)
