@@ -26,13 +26,23 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse as argparse does; the words are kept for the message of an error."""
         self._words = list(sys.argv[1:] if args is None else args)
-        return super().parse_known_args(args, namespace)
+        end = self._words.index("--") if "--" in self._words else len(self._words)
+        words = [*map(self._spelled, self._words[:end]), *self._words[end:]]
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Leave with exit code 2 and one line."""
         if message.startswith(("the following arguments are required", "unrecognized arguments")):
             message = self._slip() or message  # a slip of the finger, and not what is missing for it
         self.exit(2, f"{self.prog}: error: {message}; its flags: {self.prog} --help\n")
+
+    def _spelled(self, word: str) -> str:
+        """A flag as it is known here: `--max-new-tokens` for `--max_new_tokens`, and the other way round."""
+        name, equals, value = word.partition("=")
+        for spelling in (name, name.replace("_", "-"), f"--{name[2:].replace('-', '_')}"):
+            if name.startswith("--") and spelling in self._option_string_actions:
+                return spelling + equals + value
+        return word
 
     def _slip(self) -> str | None:
         end = self._words.index("--") if "--" in self._words else len(self._words)
