@@ -24,11 +24,11 @@ class Parser(argparse.ArgumentParser):
         self._words: list[str] = []
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse as argparse does; the words are kept for the message of an error."""
-        self._words = list(sys.argv[1:] if args is None else args)
-        end = self._words.index("--") if "--" in self._words else len(self._words)
-        words = [*map(self._spelled, self._words[:end]), *self._words[end:]]
-        return super().parse_known_args(words, namespace)
+        """Parse as argparse does; the words before `--` are kept for the message of an error."""
+        words = list(sys.argv[1:] if args is None else args)
+        end = words.index("--") if "--" in words else len(words)
+        self._words = [self._spelled(word) for word in words[:end]]
+        return super().parse_known_args([*self._words, *words[end:]], namespace)
 
     def error(self, message: str) -> NoReturn:
         """Leave with exit code 2 and one line."""
@@ -39,14 +39,12 @@ class Parser(argparse.ArgumentParser):
     def _spelled(self, word: str) -> str:
         """A flag as it is known here: `--max-new-tokens` for `--max_new_tokens`, and the other way round."""
         name, equals, value = word.partition("=")
-        for spelling in (name, name.replace("_", "-"), f"--{name[2:].replace('-', '_')}"):
-            if name.startswith("--") and spelling in self._option_string_actions:
-                return spelling + equals + value
-        return word
+        spellings = (name, name.replace("_", "-"), f"--{name[2:].replace('-', '_')}") if word.startswith("--") else ()
+        known = next((one for one in spellings if one in self._option_string_actions), name)
+        return known + equals + value
 
     def _slip(self) -> str | None:
-        end = self._words.index("--") if "--" in self._words else len(self._words)
-        for name in (word.partition("=")[0] for word in self._words[:end] if word.startswith("--")):
+        for name in (word.partition("=")[0] for word in self._words if word.startswith("--")):
             if any(flag.startswith(name) for flag in self._option_string_actions):
                 continue
             meant = near_flag(self, name)

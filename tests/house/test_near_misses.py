@@ -61,14 +61,18 @@ def test_the_picture_folders_flag_has_every_spelling(flag: str) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--max_new_tokens", "--max-new-tokens"])
-def test_a_flag_is_known_with_dashes_and_with_underscores(flag: str) -> None:
+def test_a_flag_is_known_with_dashes_and_with_underscores(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     """`evaluate` writes its flags as training does, and `chat` as a server does: nobody has to remember which."""
+    from llava_finetune.engines.command import parser as certify_parser
     from llava_finetune.serve import chat
 
     assert evaluate.parser().parse_args([flag, "7"]).max_new_tokens == 7
     assert chat.parser().parse_args(["m", f"{flag}=7"]).max_new_tokens == 7
     parsed, rest = evaluate.parser().parse_known_args(["--", flag])
     assert parsed.max_new_tokens == 64 and flag in rest, "what stands behind -- is another command's"
+    with pytest.raises(SystemExit):
+        certify_parser().parse_args([flag, "7"])
+    assert "certify: error: the following arguments are required: model" in capsys.readouterr().err, "no slip is told"
 
 
 def test_a_slip_in_a_flag_of_training_names_the_near_one() -> None:
