@@ -4,9 +4,8 @@
 
 The boxes are measured on the pictures themselves (a shape on a plain ground), written as a COCO file, and converted by
 `data_prep coco-boxes`. The quickstart's merged model, which answers easy-VQA's questions and has never seen a box, is
-trained on them, without and with `--replay` of such questions. Prints the tables of docs/boxes.md and
-docs/hallucination.md: IoU and accuracy at 0.5 on pictures of the test split, and exact match on its questions before
-and after, with 95 % intervals.
+trained on them, without and with `--replay` of such questions. Prints a line for the model before and one for each
+training: IoU and accuracy at 0.5 on pictures of the test split, and exact match on its questions, with 95 % intervals.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,7 +22,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.quickstart_parts import easy_vqa_pictures, read_scores, run, with_interval  # noqa: E402
+from benchmarks.quickstart_parts import ask, easy_vqa_pictures, run, with_interval  # noqa: E402
 
 SHAPES = ("circle", "rectangle", "triangle")
 
@@ -62,16 +60,6 @@ def coco(split: str, number: int, output: Path) -> Path:
     return records
 
 
-def ask(model: Path, data: Path, output: Path, name: str, sample: int) -> dict[str, Any]:
-    """A model's scores on a records file."""
-    run(
-        "llava-finetune", "evaluate", "--model", str(model), "--data", str(data), "--images", str(easy_vqa_pictures()),
-        "--output", str(output), "--name", name, "--sample", str(sample), "--batch_size", "64",
-        "--max_new_tokens", "40", "--num_processes", "2",
-    )  # fmt: skip
-    return read_scores(output, name)
-
-
 def train(options: argparse.Namespace, records: Path, output: Path, *flags: str) -> None:
     """LoRA, projector and tower on the boxes."""
     run(
@@ -85,7 +73,7 @@ def train(options: argparse.Namespace, records: Path, output: Path, *flags: str)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a line of the table for each training."""
+    """Train, ask, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quickstart", type=Path, default=Path("runs/quickstart"), help="folder of its run")
     parser.add_argument("--output", type=Path, required=True, help="a folder")
@@ -106,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         train(options, records, models[name], *flags)
     for name, model in models.items():
         folder = options.output / f"scores-{model.name}"
-        boxes = ask(model, held, folder, "boxes", options.test)
+        boxes = ask(model, held, folder, "boxes", options.test, max_new_tokens=40)
         kept = ask(model, data / "test.json", folder, "questions", options.test)
         low, high = boxes["box_iou_interval"]
         cells = (

@@ -20,10 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.quickstart_parts import (  # noqa: E402
+    ask,
     base_flags,
     easy_vqa_pictures,
     language_model,
-    read_scores,
     run,
     with_interval,
 )
@@ -41,15 +41,6 @@ def train(quickstart: Path, folder: Path, seed: int, steps: int) -> None:
         OUTPUT=str(folder / "tuned"), GLOBAL_BATCH="8", PER_GPU_BATCH="4", NUM_GPUS="2",
     )  # fmt: skip
     run("llava-finetune", "merge", str(folder / "tuned"), str(folder / "merged"))
-
-
-def ask(model: Path, data: Path, output: Path, name: str, sample: int) -> None:
-    """Answers and scores of a model on a records file's questions, `sample` of them."""
-    run(
-        "llava-finetune", "evaluate", "--model", str(model), "--data", str(data), "--images", str(easy_vqa_pictures()),
-        "--output", str(output), "--name", name, "--sample", str(sample), "--batch_size", "64",
-        "--max_new_tokens", "12", "--num_processes", "2",
-    )  # fmt: skip
 
 
 def make_pairs(quickstart: Path, folder: Path, probes: Path, sample: int, *flags: str) -> Path:
@@ -117,9 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         prefer(folder, pairs, seed, options.flags)
         cells = {}
         for when, model in (("before", folder / "merged"), ("after", folder / "preferred")):
-            ask(model, held, folder, f"probes-{when}", options.sample)
-            ask(model, data / "test.json", folder, f"test-{when}", options.sample)
-            probes, test = read_scores(folder, f"probes-{when}"), read_scores(folder, f"test-{when}")
+            probes = ask(model, held, folder, f"probes-{when}", options.sample)
+            test = ask(model, data / "test.json", folder, f"test-{when}", options.sample)
             cells[when] = (
                 with_interval(probes["false_yes"], probes["false_yes_interval"]),
                 with_interval(test["exact_match"], test["interval"]),

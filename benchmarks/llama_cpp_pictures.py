@@ -17,7 +17,7 @@ from typing import Any
 
 from llava.mm_utils import expand2square
 
-from llava_finetune.engines.adapters import Setting, ask_llama_cpp
+from llava_finetune.engines.adapters import EngineTask, ask_llama_cpp
 from llava_finetune.engines.answers import Answer, Question
 from llava_finetune.engines.class_token import class_token_last
 from llava_finetune.engines.conversions import Conversions
@@ -70,7 +70,7 @@ def main() -> None:
     conversions = Conversions(str(a.model), a.work, "f32")
 
     def engine(questions: Sequence[Question]) -> Sequence[Answer]:
-        return ask_llama_cpp(Setting(conversions, questions, 8, [], model.loaded.context_length)).answers
+        return ask_llama_cpp(EngineTask(conversions, questions, 8, [], model.loaded.context_length)).answers
 
     def torch(questions: Sequence[Question], aspect_ratio: str = "pad") -> Sequence[Answer]:
         config.image_aspect_ratio = aspect_ratio

@@ -44,6 +44,16 @@ def read_scores(folder: Path, name: str) -> dict[str, Any]:
     return scores
 
 
+def ask(model: Path, data: Path, output: Path, name: str, sample: int, *, max_new_tokens: int = 12) -> dict[str, Any]:
+    """A model's scores on a records file's questions about easy-VQA's pictures, `sample` of them."""
+    run(
+        "llava-finetune", "evaluate", "--model", str(model), "--data", str(data), "--images", str(easy_vqa_pictures()),
+        "--output", str(output), "--name", name, "--sample", str(sample), "--batch_size", "64",
+        "--max_new_tokens", str(max_new_tokens), "--num_processes", "2",
+    )  # fmt: skip
+    return read_scores(output, name)
+
+
 def with_interval(value: float, interval: tuple[float, float] | list[float]) -> str:
     """A share and its interval as a table's cell."""
     return f"{value:.1%} ({interval[0]:.1%} to {interval[1]:.1%})"
